@@ -1,0 +1,33 @@
+"""Random keys: every key is folded from one root key by name and counters, none is stored."""
+
+import zlib
+
+import jax
+from jaxtyping import Array, Int, Key, UInt
+
+Counter = int | Int[Array, ""] | UInt[Array, ""]
+
+
+def stream(key: Key[Array, ""], name: str, *counters: Counter) -> Key[Array, ""]:
+    """Returns the key of the stream `name` at `counters` (a step, a batch, a draw).
+
+    The same root, name and counters always give the same key, so a resumed run repeats its
+    draws without a key in its state.
+
+    Args:
+        key: root key; it is folded, never consumed.
+        name: name of the stream; different names give independent keys.
+        *counters: non-negative integers, folded in turn.
+    """
+    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    for counter in counters:
+        key = jax.random.fold_in(key, counter)
+    return key
+
+
+def per_example(key: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"]:
+    """Returns one key per example, folded from its dataset row.
+
+    A draw made from these keys depends on the example alone, never on the batch it is in.
+    """
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)

@@ -1,0 +1,60 @@
+"""The records that data, models, methods and evaluation hand to one another.
+
+Axis letters, here and everywhere: b batch, m members, c classes, h w height and width,
+k channels, f features, s draws.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+Variables = Mapping[str, Any]
+"""Nested dict of a network's arrays: {'params', 'batch_stats', 'constants', ...}."""
+
+
+class Batch(NamedTuple):
+    """A batch of examples.
+
+    Attributes:
+        image: pixels in [0, 1], height x width x channel.
+        label: class of each image.
+        mask: False for padding rows (evaluation only; training batches are never padded).
+        index: row of each example in its dataset split.
+    """
+
+    image: Float[Array, "b h w k"]
+    label: Int[Array, " b"]
+    mask: Bool[Array, " b"]
+    index: Int[Array, " b"]
+
+
+class Outputs(NamedTuple):
+    """What one forward pass of a network gives.
+
+    Attributes:
+        logits: class scores before softmax (of an ensemble: the mean of its members' logits).
+        member_logits: class scores of each member; one member for a single network.
+        features: pooled features of each member, what the head acts on.
+        taps: raw convolution and linear outputs and pre-activations by name; names sort in
+            network order. Unused ones cost nothing under jit.
+    """
+
+    logits: Float[Array, "b c"]
+    member_logits: Float[Array, "m b c"]
+    features: Float[Array, "m b f"]
+    taps: dict[str, Array]
+
+
+class Task(NamedTuple):
+    """What a method must know of a dataset to build its network.
+
+    Attributes:
+        input_shape: height, width and channels of an image.
+        num_classes: number of classes.
+        num_train: number of training examples (after the validation split is carved out).
+    """
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    num_train: int

@@ -1,0 +1,48 @@
+"""Strict JAX for every test: four CPU devices, no reused key, no silent promotion."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and types of every annotated function are checked while the tests run, and only then.
+install_import_hook("robust_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> pathlib.Path:
+    """The folder of prepared TFDS datasets beside the repository."""
+    path = SHARED / "data" / "tensorflow_datasets"
+    if not path.is_dir():
+        pytest.skip("needs prepared TFDS datasets in ../shared/data/tensorflow_datasets")
+    return path
+
+
+@pytest.fixture(scope="session")
+def public_checkpoints() -> pathlib.Path:
+    """The folder of public PyTorch checkpoints beside the repository."""
+    path = SHARED / "checkpoints"
+    if not path.is_dir():
+        pytest.skip("needs public checkpoints in ../shared/checkpoints")
+    return path

@@ -1,0 +1,179 @@
+"""What every network is: its configuration, and the classifier that normalises in front of it."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from robust_jax.models.layers import Layers
+from robust_jax.types import Outputs
+
+ActivationDtype = Literal["float32", "bfloat16", "float64"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture of a network; subclasses add its fields and build the module.
+
+    The module made is a backbone: `features(images, *, train, deterministic)` gives the pooled
+    features [b f] and the taps, `head(features, *, train, deterministic)` the logits, and
+    calling it `Outputs`. An ensemble's features and head carry a leading member axis.
+    """
+
+    def make(self, num_classes: int, layers: Layers) -> nn.Module:
+        """Returns the backbone.
+
+        Raises:
+            ValueError: num_classes < 1.
+        """
+        raise TypeError(f"Expected {type(self).__name__} to define make(num_classes, layers).")
+
+
+class Taps(dict[str, Array]):
+    """Taps of a forward pass; `add` numbers them so that names sort in network order.
+
+    A suffix `.pre_act` is the pre-activation after a residual sum; every other tap is the raw
+    output of a convolution or linear layer.
+    """
+
+    def add(self, name: str, value: Array) -> None:
+        """Adds a tap after all others."""
+        self[f"{len(self):02d}.{name}"] = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """How images in [0, 1] are normalised inside the model: (image - mean) / std.
+
+    Attributes:
+        mean: per channel, for statistics="given"; empty is no normalisation.
+        std: per channel, of the same length.
+        statistics: "given" takes the numbers above; "train_channel" and "train_pixel" keep one
+            number per channel or per pixel and channel in the "constants" collection, which
+            start at mean 0 and std 1 and are filled from the training images.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    statistics: Literal["given", "train_channel", "train_pixel"] = "given"
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"Expected std={self.std} to be as long as mean={self.mean}.")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"Expected std={self.std} > 0.")
+        if self.statistics not in ("given", "train_channel", "train_pixel"):
+            raise ValueError(
+                f"Expected statistics={self.statistics!r} to be 'given', 'train_channel' or "
+                "'train_pixel'."
+            )
+        if self.statistics != "given" and self.mean:
+            raise ValueError(
+                f"Expected mean={self.mean} to be empty with statistics={self.statistics!r}."
+            )
+
+
+class Backbone(nn.Module):
+    """A network from normalised images to logits; subclasses define `features`.
+
+    Modules whose layers carry no member axis give member_logits and features of one member.
+    """
+
+    config: Any
+    num_classes: int
+    layers: Layers
+
+    def setup(self):
+        if self.num_classes < 1:
+            raise ValueError(f"Expected num_classes={self.num_classes} >= 1.")
+        self.linear = self.layers.dense(features=self.num_classes, framework=self.config.framework)
+
+    def features(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
+        """Returns the pooled features and the taps."""
+        raise NotImplementedError
+
+    def head(
+        self, features: Float[Array, "b f"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "b c"]:
+        """Returns the logits of pooled features."""
+        return self.linear(features, train=train, deterministic=deterministic)
+
+    def __call__(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Outputs:
+        """Returns logits, features and taps of a forward pass."""
+        mode = {"train": train, "deterministic": deterministic}
+        features, taps = self.features(images, **mode)
+        logits = self.head(features, **mode)
+        taps = Taps(taps)
+        taps.add("head", logits)
+        return Outputs(logits, logits[None], features[None], dict(taps))
+
+
+class Classifier(nn.Module):
+    """Normalisation, then a backbone, on images in [0, 1].
+
+    The constants `mean` and `std` live in the collection "constants": they are saved with the
+    model and no optimizer moves them. Normalisation is done in the images' dtype; the backbone
+    then runs in `dtype`; logits come back in float32 (float64 for float64).
+    """
+
+    backbone: Any
+    normalization: Normalization = Normalization()
+    dtype: ActivationDtype = "float32"
+
+    def setup(self):
+        if self.dtype not in ("float32", "bfloat16", "float64"):
+            raise ValueError(
+                f"Expected dtype={self.dtype!r} to be 'float32', 'bfloat16' or 'float64'."
+            )
+
+    @nn.compact
+    def normalize(self, images: Float[Array, "b h w k"]) -> Float[Array, "b h w k"]:
+        """Returns the images as the backbone sees them.
+
+        Raises:
+            ValueError: the given mean does not have one number per channel.
+        """
+        given, channels = self.normalization, images.shape[-1]
+        if given.statistics == "given" and not given.mean:
+            return images.astype(self.dtype)
+        shape = images.shape[1:] if given.statistics == "train_pixel" else (channels,)
+        if given.mean and len(given.mean) != channels:
+            raise ValueError(f"Expected mean={given.mean} to have {channels} channels.")
+        mean_value, std_value = given.mean or (0.0,), given.std or (1.0,)
+
+        def fill(values: tuple[float, ...]) -> Array:
+            return jnp.broadcast_to(jnp.asarray(values, jnp.float32), shape)
+
+        mean = self.variable("constants", "mean", fill, mean_value).value.astype(images.dtype)
+        std = self.variable("constants", "std", fill, std_value).value.astype(images.dtype)
+        wide = (None,) * (images.ndim - len(shape))
+        return ((images - mean[wide]) / std[wide]).astype(self.dtype)
+
+    def features(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns the pooled features ([b f], of an ensemble [m b f]) and the taps."""
+        images = self.normalize(images)
+        return self.backbone.features(images, train=train, deterministic=deterministic)
+
+    def head(self, features: Array, *, train: bool, deterministic: bool) -> Array:
+        """Returns logits [b c] of features [b f], or [m b c] of an ensemble's [m b f]."""
+        logits = self.backbone.head(features, train=train, deterministic=deterministic)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def __call__(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Outputs:
+        """Returns logits, features and taps of a forward pass."""
+        outputs = self.backbone(self.normalize(images), train=train, deterministic=deterministic)
+        dtype = jnp.promote_types(outputs.logits.dtype, jnp.float32)
+        return outputs._replace(
+            logits=outputs.logits.astype(dtype),
+            member_logits=outputs.member_logits.astype(dtype),
+        )

@@ -1,0 +1,311 @@
+"""Batches of a split: gathered on the device, or streamed through grain; the same either way."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Float, Int, UInt8
+
+from robust_jax.data.order import permutation
+from robust_jax.data.pipeline import Data
+from robust_jax.data.split import Split
+from robust_jax.types import Batch
+
+Indices = int | Sequence[int] | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _TrainPlan:
+    """Which rows step s trains on."""
+
+    seed: int
+    num_rows: int
+    batch_size: int
+    first_epoch: int
+
+    def __call__(self, step: int) -> tuple[int, np.ndarray]:
+        """Returns the epoch of a step and its rows."""
+        epoch, position = divmod(step, self.num_rows // self.batch_size)
+        epoch += self.first_epoch
+        start = position * self.batch_size
+        return epoch, _epoch_order(self.seed, epoch, self.num_rows)[start : start + self.batch_size]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    return permutation(seed, "epoch order", epoch, num_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _EvalPlan:
+    """Which rows step s evaluates; -1 is padding."""
+
+    rows: np.ndarray
+    batch_size: int
+
+    def __call__(self, step: int) -> tuple[None, np.ndarray]:
+        """Returns None (no random crop) and the rows of a step."""
+        rows = self.rows[step * self.batch_size : (step + 1) * self.batch_size]
+        return None, np.pad(rows, (0, self.batch_size - len(rows)), constant_values=-1)
+
+
+_Plan = _TrainPlan | _EvalPlan
+
+
+def num_steps_per_epoch(data: Data, batch_size: int) -> int:
+    """Returns how many full batches an epoch has (the incomplete last one is dropped)."""
+    return len(data.train) // batch_size
+
+
+def train_batches(
+    data: Data,
+    batch_size: int,
+    image_size: int | None = None,
+    start_step: int = 0,
+    sharding: Sharding | None = None,
+    *,
+    seed: int | None = None,
+    first_epoch: int = 0,
+) -> Iterator[Batch]:
+    """Returns the endless training batches of steps start_step, start_step + 1, ...
+
+    Each epoch is a new permutation of the training split; its incomplete last batch is dropped.
+    Images are not augmented yet (but for random resized crops): the training step calls `augment`.
+
+    Args:
+        data: opened data.
+        batch_size: number of examples in a (global) batch.
+        image_size: another image size than the config's, for training in phases.
+        start_step: first step, when training resumes.
+        sharding: how the batch axis is laid over the devices; None for the default device.
+        seed: seed of the order and the crops; None takes the data config's.
+        first_epoch: epoch of step 0 (a later phase goes on counting).
+
+    Guarantees:
+        The batch of a step is a function of (seed, step) and the sizes: where the iteration
+        started, where the images live, and the devices change nothing. `mask` is all True.
+
+    Raises:
+        ValueError: the batch is larger than the split or does not divide over the devices.
+    """
+    split = data.train if image_size is None else _resized(data, image_size)
+    _check_batch_size(batch_size, sharding)
+    if batch_size > len(split):
+        raise ValueError(f"Expected batch_size={batch_size} <= {len(split)} training examples.")
+    if start_step < 0:
+        raise ValueError(f"Expected start_step={start_step} >= 0.")
+    seed = data.config.seed if seed is None else seed
+    plan = _TrainPlan(seed, len(split), batch_size, first_epoch)
+    return _batches(split, plan, start_step, None, sharding, seed)
+
+
+def eval_batches(
+    split: Split, batch_size: int, indices: Indices = None, sharding: Sharding | None = None
+) -> Iterator[Batch]:
+    """Returns the batches of an evaluation: every chosen example exactly once, in order.
+
+    Args:
+        split: what to evaluate on.
+        batch_size: number of rows in a (global) batch.
+        indices: which rows of the split: None for all, n for the first n, or the rows themselves.
+        sharding: how the batch axis is laid over the devices; None for the default device.
+
+    Guarantees:
+        Every batch has `batch_size` rows. The last is padded: padding rows repeat row 0 of the
+        split, with `mask` False and `index` 0.
+
+    Raises:
+        ValueError: the split is empty, a row is outside it or chosen twice, or the batch does not
+            divide over the devices.
+    """
+    _check_batch_size(batch_size, sharding)
+    rows = select(split, indices)
+    plan = _EvalPlan(rows, batch_size)
+    return _batches(split, plan, 0, -(-len(rows) // batch_size), sharding, split.seed)
+
+
+def select(split: Split, indices: Indices = None) -> np.ndarray:
+    """Returns the chosen rows of a split as int32: all (None), the first n, or those given.
+
+    Raises:
+        ValueError: nothing is chosen, a row is outside the split, or one is chosen twice.
+    """
+    if len(split) == 0:
+        hint = " (set validation_size)" if split.name == "validation" else ""
+        raise ValueError(f"Expected the {split.name} split not to be empty{hint}.")
+    if indices is None:
+        return np.arange(len(split), dtype=np.int32)
+    if isinstance(indices, int):
+        if not 1 <= indices <= len(split):
+            raise ValueError(
+                f"Expected indices={indices}, the first examples, in [1, {len(split)}]."
+            )
+        return np.arange(indices, dtype=np.int32)
+    rows = np.asarray(indices)
+    if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(
+            f"Expected indices of shape {rows.shape} and dtype {rows.dtype} to be integer rows [n]."
+        )
+    bad = rows[(rows < 0) | (rows >= len(split))]
+    if bad.size:
+        raise ValueError(f"Expected index={bad[0]} in [0, {len(split)}).")
+    unique, counts = np.unique(rows, return_counts=True)
+    if len(unique) != len(rows):
+        raise ValueError(f"Expected index={unique[counts > 1][0]} to be chosen once.")
+    return rows.astype(np.int32)
+
+
+def _resized(data: Data, image_size: int) -> Split:
+    """Returns the training split at another size, made once so that its arrays are kept."""
+    cache = data.train.on_device
+    if ("resized", image_size) not in cache:
+        cache["resized", image_size] = data.train.resized(image_size)
+    return cache["resized", image_size]
+
+
+def _check_batch_size(batch_size: int, sharding: Sharding | None) -> None:
+    if batch_size < 1:
+        raise ValueError(f"Expected batch_size={batch_size} >= 1.")
+    if isinstance(sharding, NamedSharding) and len(sharding.spec) > 0:
+        axes = sharding.spec[0]
+        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        num_shards = int(np.prod([sharding.mesh.shape[name] for name in names], dtype=int))
+        if batch_size % num_shards:
+            raise ValueError(
+                f"Expected batch_size={batch_size} divisible by the {num_shards} devices it is "
+                "split over."
+            )
+
+
+def _batches(
+    split: Split,
+    plan: _Plan,
+    start: int,
+    stop: int | None,
+    sharding: Sharding | None,
+    seed: int,
+) -> Iterator[Batch]:
+    if split.memory == "device":
+        return _gathered(split, plan, start, stop, sharding)
+    return _streamed(split, plan, start, stop, sharding, seed)
+
+
+def _finish(
+    images: UInt8[Array, "b h w k"], labels: Int[Array, " b"], rows: Int[Array, " b"]
+) -> Batch:
+    """Returns the batch of stored images; rows of -1 are padding."""
+    image: Float[Array, "b h w k"] = images.astype(jnp.float32) / 255
+    return Batch(image=image, label=labels, mask=rows >= 0, index=jnp.maximum(rows, 0))
+
+
+def _gather(
+    images: UInt8[Array, "n h w k"], labels: Int[Array, " n"], rows: Int[Array, " b"]
+) -> Batch:
+    """Returns the batch of the given rows of a split in memory."""
+    index = jnp.maximum(rows, 0)
+    return _finish(images[index], labels[index], rows)
+
+
+@lru_cache(maxsize=64)
+def _jitted(fn: Callable[..., Batch], sharding: Sharding | None) -> Callable[..., Batch]:
+    return jax.jit(fn) if sharding is None else jax.jit(fn, out_shardings=sharding)
+
+
+def _gathered(
+    split: Split, plan: _Plan, start: int, stop: int | None, sharding: Sharding | None
+) -> Iterator[Batch]:
+    """Yields batches gathered on the device: only the row numbers travel."""
+    everywhere = sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    if everywhere not in split.on_device:
+        split.on_device[everywhere] = tuple(_put(array, everywhere) for array in split.arrays)
+    images, labels = split.on_device[everywhere]
+    gather = _jitted(_gather, sharding)
+    step = start
+    while stop is None or step < stop:
+        yield gather(images, labels, _put(plan(step)[1], sharding))
+        step += 1
+
+
+def _put(array: np.ndarray, sharding: Sharding | None) -> Array:
+    """Returns the array on the devices; every process holds the whole of it."""
+    if sharding is None:
+        return jnp.asarray(array)
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+@dataclass(frozen=True, eq=False)
+class _StepSource:
+    """Decoded host batches by step, for grain."""
+
+    split: Split
+    plan: _Plan
+    start: int
+    num_steps: int
+    local: np.ndarray
+    """Positions in the global batch that this process decodes."""
+
+    def __len__(self) -> int:
+        """Returns the number of steps."""
+        return self.num_steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the images, labels and rows of a step."""
+        epoch, rows = self.plan(self.start + index)
+        rows = rows[self.local]
+        images = np.empty((len(rows), *self.split.shape), np.uint8)
+        labels = np.empty(len(rows), np.int32)
+        for i, row in enumerate(np.maximum(rows, 0)):
+            images[i], labels[i] = self.split.read(int(row), epoch)
+        return images, labels, rows
+
+
+def _streamed(
+    split: Split,
+    plan: _Plan,
+    start: int,
+    stop: int | None,
+    sharding: Sharding | None,
+    seed: int,
+) -> Iterator[Batch]:
+    """Yields batches that grain decodes ahead, in threads or worker processes."""
+    local = _local_positions(plan.batch_size, sharding)
+    num_steps = 2**40 if stop is None else stop - start
+    # A copy without the decoded arrays: it may travel to worker processes.
+    split = replace(split, seed=seed, on_device={})
+    source = _StepSource(split, plan, start, num_steps, local)
+    num_threads = min(16, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    steps = grain.MapDataset.source(source).to_iter_dataset(options)
+    if split.num_workers:
+        workers = grain.MultiprocessingOptions(num_workers=split.num_workers)
+        steps = steps.mp_prefetch(workers)
+    finish = _jitted(_finish, sharding)
+    for arrays in steps:
+        yield finish(*(_put_local(array, sharding, plan.batch_size) for array in arrays))
+
+
+def _local_positions(batch_size: int, sharding: Sharding | None) -> np.ndarray:
+    """Returns the positions of the global batch that this process's devices hold."""
+    if sharding is None:
+        return np.arange(batch_size)
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    positions = np.arange(batch_size)
+    return np.unique(np.concatenate([positions[part] for part in parts if part is not None]))
+
+
+def _put_local(array: np.ndarray, sharding: Sharding | None, batch_size: int) -> Array:
+    """Returns the global array whose part of this process is given."""
+    if sharding is None:
+        return jnp.asarray(array)
+    shape = (batch_size, *array.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, array, shape)

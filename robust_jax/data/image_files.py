@@ -1,0 +1,239 @@
+"""Sources that decode image files: a folder tree and prepared TFDS datasets."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from robust_jax.data.images import decode_image
+from robust_jax.data.sources import Source, Splits
+
+_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, eq=False)
+class FileExamples:
+    """Examples in image files, decoded when read.
+
+    Attributes:
+        paths: one file a row.
+        labels: integers [n].
+        channels: 1 or 3.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    channels: int
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.paths)
+
+    def __getitem__(self, row: int, /) -> tuple[np.ndarray, int]:
+        """Returns the decoded image and the label of a row."""
+        path = self.paths[row]
+        return decode_image(Path(path).read_bytes(), self.channels, path), int(self.labels[row])
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Image files under `train/<class>/...` and `val/<class>/...` (or `test/<class>/...`).
+
+    Classes are the folders under `train`, in sorted order; rows are sorted by class and path;
+    files that do not end like an image are passed over. TinyImageNet's own layout is recognised
+    by its `wnids.txt`: `train/<wnid>/images/*`, and `val/images/*` labelled by
+    `val/val_annotations.txt` (its `test` has no labels and is not read); its classes are the
+    sorted wnids too.
+
+    Attributes:
+        path: the folder that holds `train`.
+        channels: 3 converts every image to RGB, 1 to grey.
+    """
+
+    path: str
+    channels: Literal[1, 3] = 3
+
+    def load(self) -> Splits:
+        """Returns the listed files; nothing is decoded yet."""
+        root = Path(self.path).expanduser()
+        train = root / "train"
+        if not train.is_dir():
+            raise ValueError(f"Expected path={self.path} to be a folder that holds train/<class>.")
+        if (root / "wnids.txt").is_file():
+            class_names = tuple(sorted((root / "wnids.txt").read_text().split()))
+            test = _annotated(root / "val", class_names)
+        else:
+            class_names = _subfolders(train)
+            held_out = next((root / n for n in ("val", "test") if (root / n).is_dir()), None)
+            if held_out is None:
+                raise ValueError(f"Expected {root} to hold val/<class> or test/<class>.")
+            unknown = sorted(set(_subfolders(held_out)) - set(class_names))
+            if unknown:
+                raise ValueError(f"Expected {held_out / unknown[0]} to be a class of {train}.")
+            test = _listed(held_out, class_names, every_class=False)
+        if not class_names:
+            raise ValueError(f"Expected {train} to hold one folder for each class.")
+        return Splits(
+            train=self._examples(_listed(train, class_names, every_class=True)),
+            test=self._examples(test),
+            num_classes=len(class_names),
+            class_names=class_names,
+        )
+
+    def _examples(self, rows: list[tuple[str, int]]) -> FileExamples:
+        labels = np.array([label for _, label in rows], np.int32)
+        return FileExamples(tuple(path for path, _ in rows), labels, self.channels)
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    """Returns the sorted names of the folders in a folder, hidden ones left out."""
+    return tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
+
+
+def _listed(
+    folder: Path, class_names: tuple[str, ...], *, every_class: bool
+) -> list[tuple[str, int]]:
+    """Returns (path, label) of each image under `<folder>/<class>`, at any depth."""
+    rows = []
+    for label, name in enumerate(class_names):
+        files = (folder / name).rglob("*") if (folder / name).is_dir() else ()
+        paths = sorted(str(p) for p in files if p.suffix.lower() in _EXTENSIONS)
+        if every_class and not paths:
+            raise ValueError(f"Expected {folder / name} to hold at least one image file.")
+        rows.extend((path, label) for path in paths)
+    return rows
+
+
+def _annotated(folder: Path, class_names: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Returns (path, label) of TinyImageNet's validation images, in the order of its list."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise ValueError(f"Expected {annotations} to be an existing file (TinyImageNet's layout).")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    rows = []
+    for line in annotations.read_text().splitlines():
+        if not line.strip():
+            continue
+        file_name, wnid = line.split("\t")[:2]
+        if wnid not in label_of:
+            raise ValueError(f"Expected class {wnid} of {file_name} to be listed in wnids.txt.")
+        rows.append((str(folder / "images" / file_name), label_of[wnid]))
+    return rows
+
+
+@dataclass(frozen=True)
+class TFDS(Source):
+    """A prepared TFDS image-classification dataset (array_record), read without TensorFlow.
+
+    Row i is row i of `tfds.builder(name, ...).as_data_source(split)`.
+
+    Attributes:
+        name: the dataset's name, as in TFDS: "cifar10", "mnist:3.0.1", "imagenet2012", ...
+        data_dir: folder that holds prepared datasets; None for TFDS's own default.
+        train_split: name (or slice, "train[:10%]") of the training split.
+        test_split: name (or slice) of the test split; None takes "test", or "validation" where
+            there is no labelled "test" (ImageNet's has no labels).
+    """
+
+    name: str
+    data_dir: str | None = None
+    train_split: str = "train"
+    test_split: str | None = None
+
+    def load(self) -> Splits:
+        """Returns the dataset's rows, decoded when read."""
+        info = _builder(self).info
+        image_key, label_key = info.supervised_keys[:2] if info.supervised_keys else (None, None)
+        image_key, label_key = image_key or "image", label_key or "label"
+        features = info.features
+        if (
+            type(features).__name__ != "FeaturesDict"
+            or image_key not in features
+            or label_key not in features
+            or type(features[image_key]).__name__ != "Image"
+            or type(features[label_key]).__name__ != "ClassLabel"
+        ):
+            raise ValueError(f"Expected TFDS dataset {self.name} to hold images with a class each.")
+        image, label = features[image_key], features[label_key]
+        channels = image.shape[-1] or 3
+        if image.np_dtype != np.uint8 or channels not in (1, 3):
+            raise ValueError(f"Expected {self.name}'s images {image} to be uint8, 1 or 3 channels.")
+        test_split = self.test_split
+        if test_split is None:
+            labelled = "test" in info.splits and not self.name.startswith("imagenet2012")
+            test_split = "test" if labelled else "validation"
+        splits = []
+        for split in (self.train_split, test_split):
+            if split.split("[")[0] not in info.splits:
+                raise ValueError(
+                    f"Expected split {split} of {self.name} among {', '.join(info.splits)}."
+                )
+            splits.append(TFDSExamples(self, split, image_key, label_key, channels))
+        names = label.names if label.num_classes and label.names else None
+        class_names = names or [str(i) for i in range(label.num_classes)]
+        return Splits(splits[0], splits[1], label.num_classes, tuple(class_names))
+
+
+@dataclass(frozen=True, eq=False)
+class TFDSExamples:
+    """Rows of one split of a prepared TFDS dataset, decoded when read."""
+
+    source: TFDS
+    split: str
+    image_key: str
+    label_key: str
+    channels: int
+
+    @cached_property
+    def _rows(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        decoders = {self.image_key: tfds.decode.SkipDecoding()}
+        return _builder(self.source).as_data_source(split=self.split, decoders=decoders)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the fields without the open files: each process opens its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "_rows"}
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self._rows)
+
+    def __getitem__(self, row: int, /) -> tuple[np.ndarray, int]:
+        """Returns the decoded image and the label of a row."""
+        example = self._rows[row]
+        name = f"row {row} of {self.source.name}'s {self.split} split"
+        image = decode_image(example[self.image_key], self.channels, name)
+        return image, int(example[self.label_key])
+
+
+def _builder(source: TFDS) -> Any:
+    """Returns the TFDS builder of a dataset that is prepared as array_record files."""
+    import tensorflow_datasets as tfds
+
+    where = "" if source.data_dir is None else f", data_dir={source.data_dir!r}"
+    command = (
+        f"tfds.builder({source.name!r}{where}, file_format='array_record').download_and_prepare()"
+    )
+    prepare = (
+        f"prepare it by: pip install 'robust_jax[tfds]' && "
+        f'python -c "import tensorflow_datasets as tfds; {command}"'
+    )
+    data_dir = None if source.data_dir is None else str(Path(source.data_dir).expanduser())
+    try:
+        builder = tfds.builder(source.name, data_dir=data_dir, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"Expected name={source.name} to be a TFDS dataset: {reason}") from error
+    if not builder.info.splits:
+        raise ValueError(f"Expected TFDS dataset {source.name} in {builder.data_path}; {prepare}")
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"Expected {builder.data_path} to hold array_record files, "
+            f"not {builder.info.file_format}; {prepare}"
+        )
+    return builder

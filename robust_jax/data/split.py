@@ -1,0 +1,127 @@
+"""One split of a data set at its final image size, read row by row or held decoded."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from robust_jax.data.images import NUM_CROP_DRAWS, Transform
+from robust_jax.data.order import uniforms
+from robust_jax.data.sources import ArrayExamples, Examples
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split at its final image size.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        examples: the source's examples.
+        rows: row in `examples` of each example of this split.
+        transform: brings an image to its final size.
+        shape: height, width and channels of every image.
+        num_classes: number of classes.
+        seed: seed of the random crops.
+        memory: "device" or "stream".
+        num_workers: processes that decode streamed batches.
+    """
+
+    name: str
+    examples: Examples
+    rows: np.ndarray
+    transform: Transform
+    shape: tuple[int, int, int]
+    num_classes: int
+    seed: int
+    memory: Literal["device", "stream"]
+    num_workers: int
+    on_device: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Device copies of the arrays, by sharding; filled by `batches`."""
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.rows)
+
+    def __getitem__(self, row: int, /) -> tuple[np.ndarray, int]:
+        """Returns the uint8 image (no random crop) and the label of a row."""
+        return self.read(row, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the fields without the decoded arrays: a worker process needs none."""
+        return {k: v for k, v in self.__dict__.items() if k != "arrays"} | {"on_device": {}}
+
+    def read(self, row: int, epoch: int | None) -> tuple[np.ndarray, int]:
+        """Returns the image of a row as an epoch sees it (None: no random crop), and its label."""
+        image, label = self.examples[int(self.rows[row])]
+        draws = None
+        if epoch is not None and self.transform.crop_scale is not None:
+            draws = uniforms(self.seed, "resized crop", epoch, row, NUM_CROP_DRAWS)
+        image = self.transform(image, draws)
+        if image.shape != self.shape:
+            raise ValueError(
+                f"Expected image {row} of {self.name} of shape {image.shape} to be {self.shape} "
+                "(set image_size for images of varying size)."
+            )
+        if not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"Expected label={label} of image {row} of {self.name} in [0, {self.num_classes})."
+            )
+        return image, label
+
+    def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (uint8 images, labels) of consecutive rows, without random crops."""
+        if isinstance(self.examples, ArrayExamples) and self.transform.image_size is None:
+            yield (
+                self.transform.pad(self.examples.images[self.rows]),
+                self.examples.labels[self.rows].astype(np.int32),
+            )
+            return
+
+        def decode(start: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = range(start, min(start + _CHUNK, len(self)))
+            images = np.empty((len(rows), *self.shape), np.uint8)
+            labels = np.empty(len(rows), np.int32)
+            for i, row in enumerate(rows):
+                images[i], labels[i] = self.read(row, None)
+            return images, labels
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            starts = list(range(0, len(self), _CHUNK))
+            # A window of chunks at a time, so that a large split never waits decoded in memory.
+            window = 4 * (os.cpu_count() or 1)
+            for first in range(0, len(starts), window):
+                yield from pool.map(decode, starts[first : first + window])
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All images (uint8 [n h w k], no random crop) and labels, decoded once and kept."""
+        images = np.empty((len(self), *self.shape), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        start = 0
+        for chunk, chunk_labels in self.chunks():
+            images[start : start + len(chunk)] = chunk
+            labels[start : start + len(chunk)] = chunk_labels
+            start += len(chunk)
+        return images, labels
+
+    def resized(self, image_size: int) -> "Split":
+        """Returns the same examples at another `image_size`; `resize_to` keeps its proportion."""
+        old = self.transform
+        if old.image_size == image_size:
+            return self
+        if old.image_size is None or old.pad_to is not None:
+            raise ValueError(
+                f"Expected image_size={image_size} only for data with image_size and no pad_to."
+            )
+        resize_to = old.resize_to
+        if resize_to is not None:
+            resize_to = round(resize_to * image_size / old.image_size)
+        transform = replace(old, image_size=image_size, resize_to=resize_to)
+        shape = (image_size, image_size, self.shape[2])
+        return replace(self, transform=transform, shape=shape, on_device={})

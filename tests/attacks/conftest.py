@@ -1,0 +1,74 @@
+"""A small network trained on real digits, and a linear model: what the attacks are tried on."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from robust_jax import attacks
+from robust_jax.attacks import losses
+
+
+class Victim(NamedTuple):
+    """A view, and correctly classified images with their labels."""
+
+    view: Any
+    images: jax.Array
+    labels: jax.Array
+
+
+def network(params, images, *, key=None):
+    """Logits of a two-layer network; smooth, so that rounding flips no gradient."""
+    del key
+    hidden = jax.nn.gelu(images.reshape(images.shape[0], -1) @ params["w1"] + params["b1"][None])
+    return hidden @ params["w2"] + params["b2"][None]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Victim:
+    """A network of 64-32-10 units on 8 x 8 digits, and 16 images that it gets right."""
+    data = load_digits()
+    images = jnp.asarray(data.images[..., None] / 16, jnp.float32)
+    labels = jnp.asarray(data.target, jnp.int32)
+    key = jax.random.key(0)
+    params = {
+        "w1": jax.random.normal(jax.random.fold_in(key, 1), (64, 32)) / 8,
+        "b1": jnp.zeros(32),
+        "w2": jax.random.normal(jax.random.fold_in(key, 2), (32, 10)) / 6,
+        "b2": jnp.zeros(10),
+    }
+
+    @jax.jit
+    def train(params):
+        def loss(params):
+            logits = network(params, images[:1000])
+            return jnp.mean(losses.cross_entropy(logits, labels[:1000]))
+
+        def step(carry, _):
+            params, velocity = carry
+            velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, jax.grad(loss)(params))
+            return (jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity), velocity), None
+
+        still = jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(step, (params, still), None, length=150)[0][0]
+
+    params = train(params)
+    right = np.flatnonzero(np.argmax(network(params, images), axis=1) == labels)
+    rows = right[right >= 1000][:16]
+    return Victim(attacks.bind(network, params), images[rows], labels[rows])
+
+
+@pytest.fixture(scope="session")
+def linear() -> Victim:
+    """Two classes whose logit difference is linear, and images well inside the box."""
+    weights = jax.random.normal(jax.random.key(3), (12, 2)) / 3
+    images = 0.5 + 0.05 * jax.random.normal(jax.random.key(4), (8, 2, 2, 3))
+    labels = jnp.argmax(images.reshape(8, 12) @ weights, axis=1)
+
+    def logits(images):
+        return images.reshape(images.shape[0], 12) @ weights
+
+    return Victim(attacks.as_view(logits), images, labels)

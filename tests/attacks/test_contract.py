@@ -1,0 +1,167 @@
+"""What every attack guarantees; a new attack adds one row."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from robust_jax.attacks import BIM, FGSM, MIM, PGD, ThreatModel
+
+EPS = {"linf": 0.08, "l2": 0.5}
+BOUNDED = {
+    "fgsm": FGSM,
+    "bim": partial(BIM, num_steps=5),
+    "mim": partial(MIM, num_steps=5, decay=0.5),
+    "pgd": partial(PGD, num_steps=5),
+    "pgd_margin_restarts": partial(PGD, num_steps=3, num_restarts=2, loss="margin"),
+    "pgd_parallel_restarts_last": partial(
+        PGD, num_steps=3, num_restarts=2, parallel_restarts=True, keep="last"
+    ),
+}
+NOT_STEEPEST = ()  # heuristics, which need not end in the corner of a linear model's ball
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(params=BOUNDED)
+def bounded(request):
+    """Every bounded attack, as a function of the norm and eps."""
+
+    def make(norm="linf", eps=None):
+        return BOUNDED[request.param](ThreatModel(norm, EPS[norm] if eps is None else eps))
+
+    return make
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_box_ball_shape_dtype(bounded, norm, digits):
+    attack = bounded(norm)
+    adversarial = attack(digits.view, digits.images, digits.labels, key=KEY)
+    assert adversarial.shape == digits.images.shape
+    assert adversarial.dtype == digits.images.dtype
+    assert float(adversarial.min()) >= 0
+    assert float(adversarial.max()) <= 1
+    distance = attack.threat.distance(adversarial, digits.images)
+    assert float(distance.max()) <= attack.threat.eps + 1e-6
+    assert float(distance.max()) > 0.2 * attack.threat.eps
+
+
+def test_rows_are_independent(bounded, digits):
+    attack = bounded()
+    together = attack(digits.view, digits.images, digits.labels, key=KEY)
+    rows = jnp.asarray([5, 2, 11])
+    padding = jnp.zeros_like(digits.images[:2]).at[0].set(1)
+    padded = attack(
+        digits.view,
+        jnp.concatenate([digits.images[rows], padding]),
+        jnp.concatenate([digits.labels[rows], digits.labels[:2]]),
+        key=KEY,
+        index=jnp.concatenate([rows, jnp.asarray([0, 0])]),
+    )
+    np.testing.assert_allclose(padded[:3], together[rows], atol=2e-5)
+    one = attack(
+        digits.view, digits.images[3:4], digits.labels[3:4], key=KEY, index=jnp.asarray([3])
+    )
+    np.testing.assert_allclose(one, together[3:4], atol=2e-5)
+
+
+def test_sharding_changes_nothing(bounded, digits):
+    attack = bounded()
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = NamedSharding(mesh, PartitionSpec("data"))
+    images, labels = jax.device_put((digits.images, digits.labels), sharded)
+    there = attack(digits.view, images, labels, key=KEY)
+    assert len(there.sharding.device_set) == 4
+    here = attack(digits.view, digits.images, digits.labels, key=KEY)
+    np.testing.assert_allclose(there, here, atol=2e-5)
+
+
+def test_jit_is_eager_and_no_gradient_flows_out(bounded, digits):
+    attack = bounded()
+
+    def total(scale):
+        view = jax.tree.map(lambda leaf: leaf * scale, digits.view)
+        adversarial = attack(view, digits.images * scale, digits.labels, key=KEY)
+        return jnp.sum(adversarial), adversarial
+
+    slope, adversarial = jax.jit(jax.grad(total, has_aux=True))(1.0)
+    assert float(slope) == 0
+    eager = attack(digits.view, digits.images, digits.labels, key=KEY)
+    np.testing.assert_allclose(adversarial, eager, atol=2e-5)
+
+
+def test_eps_zero_is_the_identity(bounded, digits):
+    adversarial = bounded(eps=0.0)(digits.view, digits.images, digits.labels, key=KEY)
+    np.testing.assert_array_equal(adversarial, digits.images)
+
+
+def test_empty_batch(bounded, digits):
+    empty = bounded()(digits.view, digits.images[:0], digits.labels[:0], key=KEY)
+    assert empty.shape == (0, 8, 8, 1)
+
+
+def test_fools_more_with_more_eps(bounded, digits):
+    def standing(eps):
+        adversarial = bounded(eps=eps)(digits.view, digits.images, digits.labels, key=KEY)
+        logits = digits.view(adversarial, key=None)
+        return int(jnp.sum(jnp.argmax(logits, axis=1) == digits.labels))
+
+    eps = bounded().threat.eps
+    weak, strong = standing(eps), standing(4 * eps)
+    assert strong <= weak <= 16
+    assert strong <= 4
+
+
+@pytest.mark.parametrize("name", [name for name in BOUNDED if name not in NOT_STEEPEST])
+def test_optimum_on_a_linear_model(name, linear):
+    weights = jax.grad(lambda x: jnp.diff(linear.view(x[None], key=None)[0])[0])(linear.images[0])
+    sign = jnp.where(linear.labels == 0, 1, -1)[:, None, None, None]
+
+    def attacked(threat):
+        return BOUNDED[name](threat)(linear.view, linear.images, linear.labels, key=KEY)
+
+    np.testing.assert_allclose(
+        attacked(ThreatModel("linf", 0.05)),
+        linear.images + 0.05 * sign * jnp.sign(weights)[None],
+        atol=1e-6,
+    )
+    unit = weights / jnp.linalg.norm(weights)
+    delta = attacked(ThreatModel("l2", 0.05)) - linear.images
+    reached = jnp.sum(delta * sign * unit[None], axis=(1, 2, 3))
+    assert float(reached.min()) > 0.05 * 0.9
+
+
+def test_targeted_attacks_reach_their_class(digits):
+    targets = (digits.labels + 1) % 10
+    for make in (BIM, MIM, PGD):
+        attack = make(ThreatModel("linf", 0.4), targeted=True, num_steps=20)
+        adversarial = attack(digits.view, digits.images, targets, key=KEY)
+        reached = jnp.argmax(digits.view(adversarial, key=None), axis=1) == targets
+        assert int(reached.sum()) >= 14
+
+
+def test_best_iterate_and_restarts_never_lose_what_was_won(digits):
+    threat = ThreatModel("linf", 0.08)
+
+    def standing(**fields):
+        attack = PGD(threat, step_size=0.06, **fields)
+        adversarial = attack(digits.view, digits.images, digits.labels, key=KEY)
+        logits = digits.view(adversarial, key=None)
+        return np.asarray(jnp.argmax(logits, axis=1) == digits.labels)
+
+    best = standing(num_steps=6, keep="best")
+    assert not np.any(best & ~standing(num_steps=6, keep="last"))
+    assert not np.any(standing(num_steps=6, num_restarts=3) & ~best)
+    assert not np.any(standing(num_steps=12) & ~best)
+
+
+def test_parallel_restarts_change_nothing(digits):
+    loop = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3)
+    parallel = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3, parallel_restarts=True)
+    np.testing.assert_allclose(
+        loop(digits.view, digits.images, digits.labels, key=KEY),
+        parallel(digits.view, digits.images, digits.labels, key=KEY),
+        atol=2e-5,
+    )

@@ -1,0 +1,75 @@
+"""Averages over draws of a random model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax import attacks, rng
+from robust_jax.attacks import losses
+
+KEY = jax.random.key(2)
+WEIGHTS = jax.random.normal(jax.random.key(5), (4, 3))
+
+
+def noisy(images, *, key):
+    """A linear model whose input carries noise."""
+    return (images + 0.3 * jax.random.normal(key, images.shape)) @ WEIGHTS
+
+
+def draws(images, num_samples):
+    """Logits of each draw, under the keys that `eot` documents."""
+    return jnp.stack([noisy(images, key=rng.stream(KEY, "draw", s)) for s in range(num_samples)])
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_averages(parallel):
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    logits = draws(images, 3)
+    made = {
+        average: attacks.eot(noisy, 3, average=average, parallel=parallel)(images, key=KEY)
+        for average in ("probabilities", "logits", "gradients")
+    }
+    np.testing.assert_allclose(made["logits"], logits.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.nn.softmax(made["probabilities"]),
+        jax.nn.softmax(logits).mean(axis=0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(made["gradients"], logits, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_averaged_over_draws():
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    labels = jnp.asarray([0, 1, 2, 0, 1])
+    view = attacks.eot(noisy, 3, average="gradients")
+    slope, values, logits = losses.gradient(losses.cross_entropy, view, images, labels, key=KEY)
+
+    def one(s):
+        return jax.grad(
+            lambda x: losses.cross_entropy(noisy(x, key=rng.stream(KEY, "draw", s)), labels).sum()
+        )(images)
+
+    np.testing.assert_allclose(slope, (one(0) + one(1) + one(2)) / 3, rtol=1e-5, atol=1e-6)
+    assert values.shape == (5,)
+    np.testing.assert_allclose(
+        jax.nn.softmax(logits), jax.nn.softmax(draws(images, 3)).mean(axis=0), rtol=1e-5
+    )
+
+
+def test_an_attack_runs_on_every_average():
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    labels = jnp.argmax(images @ WEIGHTS, axis=1)
+    threat = attacks.ThreatModel("linf", 0.3)
+    for average in ("probabilities", "logits", "gradients"):
+        attack = attacks.PGD(threat, num_steps=5, keep="last")
+        adversarial = attack(attacks.eot(noisy, 20, average=average), images, labels, key=KEY)
+        before = losses.margin(images @ WEIGHTS, labels)
+        after = losses.margin(adversarial @ WEIGHTS, labels)
+        assert jnp.all(after > before)
+
+
+def test_eot_rejects():
+    with pytest.raises(ValueError, match="Expected num_samples=0 >= 1"):
+        attacks.eot(noisy, 0)

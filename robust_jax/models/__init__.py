@@ -1,13 +1,37 @@
 """Networks: backbones built from replaceable layers, and the classifier around them."""
 
-from robust_jax.models.base import Classifier, NetworkConfig, Normalization
+from robust_jax.models.base import (
+    ActivationDtype,
+    Backbone,
+    Classifier,
+    NetworkConfig,
+    Normalization,
+)
 from robust_jax.models.cnn import CNNConfig, conv_encoder, strided_cnn
-from robust_jax.models.layers import Layers, convolution, default_layers
+from robust_jax.models.ensemble import EnsembleConfig, member_variables, stack_members
+from robust_jax.models.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    Framework,
+    Layers,
+    convolution,
+    default_layers,
+)
 from robust_jax.models.resnet import PreActResNetConfig, ResNetConfig
 
 __all__ = [
+    "Activation",
+    "ActivationDtype",
+    "Backbone",
+    "BatchNorm",
     "CNNConfig",
     "Classifier",
+    "Conv",
+    "Dense",
+    "EnsembleConfig",
+    "Framework",
     "Layers",
     "NetworkConfig",
     "Normalization",
@@ -16,5 +40,7 @@ __all__ = [
     "conv_encoder",
     "convolution",
     "default_layers",
+    "member_variables",
+    "stack_members",
     "strided_cnn",
 ]

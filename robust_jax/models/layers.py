@@ -75,7 +75,7 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         input_low = reach - low
         input_padding.append((input_low, (n - 1) * a - (o - 1) * s - input_low + reach))
         kernel_padding.append((low, reach - (n - 1) * a - low + (o - 1) * s))
-    x_gradient = _self_adjoint_convolution(
+    x_gradient: Any = _self_adjoint_convolution(
         cotangent,
         jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
         input_dilation,
@@ -83,7 +83,7 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         strides,
         kernel_dilation,
     )
-    kernel_gradient = _self_adjoint_convolution(
+    kernel_gradient: Any = _self_adjoint_convolution(
         x.transpose(3, 1, 2, 0),
         cotangent.transpose(1, 2, 0, 3),
         kernel_dilation,

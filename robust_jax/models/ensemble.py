@@ -1,0 +1,167 @@
+"""Ensembles: one module whose variables carry a leading member axis."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from robust_jax.models.base import NetworkConfig, Taps
+from robust_jax.models.layers import Layers
+from robust_jax.types import Outputs, Variables
+
+Strategy = Literal["auto", "map", "unroll", "vmap"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig(NetworkConfig):
+    """Members of one architecture, initialised independently.
+
+    Attributes:
+        member: architecture of every member.
+        num_members: how many.
+        strategy: how members run. "map" one after another in a loop, "unroll" the same without
+            a loop, "vmap" at once; "auto" is "map" on the CPU (there a batched convolution is a
+            slow grouped one) and "vmap" elsewhere. It changes speed, not results.
+    """
+
+    member: NetworkConfig
+    num_members: int = 3
+    strategy: Strategy = "auto"
+
+    def __post_init__(self):
+        if self.num_members < 1:
+            raise ValueError(f"Expected num_members={self.num_members} >= 1.")
+        if self.strategy not in ("auto", "map", "unroll", "vmap"):
+            raise ValueError(
+                f"Expected strategy={self.strategy!r} to be 'auto', 'map', 'unroll' or 'vmap'."
+            )
+
+    def make(self, num_classes: int, layers: Layers) -> "Ensemble":
+        """Returns the ensemble."""
+        return Ensemble(config=self, num_classes=num_classes, layers=layers)
+
+
+class Ensemble(nn.Module):
+    """Backbone of `EnsembleConfig`.
+
+    Every leaf of its variables has a leading member axis. Members see the same images; their
+    parameters and their "sample" draws are independent.
+    """
+
+    config: EnsembleConfig
+    num_classes: int
+    layers: Layers
+
+    def setup(self):
+        self.member = self.config.member.make(self.num_classes, self.layers)
+
+    def _over_members(self, function: Callable[..., Any], x: Array, *, shared: bool) -> Any:
+        """Returns function(member, x) of all members, stacked; x is shared or has a member axis."""
+        num_members, strategy = self.config.num_members, self.config.strategy
+        if strategy == "auto":
+            strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+        if strategy == "vmap":
+            return nn.vmap(
+                function,
+                variable_axes={True: 0},
+                split_rngs={True: True},
+                in_axes=cast(Any, None if shared else 0),
+                axis_size=num_members,
+            )(self.member, x)
+        _, stacked = nn.scan(
+            lambda member, carry, x: (carry, function(member, x)),
+            variable_axes={True: 0},
+            split_rngs={True: True},
+            in_axes=cast(Any, nn.broadcast if shared else 0),
+            length=num_members,
+            # A second trace would count every random draw twice: other draws than under vmap.
+            check_constancy_invariants=False,
+            unroll=num_members if strategy == "unroll" else 1,
+        )(self.member, (), x)
+        return stacked
+
+    def features(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> tuple[Float[Array, "m b f"], dict[str, Array]]:
+        """Returns every member's pooled features and taps, stacked."""
+        return self._over_members(
+            lambda member, x: member.features(x, train=train, deterministic=deterministic),
+            images,
+            shared=True,
+        )
+
+    def head(
+        self, features: Float[Array, "m b f"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "m b c"]:
+        """Returns every member's logits of its own features."""
+        return self._over_members(
+            lambda member, x: member.head(x, train=train, deterministic=deterministic),
+            features,
+            shared=False,
+        )
+
+    def __call__(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Outputs:
+        """Returns the members' outputs; `logits` is the mean of their logits."""
+        mode = {"train": train, "deterministic": deterministic}
+        features, found = self.features(images, **mode)
+        member_logits = self.head(features, **mode)
+        taps = Taps(found)
+        taps.add("head", member_logits)
+        return Outputs(jnp.mean(member_logits, 0), member_logits, features, dict(taps))
+
+
+def member_variables(variables: Variables, member: int) -> dict[str, Any]:
+    """Returns the variables of a classifier around one member alone.
+
+    Args:
+        variables: of a `Classifier` around an ensemble.
+        member: which one.
+
+    Guarantees:
+        `Classifier(backbone=config.member.make(...))` applied to them gives that member's
+        logits, `member_logits[member]` of the ensemble (of a network without sampling).
+
+    Raises:
+        ValueError: there is no such member.
+    """
+    alone: dict[str, Any] = {}
+    for name, collection in variables.items():
+        if "backbone" not in collection:
+            alone[name] = collection
+            continue
+        stacked = collection["backbone"]["member"]
+        num_members = jax.tree.leaves(stacked)[0].shape[0]
+        if not 0 <= member < num_members:
+            raise ValueError(f"Expected 0 <= member={member} < {num_members}.")
+        alone[name] = {"backbone": jax.tree.map(lambda leaf: leaf[member], stacked)}
+    return alone
+
+
+def stack_members(members: Sequence[Variables]) -> dict[str, Any]:
+    """Returns the variables of a classifier around an ensemble of these members.
+
+    Args:
+        members: variables of classifiers around one member each; what lies outside the backbone
+            (normalisation) is taken from the first.
+
+    Raises:
+        ValueError: there are no members.
+    """
+    if not members:
+        raise ValueError("Expected members=[] not to be empty.")
+    stacked: dict[str, Any] = {}
+    for name, collection in members[0].items():
+        if "backbone" not in collection:
+            stacked[name] = collection
+            continue
+        backbones = [member[name]["backbone"] for member in members]
+        stacked[name] = {
+            "backbone": {"member": jax.tree.map(lambda *leaves: jnp.stack(leaves), *backbones)}
+        }
+    return stacked

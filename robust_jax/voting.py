@@ -1,0 +1,100 @@
+"""How the members of an ensemble decide together: member logits [m b c] -> scores [b c].
+
+The decision is the argmax of the scores, the lowest class where scores are equal.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Vote = Literal[
+    "mean_probability", "mean_logit", "majority_lowest_class", "majority_mean_probability"
+]
+"""A rule and, for majorities, what breaks a tie between the classes with most votes."""
+
+Ties = Literal["lowest_class", "mean_probability"]
+
+
+def mean_probability(member_logits: Float[Array, "m b c"]) -> Float[Array, "b c"]:
+    """Returns the logarithm of the mean of the members' softmax.
+
+    The logarithm keeps its order and its gradient where probabilities underflow.
+    """
+    log_probability = jax.nn.log_softmax(member_logits, axis=-1)
+    return jax.nn.logsumexp(log_probability, axis=0) - jnp.log(member_logits.shape[0])
+
+
+def mean_logit(member_logits: Float[Array, "m b c"]) -> Float[Array, "b c"]:
+    """Returns the mean of the members' logits."""
+    return jnp.mean(member_logits, axis=0)
+
+
+def majority(member_logits: Float[Array, "m b c"], *, ties: Ties) -> Float[Array, "b c"]:
+    """Returns the share of members that vote for each class; it has no gradient.
+
+    Each member votes for the argmax of its logits.
+
+    Args:
+        member_logits: logits of each member.
+        ties: between the classes with most votes, "lowest_class" takes the lowest index (as
+            `torch.mode` does: equal shares are left as they are), "mean_probability" the one of
+            largest mean softmax among them, which is given half a vote more.
+
+    Raises:
+        ValueError: no such rule.
+    """
+    if ties not in get_args(Ties):
+        raise ValueError(f"Expected ties={ties!r} to be one of {get_args(Ties)}.")
+    num_members, _, num_classes = member_logits.shape
+    ballots = jax.nn.one_hot(
+        jnp.argmax(member_logits, axis=-1), num_classes, dtype=member_logits.dtype
+    )
+    votes = jnp.sum(ballots, axis=0)
+    if ties == "mean_probability":
+        leading = votes == jnp.max(votes, axis=-1, keepdims=True)
+        winner = jnp.argmax(jnp.where(leading, mean_probability(member_logits), -jnp.inf), axis=-1)
+        tied = jnp.sum(leading, axis=-1, keepdims=True) > 1
+        half = jax.nn.one_hot(winner, num_classes, dtype=votes.dtype) / 2
+        votes = votes + jnp.where(tied, half, jnp.zeros_like(half))
+    return jax.lax.stop_gradient(votes / num_members)
+
+
+def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b c"]:
+    """Returns the scores of a vote; a single member decides by its logits as they are.
+
+    Guarantees:
+        The argmax over classes is the decision of the vote.
+
+    Raises:
+        ValueError: no such vote.
+    """
+    _check(vote)
+    if member_logits.shape[0] > 1 and vote == "majority_lowest_class":
+        return majority(member_logits, ties="lowest_class")
+    if member_logits.shape[0] > 1 and vote == "majority_mean_probability":
+        return majority(member_logits, ties="mean_probability")
+    return logits(member_logits, vote)
+
+
+def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b c"]:
+    """Returns differentiable logits of a vote, for losses and attacks.
+
+    Of a majority vote, which has no gradient, they are those of the mean probability. A single
+    member's are its own.
+
+    Raises:
+        ValueError: no such vote.
+    """
+    _check(vote)
+    if member_logits.shape[0] == 1:
+        return member_logits[0]
+    if vote == "mean_logit":
+        return mean_logit(member_logits)
+    return mean_probability(member_logits)
+
+
+def _check(vote: Vote) -> None:
+    if vote not in get_args(Vote):
+        raise ValueError(f"Expected vote={vote!r} to be one of {get_args(Vote)}.")

@@ -9,6 +9,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -16,6 +17,9 @@ from robust_jax.data.order import permutation
 from robust_jax.data.pipeline import Data
 from robust_jax.data.split import Split
 from robust_jax.types import Batch
+
+_LEADING = round(2**23 / 255) * 2.0**-23
+_REMAINDER = 1 / 255 - _LEADING
 
 Indices = int | Sequence[int] | np.ndarray | None
 
@@ -141,7 +145,7 @@ def select(split: Split, indices: Indices = None) -> np.ndarray:
         raise ValueError(f"Expected the {split.name} split not to be empty{hint}.")
     if indices is None:
         return np.arange(len(split), dtype=np.int32)
-    if isinstance(indices, int):
+    if isinstance(indices, (int, np.integer)):
         if not 1 <= indices <= len(split):
             raise ValueError(
                 f"Expected indices={indices}, the first examples, in [1, {len(split)}]."
@@ -196,12 +200,24 @@ def _batches(
     return _streamed(split, plan, start, stop, sharding, seed)
 
 
+def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns images / 255 rounded to float32, to the last bit on every backend.
+
+    Compilers may divide by multiplying with 1 / 255 rounded, which is off by a bit for some
+    levels. Here 1 / 255 is the sum of 16 leading bits, whose product with a level is exact, and
+    a remainder, so that only the addition rounds (fused or not).
+    """
+    levels = images.astype(jnp.float32)
+    return levels * _LEADING + levels * _REMAINDER
+
+
 def _finish(
     images: UInt8[Array, "b h w k"], labels: Int[Array, " b"], rows: Int[Array, " b"]
 ) -> Batch:
     """Returns the batch of stored images; rows of -1 are padding."""
-    image: Float[Array, "b h w k"] = images.astype(jnp.float32) / 255
-    return Batch(image=image, label=labels, mask=rows >= 0, index=jnp.maximum(rows, 0))
+    return Batch(
+        image=_unit_range(images), label=labels, mask=rows >= 0, index=jnp.maximum(rows, 0)
+    )
 
 
 def _gather(
@@ -287,6 +303,9 @@ def _streamed(
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     steps = grain.MapDataset.source(source).to_iter_dataset(options)
     if split.num_workers:
+        # Grain's worker processes read absl flags, which only an absl application parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(num_workers=split.num_workers)
         steps = steps.mp_prefetch(workers)
     finish = _jitted(_finish, sharding)

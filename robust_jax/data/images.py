@@ -33,8 +33,6 @@ def check_images(images: Any, name: str = "images") -> None:
     images = np.asarray(images)
     if images.ndim != 4:
         raise ValueError(f"Expected {name} of shape {images.shape} to be [b h w k].")
-    if images.shape[-1] not in (1, 3):
-        raise ValueError(f"Expected {name} of shape {images.shape} to have 1 or 3 channels.")
     if images.dtype == np.uint8:
         return
     if not np.issubdtype(images.dtype, np.floating) and images.dtype.name != "bfloat16":

@@ -158,6 +158,8 @@ class NPZ(Source):
 def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:
     """Returns checked images as uint8, refusing values between the grey levels."""
     check_images(images, name)
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"Expected {name} of shape {images.shape} to have 1 or 3 channels.")
     if images.dtype == np.uint8:
         return images
     levels = np.rint(images.astype(np.float64) * 255)

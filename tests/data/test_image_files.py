@@ -1,0 +1,198 @@
+"""Folders and TFDS datasets of real image files."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robust_jax.data import TFDS, Augmentation, DataConfig, Folder, open_data
+from robust_jax.data.images import decode_image
+
+
+def test_folder_decodes_every_mode_to_rgb(class_folder):
+    splits = Folder(str(class_folder)).load()
+    assert splits.class_names == ("cat", "dog")
+    np.testing.assert_array_equal(splits.train.labels, [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(splits.test.labels, [0, 1])
+    for row in range(5):
+        image, label = splits.train[row]
+        path = splits.train.paths[row]
+        expected = np.asarray(Image.open(path).convert("RGB"))
+        np.testing.assert_array_equal(image, expected)
+        assert label == splits.train.labels[row]
+    grey, _ = Folder(str(class_folder), channels=1).load().train[3]
+    assert grey.shape == (40, 21, 1)
+
+
+def test_folder_of_varying_sizes_needs_an_image_size(class_folder):
+    source = Folder(str(class_folder))
+    with pytest.raises(ValueError, match="set image_size"):
+        open_data(DataConfig(source=source))
+    data = open_data(DataConfig(source=source, image_size=16))
+    assert data.task == ((16, 16, 3), 2, 5)
+    images, labels = data.train.arrays
+    assert images.shape == (5, 16, 16, 3)
+    expected = Image.open(data.train.examples.paths[3]).convert("RGB")
+    expected = np.asarray(expected.resize((16, 16), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(images[3], expected)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 1])
+
+
+def test_folder_names_the_undecodable_file(class_folder):
+    (class_folder / "train/cat/b.jpeg").write_bytes(b"\xff\xd8 not a jpeg")
+    data = open_data(DataConfig(source=Folder(str(class_folder)), image_size=8))
+    with pytest.raises(ValueError, match=r"Expected .*cat/b.jpeg to be a decodable image"):
+        _ = data.train.arrays
+    whole = (class_folder / "train/dog/d.JPG").read_bytes()
+    (class_folder / "train/cat/b.jpeg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cat/b.jpeg to be a decodable image: .*[Tt]runcated"):
+        _ = data.train.arrays
+
+
+def test_sixteen_bit_images_are_refused_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="to have 8 bits a channel"):
+        decode_image((tmp_path / "deep.png").read_bytes(), 3, "deep.png")
+
+
+def test_folder_that_is_missing_or_odd(tmp_path, class_folder):
+    with pytest.raises(ValueError, match=r"nowhere to be a folder that holds train/<class>"):
+        Folder(str(tmp_path / "nowhere")).load()
+    (class_folder / "val" / "bird").mkdir()
+    with pytest.raises(ValueError, match=r"val/bird to be a class of"):
+        Folder(str(class_folder)).load()
+    (class_folder / "val" / "bird").rmdir()
+    (class_folder / "train" / "ant").mkdir()
+    with pytest.raises(ValueError, match=r"train/ant to hold at least one image"):
+        Folder(str(class_folder)).load()
+    (class_folder / "train" / "ant").rmdir()
+    (class_folder / "val/cat/f.jpg").unlink()
+    (class_folder / "val/dog/g.png").unlink()
+    with pytest.raises(ValueError, match=r"the test split of Folder.* not to be empty"):
+        open_data(DataConfig(source=Folder(str(class_folder)), image_size=8))
+
+
+def test_tiny_imagenet_layout(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+
+    # The real list is not sorted either.
+    (tmp_path / "wnids.txt").write_text("n02\nn01\nn03\n")
+    for wnid in ("n01", "n02", "n03"):
+        for i in range(2):
+            write(tmp_path / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+        (tmp_path / "train" / wnid / f"{wnid}_boxes.txt").write_text("boxes")
+    annotated = ["n03", "n01", "n02", "n01"]
+    for i in range(4):
+        write(tmp_path / "val" / "images" / f"val_{i}.JPEG")
+    (tmp_path / "val" / "val_annotations.txt").write_text(
+        "".join(f"val_{i}.JPEG\t{wnid}\t0\t0\t1\t1\n" for i, wnid in enumerate(annotated))
+    )
+    splits = Folder(str(tmp_path)).load()
+    assert splits.class_names == ("n01", "n02", "n03")
+    np.testing.assert_array_equal(splits.train.labels, [0, 0, 1, 1, 2, 2])
+    np.testing.assert_array_equal(splits.test.labels, [2, 0, 1, 0])
+    assert splits.test.paths[0].endswith("val_0.JPEG")
+    config = DataConfig(
+        source=Folder(str(tmp_path)),
+        image_size=128,
+        augmentation=Augmentation(random_resized_crop=True),
+    )
+    data = open_data(config)
+    assert data.task == ((128, 128, 3), 3, 6)
+    assert (data.train.memory, data.test.memory) == ("stream", "device")
+    annotation = tmp_path / "val" / "val_annotations.txt"
+    annotation.write_text("val_0.JPEG\tn99\t0\t0\t1\t1\n")
+    with pytest.raises(ValueError, match=r"class n99 of val_0.JPEG to be listed in wnids.txt"):
+        Folder(str(tmp_path)).load()
+
+
+def test_tfds_rows_are_those_of_the_data_source(tfds_dir):
+    import tensorflow_datasets as tfds
+
+    for name, shape in (("cifar10", (32, 32, 3)), ("mnist", (28, 28, 1))):
+        splits = TFDS(name, str(tfds_dir)).load()
+        assert (len(splits.train), len(splits.test)) == (
+            (50_000 if shape[2] == 3 else 60_000),
+            10_000,
+        )
+        reference = tfds.builder(name, data_dir=tfds_dir, file_format="array_record")
+        reference = reference.as_data_source("test")
+        for row in (0, 1, 2, 4999, 9999):
+            image, label = splits.test[row]
+            assert image.shape == shape
+            np.testing.assert_array_equal(image, reference[row]["image"])
+            assert label == reference[row]["label"]
+    assert splits.class_names[3] == "3"
+    assert TFDS("cifar10", str(tfds_dir)).load().class_names[0] == "airplane"
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "lengths"),
+    [("svhn_cropped", 10, (8, 4)), ("cifar100", 100, (8, 4)), ("imagenet2012", 1000, (6, 4))],
+)
+def test_tfds_by_name(tiny_tfds, name, num_classes, lengths):
+    # ImageNet's labelled held-out split is `validation`: rows 6 to 9 of the fixture.
+    splits = TFDS(name, str(tiny_tfds)).load()
+    assert splits.num_classes == len(splits.class_names) == num_classes
+    assert (len(splits.train), len(splits.test)) == lengths
+    image, label = splits.test[1]
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
+    assert label == {"svhn_cropped": 9, "cifar100": 9, "imagenet2012": 37 * 7}[name]
+    # Worker processes read from a pickled copy.
+    copy = pickle.loads(pickle.dumps(splits.test))
+    np.testing.assert_array_equal(copy[1][0], image)
+
+
+def test_imagenet_is_resized_and_cropped_to_the_centre(tiny_tfds):
+    source = TFDS("imagenet2012", str(tiny_tfds))
+    data = open_data(DataConfig(source=source, image_size=224, resize_to=256))
+    assert data.task.input_shape == (224, 224, 3)
+    raw, _ = data.test.examples[2]
+    image, _ = data.test[2]
+    height, width = raw.shape[:2]
+    assert height != width
+    scale = 256 / min(height, width)
+    size = (max(256, round(width * scale)), max(256, round(height * scale)))
+    resized = np.asarray(Image.fromarray(raw).resize(size, Image.Resampling.BILINEAR))
+    top, left = (resized.shape[0] - 224) / 2, (resized.shape[1] - 224) / 2
+    expected = resized[round(top) : round(top) + 224, round(left) : round(left) + 224]
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_unlabelled_split_is_refused(tiny_tfds):
+    source = TFDS("imagenet2012", str(tiny_tfds), test_split="test")
+    data = open_data(DataConfig(source=source, image_size=32))
+    with pytest.raises(ValueError, match=r"Expected label=-1 of image 0 of test in \[0, 1000\)"):
+        _ = data.test.arrays
+
+
+def test_missing_tfds_dataset_says_how_to_prepare_it(tmp_path, tiny_tfds):
+    with pytest.raises(ValueError) as error:
+        TFDS("cifar10", str(tmp_path)).load()
+    message = str(error.value)
+    assert "\n" not in message
+    assert "pip install 'robust_jax[tfds]'" in message
+    assert f"tfds.builder('cifar10', data_dir='{tmp_path}', file_format='array_record')" in message
+    with pytest.raises(ValueError, match="Expected name=cifar11 to be a TFDS dataset"):
+        TFDS("cifar11", str(tmp_path)).load()
+    source = dataclasses.replace(TFDS("cifar100", str(tiny_tfds)), test_split="validation")
+    with pytest.raises(ValueError, match="split validation of cifar100 among train, test"):
+        source.load()
+
+
+def test_reading_imports_no_tensorflow(tiny_tfds):
+    code = (
+        "import sys; from robust_jax.data import TFDS; "
+        f"TFDS('cifar100', {str(tiny_tfds)!r}).load().train[0]; "
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,3 +1,3 @@
-"""Defences against adversarial examples in JAX/Flax, with the attacks and evaluation they deserve."""
+"""Defences against adversarial examples, with the attacks and the evaluation they deserve."""
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 # Shapes and types of every annotated function are checked while the tests run, and only then.
 install_import_hook("robust_jax", "beartype.beartype")

@@ -1,12 +1,25 @@
 """Method: the record of pure functions that every defence is, and its configuration."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from jaxtyping import Array, Float, Key
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
 
-from robust_jax.types import Batch, Task, Variables
+from robust_jax import metrics, rng, voting
+from robust_jax.models import (
+    ActivationDtype,
+    Classifier,
+    Layers,
+    NetworkConfig,
+    Normalization,
+    ResNetConfig,
+)
+from robust_jax.types import Batch, Outputs, Task, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -68,7 +81,25 @@ class Method(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """Hyper-parameters of a defence; subclasses add theirs and build the record."""
+    """Hyper-parameters that every defence has; subclasses add theirs and build the record.
+
+    Attributes:
+        network: architecture.
+        normalization: of images, inside the model.
+        dtype: of activations; parameters, losses and logits stay float32.
+        label_smoothing: share of the target spread evenly over all classes.
+        vote: how an ensemble's members decide together; no matter for a single network.
+    """
+
+    network: NetworkConfig = ResNetConfig()
+    normalization: Normalization = Normalization()
+    dtype: ActivationDtype = "float32"
+    label_smoothing: float = 0.0
+    vote: voting.Vote = "mean_probability"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"Expected 0 <= label_smoothing={self.label_smoothing} < 1.")
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset.
@@ -79,4 +110,143 @@ class MethodConfig:
         raise TypeError(f"Expected {type(self).__name__} to define make(task).")
 
 
-Batches = Iterable[Batch]
+def classifier(config: MethodConfig, task: Task, layers: Layers) -> Classifier:
+    """Returns the configured network with these layers behind its normalisation."""
+    backbone = config.network.make(task.num_classes, layers)
+    return Classifier(backbone, config.normalization, config.dtype)
+
+
+def cross_entropy(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], label_smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy, targets smoothed over all classes."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
+    if key is None:
+        raise ValueError("Expected key=None to be a key: this method samples.")
+    return key
+
+
+class Forward(Protocol):
+    """Returns the outputs of a pass and the collections that it moved."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        *,
+        key: Key[Array, ""] | None,
+        train: bool,
+        deterministic: bool,
+    ) -> tuple[Outputs, Variables]: ...
+
+
+def forward_fn(network: nn.Module) -> Forward:
+    """Returns the pure forward pass of a network.
+
+    With `deterministic` the key is not used and may be None; without, a missing key is an error.
+    """
+
+    def forward(variables, images, *, key, train, deterministic):
+        return network.apply(
+            variables,
+            images,
+            train=train,
+            deterministic=deterministic,
+            rngs=None if deterministic else {"sample": rng.stream(_demand(key), "layers")},
+            mutable=["batch_stats"] if train else [],
+        )
+
+    return forward
+
+
+class Sampling(NamedTuple):
+    """What is random in a forward pass.
+
+    Attributes:
+        layers: the network's own random layers (activation noise, dropout, ...).
+        input_noise: standard deviation of Gaussian noise on the images, which are not clipped.
+    """
+
+    layers: bool = False
+    input_noise: float = 0.0
+
+
+def network_method(
+    network: nn.Module,
+    config: MethodConfig,
+    task: Task,
+    *,
+    training: Sampling = Sampling(),
+    prediction: Sampling = Sampling(),
+) -> Method:
+    """Returns the record of a network trained by cross-entropy: what a paper starts from.
+
+    The loss of an ensemble is the sum of its members' losses, so members train independently.
+    Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
+    mean probability), `noise_off` (the same weights without any sampling), `train` (batch
+    statistics, the randomness of training), `members` [m b c], `taps`.
+
+    Args:
+        network: a `Classifier`.
+        config: loss and vote.
+        task: the dataset's shape.
+        training: what is random in the loss and the `train` view.
+        prediction: what is random in the prediction and the `deployed` view.
+    """
+    forward = forward_fn(network)
+
+    def run(variables, images, *, key, train, sampling):
+        if sampling.input_noise:
+            noise_key = rng.stream(_demand(key), "input_noise")
+            noise = jax.random.normal(noise_key, images.shape, images.dtype)
+            images = images + sampling.input_noise * noise
+        return forward(variables, images, key=key, train=train, deterministic=not sampling.layers)
+
+    def init(*, key):
+        images = jnp.zeros((1, *task.input_shape), jnp.float32)
+        # Shapes do not depend on sampling, so no second key is asked for.
+        variables = network.init(key, images, train=False, deterministic=True)
+        return dict(variables)
+
+    def loss(variables, batch, *, key, step):
+        del step
+        outputs, collections = run(variables, batch.image, key=key, train=True, sampling=training)
+        member_losses = jax.vmap(
+            lambda logits: cross_entropy(logits, batch.label, config.label_smoothing)
+        )(outputs.member_logits)
+        value = jnp.sum(member_losses)
+        found = {"accuracy": metrics.accuracy(outputs.logits, batch.label)}
+        return value, (collections, found)
+
+    def output(variables, images, key, sampling=prediction):
+        return run(variables, images, key=key, train=False, sampling=sampling)[0]
+
+    def deployed(variables, images, *, key):
+        return voting.logits(output(variables, images, key).member_logits, config.vote)
+
+    def noise_off(variables, images, *, key=None):
+        del key
+        outputs = output(variables, images, None, Sampling())
+        return voting.logits(outputs.member_logits, config.vote)
+
+    def train_view(variables, images, *, key):
+        outputs, _ = run(variables, images, key=key, train=True, sampling=training)
+        return voting.logits(outputs.member_logits, config.vote)
+
+    def predict(variables, images, *, key=None):
+        return voting.scores(output(variables, images, key).member_logits, config.vote)
+
+    views = {
+        "deployed": deployed,
+        "noise_off": noise_off,
+        "train": train_view,
+        "members": lambda variables, images, *, key: output(variables, images, key).member_logits,
+        "taps": lambda variables, images, *, key: output(variables, images, key).taps,
+    }
+    return Method(init, loss, predict, views, stochastic=prediction != Sampling())

@@ -1,0 +1,108 @@
+"""Evaluates a checkpoint: python evaluate.py --checkpoint DIR [--config configs/eval/X.py].
+
+Attacks it, judges by its deployed rule, prints a table, and writes records/ (a line per example
+and attack) and summary.json. An evaluation that was stopped goes on where it was.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import tyro
+from jax.sharding import Mesh
+
+from robust_jax import checkpoints, config, evaluation, interrupt, logging, serialization, sharding
+from robust_jax.config import Evaluation
+from robust_jax.data import Data, open_data
+from robust_jax.sharding import RuntimeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of evaluate.py.
+
+    Attributes:
+        checkpoint: work directory of a run, or of an imported checkpoint.
+        config: evaluation to run, a file of configs/eval; None for the one that the checkpoint's
+            own configuration names.
+        step: which checkpoint; None for the best.
+        out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP.
+        data_dir: where the dataset lies on this machine; None for the place that training used.
+        split: another split than the evaluation names.
+        num_examples: fewer examples than the evaluation names.
+        batch_size: another global batch size than the evaluation names.
+        runtime: devices and progress.
+    """
+
+    checkpoint: pathlib.Path
+    config: str | None = None
+    step: int | None = None
+    out: pathlib.Path | None = None
+    data_dir: str | None = None
+    split: str | None = None
+    num_examples: int | None = None
+    batch_size: int | None = None
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def main(arguments: Arguments) -> None:
+    """Evaluates the checkpoint as the arguments say."""
+    sharding.start_processes(arguments.runtime)
+    mesh = sharding.make_mesh(arguments.runtime.num_devices)
+    checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
+    wanted = checkpoint.config.evaluation
+    if arguments.config is not None:
+        wanted = config.load_evaluation(arguments.config)
+    named = {name: getattr(arguments, name) for name in ("split", "num_examples", "batch_size")}
+    wanted = serialization.check(
+        dataclasses.replace(wanted, **{k: v for k, v in named.items() if v is not None})
+    )
+    data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
+    name = "default" if arguments.config is None else pathlib.Path(arguments.config).stem
+    run(
+        checkpoint, wanted, mesh, data=data, progress=arguments.runtime.progress,
+        out=arguments.out or arguments.checkpoint / "evaluations" / f"{name}-{checkpoint.step}",
+    )  # fmt: skip
+
+
+def run(
+    checkpoint: checkpoints.Checkpoint,
+    wanted: Evaluation,
+    mesh: Mesh,
+    *,
+    data: Data,
+    out: pathlib.Path,
+    progress: bool = True,
+) -> None:
+    """Runs an evaluation of a restored checkpoint; prints the table, writes the summary."""
+    method = checkpoint.config.method.make(checkpoint.task)
+    evaluator = evaluation.make_evaluator(method, wanted, mesh)
+    split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
+    evaluation.check_data(data, checkpoint.task, split)
+    description = {
+        "name": checkpoint.config.name,
+        "step": checkpoint.step,
+        "evaluation": serialization.to_json(wanted),
+    }
+    evaluation.claim(out, description)
+    with logging.progress_bar(enabled=progress) as bar:
+        tasks = {
+            name: bar.add_task(name, total=None, status="", visible=False)
+            for name in evaluator.steps
+        }
+        records = evaluation.evaluate(
+            evaluator, method, checkpoint.variables, split, directory=out,
+            on_batch=lambda name, done, total: bar.update(
+                tasks[name], completed=done, total=total, visible=True
+            ),
+        )  # fmt: skip
+    summary = evaluation.summarize(records, evaluation.wall_seconds(out))
+    (out / "summary.json").write_text(json.dumps(summary, indent=2))
+    title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
+    logging.print_summary(title, summary, evaluation.describe(wanted))
+    logging.say(f"Records and summary in {out}")
+
+
+if __name__ == "__main__":
+    with interrupt.one_line_errors():
+        main(tyro.cli(Arguments, description=__doc__))

@@ -1,0 +1,288 @@
+"""Checkpoints: orbax behind one file.
+
+A work directory holds `checkpoints/STEP/`, each with the items `model` (the variables that are
+deployed), `optimizer` (what a resumed run needs besides) and `meta` (configuration, task, package
+version). The last and the best are kept. A save is written beside the others and renamed when it
+is whole, so one that is interrupted never costs the previous one.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+import robust_jax
+from robust_jax import serialization
+from robust_jax.config import MAY_CHANGE, Config
+from robust_jax.sharding import replicated
+from robust_jax.types import Task, Variables
+
+FORMAT = 1
+"""Version of the layout; raised when an older package could not read a newer checkpoint."""
+
+
+class Checkpoint(NamedTuple):
+    """A restored checkpoint.
+
+    Attributes:
+        config: the experiment that made it.
+        task: the dataset's shape, as the network was built for it.
+        class_names: names of the classes, in label order.
+        step: training step.
+        metrics: validation metrics when it was saved; empty where none were measured.
+        variables: what is deployed, replicated over the mesh.
+    """
+
+    config: Config
+    task: Task
+    class_names: tuple[str, ...]
+    step: int
+    metrics: dict[str, float]
+    variables: Variables
+
+
+def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.CheckpointManager:
+    """Returns orbax's manager of a work directory, which keeps the last and the best checkpoint.
+
+    Args:
+        workdir: the run's directory.
+        best_by: metric whose largest value is the best.
+    """
+    policy = preservation_policy.AnyPreservationPolicy(
+        [
+            preservation_policy.LatestN(1),
+            preservation_policy.BestN(
+                get_metric_fn=lambda metrics: metrics[best_by],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=lambda metrics: metrics[best_by],
+        cleanup_tmp_directories=True,
+        # The step donates its state: a save must have read it before training goes on.
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager(_root(workdir), options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    *,
+    model: Variables,
+    optimizer: Any,
+    config: Config,
+    task: Task,
+    class_names: tuple[str, ...],
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a checkpoint; an existing one of the same step is left as it is.
+
+    Args:
+        manager: from `open_manager`.
+        step: training step.
+        model: variables to deploy.
+        optimizer: tree of arrays that a resumed run needs besides; None for none.
+        config: the experiment.
+        task: the task that the method was made for.
+        class_names: names of the classes.
+        metrics: validation metrics; None where none were measured.
+    """
+    if step in manager.all_steps():
+        return
+    meta = {
+        "format": FORMAT,
+        "version": robust_jax.__version__,
+        "config": serialization.to_json(config),
+        "task": task._asdict(),
+        "class_names": class_names,
+        "metrics": dict(metrics or {}),
+    }
+    items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
+    if optimizer is not None:
+        items["optimizer"] = ocp.args.StandardSave(optimizer)
+    manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None)
+    manager.wait_until_finished()
+
+
+def save_model(
+    workdir: str | pathlib.Path,
+    variables: Variables,
+    *,
+    config: Config,
+    task: Task,
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Writes variables that no run of train.py made as the checkpoint of a new work directory.
+
+    Raises:
+        ValueError: the directory holds checkpoints already.
+    """
+    if _steps(workdir):
+        raise ValueError(f"Expected out={str(workdir)!r} to hold no checkpoints yet.")
+    with open_manager(workdir, best_by="accuracy") as manager:
+        save(
+            manager, 0, model=variables, optimizer=None, config=config, task=task,
+            class_names=class_names,
+        )  # fmt: skip
+
+
+def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) -> Checkpoint:
+    """Returns a checkpoint, its variables on the mesh, whatever devices wrote it.
+
+    Args:
+        workdir: directory of a run or of an import.
+        mesh: devices to restore to.
+        step: which checkpoint; None for the best, or the last where no metric was measured.
+
+    Raises:
+        ValueError: the directory holds no checkpoint, or one that is damaged, of a newer
+            format, or of another architecture than its configuration describes.
+    """
+    steps = _steps(workdir)
+    if not steps:
+        raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
+    if step is not None and step not in steps:
+        raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
+    metas = {each: _read_meta(workdir, each) for each in steps}
+    if step is None:
+        step = max(steps, key=lambda each: (_best_value(metas[each]), each))
+    meta = metas[step]
+    config = serialization.from_json(Config, meta["config"])
+    task = Task(
+        tuple(meta["task"]["input_shape"]), meta["task"]["num_classes"], meta["task"]["num_train"]
+    )
+    variables = _read_model(workdir, step, mesh)
+    expected = jax.eval_shape(config.method.make(task).init, key=jax.random.key(0))
+    check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
+    return Checkpoint(
+        config, task, tuple(meta["class_names"]), step, dict(meta["metrics"]), variables
+    )
+
+
+def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`."""
+    args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
+    return _readable(lambda: manager.restore(step, args=args), manager.directory, step).optimizer
+
+
+def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
+    """Returns the step of the last checkpoint of a work directory, None where there is none.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration; names the fields that
+            differ (`runtime` and `evaluation` may).
+    """
+    steps = _steps(workdir)
+    if not steps:
+        return None
+    saved, wanted = _read_meta(workdir, steps[-1])["config"], serialization.to_json(config)
+    for section in MAY_CHANGE:
+        saved.pop(section, None)
+        wanted.pop(section)
+    lines = serialization.differences(saved, json.loads(json.dumps(wanted)))
+    if lines:
+        raise ValueError(
+            f"Expected workdir={str(workdir)!r} to be new or to hold this configuration; it has "
+            + "; ".join(lines)
+            + "."
+        )
+    return steps[-1]
+
+
+def check_architecture(variables: Variables, expected: Variables, *, name: str) -> None:
+    """Checks that every expected array is there with its shape; fitted extras may stand beside.
+
+    Raises:
+        ValueError: names the first array that is missing, foreign, or of another shape.
+    """
+    have = {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(variables)}
+    want = {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(expected)}
+    for path, value in want.items():
+        if path not in have:
+            raise ValueError(f"Expected {name} to hold {path}{value.shape} (another architecture).")
+        if have[path].shape != value.shape:
+            raise ValueError(
+                f"Expected {name}{path}{have[path].shape} to have shape {value.shape} "
+                "(another architecture)."
+            )
+    collections = {path.split("]")[0] for path in want}
+    for path in have:
+        if path not in want and path.split("]")[0] in collections:
+            raise ValueError(f"Expected {name} not to hold {path} (another architecture).")
+
+
+def _root(workdir: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(workdir).resolve() / "checkpoints"
+
+
+def _steps(workdir: str | pathlib.Path) -> list[int]:
+    root = _root(workdir)
+    if not root.is_dir():
+        return []
+    # Unfinished saves carry a suffix, so a name of digits is a finished one.
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+
+
+def _best_value(meta: Mapping[str, Any]) -> float:
+    best_by = meta["config"]["training"]["best_by"]
+    return meta["metrics"].get(best_by, -1.0)
+
+
+def _readable(read: Any, directory: Any, step: int) -> Any:
+    """Returns `read()`, any failure of it as one line that names the checkpoint."""
+    try:
+        return read()
+    except Exception as error:  # orbax and tensorstore raise every kind
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"Expected checkpoint {str(directory)!r}, step {step}, to be whole and written by "
+            f"robust_jax: {reason[0][:200]}"
+        ) from error
+
+
+def _reader(workdir: str | pathlib.Path) -> ocp.CheckpointManager:
+    handlers = {
+        "model": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(_root(workdir), options=options, item_handlers=handlers)
+
+
+def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        with _reader(workdir) as manager:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = manager.restore(step, args=args).meta
+        if meta["format"] > FORMAT:
+            raise ValueError(f"format={meta['format']} is newer than {FORMAT}: upgrade robust_jax")
+        return {key: meta[key] for key in ("config", "task", "class_names", "metrics")}
+
+    return _readable(read, workdir, step)
+
+
+def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:
+    def read() -> Variables:
+        with _reader(workdir) as manager:
+            saved = manager.item_metadata(step).model
+            # The saved sharding names the devices that wrote it; these may be others.
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=replicated(mesh)
+                ),
+                dict(saved),
+            )
+            args = ocp.args.Composite(model=ocp.args.StandardRestore(abstract))
+            return manager.restore(step, args=args).model
+
+    return _readable(read, workdir, step)

@@ -1,0 +1,252 @@
+"""Experiment configurations: what configs/*.py return, train.py runs and a checkpoint keeps."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+import types
+from typing import Literal
+
+from robust_jax import serialization
+from robust_jax.attacks import Attack
+from robust_jax.data import DataConfig
+from robust_jax.methods import MethodConfig
+from robust_jax.optimizers import OptimizerConfig
+from robust_jax.sharding import RuntimeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one batch size and one image size.
+
+    Attributes:
+        epochs: passes over the training split; may be a fraction.
+        batch_size: global batch size, over all devices and hosts.
+        image_size: side that training images are resized to; None for the dataset's own.
+    """
+
+    epochs: float
+    batch_size: int = 128
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise ValueError(f"Expected epochs={self.epochs} > 0.")
+        if self.batch_size < 1:
+            raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialTraining:
+    """Training on adversarial examples made inside the step (Madry et al., 2018).
+
+    Attributes:
+        attack: makes the examples.
+        view: the method's view that it attacks. "train" normalises by the batch's statistics
+            (the network as it is being trained, as Rice et al., 2020), "deployed" by the running
+            ones; neither attack moves them. The loss that follows uses and moves the statistics
+            of the adversarial batch.
+    """
+
+    attack: Attack
+    view: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long a run trains, on what, and which of its checkpoints is the best.
+
+    Attributes:
+        phases: run one after another.
+        adversarial: adversarial examples in the step; None for clean training.
+        init_from: work directory or checkpoint whose variables the run starts from.
+        ema_decay: decay of the exponential moving average of the variables, which is then what
+            is validated and deployed; None for none.
+        max_steps: end of the run, should it come before the phases' (schedules keep their length).
+        validate_every: epochs between two validations; a checkpoint is saved at each.
+        best_by: validation metric of the best checkpoint: "accuracy", or "robust_accuracy" under
+            `validation_attack`.
+        validation_attack: attack on the validation split (view "deployed").
+        validation_examples: how many validation examples it attacks; None for all.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(epochs=1.0),)
+    adversarial: AdversarialTraining | None = None
+    init_from: str | None = None
+    ema_decay: float | None = None
+    max_steps: int | None = None
+    validate_every: float = 1.0
+    best_by: Literal["accuracy", "robust_accuracy"] = "accuracy"
+    validation_attack: Attack | None = None
+    validation_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("Expected phases=() to have at least one phase.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"Expected 0 < ema_decay={self.ema_decay} < 1.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"Expected max_steps={self.max_steps} >= 1.")
+        if self.validate_every <= 0:
+            raise ValueError(f"Expected validate_every={self.validate_every} > 0.")
+        if self.best_by == "robust_accuracy" and self.validation_attack is None:
+            raise ValueError("Expected validation_attack=None to be an attack, for best_by.")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRun:
+    """An attack of an evaluation and what it is aimed at.
+
+    Attributes:
+        attack: the attack.
+        view: the method's view that it differentiates or queries.
+        eot_samples: draws averaged at every call of the view (expectation over transformation,
+            Athalye et al., 2018); 1 for a single draw.
+    """
+
+    attack: Attack
+    view: str = "deployed"
+    eot_samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.eot_samples < 1:
+            raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What evaluate.py measures on a checkpoint.
+
+    Attributes:
+        attacks: by the name that tables print.
+        split: "test", "validation" or "train".
+        num_examples: the first n examples of the split; None for all.
+        batch_size: global batch size; the last batch is padded and masked.
+        attack_labels: labels the attacks move away from: the "true" ones, or those "predicted" on
+            the clean image, as CleverHans and ART do by default.
+        skip_misclassified: leave images that are already wrong to themselves: they count as not
+            robust, and are not attacked. Never in transfer evaluations.
+        judge: rule of a stochastic method's decisions. "honest": the mean of `num_draws` fresh
+            predictions, drawn with keys that no attack saw. "paper": one fresh prediction. "fixed":
+            the mean of `num_draws` predictions under keys fixed for the whole evaluation (an
+            averaged predictor, deterministic). A deterministic method has one prediction whichever.
+        num_draws: predictions averaged by "honest" and "fixed".
+        seed: root of the evaluation's random keys.
+    """
+
+    attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)
+    split: Literal["test", "validation", "train"] = "test"
+    num_examples: int | None = None
+    batch_size: int = 256
+    attack_labels: Literal["true", "predicted"] = "true"
+    skip_misclassified: bool = True
+    judge: Literal["honest", "paper", "fixed"] = "honest"
+    num_draws: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Attributes:
+        name: names the default work directory, runs/NAME.
+        data: dataset, splits and augmentation.
+        method: defence and network.
+        optimizer: optimizer and learning-rate schedule.
+        training: phases, adversarial examples in the step, selection of the best checkpoint.
+        evaluation: what train.py prints at its end and evaluate.py runs by default.
+        seed: root of every random key of the training run.
+        runtime: devices and logging; may change between runs of one work directory, as
+            `evaluation` may.
+    """
+
+    name: str
+    data: DataConfig
+    method: MethodConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    seed: int = 0
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+MAY_CHANGE = ("runtime", "evaluation")
+"""Sections of a Config that may differ when a work directory is resumed."""
+
+
+def load(spec: str) -> Config:
+    """Returns the configuration of a file: `configs/kap_cifar10.py` or `...py:sigma0.2`.
+
+    The file defines `get_config(variant="default") -> Config` and `VARIANTS`.
+
+    Raises:
+        ValueError: no such file, or no such variant in it.
+    """
+    module, variant = load_module(spec)
+    config = module.get_config(variant)
+    if not isinstance(config, Config):
+        raise ValueError(f"Expected {spec!r} to give a Config (evaluations go to evaluate.py).")
+    return serialization.check(config)
+
+
+def load_evaluation(spec: str) -> Evaluation:
+    """Returns the evaluation of a file of configs/eval: `get_config(variant) -> Evaluation`.
+
+    Raises:
+        ValueError: no such file, or no such variant in it.
+    """
+    module, variant = load_module(spec)
+    evaluation = module.get_config(variant)
+    if not isinstance(evaluation, Evaluation):
+        raise ValueError(f"Expected {spec!r} to give an Evaluation (a Config goes to train.py).")
+    return serialization.check(evaluation)
+
+
+def with_data_dir(data: DataConfig, data_dir: str | None) -> DataConfig:
+    """Returns the data configuration with its dataset at another place; None changes nothing.
+
+    Raises:
+        ValueError: the source has no place.
+    """
+    if data_dir is None:
+        return data
+    fields = {field.name for field in dataclasses.fields(data.source)}
+    if "data_dir" not in fields:
+        kind = type(data.source).__name__
+        raise ValueError(f"Expected data_dir={data_dir!r} to be None: {kind} has no data_dir.")
+    return dataclasses.replace(data, source=dataclasses.replace(data.source, data_dir=data_dir))
+
+
+def load_module(spec: str) -> tuple[types.ModuleType, str]:
+    """Returns the module of a config file and the variant that `spec` names.
+
+    Raises:
+        ValueError: no such file, or no such variant in it.
+    """
+    file, _, variant = spec.partition(".py:")
+    path = pathlib.Path(file if file.endswith(".py") else file + ".py")
+    variant = variant or "default"
+    if not path.is_file():
+        raise ValueError(f"Expected config={str(path)!r} to be a file.")
+    module_spec = importlib.util.spec_from_file_location(f"robust_jax_config_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    # Config files of a folder share helpers by importing one another.
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    if variant not in module.VARIANTS:
+        raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
+    return module, variant

@@ -1,0 +1,136 @@
+"""What a run prints and writes: progress bar, metrics.jsonl, TensorBoard, tables."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+import rich.table
+from tensorboardX import SummaryWriter
+
+console = rich.console.Console(stderr=False)
+
+
+class MetricWriter:
+    """Appends metrics to metrics.jsonl and TensorBoard, from process 0 alone.
+
+    Lines of steps that the run is about to take again (after it was stopped between two
+    checkpoints) are dropped, so each step has one line.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, start: int) -> None:
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "metrics.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
+            path.write_text("".join(line + "\n" for line in lines))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            self._file.close()
+            self._board.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one line of metrics."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+
+def _step(line: str) -> float:
+    """Returns the step of a line; a line that a crash cut short counts as one to drop."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")
+
+
+class Rate:
+    """Images per second between two readings."""
+
+    def __init__(self) -> None:
+        self._time, self._images = time.perf_counter(), 0
+
+    def add(self, num_images: int) -> None:
+        """Counts images."""
+        self._images += num_images
+
+    def read(self) -> float:
+        """Returns the rate since the last reading."""
+        now = time.perf_counter()
+        rate = self._images / max(now - self._time, 1e-9)
+        self._time, self._images = now, 0
+        return rate
+
+
+def progress_bar(*, enabled: bool) -> rich.progress.Progress:
+    """Returns the bar of a run: what, how far, time left, and a line of metrics."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"),
+        console=console,
+        disable=not enabled or jax.process_index() != 0,
+        refresh_per_second=4,
+    )
+
+
+def status(metrics: Mapping[str, float]) -> str:
+    """Returns the text beside the bar."""
+    return (
+        f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}  "
+        f"{metrics['images_per_second']:.0f} images/s"
+    )
+
+
+def say(text: str) -> None:
+    """Prints a line, from process 0 alone."""
+    if jax.process_index() == 0:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> None:
+    """Prints the table of an evaluation, from process 0 alone.
+
+    Args:
+        title: heading.
+        summary: from `evaluation.summarize`.
+        descriptions: what each attack is, by its name.
+    """
+    if jax.process_index() != 0:
+        return
+    table = rich.table.Table(title=title, title_justify="left")
+    for heading in ("attack", "accuracy", "95 % interval", "what"):
+        table.add_column(heading)
+    intervals = summary["intervals"]
+
+    def row(name: str, value: float, bounds: list[float], what: str) -> None:
+        low, high = (f"{100 * bound:.2f}" for bound in bounds)
+        table.add_row(name, f"{100 * value:.2f} %", f"{low} .. {high}", what)
+
+    row("clean", summary["clean_accuracy"], intervals["clean_accuracy"], "")
+    for name, value in summary["robust_accuracy"].items():
+        row(name, value, intervals["robust_accuracy"][name], descriptions.get(name, ""))
+    if len(summary["robust_accuracy"]) > 1:
+        worst = summary["worst_case_accuracy"], intervals["worst_case_accuracy"]
+        row("worst case", *worst, "right clean and under every attack")
+    console.print(table)
+    console.print(
+        f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s", highlight=False
+    )

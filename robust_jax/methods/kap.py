@@ -1,0 +1,293 @@
+"""Kernel average pooling (KAP) with activation noise.
+
+Bashivan et al., "Learning Robust Kernel Ensembles with
+Kernel Average Pooling", arXiv 2210.00062, 2022.
+
+The channels of a convolution are arranged on a grid; KAP replaces each by the mean of its
+neighbours there (equations 2 and 10, algorithm 1), so that neighbouring kernels come to do the
+same work, a small ensemble each. Gaussian noise follows every pool. There are no parameters.
+
+Where the paper and the authors' code leave a choice, the first named is the default:
+
+* the mean is over the grid cells that exist (code; `count_include_pad=True` is the paper's 1/K^2);
+* channels that do not form a square lie on the grid of closest factors, rows <= columns (code);
+* stride > 1 shrinks the channel count (small CNNs of the code), or `restore_channels` puts the
+  pooled grid in the middle of a zero grid of the old size (CIFAR ResNets of the code);
+* an even kernel with stride 1 is padded by one more cell at the end, so that the count is kept
+  (neither says; the code's symmetric padding loses a row and a column);
+* `order="conv_pool"` is the code's CIFAR block (convolution, pool, noise, BatchNorm, ReLU),
+  `order="conv_norm_pool"` its ImageNet block, with BatchNorm before the pool as well;
+* noise is on in training and in deployment (code); statistics of BatchNorm are those gathered with
+  noise, also when the noise is off, unless `noise_off_statistics="reestimated"`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
+from robust_jax.models import default_layers
+from robust_jax.models.layers import Conv
+from robust_jax.models.noise import gaussian
+from robust_jax.types import Batch, Task, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPool:
+    """Pooling over neighbouring channels.
+
+    Attributes:
+        kind: "average" (KAP) or "max" (kernel max pooling, the paper's control).
+        kernel_size: K, cells of the window along each axis of the grid.
+        stride: S.
+        dimensions: 2 for a grid of channels (algorithm 1), 1 for a line (equation 2).
+        grids: (rows, columns) of each channel count that occurs; empty for closest factors.
+        count_include_pad: divide by K^2 everywhere, as if cells outside the grid were zeros.
+        restore_channels: for stride > 1, zeros around the pooled grid keep the channel count.
+    """
+
+    kind: Literal["average", "max"] = "average"
+    kernel_size: int = 3
+    stride: int = 1
+    dimensions: Literal[1, 2] = 2
+    grids: tuple[tuple[int, int], ...] = ()
+    count_include_pad: bool = False
+    restore_channels: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("kernel_size", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if self.dimensions == 1 and self.grids:
+            raise ValueError(f"Expected grids={self.grids} to be empty with dimensions=1.")
+
+    def grid(self, num_channels: int) -> tuple[int, int]:
+        """Returns rows and columns of the grid; channel c lies at row c // columns.
+
+        Raises:
+            ValueError: no given grid holds that many channels, or the window is larger.
+        """
+        if self.dimensions == 1:
+            rows, columns = 1, num_channels
+        elif self.grids:
+            found = [grid for grid in self.grids if grid[0] * grid[1] == num_channels]
+            if not found:
+                raise ValueError(
+                    f"Expected grids={self.grids} to have one of the {num_channels} channels."
+                )
+            rows, columns = found[0]
+        else:
+            rows = max(r for r in range(1, math.isqrt(num_channels) + 1) if num_channels % r == 0)
+            columns = num_channels // rows
+        smallest = columns if self.dimensions == 1 else min(rows, columns)
+        if self.kernel_size > smallest:
+            raise ValueError(
+                f"Expected kernel_size={self.kernel_size} <= {smallest}, the shorter side of the "
+                f"{rows} x {columns} grid of {num_channels} channels."
+            )
+        return rows, columns
+
+    def __call__(self, x: Float[Array, "*b k"]) -> Float[Array, "*b out"]:
+        """Returns x pooled along its last axis; every other axis is left alone.
+
+        The window is a sum of K shifted slices along each axis of the grid in turn, which XLA
+        fuses into one pass: no gather, no K x K copies.
+        """
+        rows, columns = self.grid(x.shape[-1])
+        grid = x.reshape((*x.shape[:-1], rows, columns))
+        axes = (grid.ndim - 1,) if self.dimensions == 1 else (grid.ndim - 2, grid.ndim - 1)
+        combine = jnp.add if self.kind == "average" else jnp.maximum
+        outside = 0.0 if self.kind == "average" else -jnp.inf
+        for axis in axes:
+            grid = self._slide(grid, axis, combine, outside)
+        if self.kind == "average":
+            grid = grid / self._counts(rows, columns, grid.ndim).astype(grid.dtype)
+        if self.restore_channels:
+            grid = self._restore(grid, rows, columns)
+        return grid.reshape((*x.shape[:-1], -1))
+
+    def _padding(self) -> tuple[int, int]:
+        low = (self.kernel_size - 1) // 2
+        return low, self.kernel_size - 1 - low if self.stride == 1 else low
+
+    def _slide(self, grid: Array, axis: int, combine: Callable[..., Array], outside: float):
+        low, high = self._padding()
+        padding = [(0, 0, 0)] * grid.ndim
+        padding[axis] = (low, high, 0)
+        padded = lax.pad(grid, jnp.asarray(outside, grid.dtype), padding)
+        num_out = (padded.shape[axis] - self.kernel_size) // self.stride + 1
+        span = (num_out - 1) * self.stride + 1
+        return functools.reduce(
+            combine,
+            [
+                lax.slice_in_dim(padded, start, start + span, self.stride, axis)
+                for start in range(self.kernel_size)
+            ],
+        )
+
+    def _counts(self, rows: int, columns: int, ndim: int) -> np.ndarray:
+        if self.count_include_pad:
+            return np.full((1,) * ndim, float(self.kernel_size**self.dimensions))
+        low, high = self._padding()
+
+        def along(length: int) -> np.ndarray:
+            starts = np.arange(-low, length + high - self.kernel_size + 1, self.stride)
+            ends = np.minimum(starts + self.kernel_size, length)
+            return (ends - np.maximum(starts, 0)).astype(np.float64)
+
+        row_counts = along(rows) if self.dimensions == 2 else np.ones(1)
+        counts = row_counts[:, None] * along(columns)[None, :]
+        return counts.reshape((1,) * (ndim - 2) + counts.shape)
+
+    def _restore(self, grid: Array, rows: int, columns: int) -> Array:
+        missing = (rows - grid.shape[-2], columns - grid.shape[-1])
+        if missing[0] % 2 or missing[1] % 2:
+            raise ValueError(
+                f"Expected restore_channels=True to have an even margin around "
+                f"{grid.shape[-2]} x {grid.shape[-1]} in {rows} x {columns}."
+            )
+        margins = [(0, 0, 0)] * (grid.ndim - 2) + [(m // 2, m // 2, 0) for m in missing]
+        return lax.pad(grid, jnp.zeros((), grid.dtype), margins)
+
+
+class NoisyPooledConv(Conv):
+    """Convolution, kernel pooling, activation noise; with `inner_norm` BatchNorm before the pool.
+
+    The parameters are those of `Conv`, so weights move between pooled and plain networks.
+    """
+
+    pool: KernelPool | None = None
+    sigma: float = 0.0
+    inner_norm: Callable[..., Any] | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "b out_h out_w out"]:
+        """Returns the pooled activations, with noise unless `deterministic`."""
+        kernel, bias = self.weights(x.shape[-1])
+        pool = self.pool or (lambda values: values)
+        linear = self.inner_norm is None and (self.pool is None or self.pool.kind == "average")
+        if linear:
+            # Equation 3: the mean of convolutions is the convolution by the mean kernel, at the
+            # cost of pooling the weights.
+            bias = bias if bias is None else pool(bias)
+            x = self.convolve(x, pool(kernel), bias)
+        else:
+            x = self.convolve(x, kernel, bias)
+            if self.inner_norm is not None:
+                norm = self.inner_norm(framework=self.framework, name="inner_norm")
+                x = norm(x, train=train, deterministic=deterministic)
+            x = pool(x)
+        if self.sigma and not deterministic:
+            x = x + self.sigma * gaussian(self.make_rng("sample"), x.shape, x.dtype)
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class KAP(MethodConfig):
+    """A network with kernel pooling and activation noise after its convolutions.
+
+    Views: those of `network_method`; `deployed` has the noise of deployment, `noise_off` none.
+
+    Attributes:
+        pool: the kernel pooling; None is the paper's NT(sigma), the noise alone.
+        order: "conv_pool" (CIFAR) or "conv_norm_pool" (TinyImageNet, ImageNet; with pool=None
+            both are convolution, noise).
+        pooled: names of the convolutions that are pooled and noised; empty for all.
+        sigma: standard deviation of the activation noise.
+        noise_in_training: activation noise on in the loss?
+        noise_in_prediction: activation noise on in the deployed prediction?
+        input_sigma: standard deviation of Gaussian noise on the images.
+        input_noise_in_training: input noise on in the loss?
+        input_noise_in_prediction: input noise on in the deployed prediction?
+        noise_off_statistics: BatchNorm statistics of the `noise_off` view: those of "training",
+            or "reestimated" by `fit` without noise.
+    """
+
+    pool: KernelPool | None = KernelPool()
+    order: Literal["conv_pool", "conv_norm_pool"] = "conv_pool"
+    pooled: tuple[str, ...] = ()
+    sigma: float = 0.1
+    noise_in_training: bool = True
+    noise_in_prediction: bool = True
+    input_sigma: float = 0.0
+    input_noise_in_training: bool = True
+    input_noise_in_prediction: bool = True
+    noise_off_statistics: Literal["training", "reestimated"] = "training"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sigma", "input_sigma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset.
+
+        Raises:
+            ValueError: at the first trace, where a layer's channels do not fit the pool.
+        """
+        layers = default_layers()
+        inner_norm = layers.norm if self.order == "conv_norm_pool" and self.pool else None
+
+        def conv(*, name: str, **arguments: Any) -> nn.Module:
+            if self.pooled and name not in self.pooled:
+                return layers.conv(name=name, **arguments)
+            return NoisyPooledConv(
+                name=name, pool=self.pool, sigma=self.sigma, inner_norm=inner_norm, **arguments
+            )
+
+        network = classifier(self, task, layers._replace(conv=conv))
+        method = network_method(
+            network,
+            self,
+            task,
+            training=Sampling(
+                layers=self.sigma > 0 and self.noise_in_training,
+                input_noise=self.input_sigma if self.input_noise_in_training else 0.0,
+            ),
+            prediction=Sampling(
+                layers=self.sigma > 0 and self.noise_in_prediction,
+                input_noise=self.input_sigma if self.input_noise_in_prediction else 0.0,
+            ),
+        )
+        if self.noise_off_statistics == "training":
+            return method
+        return _with_reestimated_statistics(method, network)
+
+
+def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
+    """Returns the method with a `fit` that gathers BatchNorm statistics without noise."""
+
+    @jax.jit
+    def gather(variables, images):
+        _, moved = network.apply(
+            variables, images, train=True, deterministic=True, mutable=["batch_stats"]
+        )
+        return {**variables, **moved}
+
+    def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
+        del key
+        gathered = {name: value for name, value in variables.items() if name != "fitted"}
+        for batch in batches:
+            if bool(jnp.all(batch.mask)):  # padding rows would enter the statistics
+                gathered = gather(gathered, batch.image)
+        return {**variables, "fitted": {"batch_stats": gathered["batch_stats"]}}
+
+    def noise_off(variables, images, *, key=None):
+        if "fitted" not in variables:
+            raise ValueError("Expected variables to hold 'fitted': call fit(...) first.")
+        fitted = {**variables, **variables["fitted"]}
+        return method.views["noise_off"](fitted, images, key=key)
+
+    return method._replace(fit=fit, views={**method.views, "noise_off": noise_off})

@@ -1,0 +1,144 @@
+"""Optimizers and learning-rate schedules: optax, with weight decay as the papers' frameworks do."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from robust_jax.types import Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Constant factor on the learning rate; subclasses vary it. Epochs count the whole run."""
+
+    def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
+        """Returns the factor as a function of the step.
+
+        Args:
+            step_at: the first step of an epoch (phases may change the batch size).
+            num_epochs: length of the run.
+        """
+        del step_at, num_epochs
+        return optax.constant_schedule(1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiStep(Schedule):
+    """Multiplies by `factor` at each of `epochs` (PyTorch's MultiStepLR)."""
+
+    epochs: tuple[float, ...] = ()
+    factor: float = 0.1
+
+    def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
+        """Returns the factor as a function of the step."""
+        boundaries = {step_at(epoch): self.factor for epoch in self.epochs if epoch < num_epochs}
+        return optax.piecewise_constant_schedule(1.0, boundaries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to `final` over the run, after `warmup` epochs of linear growth."""
+
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
+        """Returns the factor as a function of the step."""
+        end = max(step_at(num_epochs), 1)
+        warmup = step_at(self.warmup)
+        if warmup == 0:
+            return optax.cosine_decay_schedule(1.0, end, alpha=self.final)
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, end, end_value=self.final)
+
+
+@dataclasses.dataclass(frozen=True)
+class PiecewiseLinear(Schedule):
+    """Linear between `factors` at `epochs`: cyclic rates, warm-up, Fast-AT's phases."""
+
+    epochs: tuple[float, ...] = (0.0, 1.0)
+    factors: tuple[float, ...] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.epochs) != len(self.factors) or list(self.epochs) != sorted(self.epochs):
+            raise ValueError(
+                f"Expected epochs={self.epochs} to ascend, one for each of factors={self.factors}."
+            )
+
+    def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
+        """Returns the factor as a function of the step."""
+        steps = jnp.asarray([step_at(epoch) for epoch in self.epochs], jnp.float32)
+        factors = jnp.asarray(self.factors, jnp.float32)
+        return lambda step: jnp.interp(jnp.asarray(step, jnp.float32), steps, factors)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer of a run.
+
+    Attributes:
+        name: "sgd" (with `momentum`), "adam" or "adamw".
+        learning_rate: base rate, multiplied by the schedule's factor.
+        momentum: of SGD, PyTorch's form: v = momentum v + g; p = p - rate v.
+        nesterov: Nesterov's momentum, PyTorch's form.
+        weight_decay: for "sgd" and "adam" coupled L2 (PyTorch): decay times the parameter is
+            added to the gradient before momentum and moments. Keras' l2(c) is weight_decay = 2c.
+            For "adamw" the decoupled decay of Loshchilov and Hutter (2019).
+        decay: which parameters decay: "all" (PyTorch's default) or convolution "kernels" only
+            (the Keras recipes).
+        clip_norm: largest global gradient norm; None for no clipping.
+        schedule: factor on the learning rate over the run.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay: Literal["all", "kernels"] = "all"
+    clip_norm: float | None = None
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0:
+            raise ValueError(f"Expected learning_rate={self.learning_rate} >= 0.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"Expected 0 <= momentum={self.momentum} < 1.")
+        if self.weight_decay < 0:
+            raise ValueError(f"Expected weight_decay={self.weight_decay} >= 0.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"Expected clip_norm={self.clip_norm} > 0.")
+
+    def rate(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
+        """Returns the learning rate as a function of the step."""
+        factor = self.schedule.make(step_at, num_epochs)
+        return lambda step: self.learning_rate * factor(step)
+
+    def make(
+        self, step_at: Callable[[float], int], num_epochs: float
+    ) -> optax.GradientTransformation:
+        """Returns the optax transformation of this configuration."""
+        rate = self.rate(step_at, num_epochs)
+        mask = _kernels if self.decay == "kernels" else None
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        if self.name == "adamw":
+            return optax.chain(clip, optax.adamw(rate, weight_decay=self.weight_decay, mask=mask))
+        decay = optax.add_decayed_weights(self.weight_decay, mask)
+        decay = decay if self.weight_decay else optax.identity()
+        if self.name == "adam":
+            return optax.chain(clip, decay, optax.adam(rate))
+        momentum = self.momentum or None
+        return optax.chain(clip, decay, optax.sgd(rate, momentum, nesterov=self.nesterov))
+
+
+def _kernels(params: Variables) -> Any:
+    """Returns a tree, True at convolution kernels (rank 4, or 5 in stacked ensembles)."""
+
+    def is_kernel(path: tuple[Any, ...], leaf: Array) -> bool:
+        return getattr(path[-1], "key", None) == "kernel" and leaf.ndim >= 4
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)

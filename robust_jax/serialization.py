@@ -1,0 +1,144 @@
+"""Configurations as JSON: nested frozen dataclasses, every field's name and type checked.
+
+`to_json` and `from_json` carry a configuration into a checkpoint and back. A field annotated with
+a base class (`method: MethodConfig`) may hold any of its subclasses; the JSON says which. Both
+directions check, so a mistake is one line before any work starts.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Returns `value`, a configuration, as what `json.dumps` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(expected: type[T], value: Any, *, name: str = "config") -> T:
+    """Returns the configuration that `to_json` wrote, every field checked.
+
+    Args:
+        expected: class of the configuration, or a base class of it.
+        value: what `json.loads` gave.
+        name: how errors call the value.
+
+    Raises:
+        ValueError: unknown or missing field, unknown type, or a value of another type.
+    """
+    return _decode(expected, value, name)
+
+
+def check(config: T, *, name: str = "config") -> T:
+    """Returns `config` with every field checked against its annotation.
+
+    Raises:
+        ValueError: names the first field whose value is of another type.
+    """
+    return from_json(type(config), to_json(config), name=name)
+
+
+def differences(first: Any, second: Any, *, name: str = "config") -> list[str]:
+    """Returns one line per field in which two `to_json` values differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        lines = []
+        for key in sorted(first.keys() | second.keys()):
+            lines += differences(first.get(key), second.get(key), name=f"{name}.{key}")
+        return lines
+    return [] if first == second else [f"{name}: {first!r} != {second!r}"]
+
+
+def _subclasses(base: type) -> dict[str, type]:
+    found = {base.__name__: base}
+    for subclass in base.__subclasses__():
+        found |= _subclasses(subclass)
+    return found
+
+
+def _decode(expected: Any, value: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(arguments, value, name)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"Expected {name}={value!r} in {list(arguments)}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"Expected {name}={value!r} to be a tuple.")
+        if arguments and arguments[-1] is not Ellipsis:
+            if len(value) != len(arguments):
+                raise ValueError(f"Expected {name}={value!r} to have {len(arguments)} entries.")
+            kinds = arguments
+        else:
+            kinds = (arguments[0] if arguments else Any,) * len(value)
+        return tuple(
+            _decode(k, v, f"{name}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+        )
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"Expected {name}={value!r} to be a dict.")
+        return {k: _decode(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(expected):
+        return _decode_dataclass(typing.cast(type, expected), value, name)
+    if expected is Any:
+        return value
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        kind = getattr(expected, "__name__", str(expected))
+        raise ValueError(f"Expected {name}={value!r} to be of type {kind}.")
+    return value
+
+
+def _decode_union(options: tuple[Any, ...], value: Any, name: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:
+        return _decode(options[0], value, name)
+    for option in options:
+        try:
+            return _decode(option, value, name)
+        except ValueError:
+            continue
+    kinds = " | ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise ValueError(f"Expected {name}={value!r} to be of type {kinds}.")
+
+
+def _decode_dataclass(expected: type, value: Any, name: str) -> Any:
+    if not isinstance(value, Mapping) or "type" not in value:
+        raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
+    known = _subclasses(expected)
+    if value["type"] not in known:
+        raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
+    cls = known[value["type"]]
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in value:
+        if key != "type" and key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"Expected {name}.{key} to be a field of {cls.__name__}{hint}.")
+    arguments = {
+        key: _decode(hints[key], item, f"{name}.{key}")
+        for key, item in value.items()
+        if key != "type"
+    }
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        missing = str(error).split("argument")[-1].lstrip("s: ")
+        raise ValueError(f"Expected {name} to have the field {missing}.") from error

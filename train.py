@@ -1,0 +1,102 @@
+"""Trains a configuration: python train.py [CONFIG[:VARIANT]] [--workdir DIR] [--overrides].
+
+Without arguments it runs configs/quickstart.py. Starting again in the same work directory goes on
+where the last checkpoint stands; at the end the best checkpoint is evaluated.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import jax
+import tyro
+
+import evaluate
+from robust_jax import checkpoints, config, evaluation, interrupt, logging, sharding, training
+from robust_jax.data import open_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of train.py after the configuration.
+
+    Attributes:
+        config: the configuration, any field of it.
+        workdir: where checkpoints and metrics go; None for runs/NAME.
+    """
+
+    config: Annotated[config.Config, tyro.conf.arg(name="")]
+    workdir: pathlib.Path | None = None
+
+
+def main(arguments: Arguments) -> None:
+    """Trains, or goes on training, and evaluates the best checkpoint."""
+    cfg = arguments.config
+    workdir = arguments.workdir or pathlib.Path("runs") / cfg.name
+    sharding.start_processes(cfg.runtime)
+    mesh = sharding.make_mesh(cfg.runtime.num_devices)
+
+    # Everything that can be wrong with a configuration is found here, before any long work.
+    last = checkpoints.resumable_step(workdir, cfg)
+    data = open_data(cfg.data)
+    method = cfg.method.make(data.task)
+    plan = training.make_plan(cfg.training, data.task.num_train, mesh)
+    optimizer = cfg.optimizer.make(plan.step_at, plan.epochs[-1])
+    step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
+    validator = training.make_validator(method, cfg, data, mesh)
+    evaluation.make_evaluator(method, cfg.evaluation, mesh)
+    variables = training.init_variables(cfg, data, method, mesh)
+    state = training.init_state(variables, optimizer, cfg.training, mesh)
+    for line in training.header(cfg, data, plan, state, mesh):
+        logging.say(line)
+
+    manager = checkpoints.open_manager(workdir, best_by=cfg.training.best_by)
+    if last is not None and last < plan.num_steps:
+        state = training.restore(manager, workdir, last, state, mesh)
+    start = last or 0
+    if start:
+        logging.say(f"Going on from step {start}.")
+    key = jax.random.key(cfg.seed)
+    validate_at = set(plan.validation_steps(cfg.training.validate_every))
+    pending: list[tuple[int, training.Metrics]] = []
+    rate = logging.Rate()
+
+    with (
+        logging.MetricWriter(workdir, start=start) as writer,
+        logging.progress_bar(enabled=cfg.runtime.progress) as bar,
+        interrupt.Watch() as watch,
+    ):
+        task = bar.add_task("train", total=plan.num_steps, completed=start, status="")
+        stream = training.batches(data, plan, mesh, seed=cfg.seed, start=start)
+        for step, batch in enumerate(stream, start=start + 1):
+            state, metrics = step_fn(state, batch, key)
+            pending.append((step, metrics))
+            rate.add(len(batch.label))
+            stop, validate = watch.requested(step), step in validate_at
+            if stop or validate or step % cfg.runtime.log_every == 0:
+                line = training.fetch(pending, last)
+                pending.clear()
+                line |= {"epoch": plan.epoch_at(step), "images_per_second": rate.read()}
+                writer.write(step, line)
+                bar.update(task, completed=step, status=logging.status(line))
+            if validate or stop:
+                found = training.validate(validator, method, state, data) if validate else {}
+                writer.write(step, {f"validation/{name}": value for name, value in found.items()})
+                training.save(manager, state, config=cfg, data=data, metrics=found)
+                last = step
+                rate.read()
+            if stop:
+                logging.say(f"Stopped and saved at step {step}; the same command goes on.")
+                return
+
+    checkpoint = training.fit(manager, workdir, method, cfg, data, plan, mesh)
+    evaluate.run(checkpoint, cfg.evaluation, mesh, data=data, out=workdir)
+
+
+if __name__ == "__main__":
+    with interrupt.one_line_errors():
+        given = sys.argv[1:]
+        spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
+        default = Arguments(config.load(spec))
+        main(tyro.cli(Arguments, default=default, args=given, description=__doc__))

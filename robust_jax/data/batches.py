@@ -167,7 +167,7 @@ def select(split: Split, indices: Indices = None) -> np.ndarray:
 
 def _resized(data: Data, image_size: int) -> Split:
     """Returns the training split at another size, made once so that its arrays are kept."""
-    cache = data.train.on_device
+    cache = data.train.cache
     if ("resized", image_size) not in cache:
         cache["resized", image_size] = data.train.resized(image_size)
     return cache["resized", image_size]
@@ -240,9 +240,9 @@ def _gathered(
     everywhere = sharding
     if isinstance(sharding, NamedSharding):
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    if everywhere not in split.on_device:
-        split.on_device[everywhere] = tuple(_put(array, everywhere) for array in split.arrays)
-    images, labels = split.on_device[everywhere]
+    if everywhere not in split.cache:
+        split.cache[everywhere] = tuple(_put(array, everywhere) for array in split.arrays)
+    images, labels = split.cache[everywhere]
     gather = _jitted(_gather, sharding)
     step = start
     while stop is None or step < stop:
@@ -297,7 +297,7 @@ def _streamed(
     local = _local_positions(plan.batch_size, sharding)
     num_steps = 2**40 if stop is None else stop - start
     # A copy without the decoded arrays: it may travel to worker processes.
-    split = replace(split, seed=seed, on_device={})
+    split = replace(split, seed=seed, cache={})
     source = _StepSource(split, plan, start, num_steps, local)
     num_threads = min(16, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

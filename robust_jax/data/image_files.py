@@ -193,7 +193,17 @@ class TFDSExamples:
         import tensorflow_datasets as tfds
 
         decoders = {self.image_key: tfds.decode.SkipDecoding()}
-        return _builder(self.source).as_data_source(split=self.split, decoders=decoders)
+        builder = _builder(self.source)
+        try:
+            rows = builder.as_data_source(split=self.split, decoders=decoders)
+            len(rows)
+            rows[0]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"Expected the {self.split} files in {builder.data_path} to be readable: {reason}"
+            ) from error
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the fields without the open files: each process opens its own."""
@@ -205,8 +215,11 @@ class TFDSExamples:
 
     def __getitem__(self, row: int, /) -> tuple[np.ndarray, int]:
         """Returns the decoded image and the label of a row."""
-        example = self._rows[row]
         name = f"row {row} of {self.source.name}'s {self.split} split"
+        try:
+            example = self._rows[row]
+        except RuntimeError as error:
+            raise ValueError(f"Expected {name} to be readable: {error}") from error
         image = decode_image(example[self.image_key], self.channels, name)
         return image, int(example[self.label_key])
 

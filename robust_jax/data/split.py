@@ -41,8 +41,8 @@ class Split:
     seed: int
     memory: Literal["device", "stream"]
     num_workers: int
-    on_device: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Device copies of the arrays, by sharding; filled by `batches`."""
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What `batches` keeps: device copies of the arrays by sharding, the split at other sizes."""
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -54,7 +54,7 @@ class Split:
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the fields without the decoded arrays: a worker process needs none."""
-        return {k: v for k, v in self.__dict__.items() if k != "arrays"} | {"on_device": {}}
+        return {k: v for k, v in self.__dict__.items() if k != "arrays"} | {"cache": {}}
 
     def read(self, row: int, epoch: int | None) -> tuple[np.ndarray, int]:
         """Returns the image of a row as an epoch sees it (None: no random crop), and its label."""
@@ -124,4 +124,4 @@ class Split:
             resize_to = round(resize_to * image_size / old.image_size)
         transform = replace(old, image_size=image_size, resize_to=resize_to)
         shape = (image_size, image_size, self.shape[2])
-        return replace(self, transform=transform, shape=shape, on_device={})
+        return replace(self, transform=transform, shape=shape, cache={})

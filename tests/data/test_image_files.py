@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -187,6 +188,18 @@ def test_missing_tfds_dataset_says_how_to_prepare_it(tmp_path, tiny_tfds):
     source = dataclasses.replace(TFDS("cifar100", str(tiny_tfds)), test_split="validation")
     with pytest.raises(ValueError, match="split validation of cifar100 among train, test"):
         source.load()
+
+
+def test_damaged_tfds_files_are_named(tiny_tfds, tmp_path):
+    shutil.copytree(tiny_tfds / "cifar100", tmp_path / "cifar100")
+    (damaged,) = (tmp_path / "cifar100" / "3.0.2").glob("*-test.*")
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"Expected the test files in .*3.0.2 to be readable"):
+        open_data(DataConfig(source=TFDS("cifar100", str(tmp_path))))
+    damaged.unlink()
+    with pytest.raises(ValueError, match=r"Expected the test files in .* No such file"):
+        open_data(DataConfig(source=TFDS("cifar100", str(tmp_path))))
 
 
 def test_reading_imports_no_tensorflow(tiny_tfds):

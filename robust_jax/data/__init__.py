@@ -1,10 +1,11 @@
 """Data: sources, splits, batches and augmentation."""
 
 from robust_jax.data.augment import Augmentation, augment
-from robust_jax.data.batches import eval_batches, num_steps_per_epoch, select, train_batches
+from robust_jax.data.batches import eval_batches, num_steps_per_epoch, train_batches
 from robust_jax.data.image_files import TFDS, Folder
 from robust_jax.data.images import check_images, check_labels
 from robust_jax.data.pipeline import Data, DataConfig, Statistics, open_data
+from robust_jax.data.plan import select
 from robust_jax.data.sources import NPZ, Blobs, Digits, Examples, Source, Splits
 from robust_jax.data.split import Split
 

@@ -1,7 +1,7 @@
 """Batches of a split: gathered on the device, or streamed through grain; the same either way."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,53 +13,13 @@ from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, Int, UInt8
 
-from robust_jax.data.order import permutation
 from robust_jax.data.pipeline import Data
+from robust_jax.data.plan import EvalPlan, Indices, Plan, TrainPlan, select
 from robust_jax.data.split import Split
 from robust_jax.types import Batch
 
 _LEADING = round(2**23 / 255) * 2.0**-23
 _REMAINDER = 1 / 255 - _LEADING
-
-Indices = int | Sequence[int] | np.ndarray | None
-
-
-@dataclass(frozen=True)
-class _TrainPlan:
-    """Which rows step s trains on."""
-
-    seed: int
-    num_rows: int
-    batch_size: int
-    first_epoch: int
-
-    def __call__(self, step: int) -> tuple[int, np.ndarray]:
-        """Returns the epoch of a step and its rows."""
-        epoch, position = divmod(step, self.num_rows // self.batch_size)
-        epoch += self.first_epoch
-        start = position * self.batch_size
-        return epoch, _epoch_order(self.seed, epoch, self.num_rows)[start : start + self.batch_size]
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
-    return permutation(seed, "epoch order", epoch, num_rows)
-
-
-@dataclass(frozen=True, eq=False)
-class _EvalPlan:
-    """Which rows step s evaluates; -1 is padding."""
-
-    rows: np.ndarray
-    batch_size: int
-
-    def __call__(self, step: int) -> tuple[None, np.ndarray]:
-        """Returns None (no random crop) and the rows of a step."""
-        rows = self.rows[step * self.batch_size : (step + 1) * self.batch_size]
-        return None, np.pad(rows, (0, self.batch_size - len(rows)), constant_values=-1)
-
-
-_Plan = _TrainPlan | _EvalPlan
 
 
 def num_steps_per_epoch(data: Data, batch_size: int) -> int:
@@ -105,7 +65,7 @@ def train_batches(
     if start_step < 0:
         raise ValueError(f"Expected start_step={start_step} >= 0.")
     seed = data.config.seed if seed is None else seed
-    plan = _TrainPlan(seed, len(split), batch_size, first_epoch)
+    plan = TrainPlan(seed, len(split), batch_size, first_epoch)
     return _batches(split, plan, start_step, None, sharding, seed)
 
 
@@ -130,39 +90,8 @@ def eval_batches(
     """
     _check_batch_size(batch_size, sharding)
     rows = select(split, indices)
-    plan = _EvalPlan(rows, batch_size)
+    plan = EvalPlan(rows, batch_size)
     return _batches(split, plan, 0, -(-len(rows) // batch_size), sharding, split.seed)
-
-
-def select(split: Split, indices: Indices = None) -> np.ndarray:
-    """Returns the chosen rows of a split as int32: all (None), the first n, or those given.
-
-    Raises:
-        ValueError: nothing is chosen, a row is outside the split, or one is chosen twice.
-    """
-    if len(split) == 0:
-        hint = " (set validation_size)" if split.name == "validation" else ""
-        raise ValueError(f"Expected the {split.name} split not to be empty{hint}.")
-    if indices is None:
-        return np.arange(len(split), dtype=np.int32)
-    if isinstance(indices, (int, np.integer)):
-        if not 1 <= indices <= len(split):
-            raise ValueError(
-                f"Expected indices={indices}, the first examples, in [1, {len(split)}]."
-            )
-        return np.arange(indices, dtype=np.int32)
-    rows = np.asarray(indices)
-    if rows.ndim != 1 or rows.size == 0 or not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(
-            f"Expected indices of shape {rows.shape} and dtype {rows.dtype} to be integer rows [n]."
-        )
-    bad = rows[(rows < 0) | (rows >= len(split))]
-    if bad.size:
-        raise ValueError(f"Expected index={bad[0]} in [0, {len(split)}).")
-    unique, counts = np.unique(rows, return_counts=True)
-    if len(unique) != len(rows):
-        raise ValueError(f"Expected index={unique[counts > 1][0]} to be chosen once.")
-    return rows.astype(np.int32)
 
 
 def _resized(data: Data, image_size: int) -> Split:
@@ -189,7 +118,7 @@ def _check_batch_size(batch_size: int, sharding: Sharding | None) -> None:
 
 def _batches(
     split: Split,
-    plan: _Plan,
+    plan: Plan,
     start: int,
     stop: int | None,
     sharding: Sharding | None,
@@ -234,7 +163,7 @@ def _jitted(fn: Callable[..., Batch], sharding: Sharding | None) -> Callable[...
 
 
 def _gathered(
-    split: Split, plan: _Plan, start: int, stop: int | None, sharding: Sharding | None
+    split: Split, plan: Plan, start: int, stop: int | None, sharding: Sharding | None
 ) -> Iterator[Batch]:
     """Yields batches gathered on the device: only the row numbers travel."""
     everywhere = sharding
@@ -264,7 +193,7 @@ class _StepSource:
     """Decoded host batches by step, for grain."""
 
     split: Split
-    plan: _Plan
+    plan: Plan
     start: int
     num_steps: int
     local: np.ndarray
@@ -287,7 +216,7 @@ class _StepSource:
 
 def _streamed(
     split: Split,
-    plan: _Plan,
+    plan: Plan,
     start: int,
     stop: int | None,
     sharding: Sharding | None,

@@ -220,8 +220,11 @@ class TFDSExamples:
             example = self._rows[row]
         except RuntimeError as error:
             raise ValueError(f"Expected {name} to be readable: {error}") from error
-        image = decode_image(example[self.image_key], self.channels, name)
-        return image, int(example[self.label_key])
+        encoded, label = example[self.image_key], example[self.label_key]
+        # What array_record gives of a file that was cut short.
+        if encoded is None or label is None:
+            raise ValueError(f"Expected {name} to be readable: the record is empty.")
+        return decode_image(encoded, self.channels, name), int(label)
 
 
 def _builder(source: TFDS) -> Any:

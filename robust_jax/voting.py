@@ -95,6 +95,6 @@ def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     return mean_probability(member_logits)
 
 
-def _check(vote: Vote) -> None:
+def _check(vote: str) -> None:
     if vote not in get_args(Vote):
         raise ValueError(f"Expected vote={vote!r} to be one of {get_args(Vote)}.")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.layers import Layers
+from robust_jax.models.layers import Layers, accumulator_dtype
 from robust_jax.types import Outputs
 
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
@@ -144,7 +144,7 @@ class Classifier(nn.Module):
             return images.astype(self.dtype)
         shape = images.shape[1:] if given.statistics == "train_pixel" else (channels,)
         if given.mean and len(given.mean) != channels:
-            raise ValueError(f"Expected mean={given.mean} to have {channels} channels.")
+            raise ValueError(f"Expected mean={given.mean} to have {channels} entries.")
         mean_value, std_value = given.mean or (0.0,), given.std or (1.0,)
 
         def fill(values: tuple[float, ...]) -> Array:
@@ -165,14 +165,14 @@ class Classifier(nn.Module):
     def head(self, features: Array, *, train: bool, deterministic: bool) -> Array:
         """Returns logits [b c] of features [b f], or [m b c] of an ensemble's [m b f]."""
         logits = self.backbone.head(features, train=train, deterministic=deterministic)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return logits.astype(accumulator_dtype(logits.dtype))
 
     def __call__(
         self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
     ) -> Outputs:
         """Returns logits, features and taps of a forward pass."""
         outputs = self.backbone(self.normalize(images), train=train, deterministic=deterministic)
-        dtype = jnp.promote_types(outputs.logits.dtype, jnp.float32)
+        dtype = accumulator_dtype(outputs.logits.dtype)
         return outputs._replace(
             logits=outputs.logits.astype(dtype),
             member_logits=outputs.member_logits.astype(dtype),

@@ -256,6 +256,14 @@ class Dense(nn.Module):
         return output
 
 
+def accumulator_dtype(dtype: Any) -> Any:
+    """Returns the dtype in which sums over many values of this dtype are made, and logits given.
+
+    float32, or float64 for float64.
+    """
+    return jnp.dtype("float64" if dtype == jnp.float64 else "float32")
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
@@ -283,7 +291,7 @@ class BatchNorm(nn.Module):
         momentum = default_momentum if self.momentum is None else self.momentum
         epsilon = default_epsilon if self.epsilon is None else self.epsilon
         shape = (x.shape[-1],)
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        dtype = accumulator_dtype(x.dtype)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32).astype(dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32).astype(dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)

@@ -1,0 +1,195 @@
+"""The convolution against lax's own, and the conventions of both frameworks."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.models import BatchNorm, Conv, Dense, convolution, default_layers
+
+MODE = {"train": False, "deterministic": True}
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "strides", "padding", "input_dilation", "kernel_dilation"),
+    [
+        ((7, 6), (3, 3), (1, 1), "symmetric", (1, 1), (1, 1)),
+        ((8, 7), (3, 3), (2, 2), "symmetric", (1, 1), (1, 1)),
+        ((8, 8), (3, 3), (2, 2), "SAME", (1, 1), (1, 1)),
+        ((9, 7), (1, 1), (2, 2), "symmetric", (1, 1), (1, 1)),
+        ((8, 9), (2, 3), (1, 2), "VALID", (1, 1), (2, 1)),
+        ((9, 9), (3, 2), (3, 2), ((2, 0), (1, 3)), (1, 1), (2, 3)),
+        ((4, 5), (3, 3), (1, 2), ((1, 2), (0, 1)), (2, 3), (1, 2)),
+        # Padding wider than the kernel's reach gives a negative padding in the backward pass.
+        ((5, 5), (2, 2), (1, 1), ((3, 2), (-1, 4)), (1, 1), (1, 1)),
+        # The last row and column are never touched: their gradient is zero.
+        ((8, 6), (3, 3), (3, 4), ((0, 0), (0, 0)), (1, 1), (1, 1)),
+    ],
+)
+def test_convolution_and_its_derivatives_are_those_of_lax(
+    size, kernel_size, strides, padding, input_dilation, kernel_dilation
+):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jax.random.normal(keys[0], (2, *size, 3))
+    kernel = jax.random.normal(keys[1], (*kernel_size, 3, 4))
+    directions = jax.random.normal(keys[2], x.shape), jax.random.normal(keys[3], kernel.shape)
+
+    @functools.partial(jax.jit, static_argnames="implementation")
+    def derivatives(x, kernel, directions, *, implementation):
+        def value(x, kernel):
+            return convolution(
+                x,
+                kernel,
+                strides=strides,
+                padding=padding,
+                input_dilation=input_dilation,
+                kernel_dilation=kernel_dilation,
+                implementation=implementation,
+            )
+
+        def first(x, kernel):
+            # Cubed, so that the cotangents depend on the output and no second derivative is zero.
+            return jax.grad(lambda x, kernel: jnp.sum(value(x, kernel) ** 3), (0, 1))(x, kernel)
+
+        def along(x, kernel):
+            gradients = first(x, kernel)
+            return sum(jnp.sum(g * d) for g, d in zip(gradients, directions, strict=True))
+
+        return value(x, kernel), first(x, kernel), jax.grad(along, (0, 1))(x, kernel)
+
+    ours = derivatives(x, kernel, directions, implementation="self_adjoint")
+    theirs = derivatives(x, kernel, directions, implementation="lax")
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(b))))
+
+    jax.tree.map(close, ours, theirs)
+
+
+def test_convolution_is_self_adjoint_on_the_cpu_unless_forced():
+    def primitives(implementation):
+        x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
+        jaxpr = jax.make_jaxpr(
+            lambda x, kernel: convolution(x, kernel, implementation=implementation)
+        )(x, kernel)
+        return {equation.primitive.name for equation in jaxpr.eqns}
+
+    assert primitives("auto") == primitives("self_adjoint")
+    assert primitives("lax") == {"conv_general_dilated"}
+    assert "conv_general_dilated" not in primitives("auto")
+
+
+def test_default_layers_pass_the_implementation_on():
+    conv = default_layers(implementation="lax").conv(features=2, kernel_size=(3, 3), name="conv1")
+    assert conv.implementation == "lax"
+
+
+@pytest.mark.parametrize(("framework", "rows"), [("torch", [0, 2, 4, 6]), ("keras", [1, 3, 5, 7])])
+def test_strided_padding_of_each_framework(framework, rows):
+    """A kernel that is one in its centre reads the pixels under it."""
+    conv = Conv(features=1, kernel_size=(3, 3), strides=2, framework=framework)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1, 0, 0].set(1.0)
+    x = jnp.broadcast_to(jnp.arange(8.0)[None, :, None, None], (1, 8, 8, 1))
+    output = conv.apply({"params": {"kernel": kernel}}, x, **MODE)
+    np.testing.assert_array_equal(output[0, :, 0, 0], np.array(rows, np.float32))
+
+
+def test_initial_scales_of_both_frameworks():
+    x = jnp.zeros((1, 4, 4, 64))
+
+    def init(module, x):
+        return module.init(jax.random.key(0), x, **MODE)["params"]
+
+    torch = init(Conv(features=256, kernel_size=(3, 3), use_bias=True), x)
+    np.testing.assert_allclose(np.std(torch["kernel"]), np.sqrt(2 / (9 * 256)), rtol=0.02)
+    bound = 1 / np.sqrt(9 * 64)
+    assert 0.9 * bound < np.max(np.abs(torch["bias"])) <= bound
+    keras = init(Conv(features=256, kernel_size=(3, 3), use_bias=True, framework="keras"), x)
+    np.testing.assert_allclose(np.std(keras["kernel"]), np.sqrt(2 / (9 * 64)), rtol=0.02)
+    assert not np.any(keras["bias"])
+    linear = init(Dense(features=100), jnp.zeros((1, 400)))
+    for leaf in linear.values():
+        assert 0.9 / 20 < np.max(np.abs(leaf)) <= 1 / 20
+    np.testing.assert_allclose(np.std(linear["kernel"]), 1 / 20 / np.sqrt(3), rtol=0.02)
+    assert not np.any(init(Dense(features=4, framework="keras"), jnp.zeros((1, 8)))["bias"])
+
+
+@pytest.mark.parametrize(
+    ("framework", "momentum", "epsilon"), [("torch", 0.9, 1e-5), ("keras", 0.99, 1e-3)]
+)
+def test_batch_norm_by_hand(framework, momentum, epsilon):
+    x = np.random.default_rng(0).normal(3.0, 2.0, (4, 3, 2, 5)).astype(np.float32)
+    x_device = jnp.asarray(x)
+    params = {"scale": np.full(5, 2, np.float32), "bias": np.full(5, 0.5, np.float32)}
+    old = {"mean": np.arange(5, dtype=np.float32), "var": np.full(5, 3, np.float32)}
+    module, variables = BatchNorm(framework=framework), {"params": params, "batch_stats": old}
+    output, moved = module.apply(
+        variables, x_device, train=True, deterministic=True, mutable=["batch_stats"]
+    )
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(
+        output, (x - mean) / np.sqrt(var + epsilon) * 2 + 0.5, rtol=1e-5, atol=1e-5
+    )
+    for name, value in (("mean", mean), ("var", var)):
+        expected = momentum * old[name] + (1 - momentum) * value
+        np.testing.assert_allclose(moved["batch_stats"][name], expected, rtol=1e-5)
+    output = module.apply(variables, x_device, **MODE)
+    expected = (x - old["mean"]) / np.sqrt(3 + epsilon) * 2 + 0.5
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_survives_a_mean_far_beyond_the_deviation():
+    x = 1000.0 + np.random.default_rng(0).normal(size=(256, 1)).astype(np.float32)
+    params = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
+    running = {"mean": np.full(1, 999, np.float32), "var": np.ones(1, np.float32)}
+    output, _ = BatchNorm().apply(
+        {"params": params, "batch_stats": running},
+        jnp.asarray(x),
+        train=True,
+        deterministic=True,
+        mutable=["batch_stats"],
+    )
+    np.testing.assert_allclose(output, (x - x.mean()) / x.std(), atol=2e-4)
+
+
+def test_batch_norm_gradient_goes_through_the_batch_statistics():
+    """The batch's mean and scale are divided out, so their directions have no gradient."""
+    keys = jax.random.split(jax.random.key(0))
+    x, weight = jax.random.normal(keys[0], (8, 3)), jax.random.normal(keys[1], (8, 3))
+    module = BatchNorm(epsilon=0.0)
+    variables = module.init(jax.random.key(1), x, train=True, deterministic=True)
+
+    @jax.grad
+    def gradient(x):
+        output, _ = module.apply(
+            variables, x, train=True, deterministic=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(weight * output)
+
+    value = gradient(x)
+    assert np.max(np.abs(value)) > 0.01
+    np.testing.assert_allclose(jnp.sum(value, 0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(jnp.sum(value * x, 0), 0.0, atol=1e-5)
+
+
+def test_layers_compute_in_the_dtype_of_their_input_with_float32_parameters():
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers, mode = default_layers(), {"train": True, "deterministic": True}
+            x = layers.conv(features=4, kernel_size=(3, 3), use_bias=True, name="conv1")(x, **mode)
+            x = layers.norm(name="norm1")(x, **mode)
+            x = layers.act(kind="leaky_relu", negative_slope=0.1)(x, **mode)
+            return layers.dense(features=3)(x[:, 0, 0, :], **mode)
+
+    x = jnp.ones((2, 4, 4, 3), jnp.bfloat16)
+    variables = jax.eval_shape(Stack().init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    output, moved = jax.eval_shape(
+        lambda variables: Stack().apply(variables, x, mutable=["batch_stats"]), variables
+    )
+    assert output.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(moved)} == {jnp.dtype("float32")}

@@ -1,5 +1,6 @@
 """Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`."""
 
+from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.base import (
     Attack,
     BoundedAttack,
@@ -10,16 +11,23 @@ from robust_jax.attacks.base import (
     check_images,
     check_logits,
 )
+from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
+from robust_jax.attacks.square import Square
 from robust_jax.attacks.views import eot
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "BIM",
+    "FAB",
+    "FABT",
     "FGSM",
     "MIM",
     "PGD",
     "Attack",
     "BoundedAttack",
+    "Square",
     "ThreatModel",
     "View",
     "as_view",

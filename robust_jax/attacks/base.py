@@ -6,11 +6,12 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
@@ -220,7 +221,13 @@ class Attack:
         it. Calling is the same inside and outside `jit`. For a deterministic view row i depends
         only on row i, its index and the key (up to the rounding of the view itself): not on
         batch size, padding, order or sharding.
+
+    Attributes:
+        needs_logits: is a view that gives probabilities an error? Not for attacks that only
+            compare scores, to which a method's `predict` may be handed.
     """
+
+    needs_logits: ClassVar[bool] = True
 
     @property
     def box(self) -> tuple[float, float]:
@@ -265,10 +272,16 @@ class Attack:
         if images.shape[0] == 0:
             return images
         view = as_pytree(view)
-        if not isinstance(images, jax.core.Tracer):
+        if not isinstance(images, Tracer):
             check_images(images, self.box)
-        if not isinstance(labels, jax.core.Tracer) and not isinstance(images, jax.core.Tracer):
-            check_logits(view, images, labels, key=rng.stream(key, "check"))
+        if not isinstance(labels, Tracer) and not isinstance(images, Tracer):
+            check_logits(
+                view,
+                images,
+                labels,
+                key=rng.stream(key, "check"),
+                allow_probabilities=not self.needs_logits,
+            )
         return _run(self, view, images, labels, key, index)
 
 
@@ -312,7 +325,14 @@ def check_images(images: Any, bounds: tuple[float, float]) -> None:
         )
 
 
-def check_logits(view: Any, images: Any, labels: Any, *, key: Key[Array, ""]) -> None:
+def check_logits(
+    view: Any,
+    images: Any,
+    labels: Any,
+    *,
+    key: Key[Array, ""],
+    allow_probabilities: bool = False,
+) -> None:
     """Raises ValueError where a view of concrete images does not give finite logits.
 
     Checked on at most eight images: rows that are non-negative and sum to one are taken for
@@ -329,7 +349,7 @@ def check_logits(view: Any, images: Any, labels: Any, *, key: Key[Array, ""]) ->
     finite, probabilities = _describe_logits(view, images[:8], key)
     if not finite:
         raise ValueError("Expected the view to give finite logits, found NaN or infinity.")
-    if probabilities:
+    if probabilities and not allow_probabilities:
         raise ValueError(
             "Expected the view to give logits, found probabilities (rows in [0, 1] that sum to "
             "1); take their logarithm, or the values before softmax."

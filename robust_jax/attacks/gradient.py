@@ -11,7 +11,7 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import BoundedAttack, expand, start_keys
 
-LossName = Literal["cross_entropy", "margin"]
+LossName = Literal["cross_entropy", "dlr", "margin"]
 
 
 def keep_better(best: tuple, other: tuple) -> tuple:
@@ -26,6 +26,27 @@ def keep_better(best: tuple, other: tuple) -> tuple:
         jnp.where(better, success2, success),
         jnp.where(better, loss2, loss),
     )
+
+
+def best_of(run: Any, num_runs: int, images: Array, *, parallel: bool) -> Array:
+    """Returns the images of the best (`keep_better`) of several runs.
+
+    Args:
+        run: function of the run's number to (images, success, loss).
+        num_runs: number of runs.
+        images: the clean images, kept where every run gives a loss that is no number.
+        parallel: all runs at once by `vmap`, not one after the other.
+    """
+    if num_runs == 1:
+        return run(0)[0]
+    loss = jax.eval_shape(run, 0)[2]
+    best = images, jnp.zeros(loss.shape, bool), jnp.full(loss.shape, -jnp.inf, loss.dtype)
+    if parallel:
+        runs = jax.vmap(run)(jnp.arange(num_runs))
+        return jax.lax.scan(lambda best, end: (keep_better(best, end), None), best, runs)[0][0]
+    return jax.lax.fori_loop(
+        0, num_runs, lambda number, best: keep_better(best, run(number)), best
+    )[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +103,7 @@ def climb(
         values, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
         return points, attack.succeeded(logits, labels), values
 
-    def run(restart):
+    def run(restart) -> Any:
         view_key = rng.stream(key, "view", restart)
         start = images
         if random_start:
@@ -106,7 +127,7 @@ def climb(
         best = nothing(start) if keep == "best" else None
         points, _, best = jax.lax.fori_loop(0, num_steps, step, (start, momentum, best))
         if best is None and num_restarts == 1:
-            return points, None, None
+            return points, None, None  # nothing to compare: spare the forward pass
         end = judge(points, rng.stream(view_key, "end"))
         return end if best is None else keep_better(best, end)
 
@@ -114,16 +135,7 @@ def climb(
         shape = jax.eval_shape(lambda: judge(start, key)[2])
         return start, jnp.zeros(shape.shape, bool), jnp.full(shape.shape, -jnp.inf, shape.dtype)
 
-    if num_restarts == 1:
-        return run(0)[0]
-    if parallel_restarts:
-        points, success, values = jax.vmap(run)(jnp.arange(num_restarts))
-        rank = jnp.lexsort((values, success), axis=0)[-1]
-        return jnp.take_along_axis(points, expand(rank, images)[None], axis=0)[0]
-    best = jax.lax.fori_loop(
-        0, num_restarts, lambda restart, best: keep_better(best, run(restart)), nothing(images)
-    )
-    return best[0]
+    return best_of(run, num_restarts, images, parallel=parallel_restarts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,13 +35,88 @@ def margin(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array
     return best_other(logits, labels) - label_logits(logits, labels)
 
 
+def dlr(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
+    """Returns the difference of logits ratio: the margin over the gap of the first and third.
+
+    Neither shifting nor scaling the logits changes it.
+
+    Raises:
+        ValueError: fewer than three classes.
+
+    References:
+        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+        parameter-free attacks", 2020 (equation 6).
+    """
+    ordered = _descending(logits, "the DLR loss", 3)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+
+
+def targeted_dlr(targets: Int[Array, " b"]) -> Loss:
+    """Returns the DLR loss towards one class per example, which also grows as the label's falls.
+
+    Raises:
+        ValueError: fewer than four classes (when called).
+
+    References:
+        Croce and Hein, 2020, as for `dlr` (equation 7).
+    """
+
+    def loss(logits, labels):
+        ordered = _descending(logits, "the targeted DLR loss", 4)
+        gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY
+        return (label_logits(logits, targets) - label_logits(logits, labels)) / gap
+
+    return loss
+
+
+def kl(reference: Float[Array, "b c"]) -> Loss:
+    """Returns the Kullback-Leibler divergence of the prediction from that of reference logits.
+
+    References:
+        Zhang et al., "Theoretically principled trade-off between robustness and accuracy", 2019.
+    """
+
+    def loss(logits, labels):
+        del labels
+        log_reference = jax.nn.log_softmax(reference)
+        return jnp.sum(jnp.exp(log_reference) * (log_reference - jax.nn.log_softmax(logits)), 1)
+
+    return loss
+
+
+_TINY = 1e-12  # keeps equal logits from dividing by zero
+
+
+def _descending(logits: Array, user: str, least: int) -> Array:
+    if logits.shape[1] < least:
+        raise ValueError(f"Expected num_classes={logits.shape[1]} >= {least} for {user}.")
+    return -jnp.sort(-logits, axis=1)
+
+
+def ranked_targets(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], num_targets: int
+) -> Int[Array, "b t"]:
+    """Returns for each example the classes other than the label, the likeliest first.
+
+    Raises:
+        ValueError: there are not so many other classes.
+    """
+    if not 1 <= num_targets < logits.shape[1]:
+        raise ValueError(
+            f"Expected num_targets={num_targets} in [1, {logits.shape[1] - 1}], the number of "
+            "other classes."
+        )
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.bool_)
+    return jnp.argsort(jnp.where(own, jnp.inf, -logits), axis=1)[:, :num_targets]
+
+
 def named(name: str) -> Loss:
     """Returns the loss called `name`.
 
     Raises:
         ValueError: there is no such loss.
     """
-    losses: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+    losses: dict[str, Loss] = {"cross_entropy": cross_entropy, "dlr": dlr, "margin": margin}
     if name not in losses:
         raise ValueError(f"Expected loss={name!r} to be one of {sorted(losses)}.")
     return losses[name]

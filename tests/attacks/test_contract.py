@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from robust_jax.attacks import BIM, FGSM, MIM, PGD, ThreatModel
+from robust_jax.attacks import (
+    APGD,
+    APGDT,
+    BIM,
+    FAB,
+    FABT,
+    FGSM,
+    MIM,
+    PGD,
+    Square,
+    ThreatModel,
+)
 
 EPS = {"linf": 0.08, "l2": 0.5}
 BOUNDED = {
@@ -20,8 +31,15 @@ BOUNDED = {
     "pgd_parallel_restarts_last": partial(
         PGD, num_steps=3, num_restarts=2, parallel_restarts=True, keep="last"
     ),
+    "apgd": partial(APGD, num_steps=8),
+    "apgd_dlr": partial(APGD, num_steps=8, loss="dlr", num_restarts=2),
+    "apgd_t": partial(APGDT, num_steps=8, num_targets=2),
+    "fab": partial(FAB, num_steps=5, num_restarts=2),
+    "fab_t": partial(FABT, num_steps=5, num_targets=2),
+    "square": partial(Square, num_queries=60, rescale_schedule=True),
 }
-NOT_STEEPEST = ()  # heuristics, which need not end in the corner of a linear model's ball
+# These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
+NOT_STEEPEST = ("apgd_dlr", "apgd_t", "fab", "fab_t", "square")
 KEY = jax.random.key(7)
 
 

@@ -1,0 +1,271 @@
+"""APGD: projected gradient ascent that halves its own step where it stops improving."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import BoundedAttack, ThreatModel, expand, start_keys, unit_l2
+from robust_jax.attacks.gradient import best_of, keep_better
+
+
+def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each step whether the step size is reviewed after it, and over how many steps.
+
+    The first review comes after 22 % of the steps; each later interval is shorter by 3 % of the
+    steps, down to 6 %.
+    """
+    window = max(int(0.22 * num_steps), 1)
+    shortest, shrink = max(int(0.06 * num_steps), 1), max(int(0.03 * num_steps), 1)
+    review, length = np.zeros(num_steps, bool), np.ones(num_steps, np.int32)
+    step = -1
+    while step + window < num_steps:
+        step += window
+        review[step], length[step] = True, window
+        window = max(window - shrink, shortest)
+    return review, length
+
+
+def random_start(
+    threat: ThreatModel, images: Float[Array, "b *shape"], keys: Key[Array, " b"]
+) -> Float[Array, "b *shape"]:
+    """Returns a random point on the surface of each ball, clipped to the box."""
+    shape, dtype = images.shape[1:], images.dtype
+    if threat.norm == "linf":
+        noise = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1, 1))(keys)
+        noise = noise / jnp.max(jnp.abs(noise), axis=tuple(range(1, noise.ndim)), keepdims=True)
+    else:
+        noise = unit_l2(jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys))
+    return threat.project(images + threat.eps * noise, images)
+
+
+class _State(NamedTuple):
+    """What APGD carries from step to step; the rows of every array are examples."""
+
+    points: Array
+    previous: Array
+    slope: Array
+    step_size: Array
+    best: tuple[Array, Array, Array]  # images, success, loss: what is returned
+    highest: tuple[Array, ...]  # images, gradient, loss of the largest loss so far
+    last_loss: Array
+    num_rises: Array
+    was_reduced: Array
+    reviewed_loss: Array
+
+
+def climb(
+    view: Any,
+    images: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    start: Float[Array, "b *shape"],
+    *,
+    loss_fn: losses.Loss,
+    threat: ThreatModel,
+    num_steps: int,
+    rho: float,
+    key: Key[Array, ""],
+) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+    """Returns the best point on the way of one run, whether it is misclassified, and its loss."""
+    review, window = checkpoints(num_steps)
+    # Counts are whole: n <= rho * window is n <= its floor.
+    review, few = jnp.asarray(review), jnp.asarray(np.floor(rho * window).astype(np.int32))
+    rows = images.shape[:1]
+    dtype = images.dtype
+
+    def move(state, number):
+        inertia = jnp.where(number > 0, 0.25, 0.0).astype(dtype)
+        step = expand(state.step_size, images) * threat.steepest(state.slope)
+        ahead = threat.project(state.points + step, images) - state.points
+        return threat.project(
+            state.points + (1 - inertia) * ahead + inertia * (state.points - state.previous),
+            images,
+        )
+
+    def pick(mask, yes, no):
+        return jnp.where(expand(mask, yes), yes, no)
+
+    def step(number, state):
+        # Number -1 only evaluates the start, so that the network is compiled once.
+        points = jnp.where(number < 0, start, move(state, number))
+        slope, loss, logits = losses.gradient(
+            loss_fn, view, points, labels, key=rng.stream(key, "step", number + 1)
+        )
+        best = keep_better(state.best, (points, losses.misclassified(logits, labels), loss))
+        higher = loss > state.highest[2]
+        highest = tuple(
+            pick(higher, new, old)
+            for new, old in zip((points, slope, loss), state.highest, strict=True)
+        )
+        # The official code compares the first step's loss with zero, not with the start's.
+        last_loss = jnp.where(number == 0, 0, state.last_loss)
+        num_rises = jnp.where(loss > last_loss, state.num_rises + 1, state.num_rises)
+        num_rises = jnp.where(number < 0, 0, num_rises)
+        now = (number >= 0) & review[number]
+        stalled = num_rises <= few[number]
+        stuck = ~state.was_reduced & (state.reviewed_loss >= highest[2])
+        reduce = now & (stalled | stuck)
+        first = number < 0
+        return _State(
+            points=pick(reduce, highest[0], points),
+            previous=jnp.where(first, start, state.points),
+            slope=pick(reduce, highest[1], slope),
+            step_size=jnp.where(reduce, state.step_size / 2, state.step_size),
+            best=best,
+            highest=highest,
+            last_loss=loss,
+            num_rises=jnp.where(now, 0, num_rises),
+            was_reduced=jnp.where(now, stalled | stuck, state.was_reduced),
+            reviewed_loss=jnp.where(now | first, highest[2], state.reviewed_loss),
+        )
+
+    loss_type = jax.eval_shape(
+        lambda: losses.evaluate(loss_fn, view, images, labels, key=key)[0]
+    ).dtype
+    lowest = jnp.full(rows, -jnp.inf, loss_type)
+    state = _State(
+        points=start,
+        previous=start,
+        slope=jnp.zeros_like(images),
+        step_size=jnp.full(rows, 2 * threat.eps, dtype),
+        best=(start, jnp.zeros(rows, bool), lowest),
+        highest=(start, jnp.zeros_like(images), lowest),
+        last_loss=lowest,
+        num_rises=jnp.zeros(rows, jnp.int32),
+        was_reduced=jnp.ones(rows, bool),
+        reviewed_loss=lowest,
+    )
+    return jax.lax.fori_loop(-1, num_steps, step, state).best
+
+
+@dataclasses.dataclass(frozen=True)
+class APGDBase(BoundedAttack):
+    """What APGD and APGDT have in common.
+
+    Attributes:
+        num_steps: steps of one run.
+        num_restarts: runs, each from another random point; the best end is kept.
+        rho: the step is halved unless more than this share of the steps since the last review
+            raised the loss.
+        parallel: all runs (restarts, targets) at once, at so many times the memory; in turn (the
+            default) the memory is that of one batch.
+    """
+
+    num_steps: int = 100
+    num_restarts: int = 1
+    rho: float = 0.75
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for steps, restarts or a share that make no sense."""
+        if self.num_steps < 1:
+            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
+        if self.num_restarts < 1:
+            raise ValueError(f"Expected num_restarts={self.num_restarts} >= 1.")
+        if not 0 < self.rho < 1:
+            raise ValueError(f"Expected rho={self.rho} in (0, 1).")
+
+    def run(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        loss_fn: losses.Loss,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the best point of one run from one random start, its success and its loss."""
+        return climb(
+            view,
+            images,
+            labels,
+            random_start(self.threat, images, start_keys(key, index)),
+            loss_fn=loss_fn,
+            threat=self.threat,
+            num_steps=self.num_steps,
+            rho=self.rho,
+            key=rng.stream(key, "view"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class APGD(APGDBase):
+    """Auto-PGD: momentum, a step that starts at 2 eps and is halved at reviews, best point kept.
+
+    For a random model attack `eot(view, 20, average="gradients")`, as AutoAttack's version
+    "rand" does.
+
+    Attributes:
+        loss: what the steps raise.
+
+    References:
+        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+        parameter-free attacks", 2020 (algorithm 1).
+    """
+
+    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        loss_fn = losses.named(self.loss)
+
+        def restart(number):
+            key_run = rng.stream(key, "restart", number)
+            return self.run(view, images, labels, loss_fn=loss_fn, key=key_run, index=index)
+
+        return best_of(restart, self.num_restarts, images, parallel=self.parallel)
+
+
+@dataclasses.dataclass(frozen=True)
+class APGDT(APGDBase):
+    """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: how many classes are tried.
+
+    References:
+        Croce and Hein, 2020, as for `APGD` (section 4.1).
+    """
+
+    num_targets: int = 9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number of targets that makes no sense."""
+        super().__post_init__()
+        if self.num_targets < 1:
+            raise ValueError(f"Expected num_targets={self.num_targets} >= 1.")
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
+        targets = losses.ranked_targets(logits, labels, self.num_targets)
+
+        def restart(number):
+            loss_fn = losses.targeted_dlr(targets[:, number // self.num_restarts])
+            key_run = rng.stream(key, "restart", number)
+            return self.run(view, images, labels, loss_fn=loss_fn, key=key_run, index=index)
+
+        num_runs = self.num_targets * self.num_restarts
+        return best_of(restart, num_runs, images, parallel=self.parallel)

@@ -1,0 +1,262 @@
+"""Square: random search over squares, which sees only the scores."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import BoundedAttack, expand, start_keys, unit_l2
+from robust_jax.attacks.gradient import best_of
+
+# The share of pixels in a square is halved after each of these queries (of 10,000).
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+@functools.cache
+def bump(rows: int, columns: int) -> np.ndarray:
+    """Returns a bump over a rectangle, largest in the middle, falling like a sum of squares."""
+    away = np.maximum(
+        np.abs(np.arange(rows) - rows // 2)[:, None],
+        np.abs(np.arange(columns) - columns // 2)[None],
+    )
+    terms = 1 / np.arange(1, max(rows, columns) // 2 + 2) ** 2
+    return np.cumsum(terms[::-1])[::-1][away]
+
+
+@functools.cache
+def dipole(size: int) -> np.ndarray:
+    """Returns a square of norm one, a bump in its upper half and a negative one in its lower."""
+    upper = size // 2
+    halves = [
+        half / max(math.sqrt((half**2).sum()), 1e-12)
+        for half in (bump(upper, size), bump(size - upper, size))
+    ]
+    square = np.concatenate([halves[0], -halves[1]])
+    return square / math.sqrt((square**2).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Square(BoundedAttack):
+    """Square attack: changes one random square at a time and keeps what raises the loss.
+
+    Attributes:
+        num_queries: proposals per run.
+        num_restarts: runs; the best end is kept.
+        initial_share: share of the pixels in the first squares (p).
+        loss: what must rise; misclassification is kept in any case, and ends the search.
+        rescale_schedule: stretch the schedule of square sizes from 10,000 queries to
+            `num_queries` (AutoAttack does not).
+        targeted: the labels are classes to reach, not to leave.
+        parallel: all runs at once, at so many times the memory.
+
+    References:
+        Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box
+        adversarial attack via random search", 2020 (algorithms 1 to 3).
+    """
+
+    needs_logits: ClassVar[bool] = False
+
+    num_queries: int = 5000
+    num_restarts: int = 1
+    initial_share: float = 0.8
+    loss: Literal["margin", "cross_entropy"] = "margin"
+    rescale_schedule: bool = False
+    targeted: bool = False
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        for name in ("num_queries", "num_restarts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if not 0 < self.initial_share <= 1:
+            raise ValueError(f"Expected initial_share={self.initial_share} in (0, 1].")
+        losses.named(self.loss)
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError unless the images are [b h w k]."""
+        super().check(images)
+        if images.ndim != 4:
+            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+
+    def side(self, query: int, height: int, width: int) -> int:
+        """Returns the side of the squares at a query."""
+        if self.rescale_schedule:
+            query = int(query / self.num_queries * 10_000)
+        share = self.initial_share / 2 ** sum(query > bound for bound in _HALVINGS)
+        side = round(math.sqrt(share * height * width))
+        if self.threat.norm == "linf":
+            side = max(side, 1)
+        else:
+            side = max(side, 3)
+            side += side % 2 == 0
+        return min(side, height, width)
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b h w k"]:
+        """Returns the adversarial images."""
+
+        def restart(number):
+            key_run = rng.stream(key, "restart", number)
+            return self.run(view, images, labels, key=key_run, index=index)
+
+        return best_of(restart, self.num_restarts, images, parallel=self.parallel)
+
+    def run(
+        self,
+        view: Any,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b h w k"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the best point of one run, its success and its loss."""
+        height, width, _ = images.shape[1:]
+        loss_fn = losses.named(self.loss)
+        loss_fn = losses.negated(loss_fn) if self.targeted else loss_fn
+        sides = np.array([self.side(q, height, width) for q in range(self.num_queries)])
+        propose = self._propose_linf if self.threat.norm == "linf" else self._propose_l2
+        keys = start_keys(key, index)
+
+        def judge(points, query):
+            view_key = rng.stream(key, "query", query)
+            loss, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
+            return points, losses.misclassified(logits, labels) != self.targeted, loss
+
+        def step(carry):
+            query, (points, done, loss) = carry
+            proposals = propose(points, images, keys, query, sides)
+            new, success, new_loss = judge(proposals, query + 1)
+            take = ~done & (success | (new_loss > loss))
+            return query + 1, (
+                jnp.where(expand(take, points), new, points),
+                done | success,
+                jnp.where(take, new_loss, loss),
+            )
+
+        # An example that is fooled stays as it is, so stopping early changes no row.
+        begin = jnp.asarray(0), judge(self._start(images, keys), 0)
+        return jax.lax.while_loop(
+            lambda carry: (carry[0] < self.num_queries) & ~jnp.all(carry[1][1]), step, begin
+        )[1]
+
+    def _start(self, images: Array, keys: Array) -> Array:
+        """Returns vertical stripes (Linf) or a grid of dipoles (L2) of random signs."""
+        _, height, width, num_channels = images.shape
+        dtype = images.dtype
+        if self.threat.norm == "linf":
+
+            def stripes(key):
+                return _signs(jax.random.uniform(key, (1, width, num_channels), dtype))
+
+            noise = jax.vmap(stripes)(keys)
+            return self.threat.project(images + self.threat.eps * noise, images)
+        side = max(min(height, width) // 5, 1)
+        tiles, tile_of = np.zeros((2, height, width)), np.zeros((height, width), np.int32)
+        top, left = (height - 5 * side) // 2, (width - 5 * side) // 2
+        corners = [
+            (row, column)
+            for row in range(max(top, 0), height - side + 1, side)
+            for column in range(max(left, 0), width - side + 1, side)
+        ]
+        for number, (row, column) in enumerate(corners):
+            window = slice(row, row + side), slice(column, column + side)
+            tiles[(0, *window)], tiles[(1, *window)] = dipole(side), dipole(side).T
+            tile_of[window] = number
+        pattern = jnp.asarray(tiles, dtype)
+
+        def grid(key):
+            draws = jax.random.uniform(key, (len(corners), num_channels + 1), dtype)[tile_of]
+            square = jnp.where(draws[..., 0] > 0.5, pattern[0], pattern[1])
+            return square[..., None] * _signs(draws[..., 1:])
+
+        noise = unit_l2(jax.vmap(grid)(keys))
+        return self.threat.clip(images + self.threat.eps * noise)
+
+    def _propose_linf(self, points, images, keys, query, sides):
+        """Returns the points with one square set to plus or minus eps, per channel."""
+        _, height, width, num_channels = images.shape
+        side = jnp.asarray(sides)[query]
+
+        def change(key):
+            draws = jax.random.uniform(
+                jax.random.fold_in(key, query), (num_channels + 2,), images.dtype
+            )
+            inside = _window(draws[:2], side, height, width)
+            return inside[..., None] * _signs(draws[2:])[None, None]
+
+        step = 2 * self.threat.eps * jax.vmap(change)(keys)
+        return self.threat.project(points + step, images)
+
+    def _propose_l2(self, points, images, keys, query, sides):
+        """Returns the points with the mass of one window moved to another, as a dipole."""
+        _, height, width, num_channels = images.shape
+        eps, dtype = self.threat.eps, images.dtype
+        distinct, which = np.unique(sides, return_inverse=True)
+        table = np.zeros((len(distinct), height, width))
+        for number, side in enumerate(distinct):
+            table[number, :side, :side] = dipole(int(side))
+        which = jnp.asarray(which)[query]
+        side, square = jnp.asarray(sides)[query], jnp.asarray(table, dtype)[which]
+
+        def change(delta, key):
+            draws = jax.random.uniform(jax.random.fold_in(key, query), (num_channels + 5,), dtype)
+            target = _window(draws[:2], side, height, width)[..., None]
+            source = _window(draws[2:4], side, height, width)[..., None]
+            shape = jnp.where(draws[4] > 0.5, square, square.T)
+            row, column = _corner(draws[:2], side, height, width)
+            shape = jnp.roll(shape, jnp.stack([row, column]), (0, 1))[..., None]
+            old = delta * target
+            new = shape * _signs(draws[5:])[None, None] + old / (_norms(old) + _TINY)
+            spare = jnp.maximum(eps**2 - jnp.sum(delta**2), 0) / num_channels
+            mass = jnp.sqrt(spare + _norms(delta * jnp.maximum(target, source)) ** 2)
+            new = new * target
+            new = new / (_norms(new) + _TINY) * mass
+            return jnp.where(target > 0, new, delta * (1 - source))
+
+        delta = unit_l2(jax.vmap(change)(points - images, keys))
+        return self.threat.clip(images + eps * delta)
+
+
+_TINY = 1e-12
+
+
+def _norms(image: Float[Array, "h w k"]) -> Float[Array, "1 1 k"]:
+    return jnp.sqrt(jnp.sum(image**2, axis=(0, 1), keepdims=True))
+
+
+def _signs(draws: Array) -> Array:
+    return jnp.where(draws > 0.5, 1, -1).astype(draws.dtype)
+
+
+def _corner(
+    draws: Float[Array, "2"], side: Int[Array, ""], height: int, width: int
+) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    row = jnp.floor(draws[0] * (height - side).astype(draws.dtype))
+    column = jnp.floor(draws[1] * (width - side).astype(draws.dtype))
+    return row.astype(jnp.int32), column.astype(jnp.int32)
+
+
+def _window(
+    draws: Float[Array, "2"], side: Int[Array, ""], height: int, width: int
+) -> Float[Array, "h w"]:
+    """Returns one inside a square of random place and zero outside."""
+    row, column = _corner(draws, side, height, width)
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    inside = (rows >= row) & (rows < row + side) & (columns >= column) & (columns < column + side)
+    return inside.astype(draws.dtype)

@@ -1,0 +1,1 @@
+"""What several configuration files share: a paper's data, networks and schedules."""

@@ -1,0 +1,55 @@
+"""The plain ResNet-18 on CIFAR-10: the KAP paper's baselines RN18-NT and RN18-AT-ES.
+
+    python train.py configs/standard_cifar10.py        # NT
+    python train.py configs/standard_cifar10.py:at     # AT-ES
+    python evaluate.py --checkpoint runs/standard_cifar10 --config configs/eval/kap.py:table1
+
+`--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
+
+Bashivan et al., "Learning robust kernel ensembles with kernel average pooling", arXiv 2210.00062,
+2022, tables 1 and A1 (%):
+
+| row           | variant | clean | PGD-20 | AutoAttack | Square |
+|---------------|---------|-------|--------|------------|--------|
+| RN18-NT       | default | 94.66 | 0.0    | 0.0        | 0.87   |
+| RN18-AT-ES    | at      | 84.20 | 43.70  | 43.00      | 49.10  |
+| WRN-16-4 (BE) | not yet | 95.60 | 7.90   | 7.80       | 21.00  |
+
+Ours: not yet run.
+
+RN18-NT (sigma = .1) is `kap_cifar10.py:nt_sigma0.1`. The paper's AT-ES resembles the last, overfit
+checkpoint of Rice et al.'s public log (84.9 / 45.6 under PGD-10), not their best (82.9 / 53.5).
+
+Further variants: `at_rice`, Rice et al.'s own recipe (PreAct-ResNet-18, PGD-10, normalised inside),
+and `depth1`, `depth2`, `depth3`, the plain networks of figure A2a (a curve without numbers).
+"""
+
+from eval.kap import noise_off, pgd
+from recipes import kap as recipes
+
+from robust_jax.config import Config
+from robust_jax.models import Normalization, PreActResNetConfig, strided_cnn
+
+NT = recipes.cifar("cifar10", noise_off("cifar"))
+
+RICE = recipes.with_method(
+    NT,
+    network=PreActResNetConfig(),
+    normalization=Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616)),
+)
+
+VARIANTS = {
+    "default": NT,
+    "at": recipes.with_rice_optimizer(
+        recipes.adversarially_trained(NT, pgd("cifar", 20), pgd("cifar", 10))
+    ),
+    "at_rice": recipes.with_rice_optimizer(
+        recipes.adversarially_trained(RICE, pgd("cifar", 10), pgd("cifar", 10))
+    ),
+    **{f"depth{n}": recipes.with_network(NT, strided_cnn(n)) for n in (1, 2, 3)},
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "standard_cifar10", variant)

@@ -1,6 +1,7 @@
 """Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`."""
 
 from robust_jax.attacks.apgd import APGD, APGDT
+from robust_jax.attacks.auto import AutoAttack
 from robust_jax.attacks.base import (
     Attack,
     BoundedAttack,
@@ -26,6 +27,7 @@ __all__ = [
     "MIM",
     "PGD",
     "Attack",
+    "AutoAttack",
     "BoundedAttack",
     "Square",
     "ThreatModel",

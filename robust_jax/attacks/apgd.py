@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import BoundedAttack, ThreatModel, expand, start_keys, unit_l2
-from robust_jax.attacks.gradient import best_of, keep_better
+from robust_jax.attacks.base import ThreatModel, expand, start_keys, unit_l2
+from robust_jax.attacks.gradient import AttackInRuns, keep_better
 
 
 def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +144,7 @@ def climb(
 
 
 @dataclasses.dataclass(frozen=True)
-class APGDBase(BoundedAttack):
+class APGDBase(AttackInRuns):
     """What APGD and APGDT have in common.
 
     Attributes:
@@ -170,7 +170,12 @@ class APGDBase(BoundedAttack):
         if not 0 < self.rho < 1:
             raise ValueError(f"Expected rho={self.rho} in (0, 1).")
 
-    def run(
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Returns whether a call makes all runs at once."""
+        return self.parallel
+
+    def raise_loss(
         self,
         view: Any,
         images: Float[Array, "b *shape"],
@@ -211,23 +216,25 @@ class APGD(APGDBase):
 
     loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
 
-    def perturb(
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of restarts."""
+        return self.num_restarts
+
+    def run(
         self,
+        number: Any,
         view: Any,
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         *,
         key: Key[Array, ""],
         index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one restart."""
+        key = rng.stream(key, "restart", number)
         loss_fn = losses.named(self.loss)
-
-        def restart(number):
-            key_run = rng.stream(key, "restart", number)
-            return self.run(view, images, labels, loss_fn=loss_fn, key=key_run, index=index)
-
-        return best_of(restart, self.num_restarts, images, parallel=self.parallel)
+        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,23 +256,24 @@ class APGDT(APGDBase):
         if self.num_targets < 1:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 1.")
 
-    def perturb(
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of targets times that of restarts."""
+        return self.num_targets * self.num_restarts
+
+    def run(
         self,
+        number: Any,
         view: Any,
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         *,
         key: Key[Array, ""],
         index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one restart towards one target."""
         logits = losses.decision(view(images, key=rng.stream(key, "targets")))
         targets = losses.ranked_targets(logits, labels, self.num_targets)
-
-        def restart(number):
-            loss_fn = losses.targeted_dlr(targets[:, number // self.num_restarts])
-            key_run = rng.stream(key, "restart", number)
-            return self.run(view, images, labels, loss_fn=loss_fn, key=key_run, index=index)
-
-        num_runs = self.num_targets * self.num_restarts
-        return best_of(restart, num_runs, images, parallel=self.parallel)
+        loss_fn = losses.targeted_dlr(targets[:, number // self.num_restarts])
+        key = rng.stream(key, "restart", number)
+        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)

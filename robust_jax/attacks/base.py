@@ -225,9 +225,11 @@ class Attack:
     Attributes:
         needs_logits: is a view that gives probabilities an error? Not for attacks that only
             compare scores, to which a method's `predict` may be handed.
+        on_host: does it run on the host over compiled parts? Then it cannot be traced by `jit`.
     """
 
     needs_logits: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
 
     @property
     def box(self) -> tuple[float, float]:

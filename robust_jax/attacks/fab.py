@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import random_start
-from robust_jax.attacks.base import BoundedAttack, ThreatModel, start_keys
-from robust_jax.attacks.gradient import best_of
+from robust_jax.attacks.base import ThreatModel, start_keys
+from robust_jax.attacks.gradient import AttackInRuns
 
 
 def project_on_hyperplane(
@@ -58,7 +58,7 @@ def _size(threat: ThreatModel, delta: Float[Array, "b f"]) -> Float[Array, " b"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FAB(BoundedAttack):
+class FAB(AttackInRuns):
     """Fast adaptive boundary attack: seeks the nearest misclassified point, keeps it inside eps.
 
     Untargeted, each step needs the gradient of every logit: `num_classes` backward passes.
@@ -97,35 +97,52 @@ class FAB(BoundedAttack):
         if not 0 < self.shrink < 1:
             raise ValueError(f"Expected shrink={self.shrink} in (0, 1).")
 
-    def perturb(
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of restarts."""
+        return self.num_restarts
+
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Returns whether a call makes all runs at once."""
+        return self.parallel
+
+    def run(
         self,
+        number: Any,
         view: Any,
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         *,
         key: Key[Array, ""],
         index: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one restart; the loss is minus the distance."""
+        key = rng.stream(key, "restart", number)
+        start = self.start(images, at_random=number > 0, key=key, index=index)
+        return self.approach(view, images, labels, None, start, key=key)
+
+    def start(
+        self,
+        images: Float[Array, "b *shape"],
+        *,
+        at_random: Any,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
     ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
+        """Returns the clean images, or points at random at half of eps."""
+        far = random_start(self.threat, images, start_keys(key, index))
+        return jnp.where(at_random, (far + images) / 2, images)
 
-        def restart(number):
-            key_run = rng.stream(key, "restart", number)
-            return self.run(
-                view, images, labels, None, at_random=number > 0, key=key_run, index=index
-            )
-
-        return best_of(restart, self.num_restarts, images, parallel=self.parallel)
-
-    def run(
+    def approach(
         self,
         view: Any,
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         targets: Int[Array, " b"] | None,
+        start: Float[Array, "b *shape"],
         *,
-        at_random: Any,
         key: Key[Array, ""],
-        index: Int[Array, " b"],
     ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
         """Returns the nearest misclassified point of one run, whether it is in the ball, -distance.
 
@@ -134,14 +151,11 @@ class FAB(BoundedAttack):
             images: clean images.
             labels: class of each image.
             targets: class whose boundary is sought; None is the nearest of all.
-            at_random: start from a random point?
-            key: root of the run's draws.
-            index: dataset row of each image.
+            start: where to begin.
+            key: root of the view's draws.
         """
         threat = self.threat
         flat = images.reshape(images.shape[0], -1)
-        start = random_start(threat, images, start_keys(key, index)).reshape(flat.shape)
-        start = jnp.where(at_random, (start + flat) / 2, flat)
 
         def logits_at(points, number):
             shaped = points.reshape(images.shape)
@@ -177,7 +191,9 @@ class FAB(BoundedAttack):
             return jnp.where(fooled[:, None], pulled, points), best, best_distance
 
         far = jnp.full(images.shape[0], jnp.inf, images.dtype)
-        _, best, best_distance = jax.lax.fori_loop(0, self.num_steps, step, (start, flat, far))
+        _, best, best_distance = jax.lax.fori_loop(
+            0, self.num_steps, step, (start.reshape(flat.shape), flat, far)
+        )
         inside = best_distance <= threat.eps
         best = jnp.where(inside[:, None], best, flat)
         return best.reshape(images.shape), inside, -best_distance
@@ -248,29 +264,26 @@ class FABT(FAB):
         if self.num_targets < 1:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 1.")
 
-    def perturb(
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of targets times that of restarts."""
+        return self.num_targets * self.num_restarts
+
+    def run(
         self,
+        number: Any,
         view: Any,
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         *,
         key: Key[Array, ""],
         index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one restart towards one target."""
         logits = losses.decision(view(images, key=rng.stream(key, "targets")))
         targets = losses.ranked_targets(logits, labels, self.num_targets)
-
-        def restart(number):
-            return self.run(
-                view,
-                images,
-                labels,
-                targets[:, number // self.num_restarts],
-                at_random=number % self.num_restarts > 0,
-                key=rng.stream(key, "restart", number),
-                index=index,
-            )
-
-        num_runs = self.num_targets * self.num_restarts
-        return best_of(restart, num_runs, images, parallel=self.parallel)
+        target = targets[:, number // self.num_restarts]
+        at_random = number % self.num_restarts > 0
+        key = rng.stream(key, "restart", number)
+        start = self.start(images, at_random=at_random, key=key, index=index)
+        return self.approach(view, images, labels, target, start, key=key)

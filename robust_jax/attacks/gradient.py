@@ -50,6 +50,54 @@ def best_of(run: Any, num_runs: int, images: Array, *, parallel: bool) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttackInRuns(BoundedAttack):
+    """A bounded attack made of runs (restarts, targets), of which the best end is kept.
+
+    A suite makes the runs one by one, each on the examples that still stand.
+    """
+
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of runs."""
+        raise TypeError(f"Expected {type(self).__name__} to define num_runs.")
+
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Returns whether a call makes all runs at once."""
+        return False
+
+    def run(
+        self,
+        number: Any,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one run: images, success, and the loss by which runs compare."""
+        raise TypeError(f"Expected {type(self).__name__} to define run(...).")
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        return best_of(
+            lambda number: self.run(number, view, images, labels, key=key, index=index),
+            self.num_runs,
+            images,
+            parallel=self.runs_in_parallel,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class StepAttack(BoundedAttack):
     """An attack by repeated steps of fixed length; what FGSM, BIM, MIM and PGD have in common.
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import BoundedAttack, expand, start_keys, unit_l2
-from robust_jax.attacks.gradient import best_of
+from robust_jax.attacks.base import expand, start_keys, unit_l2
+from robust_jax.attacks.gradient import AttackInRuns
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -43,7 +43,7 @@ def dipole(size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(BoundedAttack):
+class Square(AttackInRuns):
     """Square attack: changes one random square at a time and keeps what raises the loss.
 
     Attributes:
@@ -99,25 +99,19 @@ class Square(BoundedAttack):
             side += side % 2 == 0
         return min(side, height, width)
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b h w k"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b h w k"]:
-        """Returns the adversarial images."""
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of restarts."""
+        return self.num_restarts
 
-        def restart(number):
-            key_run = rng.stream(key, "restart", number)
-            return self.run(view, images, labels, key=key_run, index=index)
-
-        return best_of(restart, self.num_restarts, images, parallel=self.parallel)
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Returns whether a call makes all runs at once."""
+        return self.parallel
 
     def run(
         self,
+        number: Any,
         view: Any,
         images: Float[Array, "b h w k"],
         labels: Int[Array, " b"],
@@ -125,7 +119,8 @@ class Square(BoundedAttack):
         key: Key[Array, ""],
         index: Int[Array, " b"],
     ) -> tuple[Float[Array, "b h w k"], Bool[Array, " b"], Float[Array, " b"]]:
-        """Returns the best point of one run, its success and its loss."""
+        """Returns the end of one restart."""
+        key = rng.stream(key, "restart", number)
         height, width, _ = images.shape[1:]
         loss_fn = losses.named(self.loss)
         loss_fn = losses.negated(loss_fn) if self.targeted else loss_fn

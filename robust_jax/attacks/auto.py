@@ -1,0 +1,314 @@
+"""AutoAttack: attacks one after the other, each on the examples that still stand.
+
+The suite runs on the host over compiled runs of a few fixed batch sizes, so fallen examples cost
+nothing and nothing is compiled per batch.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import base, losses
+from robust_jax.attacks.apgd import APGD, APGDT
+from robust_jax.attacks.base import BoundedAttack, ThreatModel
+from robust_jax.attacks.fab import FAB, FABT
+from robust_jax.attacks.gradient import AttackInRuns
+from robust_jax.attacks.square import Square
+from robust_jax.attacks.views import eot
+
+
+class Stage(NamedTuple):
+    """What one attack of a suite did.
+
+    Attributes:
+        attack: its configuration.
+        num_standing: examples still right after it.
+        seconds: wall time, compilation included.
+    """
+
+    attack: AttackInRuns
+    num_standing: int
+    seconds: float
+
+
+class Report(NamedTuple):
+    """What a suite found.
+
+    Attributes:
+        images: the adversarial image of each fallen example, the clean one of each other.
+        standing: examples that no attack changed the decision on.
+        fallen_to: number of the attack that each example fell to; -1 where it stands, and -2
+            where the clean image is misclassified.
+        stages: one per attack that ran.
+        warnings: why the result may overstate robustness, in words.
+    """
+
+    images: np.ndarray
+    standing: np.ndarray
+    fallen_to: np.ndarray
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...]
+
+
+def standard(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+    """Returns AutoAttack's four attacks: APGD-CE, APGD-T, FAB-T and Square."""
+    return APGD(threat), APGDT(threat), FABT(threat), Square(threat)
+
+
+def plus(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+    """Returns the six attacks of version "plus", with five restarts where it has them."""
+    return (
+        APGD(threat, num_restarts=5),
+        APGD(threat, num_restarts=5, loss="dlr"),
+        FAB(threat, num_restarts=5),
+        Square(threat),
+        APGDT(threat),
+        FABT(threat),
+    )
+
+
+def rand(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+    """Returns the two attacks of version "rand", which is for random models."""
+    return APGD(threat), APGD(threat, loss="dlr")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoAttack(BoundedAttack):
+    """The suite of Croce and Hein, with the official code's hyper-parameters.
+
+    A call gives the images alone; `report` gives also who fell to what, times and warnings. Both
+    run on the host: they cannot be traced by `jit`. Examples that are misclassified as they are
+    have fallen, and are given back unchanged.
+
+    "rand" attacks gradients averaged over `num_samples` draws of the view. Unlike the official
+    code it decides by the mean probability of the draws, not by the last one, and re-judges every
+    success under fresh draws, so that lucky draws are not kept.
+
+    Attributes:
+        version: "standard", "plus", "rand", or "custom" for the attacks below.
+        attacks: the attacks of version "custom", in their order, with this threat model.
+        batch_size: largest number of examples at a time; the rest of a batch is padded to the
+            next multiple of a quarter of it.
+        num_samples: draws per gradient in version "rand".
+
+    References:
+        Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+        parameter-free attacks", 2020.
+    """
+
+    on_host: ClassVar[bool] = True
+
+    version: Literal["standard", "plus", "rand", "custom"] = "standard"
+    attacks: tuple[AttackInRuns, ...] = ()
+    batch_size: int = 128
+    num_samples: int = 20
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where attacks, version and batch size do not fit together."""
+        if self.version not in ("standard", "plus", "rand", "custom"):
+            raise ValueError(
+                f"Expected version={self.version!r} to be one of "
+                "['custom', 'plus', 'rand', 'standard']."
+            )
+        if bool(self.attacks) != (self.version == "custom"):
+            raise ValueError(
+                f"Expected {len(self.attacks)} attacks to be given with version='custom' and "
+                f"only then, not {self.version!r}."
+            )
+        for attack in self.attacks:
+            if attack.threat != self.threat:
+                raise ValueError(f"Expected threat={attack.threat} to be {self.threat}.")
+        if self.batch_size < 1:
+            raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
+        if self.num_samples < 1:
+            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+
+    def members(self) -> tuple[AttackInRuns, ...]:
+        """Returns the attacks in their order."""
+        if self.version == "custom":
+            return self.attacks
+        return {"standard": standard, "plus": plus, "rand": rand}[self.version](self.threat)
+
+    def __call__(
+        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
+    ) -> Any:
+        """Returns the adversarial images; see `Attack`."""
+        return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
+
+    def report(
+        self,
+        view: Any,
+        images: Any,
+        labels: Any,
+        *,
+        key: Key[Array, ""],
+        index: Any = None,
+        progress_fn: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Returns the adversarial images, what stands, and how it came to that.
+
+        Args:
+            view: the model under attack.
+            images: clean images; where they are sharded over devices, so is every batch.
+            labels: class of each image.
+            key: root of all draws.
+            index: dataset row of each image; default 0, 1, ...
+            progress_fn: called with one line after every batch.
+
+        Raises:
+            ValueError: shapes, dtypes or values do not fit, or the arrays are being traced.
+        """
+        if isinstance(images, Tracer) or isinstance(labels, Tracer):
+            raise ValueError(
+                f"Expected images={images} to be concrete: {type(self).__name__} runs on the host."
+            )
+        sharding = _sharding(images)
+        images, labels = np.asarray(images), np.asarray(labels)
+        index = np.arange(len(labels)) if index is None else np.asarray(index)
+        base.check_batch(images, labels, index)
+        self.check(images)
+        for attack in self.members():
+            attack.check(images)
+        if not len(images):
+            empty = np.zeros(0, bool)
+            return Report(images, empty, np.zeros(0, np.int32), (), ())
+        base.check_images(images, self.box)
+        view = base.as_pytree(view)
+        base.check_logits(view, images, labels, key=rng.stream(key, "check"))
+        if self.version == "rand":
+            view = eot(view, self.num_samples, average="gradients")
+        batches = _Batches(self.batch_size, sharding, images, labels, index)
+        return self._report(view, batches, key, progress_fn or (lambda line: None))
+
+    def _report(self, view, batches, key, progress_fn) -> Report:
+        images, standing = np.array(batches.images), np.zeros(len(batches.labels), bool)
+        fallen_to = np.full(len(standing), -2, np.int32)
+        random, flat = False, 0
+        everything = np.arange(len(standing))
+        for rows, batch in batches.of(everything):
+            right, differs, zero = _inspect(view, *batch, rng.stream(key, "inspect"))
+            standing[rows] = np.asarray(right)[: len(rows)]
+            random |= bool(np.any(np.asarray(differs)[: len(rows)]))
+            flat += int(np.sum(np.asarray(zero)[: len(rows)]))
+        fallen_to[standing] = -1
+        stages = []
+        for number, attack in enumerate(self.members()):
+            began = time.perf_counter()
+            attack_key = rng.stream(key, "attack", number)
+            for run in range(attack.num_runs):
+                for rows, batch in batches.of(np.flatnonzero(standing)):
+                    found, fallen = _one_run(attack, jnp.asarray(run), view, *batch, attack_key)
+                    fallen = np.asarray(fallen)[: len(rows)]
+                    images[rows[fallen]] = np.asarray(found)[: len(rows)][fallen]
+                    standing[rows[fallen]] = False
+                    fallen_to[rows[fallen]] = number
+                    progress_fn(
+                        f"{type(attack).__name__} {number + 1}/{len(self.members())}, run {run + 1}"
+                        f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
+                    )
+            stages.append(Stage(attack, int(standing.sum()), time.perf_counter() - began))
+        warnings = self._warnings(stages, random=random, num_flat=flat, num_examples=len(standing))
+        return Report(images, standing, fallen_to, tuple(stages), warnings)
+
+    def _warnings(self, stages, *, random, num_flat, num_examples) -> tuple[str, ...]:
+        found = []
+        if random and self.version != "rand":
+            found.append("randomized: the view's scores change from call to call; use 'rand'.")
+        if num_flat:
+            found.append(
+                f"zero gradient: the margin has none at {num_flat} of {num_examples} images; "
+                "rescale the logits or use float64."
+            )
+        for before, after in itertools.pairwise(stages):
+            won = before.num_standing - after.num_standing
+            if isinstance(after.attack, Square) and won > 0.002 * num_examples:
+                found.append(
+                    f"Square fooled {won} images that the attacks before it could not: gradients "
+                    "may be masked; add queries, restarts or an adaptive attack."
+                )
+        return tuple(found)
+
+
+def _sharding(images: Any) -> Any:
+    """Returns the sharding of images that lie on several devices, else None."""
+    if isinstance(images, jax.Array) and len(images.sharding.device_set) > 1:
+        return images.sharding
+    return None
+
+
+class _Batches:
+    """The examples, handed out in batches of two sizes: full, and multiples of a quarter."""
+
+    def __init__(self, batch_size, sharding, images, labels, index):
+        num_devices = 1 if sharding is None else len(sharding.device_set)
+
+        def divisible(size):
+            return -(-size // num_devices) * num_devices
+
+        self.full, self.quarter = divisible(batch_size), divisible(-(-batch_size // 4))
+        self.sharding = sharding
+        self.images, self.labels, self.index = images, labels, index
+
+    def of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Any, ...]]]:
+        """Yields parts of the rows, each with its arrays, padded by repeating a row."""
+        while len(rows):
+            # A full batch costs no more than the quarters that it would be cut into.
+            size = self.full if len(rows) > self.full - self.quarter else self.quarter
+            part, rows = rows[:size], rows[size:]
+            padded = np.concatenate([part, np.repeat(part[:1], size - len(part))])
+            arrays = self.images[padded], self.labels[padded], self.index[padded]
+            yield (
+                part,
+                tuple(
+                    jnp.asarray(array)
+                    if self.sharding is None
+                    else jax.device_put(array, _leading(self.sharding))
+                    for array in arrays
+                ),
+            )
+
+
+def _leading(sharding: Any) -> Any:
+    """Returns the sharding of the first axis alone, for arrays of any rank."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(
+            sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[:1])
+        )
+    return sharding
+
+
+@jax.jit(static_argnames=("attack",))
+def _one_run(attack, number, view, images, labels, index, key):
+    """Returns the images of one run, and which are in the ball and misclassified."""
+    points, _, _ = attack.run(number, view, images, labels, key=key, index=index)
+    points = attack.threat.project(points, images)
+    logits = losses.decision(view(points, key=rng.stream(key, "judge", number)))
+    return points, losses.misclassified(logits, labels)
+
+
+@jax.jit
+def _inspect(
+    view: Any,
+    images: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    index: Int[Array, " b"],
+    key: Key[Array, ""],
+) -> tuple[Bool[Array, " b"], Bool[Array, " b"], Bool[Array, " b"]]:
+    """Returns where the clean image is right, scores differ between calls, gradients vanish."""
+    del index
+    slope, _, logits = losses.gradient(
+        losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
+    )
+    again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
+    apart = base.l2_norm(base.unit_l2(logits) - base.unit_l2(again))
+    right = ~losses.misclassified(logits, labels)
+    return right, apart > 1e-4, base.l2_norm(slope) == 0

@@ -1,6 +1,7 @@
 """Public checkpoints: the same function as in PyTorch, the published accuracies, bad files."""
 
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +213,13 @@ def test_wrong_files(tmp_path):
     torch.save({"state_dict": {"epoch": 3}}, tmp_path / "number.pth")
     with pytest.raises(ValueError, match="to hold a state dict"):
         importer.load_state_dict(tmp_path / "number.pth")
+
+
+def test_missing_pytorch_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "file.pth").touch()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"pip install \"robust_jax\[torch\]\""):
+        importer.load_state_dict(tmp_path / "file.pth")
 
 
 class Code:

@@ -224,7 +224,7 @@ def make_train_step(
         average = state.average
         if config.ema_decay is not None:
             average = _moved_average(average, variables, 1 - config.ema_decay)
-        metrics = {"loss": loss, **metrics, "gradient_norm": optax.global_norm(gradients)}
+        metrics = {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, variables, moments, average), metrics
 
     everywhere = replicated(mesh)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,17 @@ from robust_jax.types import Batch, Outputs, Task, Variables
 Metrics = dict[str, Float[Array, ""]]
 
 
-class Init(Protocol):
-    """Returns fresh variables."""
+Init = Callable[..., Variables]
+"""(*, key) -> fresh variables."""
 
-    def __call__(self, *, key: Key[Array, ""]) -> Variables: ...
+Loss = Callable[..., tuple[Float[Array, ""], tuple[Variables, Metrics]]]
+"""(variables, batch, *, key, step) -> the scalar to minimise, (moved collections, metrics)."""
 
+View = Callable[..., Any]
+"""(variables, images, *, key) -> array: what an adversary may see and differentiate."""
 
-class Loss(Protocol):
-    """Returns the scalar to minimise, the collections it moved, and metrics to log."""
-
-    def __call__(
-        self, variables: Variables, batch: Batch, *, key: Key[Array, ""], step: Any
-    ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]: ...
-
-
-class View(Protocol):
-    """Returns an array computed from images: what an adversary may see and differentiate."""
-
-    def __call__(
-        self, variables: Variables, images: Float[Array, "b h w k"], *, key: Key[Array, ""] | None
-    ) -> Any: ...
+Forward = Callable[..., tuple[Outputs, Variables]]
+"""(variables, images, *, key, train, deterministic) -> outputs, moved collections."""
 
 
 class Method(NamedTuple):
@@ -130,20 +121,6 @@ def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
     if key is None:
         raise ValueError("Expected key=None to be a key: this method samples.")
     return key
-
-
-class Forward(Protocol):
-    """Returns the outputs of a pass and the collections that it moved."""
-
-    def __call__(
-        self,
-        variables: Variables,
-        images: Float[Array, "b h w k"],
-        *,
-        key: Key[Array, ""] | None,
-        train: bool,
-        deterministic: bool,
-    ) -> tuple[Outputs, Variables]: ...
 
 
 def forward_fn(network: nn.Module) -> Forward:

@@ -1,0 +1,209 @@
+"""What every defence promises; a new one adds a row to METHODS."""
+
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from robust_jax import rng, serialization, sharding, training
+from robust_jax.attacks import PGD, ThreatModel, bind
+from robust_jax.config import TrainingConfig
+from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
+from robust_jax.methods import KAP, KernelPool, MethodConfig, Standard
+from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
+from robust_jax.types import Batch
+
+SGD = optax.sgd(0.05, momentum=0.9)
+CNN = CNNConfig(widths=(16, 36), strides=(1, 2))
+
+METHODS: dict[str, MethodConfig] = {
+    "standard": Standard(network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,))),
+    "ensemble": Standard(network=EnsembleConfig(CNN, 3), vote="majority_lowest_class"),
+    "kap": KAP(network=CNN, sigma=0.1),
+    "kap_other_switches": KAP(
+        network=CNNConfig(widths=(16,), strides=(2,)),
+        pool=KernelPool(kind="max"),
+        order="conv_norm_pool",
+        sigma=0.2,
+        input_sigma=0.1,
+        noise_in_prediction=False,
+        label_smoothing=0.1,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(Digits()))
+
+
+@pytest.fixture(scope="module")
+def batch(data) -> Batch:
+    return next(eval_batches(data.train, 32))
+
+
+class Built:
+    """A method with its variables and jitted functions, compiled once for all tests."""
+
+    def __init__(self, config, data):
+        self.config = config
+        self.method = config.make(data.task)
+        self.init = jax.jit(lambda key: self.method.init(key=key))
+        self.variables = self.init(jax.random.key(0))
+        self.predict = jax.jit(self.method.predict)
+        self.views = {name: jax.jit(view) for name, view in self.method.views.items()}
+
+        def loss(params, variables, batch, key):
+            return self.method.loss({**variables, "params": params}, batch, key=key, step=0)
+
+        self.loss_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    def gradients(self, batch, key):
+        return self.loss_and_gradients(self.variables["params"], self.variables, batch, key)
+
+    @functools.cache
+    def step(self, num_devices):
+        mesh = sharding.make_mesh(num_devices)
+        config = TrainingConfig(ema_decay=0.9)
+        return training.make_train_step(self.method, SGD, config, Augmentation(), mesh), mesh
+
+    def train(self, batch, *, num_devices, num_steps):
+        """Returns the losses of some steps on one batch, and the state after them."""
+        step, mesh = self.step(num_devices)
+        variables = jax.device_put(self.variables, sharding.replicated(mesh))
+        state = training.init_state(variables, SGD, TrainingConfig(ema_decay=0.9), mesh)
+        batch = jax.device_put(batch, sharding.batched(mesh))
+        losses = []
+        for _ in range(num_steps):
+            state, metrics = step(state, batch, jax.random.key(0))
+            losses.append(float(metrics["loss"]))
+        return losses, jax.device_get((state.variables, state.average))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def built(request, data) -> Built:
+    return Built(METHODS[request.param], data)
+
+
+def test_shapes_and_dtypes(built, batch):
+    key = jax.random.key(1)
+    scores = built.predict(built.variables, batch.image, key=key)
+    chex.assert_shape(scores, (32, 10))
+    for name in ("deployed", "noise_off", "train"):
+        logits = built.views[name](built.variables, batch.image, key=key)
+        chex.assert_shape(logits, (32, 10))
+        chex.assert_type(logits, jnp.float32)
+    members = built.views["members"](built.variables, batch.image, key=key)
+    chex.assert_shape(members, (None, 32, 10))
+    (value, (collections, metrics)), gradients = built.gradients(batch, key)
+    chex.assert_shape([value, *metrics.values()], ())
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradients, built.variables["params"])
+    for name, moved in collections.items():
+        chex.assert_trees_all_equal_shapes_and_dtypes(moved, built.variables[name])
+
+
+def test_gradients_reach_every_parameter(built, batch):
+    largest = jax.tree.map(jnp.zeros_like, built.variables["params"])
+    for seed in range(8):
+        _, gradients = built.gradients(batch, jax.random.key(seed))
+        chex.assert_tree_all_finite(gradients)
+        largest = jax.tree.map(lambda a, b: jnp.maximum(a, jnp.abs(b)), largest, gradients)
+    for path, value in jax.tree_util.tree_leaves_with_path(largest):
+        assert jnp.max(value) > 0, jax.tree_util.keystr(path)
+
+
+def test_jit_equals_eager(built, batch):
+    key = jax.random.key(2)
+    images = batch.image[:4]
+    expected = built.predict(built.variables, images, key=key)
+    chex.assert_trees_all_close(
+        built.method.predict(built.variables, images, key=key), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_prediction_is_random_as_declared(built, batch):
+    first, again, other = (
+        built.predict(built.variables, batch.image, key=jax.random.key(seed)) for seed in (1, 1, 2)
+    )
+    chex.assert_trees_all_equal(first, again)
+    assert bool(jnp.any(first != other)) == built.method.stochastic
+    if built.method.stochastic:
+        with pytest.raises(ValueError, match="Expected key=None to be a key"):
+            built.method.predict(built.variables, batch.image, key=None)
+    else:
+        keyless = jax.jit(
+            lambda variables, images: built.method.predict(variables, images, key=None)
+        )
+        chex.assert_trees_all_close(keyless(built.variables, batch.image), first, atol=1e-5)
+
+
+def test_noise_off_is_deterministic(built, batch):
+    one, two = (
+        built.views["noise_off"](built.variables, batch.image, key=jax.random.key(seed))
+        for seed in (1, 2)
+    )
+    chex.assert_trees_all_equal(one, two)
+
+
+def test_padding_rows_change_nothing(built, batch):
+    key = jax.random.key(3)
+    padded = jnp.concatenate([batch.image[:5], jnp.zeros_like(batch.image[:3])])
+    for fn in (built.predict, built.views["deployed"], built.views["noise_off"]):
+        alone = fn(built.variables, batch.image[:5], key=key)
+        chex.assert_trees_all_close(fn(built.variables, padded, key=key)[:5], alone, atol=1e-5)
+
+
+def test_attack_does_not_see_padding(built, batch):
+    attack = PGD(ThreatModel("linf", 0.1), num_steps=2)
+    view = bind(built.method.views["noise_off"], built.variables)
+    key = jax.random.key(4)
+    padded = jnp.concatenate([batch.image[:5], jnp.zeros_like(batch.image[:3])])
+    labels = jnp.concatenate([batch.label[:5], jnp.zeros_like(batch.label[:3])])
+    alone = attack(view, batch.image[:5], batch.label[:5], key=key)
+    chex.assert_trees_all_close(attack(view, padded, labels, key=key)[:5], alone, atol=1e-5)
+
+
+def test_every_view_is_differentiable(built, batch):
+    def total(images, view):
+        found = view(built.variables, images, key=jax.random.key(5))
+        # Squares, because batch statistics make a plain sum constant.
+        return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(found))
+
+    @jax.jit
+    def slopes(images):
+        return {n: jax.grad(total)(images, view) for n, view in built.method.views.items()}
+
+    for name, slope in slopes(batch.image[:8]).items():
+        chex.assert_tree_all_finite(slope)
+        assert jnp.max(jnp.abs(slope)) > 0, name
+
+
+def test_config_survives_json(built):
+    text = json.dumps(serialization.to_json(built.config))
+    assert serialization.from_json(MethodConfig, json.loads(text)) == built.config
+
+
+def test_ten_steps_lower_the_loss(built, batch):
+    losses, _ = built.train(batch, num_devices=1, num_steps=10)
+    assert np.mean(losses[-3:]) < losses[0]
+    assert np.all(np.isfinite(losses))
+
+
+def test_devices_do_not_matter(built, batch):
+    # Without adversarial examples: the sign of a gradient that is zero but for rounding may differ.
+    expected = built.train(batch, num_devices=1, num_steps=5)
+    found = built.train(batch, num_devices=4, num_steps=5)
+    # Sums over devices round differently; a parameter near zero has no relative accuracy.
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_streams_differ():
+    key = jax.random.key(0)
+    keys = [rng.stream(key, name, number) for name in ("a", "b") for number in (0, 1)]
+    data = np.stack([jax.random.key_data(k) for k in keys])
+    assert len(np.unique(data, axis=0)) == 4

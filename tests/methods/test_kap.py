@@ -1,0 +1,215 @@
+"""Kernel average pooling against loops, equations 3 and 6, and its special cases."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.data import DataConfig, Digits, eval_batches, open_data
+from robust_jax.methods import KAP, KernelPool
+from robust_jax.methods.kap import NoisyPooledConv
+from robust_jax.models import CNNConfig, default_layers
+from robust_jax.models.noise import gaussian
+from robust_jax.types import Task
+
+
+def pool_by_loops(values, pool, rows, columns):
+    """KAP of one pixel, straight from the definition (PAPERS: V_ij intersected with the grid)."""
+    grid = np.asarray(values).reshape(rows, columns)
+    size, stride = pool.kernel_size, pool.stride
+    low = (size - 1) // 2
+    high = size - 1 - low if stride == 1 else low
+    out = []
+    row_starts = [0] if pool.dimensions == 1 else range(-low, rows + high - size + 1, stride)
+    for i in row_starts:
+        for j in range(-low, columns + high - size + 1, stride):
+            height = 1 if pool.dimensions == 1 else size
+            cells = [
+                grid[a, b]
+                for a in range(i, i + height)
+                for b in range(j, j + size)
+                if 0 <= a < rows and 0 <= b < columns
+            ]
+            if pool.kind == "max":
+                out.append(max(cells))
+            else:
+                count = size**pool.dimensions if pool.count_include_pad else len(cells)
+                out.append(sum(cells) / count)
+    return np.asarray(out)
+
+
+@pytest.mark.parametrize(
+    ("pool", "rows", "columns"),
+    [
+        (KernelPool(), 4, 6),
+        (KernelPool(count_include_pad=True), 4, 6),
+        (KernelPool(kind="max"), 4, 6),
+        (KernelPool(kernel_size=2), 4, 6),
+        (KernelPool(kernel_size=4, stride=1), 4, 6),
+        (KernelPool(kernel_size=2, stride=2), 4, 6),
+        (KernelPool(kernel_size=3, stride=3), 4, 6),
+        (KernelPool(kernel_size=1, stride=1), 4, 6),
+        (KernelPool(dimensions=1), 1, 7),
+        (KernelPool(dimensions=1, kernel_size=3, stride=2), 1, 7),
+        (KernelPool(grids=((3, 8), (2, 5))), 3, 8),
+        (KernelPool(kind="max", kernel_size=2), 5, 5),
+    ],
+)
+def test_pool_equals_loops(pool, rows, columns):
+    x = jax.random.normal(jax.random.key(0), (2, rows * columns))
+    assert pool.grid(rows * columns) == (rows, columns)
+    found = jax.jit(pool)(x)
+    expected = np.stack([pool_by_loops(row, pool, rows, columns) for row in x])
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_constants_stay_constant_and_zero_padding_shrinks_corners():
+    ones = jnp.ones((1, 2, 2, 64))
+    np.testing.assert_allclose(KernelPool()(ones), 1.0, rtol=1e-6)
+    padded = KernelPool(count_include_pad=True)(ones)
+    assert padded[0, 0, 0, 0] == pytest.approx(4 / 9)
+    assert padded[0, 0, 0, 9] == pytest.approx(1.0)
+
+
+def test_closest_factors_lie_rows_first():
+    pool = KernelPool()
+    assert [pool.grid(n) for n in (64, 128, 256, 512, 529)] == [
+        (8, 8), (8, 16), (16, 16), (16, 32), (23, 23),
+    ]  # fmt: skip
+
+
+def test_even_kernel_keeps_the_count_and_stride_shrinks_it():
+    x = jnp.ones((1, 64))
+    assert KernelPool(kernel_size=2)(x).shape == (1, 64)
+    for size in (1, 2, 3, 4):
+        wide = jnp.ones((1, (8 * size) ** 2))
+        assert KernelPool(kernel_size=size, stride=size)(wide).shape == (1, 64)
+
+
+def test_restored_channels_stand_in_the_middle():
+    pool = KernelPool(kernel_size=3, stride=2, restore_channels=True)
+    x = jax.random.normal(jax.random.key(0), (3, 64))
+    restored = pool(x).reshape(3, 8, 8)
+    shrunk = KernelPool(kernel_size=3, stride=2)(x).reshape(3, 4, 4)
+    np.testing.assert_array_equal(restored[:, 2:6, 2:6], shrunk)
+    assert float(jnp.sum(jnp.abs(restored))) == pytest.approx(float(jnp.sum(jnp.abs(shrunk))))
+    with pytest.raises(ValueError, match="even margin"):
+        KernelPool(kernel_size=2, stride=2, restore_channels=True)(jnp.ones((1, 36)))
+
+
+@pytest.mark.parametrize("pool", [KernelPool(), KernelPool(kernel_size=2, stride=2)])
+def test_pooled_kernels_equal_pooled_activations(pool):
+    """Equation 3, values and gradients: KAP(conv(x)) is the convolution by pooled kernels."""
+    layer = NoisyPooledConv(features=36, kernel_size=(3, 3), use_bias=True, pool=pool)
+    plain = default_layers().conv(features=36, kernel_size=(3, 3), use_bias=True)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    mode = {"train": False, "deterministic": True}
+    variables = layer.init(jax.random.key(1), x, **mode)
+
+    def folded(variables, x):
+        return jnp.sum(jnp.sin(layer.apply(variables, x, **mode)))
+
+    def unfolded(variables, x):
+        return jnp.sum(jnp.sin(pool(plain.apply(variables, x, **mode))))
+
+    found = jax.jit(jax.value_and_grad(folded, (0, 1)))(variables, x)
+    expected = jax.jit(jax.value_and_grad(unfolded, (0, 1)))(variables, x)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_of_equation_6():
+    """One hidden layer: d y / d w1_i is the mean of w2 over the window around i, times x."""
+    size = 3
+    w1, w2 = jax.random.normal(jax.random.key(0), (2, 9))
+    x = 1.7
+    pool = KernelPool(dimensions=1, kernel_size=size, count_include_pad=True)
+    g1, g2 = jax.grad(lambda w1, w2: jnp.sum(w2 * pool(w1 * x)), (0, 1))(w1, w2)
+    for i in range(1, 8):
+        assert float(g1[i]) == pytest.approx(x * float(w2[i - 1 : i + 2].sum()) / size, rel=1e-5)
+        assert float(g2[i]) == pytest.approx(x * float(w1[i - 1 : i + 2].sum()) / size, rel=1e-5)
+
+
+def test_noise_is_standard_normal():
+    noise = np.asarray(jax.jit(lambda key: gaussian(key, (512, 33)))(jax.random.key(0))).ravel()
+    draws = len(noise)
+    assert abs(noise.mean()) < 4 / np.sqrt(draws)
+    assert abs(noise.var() - 1) < 4 * np.sqrt(2 / draws)
+    assert abs(np.mean(noise**4) - 3) < 4 * np.sqrt(96 / draws)
+    assert np.abs(noise).max() < 4.33
+    pairs = noise.reshape(512, 33)
+    # Neighbours share 32 random bits; they must not share anything else.
+    correlation = np.mean(pairs[:, 0:32:2] * pairs[:, 1:33:2])
+    assert abs(correlation) < 4 / np.sqrt(512 * 16)
+
+
+def test_noise_rows_do_not_depend_on_the_batch():
+    draw = jax.jit(gaussian, static_argnums=1)
+    few, many = draw(jax.random.key(0), (3, 5)), draw(jax.random.key(0), (8, 5))
+    np.testing.assert_array_equal(few, many[:3])
+
+
+TASK = Task((8, 8, 1), 10, 100)
+
+
+def test_only_named_convolutions_are_pooled():
+    config = KAP(network=CNNConfig(widths=(16, 16), strides=(1, 1)), pooled=("conv1",), sigma=0.5)
+    method = config.make(TASK)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1))
+    taps = jax.jit(method.views["taps"])
+    one, two = (taps(variables, images, key=jax.random.key(seed)) for seed in (1, 2))
+    noise = one["00.conv1"] - two["00.conv1"]
+    assert float(jnp.std(noise)) == pytest.approx(0.5 * 2**0.5, rel=0.1)
+
+
+def test_weights_move_between_pooled_and_plain_networks():
+    network = CNNConfig(widths=(16,), strides=(1,))
+    shapes = [
+        jax.eval_shape(KAP(network=network, pool=pool).make(TASK).init, key=jax.random.key(0))
+        for pool in (None, KernelPool())
+    ]
+    chex.assert_trees_all_equal_shapes(*shapes)
+
+
+def test_reestimated_statistics_are_those_without_noise():
+    data = open_data(DataConfig(Digits()))
+    network = CNNConfig(widths=(16,), strides=(2,))
+    config = KAP(network=network, sigma=2.0, noise_off_statistics="reestimated")
+    method = config.make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    batches = list(eval_batches(data.train, 100))
+    noise_off = method.views["noise_off"]
+    with pytest.raises(ValueError, match="call fit"):
+        noise_off(variables, batches[0].image)
+    assert method.fit is not None
+    fitted = method.fit(variables, batches * 4, key=jax.random.key(1))
+    quiet = KAP(network=network, sigma=0.0).make(data.task)
+    activations = jnp.concatenate(
+        [
+            jax.jit(quiet.views["taps"])(variables, batch.image, key=jax.random.key(2))["00.conv1"]
+            for batch in batches[:-1]
+        ]
+    )
+    statistics = fitted["fitted"]["batch_stats"]["backbone"]["norm1"]
+    np.testing.assert_allclose(
+        statistics["mean"], activations.mean((0, 1, 2)), rtol=0.05, atol=0.01
+    )
+    np.testing.assert_allclose(statistics["var"], activations.var((0, 1, 2)), rtol=0.1, atol=0.01)
+    logits = jax.jit(noise_off)(fitted, batches[0].image)
+    assert logits.shape == (100, 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KernelPool(kernel_size=0), "Expected kernel_size=0 >= 1."),
+        (lambda: KernelPool(grids=((3, 8),)).grid(25), "to have one of the 25 channels"),
+        (lambda: KernelPool(kernel_size=5).grid(16), "Expected kernel_size=5 <= 4"),
+        (lambda: KAP(sigma=-0.1), "Expected sigma=-0.1 >= 0."),
+        (lambda: KernelPool(dimensions=1, grids=((2, 2),)), "to be empty with dimensions=1"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        make()

@@ -1,0 +1,108 @@
+"""Optimizers step as PyTorch's do; schedules count in epochs."""
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import numpy_dtype_promotion
+
+from robust_jax.optimizers import Cosine, MultiStep, OptimizerConfig, PiecewiseLinear
+
+PARAMS = {"conv": {"kernel": np.linspace(-1, 1, 8).reshape(1, 2, 2, 2)}, "bias": np.array([0.5])}
+GRADIENTS = [
+    {"conv": {"kernel": np.cos(np.arange(8) + t).reshape(1, 2, 2, 2)}, "bias": np.array([t - 1.0])}
+    for t in range(3)
+]
+
+
+def run(config):
+    optimizer = config.make(lambda epoch: round(10 * epoch), 3.0)
+    params = {"conv": {"kernel": jnp.asarray(PARAMS["conv"]["kernel"], jnp.float32)},
+              "bias": jnp.asarray(PARAMS["bias"], jnp.float32)}  # fmt: skip
+    state = optimizer.init(params)
+    for gradients in GRADIENTS:
+        gradients = {"conv": {"kernel": jnp.asarray(gradients["conv"]["kernel"], jnp.float32)},
+                     "bias": jnp.asarray(gradients["bias"], jnp.float32)}  # fmt: skip
+        # optax's Adam raises a float to an integer power, which strict promotion forbids.
+        with numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_pytorch_s(nesterov):
+    """V = momentum v + (g + decay p); p = p - rate v, or p - rate (g + momentum v)."""
+    config = OptimizerConfig(learning_rate=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
+    found = run(config)
+    for path in (("conv", "kernel"), ("bias",)):
+        p, velocity = PARAMS, 0.0
+        for name in path:
+            p = p[name]
+        for gradients in GRADIENTS:
+            g = gradients
+            for name in path:
+                g = g[name]
+            g = g + 0.01 * p
+            velocity = 0.9 * velocity + g
+            p = p - 0.1 * (g + 0.9 * velocity if nesterov else velocity)
+        value = found
+        for name in path:
+            value = value[name]
+        np.testing.assert_allclose(value, p, rtol=1e-5)
+
+
+def test_adam_with_coupled_decay():
+    found = run(OptimizerConfig("adam", learning_rate=0.01, weight_decay=0.1))["bias"]
+    p, first, second = PARAMS["bias"], 0.0, 0.0
+    for t, gradients in enumerate(GRADIENTS, 1):
+        g = gradients["bias"] + 0.1 * p
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        p = p - 0.01 * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(found, p, rtol=1e-4)
+
+
+def test_kernels_alone_decay_where_asked():
+    plain = run(OptimizerConfig())
+    kernels = run(OptimizerConfig(weight_decay=0.1, decay="kernels"))
+    np.testing.assert_array_equal(plain["bias"], kernels["bias"])
+    assert bool(jnp.any(plain["conv"]["kernel"] != kernels["conv"]["kernel"]))
+    decoupled = run(OptimizerConfig("adamw", weight_decay=0.1, decay="kernels"))
+    np.testing.assert_array_equal(decoupled["bias"], run(OptimizerConfig("adam"))["bias"])
+
+
+def test_clipping_scales_the_gradient():
+    config = OptimizerConfig(learning_rate=1.0, momentum=0.0, clip_norm=0.5)
+    optimizer = config.make(lambda epoch: round(epoch), 1.0)
+    updates, _ = optimizer.update({"a": jnp.array([3.0, 4.0])}, optimizer.init({"a": jnp.ones(2)}))
+    chex.assert_trees_all_close(updates, {"a": jnp.array([-0.3, -0.4])}, rtol=1e-5)
+
+
+def test_schedules_count_in_epochs():
+    def step_at(epoch):
+        return round(10 * epoch)
+
+    multi = OptimizerConfig(schedule=MultiStep(epochs=(1.0, 2.0))).rate(step_at, 3.0)
+    assert [float(multi(s)) for s in (0, 9, 10, 20)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    cosine = OptimizerConfig(schedule=Cosine(warmup=1.0)).rate(step_at, 3.0)
+    assert [float(cosine(s)) for s in (0, 5, 10, 20, 30)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+    linear = OptimizerConfig(
+        schedule=PiecewiseLinear(epochs=(0.0, 1.0, 3.0), factors=(0.0, 2.0, 0.0))
+    ).rate(step_at, 3.0)
+    assert [float(linear(s)) for s in (0, 5, 10, 20, 30)] == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerConfig(learning_rate=-0.1), "Expected learning_rate=-0.1 >= 0."),
+        (lambda: OptimizerConfig(momentum=1.0), "Expected 0 <= momentum=1.0 < 1."),
+        (lambda: OptimizerConfig(weight_decay=-1.0), "Expected weight_decay=-1.0 >= 0."),
+        (lambda: OptimizerConfig(clip_norm=0.0), "Expected clip_norm=0.0 > 0."),
+        (lambda: PiecewiseLinear(epochs=(1.0, 0.0)), "to ascend, one for each of"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,101 @@
+"""Configurations survive JSON; every mistake is one line that names the field."""
+
+import dataclasses
+import json
+
+import pytest
+
+from robust_jax import config, serialization
+from robust_jax.attacks import PGD, ThreatModel
+from robust_jax.config import AttackRun, Config, Evaluation
+from robust_jax.data import DataConfig, Digits
+from robust_jax.methods import KAP, KernelPool, Standard
+from robust_jax.optimizers import MultiStep, OptimizerConfig
+
+CONFIG = Config(
+    name="test",
+    data=DataConfig(Digits(), validation_size=0.1),
+    method=KAP(pool=KernelPool(grids=((8, 8), (16, 16)))),
+    optimizer=OptimizerConfig(schedule=MultiStep(epochs=(1.0, 2.5))),
+    evaluation=Evaluation(attacks={"pgd": AttackRun(PGD(ThreatModel("l2", 1.0), num_steps=3))}),
+)
+
+
+def test_round_trip_is_exact():
+    written = json.dumps(serialization.to_json(CONFIG))
+    assert serialization.from_json(Config, json.loads(written)) == CONFIG
+
+
+def edited(path, value):
+    data = json.loads(json.dumps(serialization.to_json(CONFIG)))
+    *parents, last = path.split(".")
+    section = data
+    for name in parents:
+        section = section[name]
+    section[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("method.sigm", 0.1, r"Expected config.method.sigm to be a field of KAP \(did you mean"),
+        ("method.sigma", "0.1", "Expected config.method.sigma='0.1' to be of type float"),
+        ("method.sigma", True, "Expected config.method.sigma=True to be of type float"),
+        ("method.sigma", -1.0, "Expected sigma=-1.0 >= 0"),
+        ("method.order", "pool", r"Expected config.method.order='pool' in \['conv_pool'"),
+        ("method.type", "KAPP", "Expected config.method of type 'KAPP' to be one of"),
+        ("method.pool", 3, "Expected config.method.pool=3 to be a KernelPool"),
+        ("seed", 1.5, "Expected config.seed=1.5 to be of type int"),
+        ("method.pool.grids", [[8, 8, 8]], "to have 2 entries"),
+        ("optimizer.schedule.epochs", 3, "Expected config.optimizer.schedule.epochs=3 to be a tup"),
+        ("evaluation.attacks", [], r"Expected config.evaluation.attacks=\[\] to be a dict"),
+        ("data", None, "Expected config.data=None to be a DataConfig"),
+    ],
+)
+def test_mistakes_are_one_line(path, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        serialization.from_json(Config, edited(path, value))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_field():
+    data = serialization.to_json(CONFIG)
+    del data["data"]
+    with pytest.raises(ValueError, match="to have the field"):
+        serialization.from_json(Config, data)
+
+
+def test_check_finds_what_python_did_not():
+    with pytest.raises(ValueError, match="Expected config.sigma='a' to be of type float"):
+        bad = object.__new__(KAP)
+        for field in dataclasses.fields(KAP):
+            object.__setattr__(bad, field.name, getattr(KAP(), field.name))
+        object.__setattr__(bad, "sigma", "a")
+        serialization.check(bad)
+
+
+def test_differences_name_every_field():
+    other = dataclasses.replace(CONFIG, seed=1, method=Standard())
+    lines = serialization.differences(
+        serialization.to_json(CONFIG), serialization.to_json(other), name=""
+    )
+    assert ".seed: 0 != 1" in lines
+    assert ".method.type: 'KAP' != 'Standard'" in lines
+    assert not serialization.differences(*[serialization.to_json(CONFIG)] * 2)
+
+
+def test_load_names_the_variants(tmp_path, repository):
+    assert config.load(str(repository / "configs" / "quickstart.py")).name == "quickstart"
+    with pytest.raises(ValueError, match="Expected variant='fast' of"):
+        config.load(str(repository / "configs" / "quickstart.py:fast"))
+    with pytest.raises(ValueError, match=r"to be a file."):
+        config.load(str(tmp_path / "absent.py"))
+    with pytest.raises(ValueError, match="to give an Evaluation"):
+        config.load_evaluation(str(repository / "configs" / "quickstart.py"))
+
+
+def test_data_dir_replaces_the_source_s_place():
+    with pytest.raises(ValueError, match="Digits has no data_dir"):
+        config.with_data_dir(CONFIG.data, "/data")
+    assert config.with_data_dir(CONFIG.data, None) is CONFIG.data

@@ -278,6 +278,9 @@ class BatchNorm(nn.Module):
     epsilon: float | None = None
     """Added to the variance; None is the framework's: 1e-5 or 1e-3."""
     framework: Framework = "torch"
+    statistics_gradient: bool = True
+    """Do gradients flow through the batch's mean and variance? Without, they are constants, and an
+    example's gradient is its own."""
 
     @nn.compact
     def __call__(
@@ -313,6 +316,8 @@ class BatchNorm(nn.Module):
                         running.value.dtype
                     )
                     running.value = lax.stop_gradient(moved)
+            if not self.statistics_gradient:
+                mean, var = lax.stop_gradient((mean, var))
         else:
             mean, var = running_mean.value.astype(dtype), running_var.value.astype(dtype)
         factor = scale * lax.rsqrt(var + epsilon)

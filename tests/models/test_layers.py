@@ -175,6 +175,25 @@ def test_batch_norm_gradient_goes_through_the_batch_statistics():
     np.testing.assert_allclose(jnp.sum(value * x, 0), 0.0, atol=1e-5)
 
 
+def test_batch_norm_with_constant_statistics_keeps_examples_apart():
+    x = jax.random.normal(jax.random.key(0), (5, 3)) * 2 + 1
+    module = BatchNorm(epsilon=0.0, statistics_gradient=False)
+    variables = module.init(jax.random.key(1), x, train=True, deterministic=True)
+
+    def total(x, module):
+        output, moved = module.apply(
+            variables, x, train=True, deterministic=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(output), (output, moved)
+
+    slope, found = jax.grad(total, has_aux=True)(x, module)
+    np.testing.assert_allclose(slope, jnp.broadcast_to(1 / x.std(0), x.shape), rtol=1e-5)
+    coupled, expected = jax.grad(total, has_aux=True)(x, BatchNorm(epsilon=0.0))
+    # The batch sum of what the batch normalises is a constant.
+    np.testing.assert_allclose(coupled, 0.0, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_layers_compute_in_the_dtype_of_their_input_with_float32_parameters():
     class Stack(nn.Module):
         @nn.compact

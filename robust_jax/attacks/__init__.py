@@ -12,8 +12,10 @@ from robust_jax.attacks.base import (
     check_images,
     check_logits,
 )
+from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
+from robust_jax.attacks.minimum_norm import EAD, CarliniWagner, MinimumNormAttack
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.views import eot
 
@@ -21,6 +23,7 @@ __all__ = [
     "APGD",
     "APGDT",
     "BIM",
+    "EAD",
     "FAB",
     "FABT",
     "FGSM",
@@ -29,8 +32,12 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "BoundedAttack",
+    "CarliniWagner",
+    "DeepFool",
+    "MinimumNormAttack",
     "Square",
     "ThreatModel",
+    "TrustRegion",
     "View",
     "as_view",
     "bind",

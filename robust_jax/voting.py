@@ -1,37 +1,72 @@
 """How the members of an ensemble decide together: member logits [m b c] -> scores [b c].
 
-The decision is the argmax of the scores, the lowest class where scores are equal.
+The decision is the argmax of the scores, the lowest class where scores are equal. Every rule takes
+a mask: which members vote on which example, at least one on each.
 """
 
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Vote = Literal[
-    "mean_probability", "mean_logit", "majority_lowest_class", "majority_mean_probability"
+    "mean_probability", "mean_logit", "majority_lowest_class", "majority_mean_probability", "borda"
 ]
 """A rule and, for majorities, what breaks a tie between the classes with most votes."""
+
+Mask = Bool[Array, "m b"] | None
+"""Who votes on which example; None for everyone."""
 
 Ties = Literal["lowest_class", "mean_probability"]
 
 
-def mean_probability(member_logits: Float[Array, "m b c"]) -> Float[Array, "b c"]:
+def mean_probability(
+    member_logits: Float[Array, "m b c"], *, mask: Mask = None
+) -> Float[Array, "b c"]:
     """Returns the logarithm of the mean of the members' softmax.
 
     The logarithm keeps its order and its gradient where probabilities underflow.
     """
     log_probability = jax.nn.log_softmax(member_logits, axis=-1)
-    return jax.nn.logsumexp(log_probability, axis=0) - jnp.log(member_logits.shape[0])
+    if mask is None:
+        return jax.nn.logsumexp(log_probability, axis=0) - jnp.log(member_logits.shape[0])
+    total = jax.nn.logsumexp(log_probability, axis=0, where=mask[:, :, None])
+    return total - jnp.log(_num_voters(mask, total))
 
 
-def mean_logit(member_logits: Float[Array, "m b c"]) -> Float[Array, "b c"]:
+def mean_logit(member_logits: Float[Array, "m b c"], *, mask: Mask = None) -> Float[Array, "b c"]:
     """Returns the mean of the members' logits."""
-    return jnp.mean(member_logits, axis=0)
+    if mask is None:
+        return jnp.mean(member_logits, axis=0)
+    total = jnp.sum(member_logits, axis=0, where=mask[:, :, None])
+    return total / _num_voters(mask, total)
 
 
-def majority(member_logits: Float[Array, "m b c"], *, ties: Ties) -> Float[Array, "b c"]:
+def borda(member_scores: Float[Array, "m b c"], *, mask: Mask = None) -> Float[Array, "b c"]:
+    """Returns the Borda count: over members, how many classes each class is ranked above.
+
+    A member gives its best class c - 1 points and its worst none. Of classes to which it gives
+    the same score the lower is ranked above. Only the order of a member's scores counts, and the
+    count has no gradient.
+
+    References:
+        Tiwari et al., "Regroup: Rank-aggregating ensemble of generative classifiers for robust
+        predictions", 2020, section 3.3.
+    """
+    num_classes = member_scores.shape[-1]
+    order = jnp.argsort(-jax.lax.stop_gradient(member_scores), axis=-1, stable=True)
+    # The position of each class in the order: an argsort of the argsort, by one scatter.
+    positions = jnp.zeros_like(order)
+    places = jnp.broadcast_to(jnp.arange(num_classes, dtype=order.dtype), order.shape)
+    positions = jnp.put_along_axis(positions, order, places, axis=-1, inplace=False)
+    points = (num_classes - 1 - positions).astype(member_scores.dtype)
+    return jnp.sum(points, axis=0, where=None if mask is None else mask[:, :, None])
+
+
+def majority(
+    member_logits: Float[Array, "m b c"], *, ties: Ties, mask: Mask = None
+) -> Float[Array, "b c"]:
     """Returns the share of members that vote for each class; it has no gradient.
 
     Each member votes for the argmax of its logits.
@@ -41,6 +76,7 @@ def majority(member_logits: Float[Array, "m b c"], *, ties: Ties) -> Float[Array
         ties: between the classes with most votes, "lowest_class" takes the lowest index (as
             `torch.mode` does: equal shares are left as they are), "mean_probability" the one of
             largest mean softmax among them, which is given half a vote more.
+        mask: who votes.
 
     Raises:
         ValueError: no such rule.
@@ -51,14 +87,16 @@ def majority(member_logits: Float[Array, "m b c"], *, ties: Ties) -> Float[Array
     ballots = jax.nn.one_hot(
         jnp.argmax(member_logits, axis=-1), num_classes, dtype=member_logits.dtype
     )
-    votes = jnp.sum(ballots, axis=0)
+    votes = jnp.sum(ballots, axis=0, where=None if mask is None else mask[:, :, None])
     if ties == "mean_probability":
         leading = votes == jnp.max(votes, axis=-1, keepdims=True)
-        winner = jnp.argmax(jnp.where(leading, mean_probability(member_logits), -jnp.inf), axis=-1)
+        likely = mean_probability(member_logits, mask=mask)
+        winner = jnp.argmax(jnp.where(leading, likely, -jnp.inf), axis=-1)
         tied = jnp.sum(leading, axis=-1, keepdims=True) > 1
         half = jax.nn.one_hot(winner, num_classes, dtype=votes.dtype) / 2
         votes = votes + jnp.where(tied, half, jnp.zeros_like(half))
-    return jax.lax.stop_gradient(votes / num_members)
+    voters = num_members if mask is None else _num_voters(mask, votes)
+    return jax.lax.stop_gradient(votes / voters)
 
 
 def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b c"]:
@@ -75,14 +113,16 @@ def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
         return majority(member_logits, ties="lowest_class")
     if member_logits.shape[0] > 1 and vote == "majority_mean_probability":
         return majority(member_logits, ties="mean_probability")
+    if member_logits.shape[0] > 1 and vote == "borda":
+        return borda(member_logits)
     return logits(member_logits, vote)
 
 
 def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b c"]:
     """Returns differentiable logits of a vote, for losses and attacks.
 
-    Of a majority vote, which has no gradient, they are those of the mean probability. A single
-    member's are its own.
+    Of a majority or a Borda vote, which have no gradient, they are those of the mean probability.
+    A single member's are its own.
 
     Raises:
         ValueError: no such vote.
@@ -93,6 +133,10 @@ def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     if vote == "mean_logit":
         return mean_logit(member_logits)
     return mean_probability(member_logits)
+
+
+def _num_voters(mask: Bool[Array, "m b"], like: Float[Array, "b c"]) -> Float[Array, "b 1"]:
+    return jnp.sum(mask, axis=0, dtype=like.dtype)[:, None]
 
 
 def _check(vote: str) -> None:

@@ -1,5 +1,6 @@
 """Votes on numbers worked out by hand."""
 
+import functools
 import inspect
 
 import jax
@@ -84,12 +85,47 @@ def test_by_name():
         ("mean_logit", voting.mean_logit),
         ("majority_lowest_class", lambda x: voting.majority(x, ties="lowest_class")),
         ("majority_mean_probability", lambda x: voting.majority(x, ties="mean_probability")),
+        ("borda", voting.borda),
     ):
         np.testing.assert_array_equal(voting.scores(THREE_WAY, vote), fn(THREE_WAY))
         np.testing.assert_array_equal(voting.scores(THREE_WAY[:1], vote), THREE_WAY[0])
         np.testing.assert_array_equal(voting.logits(THREE_WAY[:1], vote), THREE_WAY[0])
         differentiable = voting.mean_logit if vote == "mean_logit" else voting.mean_probability
         np.testing.assert_array_equal(voting.logits(THREE_WAY, vote), differentiable(THREE_WAY))
+
+
+def test_borda_by_hand():
+    """Three voters, three classes; the second voter's tie goes to the lower class."""
+    ballots = jnp.array([[3.0, 2.0, 1.0], [0.5, 0.5, 9.0], [1e-9, 2e-9, 0.0]])[:, None]
+    # First class: 2 + 1 + 1 points; second: 1 + 0 + 2; third: 0 + 2 + 0.
+    np.testing.assert_array_equal(voting.borda(ballots), [[4.0, 3.0, 2.0]])
+    assert float(jax.grad(lambda x: voting.borda(x)[0, 0])(ballots).sum()) == 0
+
+
+def test_borda_counts_the_classes_ranked_below():
+    ballots = jnp.round(2 * jax.random.normal(jax.random.key(0), (4, 50, 6)))
+    expected = np.zeros((50, 6))
+    for m, b, y, z in np.ndindex(4, 50, 6, 6):
+        ours, theirs = float(ballots[m, b, y]), float(ballots[m, b, z])
+        expected[b, y] += theirs < ours or (theirs == ours and z > y)
+    np.testing.assert_array_equal(jax.jit(voting.borda)(ballots), expected)
+
+
+def test_who_is_masked_has_no_vote():
+    logits = jax.random.normal(jax.random.key(1), (3, 4, 5))
+    mask = jnp.array([[1, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 0]], bool)
+    rules = {
+        "mean_probability": voting.mean_probability,
+        "mean_logit": voting.mean_logit,
+        "borda": voting.borda,
+        "lowest": functools.partial(voting.majority, ties="lowest_class"),
+        "likeliest": functools.partial(voting.majority, ties="mean_probability"),
+    }
+    for name, rule in rules.items():
+        found = rule(logits, mask=mask)
+        for b in range(4):
+            alone = rule(logits[np.flatnonzero(mask[:, b])][:, b : b + 1])
+            np.testing.assert_allclose(found[b], alone[0], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_bad_names():

@@ -54,7 +54,7 @@ class MetricWriter:
 def _step(line: str) -> float:
     """Returns the step of a line; a line that a crash cut short counts as one to drop."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except json.JSONDecodeError:
         return float("inf")
 

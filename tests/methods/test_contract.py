@@ -66,7 +66,7 @@ class Built:
     def gradients(self, batch, key):
         return self.loss_and_gradients(self.variables["params"], self.variables, batch, key)
 
-    @functools.cache
+    @functools.cache  # noqa: B019 (one object per method, alive for the session)
     def step(self, num_devices):
         mesh = sharding.make_mesh(num_devices)
         config = TrainingConfig(ema_decay=0.9)

@@ -1,0 +1,349 @@
+"""REGroup against a plain NumPy implementation on a real network's taps, and by hand."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from robust_jax.data import DataConfig, Digits, eval_batches, open_data
+from robust_jax.interop import torch as importer
+from robust_jax.methods import REGroup
+from robust_jax.methods.regroup import choose, divergence, log_responses, soft_count
+from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, ResNetConfig
+from robust_jax.types import Batch, Task
+
+TASK = Task((8, 8, 1), 10, 100)
+CNN = CNNConfig(widths=(6, 9), strides=(1, 2))
+
+
+def numpy_responses(output, delta):
+    """Algorithm 1, lines 3 to 6, of one image in float64: p and n."""
+    output = np.asarray(output, np.float64).reshape(-1, output.shape[-1])
+    found = []
+    for sign in (1, -1):
+        total = np.array([np.maximum(0, sign * channel).sum() for channel in output.T]) + delta
+        found.append(total / total.sum())
+    return found
+
+
+def numpy_fit(taps, logits, labels, delta):
+    """The class mixtures of every tap: by tap and sign [c k]."""
+    probability = scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+    num_classes = logits.shape[-1]
+    mixtures = {}
+    for name, outputs in taps.items():
+        classes = np.zeros((2, num_classes, outputs.shape[-1]))
+        for y in range(num_classes):
+            members = [
+                j for j in range(len(labels)) if labels[j] == y and logits[j].argmax() == y
+            ]
+            total = sum(probability[j, y] for j in members)
+            for j in members:
+                for s, response in enumerate(numpy_responses(outputs[j], delta)):
+                    classes[s, y] += probability[j, y] / total * response
+        mixtures[name] = classes
+    return mixtures
+
+
+def numpy_predict(taps, mixtures, delta):
+    """Borda counts of every image."""
+    num_images = len(next(iter(taps.values())))
+    num_classes = next(iter(mixtures.values())).shape[1]
+    counts = np.zeros((num_images, num_classes))
+    for name, classes in mixtures.items():
+        for b in range(num_images):
+            for s, response in enumerate(numpy_responses(taps[name][b], delta)):
+                kl = [np.sum(c * np.log(c / response)) for c in classes[s]]
+                counts[b] += num_classes - scipy.stats.rankdata(kl, method="ordinal")
+    return counts
+
+
+def batches_of(images, labels, size):
+    """Batches whose last rows are padding that must not count."""
+    for start in range(0, len(images), size):
+        image, label = images[start : start + size], labels[start : start + size]
+        mask = jnp.arange(size) < len(image)
+        pad = size - len(image)
+        yield Batch(
+            jnp.concatenate([image, jnp.tile(images[:1], (pad, 1, 1, 1))]),
+            jnp.concatenate([label, jnp.tile(labels[:1], pad)]),
+            mask,
+            jnp.arange(size),
+        )
+
+
+def test_equals_numpy_on_the_taps_of_a_public_network(public_checkpoints):
+    file = public_checkpoints / "akamaster_resnet20_cifar10.th"
+    network, normalization, variables = importer.import_state_dict(
+        importer.load_state_dict(file), "resnet20_akamaster"
+    )
+    config = REGroup(network=network, normalization=normalization)
+    method = config.make(importer.TASK)
+    # Blurred noise: no dataset is needed, and every class is predicted among 300 such images.
+    noise = jax.random.normal(jax.random.key(0), (300, 4, 4, 3))
+    images = jax.nn.sigmoid(2 * jax.image.resize(noise, (300, 32, 32, 3), "cubic"))
+    outputs = jax.jit(
+        lambda images: (
+            method.views["surrogate"](variables, images, key=None),
+            method.views["taps"](variables, images, key=None),
+        )
+    )
+    logits, taps = outputs(images)
+    labels = jnp.argmax(logits, axis=-1)
+    for y in set(range(10)) - set(np.unique(labels).tolist()):
+        # A class that the network never predicts: the least wrong image is made its example.
+        variables["params"]["backbone"]["linear"]["bias"] = (
+            variables["params"]["backbone"]["linear"]["bias"].at[y].add(30.0)
+        )
+        pytest.skip(f"the network predicts no class {y} on noise")
+    wrong = jnp.arange(300) % 7 == 0
+    labels = jnp.where(wrong, (labels + 1) % 10, labels)
+
+    fitted = method.fit(variables, batches_of(images, labels, 128), key=jax.random.key(0))
+    names = [name for name in taps if not name.endswith(".pre_act")][-5:]
+    assert len(names) == 5
+    expected = numpy_fit({name: taps[name] for name in names}, logits, labels, 1e-20)
+    assert fitted["fitted"].keys() == {"positive", "negative"}
+    for s, sign in enumerate(("positive", "negative")):
+        assert sorted(fitted["fitted"][sign]) == names
+        for name in names:
+            found = fitted["fitted"][sign][name]
+            np.testing.assert_allclose(found[0].sum(-1), 1.0, rtol=1e-5)
+            np.testing.assert_allclose(found[0], expected[name][s], rtol=2e-3, atol=1e-7)
+
+    found = np.asarray(jax.jit(method.predict)(fitted, images[:60]))
+    counts = numpy_predict({name: taps[name][:60] for name in names}, expected, 1e-20)
+    # Two divergences that differ by less than float32 sees may swap: one point each.
+    assert np.mean(found == counts) > 0.99
+    assert np.abs(found - counts).max() <= 1
+    np.testing.assert_array_equal(found.sum(-1), np.full(60, 10 * 45))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_data(DataConfig(Digits()))
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """Variables of a small network that knows the digits, and images."""
+    config = REGroup(network=CNN, num_layers=3)
+    method = config.make(digits.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    batch = next(eval_batches(digits.train, 512))
+
+    @jax.jit
+    def step(variables, number):
+        def loss(params):
+            found = {**variables, "params": params}
+            return method.loss(found, batch, key=jax.random.key(0), step=number)
+
+        gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda p, g: p - 0.3 * g, variables["params"], gradients)
+        return {"params": params, **moved}
+
+    for number in range(60):
+        variables = step(variables, number)
+    return variables, batch
+
+
+def fit(config, trained, size=128):
+    variables, batch = trained
+    method = config.make(Task((8, 8, 1), 10, 512))
+    batches = batches_of(batch.image, batch.label, size)
+    return method, method.fit(variables, batches, key=jax.random.key(0))
+
+
+def test_batch_size_does_not_matter_and_predictions_are_good(trained):
+    config = REGroup(network=CNN, num_layers=3)
+    method, fitted = fit(config, trained)
+    _, again = fit(config, trained, size=200)
+    chex.assert_trees_all_close(fitted, again, rtol=1e-4, atol=1e-7)
+    batch = trained[1]
+    scores = jax.jit(method.predict)(fitted, batch.image)
+    assert jnp.mean(jnp.argmax(scores, -1) == batch.label) > 0.6
+
+
+def test_first_images_of_each_class(trained):
+    variables, batch = trained
+    config = REGroup(network=CNN, num_layers=3, images_per_class=7)
+    _, fitted = fit(config, trained)
+    method = config.make(TASK)
+    logits = method.views["surrogate"](variables, batch.image, key=None)
+    right = np.asarray(jnp.argmax(logits, -1) == batch.label)
+    rows = np.concatenate(
+        [np.flatnonzero(right & (np.asarray(batch.label) == y))[:7] for y in range(10)]
+    )
+    everything = REGroup(network=CNN, num_layers=3)
+    _, expected = fit(
+        everything, (variables, batch._replace(image=batch.image[rows], label=batch.label[rows]))
+    )
+    chex.assert_trees_all_close(fitted, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_layers_are_chosen_from_the_last_down():
+    accuracy = {"00.a": 0.9, "01.b": 0.5, "02.c": 0.75, "03.d": 0.8}
+    assert choose(accuracy, 0.75) == ("02.c", "03.d")
+    assert choose(accuracy, 0.76) == ("03.d",)
+    assert choose(accuracy, 0.4) == tuple(accuracy)
+    with pytest.raises(ValueError, match=r"accuracy=0.800 >= layer_accuracy=0.9"):
+        choose(accuracy, 0.9)
+
+
+def test_rule_of_layer_accuracy(trained):
+    """The accuracies that decide are those of one-layer votes on the images of the fit."""
+    variables, batch = trained
+    taps = ("00.conv1", "01.conv2", "02.head")
+    accuracy = {}
+    logits = REGroup(network=CNN).make(TASK).views["surrogate"](variables, batch.image, key=None)
+    right = jnp.argmax(logits, -1) == batch.label
+    for tap in taps:
+        method, fitted = fit(REGroup(network=CNN, layers=(tap,), num_layers=1), trained)
+        decisions = jnp.argmax(method.predict(fitted, batch.image), -1)
+        accuracy[tap] = float(jnp.sum(right & (decisions == batch.label)) / jnp.sum(right))
+    least = sorted(accuracy.values())[1] - 0.01
+    expected = choose(accuracy, least)
+    config = REGroup(network=CNN, num_layers=None, layer_accuracy=least)
+    _, fitted = fit(config, trained)
+    assert tuple(sorted(fitted["fitted"]["positive"])) == expected
+
+
+def test_signs_and_views(trained):
+    _, batch = trained
+    images = batch.image[:16]
+    both, fitted = fit(REGroup(network=CNN, num_layers=2), trained)
+    total = 0
+    for sign in ("positive", "negative"):
+        method, alone = fit(REGroup(network=CNN, num_layers=2, responses=sign), trained)
+        assert alone["fitted"].keys() == {sign}
+        total = total + method.predict(alone, images)
+    scores = both.predict(fitted, images)
+    np.testing.assert_array_equal(scores, total)
+    np.testing.assert_allclose(both.views["deployed"](fitted, images) * 4, scores, rtol=1e-5)
+    slopes = [
+        jax.grad(lambda x, view=both.views[name]: jnp.sum(view(fitted, x)[:, 3]))(images)
+        for name in ("deployed", "soft_borda")
+    ]
+    chex.assert_trees_all_close(*slopes, rtol=1e-5, atol=1e-7)
+    members = both.views["members"](fitted, images)
+    assert members.shape == (4, 16, 10)
+    close = REGroup(network=CNN, num_layers=2, surrogate_delta=1e-20).make(TASK)
+    np.testing.assert_allclose(
+        close.views["kl_margin"](fitted, images), members.sum(0), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_soft_count_is_the_borda_count_when_cold():
+    scores = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    expected = np.zeros((5, 4))
+    for m, b, y, z in np.ndindex(3, 5, 4, 4):
+        expected[b, y] += float(scores[m, b, y] > scores[m, b, z]) / 3
+    np.testing.assert_allclose(soft_count(scores, 1e-4), expected, atol=1e-3)
+    warm = soft_count(scores, 2.0)
+    by_loops = np.zeros((5, 4))
+    for m, b, y, z in np.ndindex(3, 5, 4, 4):
+        if y != z:
+            gap = (scores[m, b, y] - scores[m, b, z]) / 2.0
+            by_loops[b, y] += float(jax.nn.sigmoid(gap)) / 3
+    np.testing.assert_allclose(warm, by_loops, rtol=1e-5)
+
+
+def test_vanishing_responses_stay_finite():
+    """A channel that never answers: log(delta) by hand, KL of every class finite."""
+    output = jnp.array([[[[2.0, -1.0, 0.0]]]])
+    found = log_responses({"a": output}, ("a",), ("positive", "negative"), 1e-20)
+    np.testing.assert_allclose(found["positive"]["a"][0, 0], [0.0, *2 * [np.log(5e-21)]], rtol=1e-5)
+    np.testing.assert_allclose(found["negative"]["a"][0, 0, 1], 0.0, atol=1e-6)
+    classes = jnp.array([[[0.5, 0.25, 0.25], [1.0, 1e-20, 1e-20]]])
+    kl = divergence(classes, found["positive"]["a"])
+    by_hand = 0.5 * np.log(0.5) + 0.5 * np.log(0.25) - 0.5 * np.log(5e-21)
+    np.testing.assert_allclose(kl[0, 0], [by_hand, 0.0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        EnsembleConfig(CNN, 2),
+        ResNetConfig(depth=20, widths=(4, 4, 8)),
+        PreActResNetConfig(widths=(4, 4, 4, 8)),
+    ],
+    ids=["ensemble", "resnet", "preact"],
+)
+def test_every_backbone(network):
+    method = REGroup(network=network, num_layers=4 if "CNN" not in str(network) else 2).make(TASK)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (64, 8, 8, 1))
+    logits = jax.jit(method.views["surrogate"])(variables, images, key=None)
+    # Labels are the network's own decisions, so a class that it never takes has no example.
+    labels = jnp.argmax(logits, axis=-1)
+    batches = list(batches_of(images, labels, 64))
+    missing = sorted(set(range(10)) - set(labels.tolist()))
+    if missing:
+        with pytest.raises(ValueError, match=f"Expected class {missing[0]} to have at least one"):
+            method.fit(variables, batches, key=None)
+    method = REGroup(network=network, num_layers=2).make(TASK._replace(num_classes=1))
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    batches = list(batches_of(images, jnp.zeros_like(labels), 64))
+    fitted = method.fit(variables, batches, key=None)
+    assert jax.jit(method.predict)(fitted, images).shape == (64, 1)
+    num_members = 2 if isinstance(network, EnsembleConfig) else 1
+    assert jax.jit(method.views["members"])(fitted, images).shape == (4 * num_members, 64, 1)
+
+
+def test_responses_of_batch_norm(trained):
+    """BatchNorm's outputs are those of its own formula on the raw taps."""
+    variables, batch = trained
+    config = REGroup(network=CNN, num_layers=3, response="norm")
+    method, fitted = fit(config, trained)
+    assert sorted(fitted["fitted"]["positive"]) == ["00.norm1", "01.norm2", "02.head"]
+    taps = method.views["taps"](variables, batch.image, key=None)
+    params, statistics = (variables[name]["backbone"]["norm2"] for name in ("params", "batch_stats"))
+    factor = params["scale"] / jnp.sqrt(statistics["var"] + 1e-5)
+    wide = (None, None, None)
+    norm = (taps["01.conv2"] - statistics["mean"][wide]) * factor[wide] + params["bias"][wide]
+    logits = method.views["surrogate"](variables, batch.image, key=None)
+    expected = numpy_fit({"norm2": np.asarray(norm)}, np.asarray(logits), batch.label, 1e-20)
+    for s, sign in enumerate(("positive", "negative")):
+        found = fitted["fitted"][sign]["01.norm2"][0]
+        np.testing.assert_allclose(found, expected["norm2"][s], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: REGroup(num_layers=0), "Expected num_layers=0 >= 1."),
+        (lambda: REGroup(delta=0.0), "Expected delta=0.0 > 0."),
+        (lambda: REGroup(temperature=-1.0), "Expected temperature=-1.0 > 0."),
+        (lambda: REGroup(layer_accuracy=1.5), "Expected 0 <= layer_accuracy=1.5 <= 1."),
+        (lambda: REGroup(layers=("a",)), "Expected num_layers=5 <= 1 named layers."),
+        (
+            lambda: REGroup(network=EnsembleConfig(CNN, 2), response="norm"),
+            "Expected response='norm' to be 'raw' for an ensemble.",
+        ),
+        (lambda: initialise(REGroup(network=CNN, num_layers=4)), "num_layers=4 <= 3 layers."),
+        (
+            lambda: initialise(REGroup(network=CNN, layers=("conv9",), num_layers=1)),
+            "Expected layer 'conv9' to be one of",
+        ),
+        (
+            lambda: REGroup(network=CNN, num_layers=3).make(TASK).predict(
+                initialise(REGroup(network=CNN, num_layers=3)), jnp.zeros((1, 8, 8, 1))
+            ),
+            "Expected variables to hold 'fitted'",
+        ),
+        (
+            lambda: REGroup(network=CNN, num_layers=3).make(TASK).fit({}, [], key=None),
+            "Expected batches to hold at least one batch.",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def initialise(config):
+    return jax.eval_shape(config.make(TASK).init, key=jax.random.key(0))

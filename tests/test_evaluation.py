@@ -1,0 +1,211 @@
+"""The harness: every example once, judged by the deployed rule, whatever devices and stops."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import evaluate
+import train
+from robust_jax import checkpoints, evaluation, rng, sharding
+from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.config import AttackRun, Evaluation
+from robust_jax.data import DataConfig, Digits, open_data
+from tests import small
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(Digits()))
+
+
+@pytest.fixture(scope="module", params=["standard", "kap"])
+def model(request, data):
+    method_config = small.noisy() if request.param == "kap" else small.config().method
+    method = method_config.make(data.task)
+    return method, jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+
+
+def records_of(model, data, *, num_devices=1, directory=None, **fields):
+    method, variables = model
+    mesh = sharding.make_mesh(num_devices)
+    wanted = dataclasses.replace(small.config().evaluation, **fields)
+    evaluator = evaluation.make_evaluator(method, wanted, mesh)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    return evaluation.evaluate(evaluator, method, variables, data.test, directory=directory)
+
+
+def decisions(records):
+    return {
+        name: [(r.index, r.label, r.prediction, r.top5) for r in found.values()]
+        for name, found in records.items()
+    }
+
+
+def test_records_do_not_depend_on_devices_or_batch_size(model, data):
+    one = records_of(model, data)
+    assert list(one["clean"]) == list(range(90))
+    assert decisions(records_of(model, data, num_devices=4)) == decisions(one)
+    if not model[0].stochastic:
+        assert decisions(records_of(model, data, batch_size=64)) == decisions(one)
+
+
+def test_the_harness_keeps_the_ball_and_measures(model, data):
+    records = records_of(model, data)
+    attacked = [r for r in records["pgd"].values() if r.linf > 0]
+    assert attacked
+    assert max(r.linf for r in attacked) <= 0.1 + 1e-6
+    assert max(r.l2 for r in attacked) <= 0.1 * 8 + 1e-5
+    assert all(r.linf == r.l2 == 0 for r in records["clean"].values())
+
+
+def test_misclassified_examples_are_left_alone_or_attacked(model, data):
+    skipped = records_of(model, data)
+    wrong = [row for row, record in skipped["clean"].items() if not record.correct]
+    assert wrong
+    assert all(skipped["pgd"][row] == skipped["clean"][row] for row in wrong)
+    attacked = records_of(model, data, skip_misclassified=False)
+    assert all(attacked["pgd"][row].linf > 0 for row in wrong)
+    summary = evaluation.summarize(attacked, 0.0)
+    right = {row for row, record in attacked["clean"].items() if record.correct}
+    both = sum(attacked["pgd"][row].correct for row in right)
+    assert summary["robust_accuracy"]["pgd"] == both / 90
+
+
+def test_predicted_labels_are_what_the_attack_leaves(model, data):
+    method, variables = model
+    found = records_of(
+        model, data, attack_labels="predicted", skip_misclassified=False, batch_size=90
+    )
+    labels = jnp.asarray([record.prediction for record in found["clean"].values()], jnp.int32)
+    images = jnp.asarray(data.test.arrays[0][:90] / 255, jnp.float32)
+    if method.stochastic:
+        pytest.skip("needs the same draws")
+    view = jax.jit(method.views["deployed"])
+    attacked = jax.jit(lambda x, y: FGSM(small.THREAT)(
+        jax.tree_util.Partial(method.views["deployed"], variables), x, y, key=jax.random.key(0)
+    ))(images, labels)  # fmt: skip
+    expected = np.argmax(view(variables, attacked, key=jax.random.key(0)), -1)
+    assert [record.prediction for record in found["fgsm"].values()] == expected.tolist()
+
+
+@pytest.mark.parametrize("cut", ["in a line", "in a batch", "between batches"])
+def test_stopped_evaluation_goes_on(model, data, tmp_path, cut):
+    expected = records_of(model, data, directory=tmp_path)
+    file = tmp_path / "records" / "clean.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    keep = {"in a line": 47, "in a batch": 47, "between batches": 40}[cut]
+    file.write_text("".join(lines[:keep]) + (lines[keep][:9] if cut == "in a line" else ""))
+    (tmp_path / "records" / "pgd.jsonl").unlink()
+    assert decisions(records_of(model, data, directory=tmp_path)) == decisions(expected)
+    assert len(file.read_text().splitlines()) == 90
+    read = evaluation.read_records(tmp_path)
+    assert read["clean"] == expected["clean"]
+    assert evaluation.wall_seconds(tmp_path) > 0
+
+
+def test_foreign_records_are_refused(model, data, tmp_path):
+    records_of(model, data, directory=tmp_path)
+    file = tmp_path / "records" / "clean.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[5:] + lines[:5]))
+    with pytest.raises(ValueError, match="to hold this evaluation's examples in order"):
+        records_of(model, data, directory=tmp_path)
+
+
+def test_judges_of_a_random_method(data):
+    method = small.noisy().make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    images = jnp.asarray(data.test.arrays[0][:6] / 255, jnp.float32)
+    wanted = Evaluation(num_draws=3)
+    honest = jax.jit(evaluation.judge_fn(method, wanted))
+    key = jax.random.key(1)
+    draws = [
+        jax.nn.softmax(method.predict(variables, images, key=rng.stream(key, "draw", n)))
+        for n in range(3)
+    ]
+    np.testing.assert_allclose(
+        honest(variables, images, key=key), np.mean(draws, axis=0), rtol=1e-4, atol=1e-6
+    )
+    paper = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="paper")))
+    np.testing.assert_allclose(
+        paper(variables, images, key=key), draws[0], rtol=1e-4, atol=1e-6
+    )
+    fixed = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="fixed")))
+    scores = fixed(variables, images, key=key)
+    other = fixed(variables, images[::-1], key=jax.random.key(2))[::-1]
+    # A function of the image alone: neither the key, nor the row, nor its neighbours.
+    np.testing.assert_allclose(scores, other, rtol=1e-5, atol=1e-7)
+
+
+def test_summary_is_a_reduction_of_the_records():
+    def records(correct):
+        return {
+            i: evaluation.Record(i, 0, 0 if c else 1, c, [0], 0.0, 0.0) for i, c in enumerate(correct)
+        }  # fmt: skip
+
+    summary = evaluation.summarize(
+        {
+            "clean": records([True, True, True, False]),
+            "a": records([True, False, True, False]),
+            "b": records([False, True, True, True]),
+        },
+        wall_seconds=2.0,
+    )
+    assert summary["num_examples"] == 4
+    assert summary["clean_accuracy"] == 0.75
+    assert summary["robust_accuracy"] == {"a": 0.5, "b": 0.5}
+    assert summary["worst_case_accuracy"] == 0.25
+    low, high = summary["intervals"]["clean_accuracy"]
+    assert 0 < low < 0.75 < high < 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attacks": {"clean": AttackRun(FGSM(small.THREAT))}}, "to leave the name 'clean'"),
+        ({"attacks": {"a": AttackRun(FGSM(small.THREAT), view="x")}}, "Expected view='x' to be"),
+        ({"batch_size": 6, "num_devices": 4}, "Expected batch_size=6 to be a multiple of the 4"),
+    ],
+)
+def test_mistakes_are_found_before_work(model, data, fields, message):
+    with pytest.raises(ValueError, match=message):
+        records_of(model, data, **fields)
+
+
+def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
+    cfg = small.config(small.noisy())
+    train.main(train.Arguments(cfg, tmp_path))
+    trained = json.loads((tmp_path / "summary.json").read_text())
+    evaluate.main(evaluate.Arguments(tmp_path, runtime=cfg.runtime))
+    step = checkpoints.load(tmp_path, sharding.make_mesh(1)).step
+    out = tmp_path / "evaluations" / f"default-{step}"
+    again = json.loads((out / "summary.json").read_text())
+    assert again["clean_accuracy"] == trained["clean_accuracy"]
+    assert again["robust_accuracy"] == trained["robust_accuracy"]
+    assert "worst case" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
+        evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
+
+
+def test_evaluate_refuses_data_of_another_shape(tmp_path, data):
+    cfg = small.config()
+    train.main(train.Arguments(cfg, tmp_path))
+    found = checkpoints.load(tmp_path, sharding.make_mesh(1))
+    task = found.task._replace(num_classes=7)
+    with pytest.raises(ValueError, match="Expected the dataset's num_classes=10 to be the netw"):
+        evaluation.check_data(data, task, data.test)
+    with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
+        evaluation.check_data(data, found.task, data.validation)
+
+
+def test_description_names_what_matters():
+    wanted = Evaluation(
+        attacks={"p": AttackRun(PGD(ThreatModel("linf", 8 / 255)), view="noise_off", eot_samples=4)}
+    )
+    assert evaluation.describe(wanted) == {
+        "p": "PGD, linf eps 0.03137, num_steps 10, num_restarts 1, on noise_off, EOT 4"
+    }

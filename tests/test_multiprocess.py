@@ -1,0 +1,109 @@
+"""Two processes with two devices each, on one machine: train, save, restore, one set of records."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import pytest
+
+from robust_jax import checkpoints, sharding
+
+CONFIG = """
+import sys
+sys.path.insert(0, {repository!r})
+from tests import small
+import dataclasses
+VARIANTS = ("default",)
+def get_config(variant):
+    cfg = small.config(small.noisy() if {noisy} else None, max_steps=22)
+    return dataclasses.replace(cfg, runtime=dataclasses.replace(cfg.runtime, num_devices=None))
+"""
+
+
+def start(repository, config, workdir, *, num_processes, devices, process=0, port=0):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    command = [sys.executable, "train.py", str(config), "--workdir", str(workdir)]
+    if num_processes > 1:
+        command += [
+            "--runtime.distributed",
+            "--runtime.coordinator-address", f"127.0.0.1:{port}",
+            "--runtime.num-processes", str(num_processes),
+            "--runtime.process-id", str(process),
+        ]  # fmt: skip
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command, cwd=repository, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def config_file(tmp_path, repository):
+    def write(noisy):
+        path = tmp_path / "multi.py"
+        path.write_text(CONFIG.format(repository=str(repository), noisy=noisy))
+        return path
+
+    return write
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def finish(processes, timeout=240):
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-2000:]
+    return outputs
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(tmp_path, repository, config_file):
+    config = config_file(noisy=True)
+    port = free_port()
+    pair = [
+        start(repository, config, tmp_path / "pair", num_processes=2, devices=2, process=i, port=port)
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = finish(pair)
+    assert "worst case" in outputs[0]
+    assert "worst case" not in outputs[1]
+    finish([start(repository, config, tmp_path / "one", num_processes=1, devices=4)])
+    mesh = sharding.make_mesh(4)
+    models = [checkpoints.load(tmp_path / name, mesh, step=22) for name in ("pair", "one")]
+    chex.assert_trees_all_close(models[0].variables, models[1].variables, rtol=1e-5, atol=1e-6)
+    summaries = [
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("pair", "one")
+    ]
+    for name in ("num_examples", "clean_accuracy", "robust_accuracy", "worst_case_accuracy"):
+        assert summaries[0][name] == summaries[1][name]
+    lines = (tmp_path / "pair" / "records" / "clean.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(90))
+
+
+@pytest.mark.slow
+def test_killed_run_keeps_its_last_checkpoint(tmp_path, repository, config_file):
+    config = config_file(noisy=False)
+    workdir = tmp_path / "killed"
+    process = start(repository, config, workdir, num_processes=1, devices=1)
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / "11").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert checkpoints.load(workdir, sharding.make_mesh(1)).step >= 11
+    finish([start(repository, config, workdir, num_processes=1, devices=1)])
+    finish([start(repository, config, tmp_path / "whole", num_processes=1, devices=1)])
+    models = [
+        checkpoints.load(folder, sharding.make_mesh(1), step=22).variables
+        for folder in (workdir, tmp_path / "whole")
+    ]
+    chex.assert_trees_all_equal(*models)

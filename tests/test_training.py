@@ -1,0 +1,206 @@
+"""Plans, states, and the loop of train.py: resumed bit for bit, stopped without loss."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import train
+from robust_jax import checkpoints, sharding, training
+from robust_jax.attacks import PGD
+from robust_jax.config import AdversarialTraining, Phase, TrainingConfig
+from robust_jax.data import NPZ, DataConfig, Digits, open_data
+from robust_jax.methods import Standard
+from robust_jax.models import Normalization
+from tests.small import NETWORK, THREAT, config, noisy
+
+
+def run(cfg, workdir):
+    train.main(train.Arguments(cfg, workdir))
+    return checkpoints.load(workdir, sharding.make_mesh(1))
+
+
+def model(workdir, step):
+    return checkpoints.load(workdir, sharding.make_mesh(1), step=step).variables
+
+
+def test_plan_of_phases():
+    phases = (Phase(2.0, batch_size=10), Phase(1.0, batch_size=25, image_size=16))
+    mesh = sharding.make_mesh(1)
+    plan = training.make_plan(TrainingConfig(phases), 103, mesh)
+    assert plan.starts == (0, 20, 24)
+    assert [plan.epoch_at(step) for step in (0, 10, 20, 22, 24)] == [0, 1, 2, 2.5, 3]
+    assert [plan.step_at(epoch) for epoch in (0.0, 1.0, 2.0, 2.5, 3.0)] == [0, 10, 20, 22, 24]
+    assert [plan.phase_at(step) for step in (0, 19, 20, 23)] == [0, 0, 1, 1]
+    assert plan.validation_steps(1.0) == [10, 20, 24]
+    assert plan.validation_steps(10.0) == [24]
+    short = training.make_plan(TrainingConfig(phases, max_steps=5), 103, mesh)
+    assert (short.num_steps, short.validation_steps(1.0)) == (5, [5])
+    with pytest.raises(ValueError, match="Expected batch_size=10 <= 9 training examples"):
+        training.make_plan(TrainingConfig(phases), 9, mesh)
+    with pytest.raises(ValueError, match="Expected batch_size=25 to be a multiple of the 2"):
+        training.make_plan(TrainingConfig(phases), 103, sharding.make_mesh(2))
+
+
+def test_phases_go_on_counting_epochs():
+    data = open_data(DataConfig(Digits()))
+    mesh = sharding.make_mesh(1)
+    phases = (Phase(1.0, batch_size=721), Phase(1.0, batch_size=360))
+    plan = training.make_plan(TrainingConfig(phases), 1442, mesh)
+    found = list(training.batches(data, plan, mesh, seed=0, start=0))
+    assert [len(batch.label) for batch in found] == [721, 721, 360, 360, 360, 360]
+    resumed = list(training.batches(data, plan, mesh, seed=0, start=3))
+    chex.assert_trees_all_equal(resumed, found[3:])
+    first = np.concatenate([batch.index for batch in found[:2]])
+    assert sorted(first.tolist()) == list(range(1442))
+    assert found[2].index.tolist() != found[0].index[:360].tolist()
+
+
+@pytest.mark.parametrize("method", [None, noisy()], ids=["standard", "kap"])
+def test_resume_is_bitwise(tmp_path, method, monkeypatch):
+    """A run stopped in mid-epoch by SIGTERM ends in the same bits as one that was not."""
+    attack = AdversarialTraining(PGD(THREAT, num_steps=2))
+    cfg = config(method, adversarial=attack)
+    run(cfg, tmp_path / "whole")
+
+    real = training.make_train_step
+
+    def stopping(*arguments):
+        step_fn = real(*arguments)
+
+        def wrapped(state, batch, key):
+            if int(state.step) == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step_fn(state, batch, key)
+
+        return wrapped
+
+    monkeypatch.setattr(training, "make_train_step", stopping)
+    train.main(train.Arguments(cfg, tmp_path / "stopped"))
+    monkeypatch.undo()
+    assert checkpoints.resumable_step(tmp_path / "stopped", cfg) == 7
+    run(cfg, tmp_path / "stopped")
+    chex.assert_trees_all_equal(model(tmp_path / "stopped", 22), model(tmp_path / "whole", 22))
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    ]
+    losses = [{row["step"]: row["loss"] for row in rows if "loss" in row} for rows in lines]
+    assert losses[0][22] == losses[1][22]
+    assert 7 in losses[1]
+
+
+def test_finished_run_evaluates_again(tmp_path, capsys):
+    cfg = config()
+    run(cfg, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    before = capsys.readouterr().out
+    run(cfg, tmp_path)
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == again
+    assert "clean" in before
+    assert summary["num_examples"] == 90
+    assert set(summary) >= {
+        "clean_accuracy", "robust_accuracy", "worst_case_accuracy", "wall_seconds",
+    }  # fmt: skip
+
+
+def test_non_finite_loss_names_step_and_checkpoint(tmp_path):
+    cfg = config(ema_decay=None)
+    cfg = dataclasses.replace(
+        cfg, optimizer=dataclasses.replace(cfg.optimizer, learning_rate=1e30)
+    )
+    with pytest.raises(FloatingPointError, match=r"at step \d+ to be finite; the last good"):
+        run(cfg, tmp_path)
+    assert checkpoints.resumable_step(tmp_path, cfg) is None
+
+
+def test_init_from_another_run(tmp_path):
+    first = run(config(), tmp_path / "first")
+    cfg = config(init_from=str(tmp_path / "first"))
+    data = open_data(cfg.data)
+    mesh = sharding.make_mesh(1)
+    method = cfg.method.make(data.task)
+    found = training.init_variables(cfg, data, method, mesh)
+    chex.assert_trees_all_equal(found, first.variables)
+    wrong = dataclasses.replace(cfg, method=Standard())
+    with pytest.raises(ValueError, match="another architecture"):
+        training.init_variables(wrong, data, wrong.method.make(data.task), mesh)
+
+
+@pytest.mark.parametrize("statistics", ["train_channel", "train_pixel"])
+def test_training_statistics_reach_the_model(statistics):
+    cfg = config(Standard(network=NETWORK, normalization=Normalization(statistics=statistics)))
+    data = open_data(cfg.data)
+    images = data.train.arrays[0] / 255
+    found = training.init_variables(cfg, data, cfg.method.make(data.task), sharding.make_mesh(1))
+    axes = (0, 1, 2) if statistics == "train_channel" else (0,)
+    np.testing.assert_allclose(found["constants"]["mean"], images.mean(axes), rtol=1e-5)
+
+
+def test_step_compiles_once_and_average_follows():
+    cfg = config()
+    data = open_data(cfg.data)
+    mesh = sharding.make_mesh(2)
+    method = cfg.method.make(data.task)
+    plan = training.make_plan(cfg.training, data.task.num_train, mesh)
+    optimizer = cfg.optimizer.make(plan.step_at, 1.0)
+    step_fn = training.make_train_step(
+        method, optimizer, cfg.training, cfg.data.augmentation, mesh
+    )
+    state = training.init_state(
+        training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh
+    )
+    start = jax.device_get(state.variables["params"])
+    average = start
+    for batch in list(training.batches(data, plan, mesh, seed=0, start=0))[:3]:
+        state, _ = step_fn(state, batch, jax.random.key(0))
+        params = jax.device_get(state.variables["params"])
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, params)
+    assert step_fn._cache_size() == 1
+    chex.assert_trees_all_close(state.deployed["params"], average, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Phase(0.0), "Expected epochs=0.0 > 0."),
+        (lambda: Phase(1.0, batch_size=0), "Expected batch_size=0 >= 1."),
+        (lambda: TrainingConfig(phases=()), "to have at least one phase"),
+        (lambda: TrainingConfig(ema_decay=1.0), "Expected 0 < ema_decay=1.0 < 1."),
+        (lambda: TrainingConfig(best_by="robust_accuracy"), "Expected validation_attack=None"),
+        (lambda: TrainingConfig(validate_every=0.0), "Expected validate_every=0.0 > 0."),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_bad_label_stops_before_training(tmp_path):
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    labels = np.arange(20) % 3
+    file = tmp_path / "data.npz"
+    np.savez(file, x_train=images, y_train=labels - 1, x_test=images, y_test=labels)
+    cfg = dataclasses.replace(config(), data=DataConfig(NPZ(str(file), num_classes=3)))
+    with pytest.raises(ValueError, match=r"y_train\[0\]=-1 in \[0, 3\)"):
+        run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_attack_needs_a_split(tmp_path):
+    cfg = config(validation_attack=PGD(THREAT), best_by="robust_accuracy")
+    cfg = dataclasses.replace(cfg, data=DataConfig(Digits()))
+    with pytest.raises(ValueError, match="Expected validation_size=0 > 0"):
+        run(cfg, tmp_path / "run")
+
+
+def test_unknown_view_of_adversarial_training(tmp_path):
+    cfg = config(adversarial=AdversarialTraining(PGD(THREAT), view="batch"))
+    with pytest.raises(ValueError, match="Expected view='batch' to be one of"):
+        run(cfg, tmp_path / "run")

@@ -5,7 +5,7 @@
     python evaluate.py --checkpoint runs/kap_imagenet --config configs/eval/kap.py:table2_imagenet
 
 `--data.source.data-dir DIR` says where the prepared `imagenet2012` lies, where that is not TFDS's
-default; for a folder of images: `data.source:folder --data.source.path DIR`.
+default. For a folder of images write `Folder(DIR)` for `TFDS(...)` in `recipes/kap.py`.
 
 Bashivan et al., "Learning robust kernel ensembles with kernel average pooling", arXiv 2210.00062,
 2022 (%). Table 2, attacked without noise; table A2, with noise (AutoAttack rand: EOT 20):

@@ -7,7 +7,7 @@ r"""The plain ResNet-18 on ImageNet, 224 x 224: the KAP paper's baselines RN18-N
         --config configs/eval/kap.py:table2_imagenet
 
 `--data.source.data-dir DIR` says where the prepared `imagenet2012` lies, where that is not TFDS's
-default; for a folder of images: `data.source:folder --data.source.path DIR`.
+default. For a folder of images write `Folder(DIR)` for `TFDS(...)` in `recipes/kap.py`.
 
 Bashivan et al., "Learning robust kernel ensembles with kernel average pooling", arXiv 2210.00062,
 2022, tables 2 and A2 (%):

@@ -1,0 +1,340 @@
+"""Every configuration file: it loads, comes back from JSON, and builds its method and its attacks.
+
+The slow tests take one step of training, attack and evaluation at the paper's own network and image
+size, from JPEG files, through train.py.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax import config, evaluation, serialization, training
+from robust_jax.config import Config, Evaluation
+from robust_jax.data import TFDS, Folder
+from robust_jax.methods import KAP, MethodConfig, Standard
+from robust_jax.models import Normalization
+from robust_jax.sharding import make_mesh
+from robust_jax.types import Batch, Task
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+TASKS = {
+    "quickstart": Task((8, 8, 1), 10, 1_237),
+    "cifar10": Task((32, 32, 3), 10, 49_000),
+    "cifar100": Task((32, 32, 3), 100, 49_000),
+    "tiny_imagenet": Task((128, 128, 3), 200, 98_000),
+    "imagenet": Task((224, 224, 3), 1000, 1_271_167),
+}
+
+
+def specs(folder: pathlib.Path) -> list[str]:
+    """Returns `path.py:variant` of every variant of every file of a folder."""
+    found = []
+    for file in sorted(folder.glob("*.py")):
+        module, _ = config.load_module(str(file))
+        found += [f"{file}:{variant}" for variant in module.VARIANTS]
+    return found
+
+
+CONFIGS = specs(REPOSITORY / "configs")
+EVALUATIONS = specs(REPOSITORY / "configs" / "eval")
+
+
+def identify(spec: str) -> str:
+    """Returns `file:variant`."""
+    return pathlib.Path(spec).name.replace(".py:", ":")
+
+
+def task_of(spec: str) -> Task:
+    """Returns the task of the dataset that the file is named after."""
+    name = pathlib.Path(spec).name.split(".py:")[0]
+    return TASKS[name.removeprefix("standard_").removeprefix("kap_")]
+
+
+def load(name: str) -> Config:
+    """Returns the configuration `file.py:variant` of configs/."""
+    return config.load(str(REPOSITORY / "configs" / name))
+
+
+def parametrize(name, values):
+    return pytest.mark.parametrize(name, values, ids=identify)
+
+
+@parametrize("spec", CONFIGS)
+def test_config_comes_back_from_json(spec):
+    found = config.load(spec)
+    written = json.loads(json.dumps(serialization.to_json(found)))
+    assert serialization.from_json(Config, written) == found
+    file, variant = identify(spec).split(":")
+    assert found.name == (file if variant == "default" else f"{file}-{variant}")
+
+
+@parametrize("spec", EVALUATIONS)
+def test_evaluation_comes_back_from_json(spec):
+    found = config.load_evaluation(spec)
+    written = json.loads(json.dumps(serialization.to_json(found)))
+    assert serialization.from_json(Evaluation, written) == found
+
+
+@functools.cache
+def variable_shapes(method: MethodConfig, task: Task):
+    return jax.eval_shape(method.make(task).init, key=jax.random.key(0))
+
+
+@functools.cache
+def loss_shapes(method: MethodConfig, task: Task, image_size: int):
+    images = jnp.zeros((2, image_size, image_size, task.input_shape[2]))
+    label = jnp.zeros(2, jnp.int32)
+    batch = Batch(images, label, jnp.ones(2, bool), label)
+    return jax.eval_shape(
+        method.make(task).loss, variable_shapes(method, task), batch, key=jax.random.key(1), step=0
+    )
+
+
+@functools.cache
+def score_shapes(method: MethodConfig, task: Task):
+    images = jnp.zeros((2, *task.input_shape))
+    return jax.eval_shape(
+        method.make(task).predict, variable_shapes(method, task), images, key=jax.random.key(2)
+    )
+
+
+def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
+    """Returns the method without the noise of the loss or the prediction.
+
+    The variants of table A6 differ in nothing else, so what does not depend on it is traced once.
+    """
+    if not isinstance(method, KAP):
+        return method
+    off = {f"{kind}_in_{stage}": False for stage in where for kind in ("noise", "input_noise")}
+    return dataclasses.replace(method, **off)
+
+
+@parametrize("spec", CONFIGS)
+def test_method_is_built(spec):
+    found, task = config.load(spec), task_of(spec)
+    method = found.method
+    variables = variable_shapes(without_noise(method, "training", "prediction"), task)
+    assert variables["params"]["backbone"]["linear"]["kernel"].shape[-1] == task.num_classes
+
+    # Fast-AT's last phase trains on larger images than those that the variables are made for.
+    size = found.training.phases[-1].image_size or task.input_shape[0]
+    value, (moved, metrics) = loss_shapes(without_noise(method, "prediction"), task, size)
+    assert (value.shape, value.dtype) == ((), jnp.float32)
+    assert metrics["accuracy"].shape == ()
+    same = jax.tree.map(
+        lambda a, b: a.shape == b.shape, moved["batch_stats"], variables["batch_stats"]
+    )
+    assert all(jax.tree.leaves(same))
+
+    scores = score_shapes(without_noise(method, "training"), task)
+    assert (scores.shape, scores.dtype) == ((2, task.num_classes), jnp.float32)
+
+
+@parametrize("spec", CONFIGS)
+def test_training_and_evaluation_are_built(spec):
+    found, task = config.load(spec), task_of(spec)
+    method, mesh = found.method.make(task), make_mesh(4)
+    plan = training.make_plan(found.training, task.num_train, mesh)
+    optimizer = found.optimizer.make(plan.step_at, plan.epochs[-1])
+    training.make_train_step(method, optimizer, found.training, found.data.augmentation, mesh)
+    evaluation.make_evaluator(method, found.evaluation, mesh)
+    assert found.evaluation.attacks
+    # A best checkpoint is chosen, on examples carved from the training split.
+    assert found.data.validation_size > 0
+    attacked = found.training.adversarial is not None
+    assert found.training.best_by == ("robust_accuracy" if attacked else "accuracy")
+
+
+@pytest.mark.parametrize("method", [Standard(), KAP()], ids=["standard", "kap"])
+@parametrize("spec", EVALUATIONS)
+def test_evaluation_is_built(spec, method):
+    evaluation.make_evaluator(
+        method.make(TASKS["cifar10"]), config.load_evaluation(spec), make_mesh(4)
+    )
+
+
+def num_parameters(name: str) -> int:
+    method = without_noise(load(name).method, "training", "prediction")
+    leaves = jax.tree.leaves(variable_shapes(method, task_of(name))["params"])
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def test_networks_are_the_papers():
+    # The common CIFAR ResNet-18 without convolution biases has 11,173,962 parameters; the linear
+    # layer of 100 classes adds 90 * 513. Kernel pooling has none.
+    assert num_parameters("standard_cifar10.py:default") == 11_173_962
+    assert num_parameters("standard_cifar100.py:default") == 11_173_962 + 90 * 513
+    assert num_parameters("kap_cifar10.py:default") == 11_173_962
+    assert num_parameters("kap_cifar10.py:nt_sigma0.1") == 11_173_962
+    # ImageNet: stem; per stage four 3 x 3 convolutions with two numbers a channel of BatchNorm,
+    # from the second on a projection; linear. KAP has a second BatchNorm after each.
+    widths = np.array((64, 144, 256, 529))
+    for name, scale in (("default", 1), ("widex4", 4)):
+        w = widths * scale
+        kernels = 49 * 3 * w[0] + 9 * (w[0] ** 2 + 3 * (w**2).sum() + (w[:-1] * w[1:]).sum())
+        kernels += (w[:-1] * w[1:]).sum()
+        norms = 2 * (w[0] + 4 * w.sum() + w[1:].sum())
+        plain = kernels + norms + (w[-1] + 1) * 1000
+        assert num_parameters(f"standard_imagenet.py:{name}") == plain
+        assert num_parameters(f"kap_imagenet.py:{name}") == plain + norms
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("kap_cifar10.py:default", {0: 0.1, 149.9: 0.1, 150.1: 0.01, 199.9: 0.01}),
+        ("standard_cifar10.py:at", {0: 0.1, 99.9: 0.1, 100.1: 0.01, 150.1: 0.001}),
+        ("kap_tiny_imagenet.py:default", {0: 0.1, 30.1: 0.01, 60.1: 0.001, 89.9: 0.001}),
+        ("kap_imagenet.py:default", {0: 0.1, 40.1: 0.01, 80.1: 0.001, 99.9: 0.001}),
+        ("standard_imagenet.py:at", {0: 0.0, 0.5: 0.2, 1: 0.4, 6: 0.04, 12: 0.004, 15: 0.0004}),
+    ],
+)
+def test_learning_rates(name, rates):
+    found = load(name)
+    plan = training.make_plan(found.training, task_of(name).num_train, make_mesh(1))
+    rate = found.optimizer.rate(plan.step_at, plan.epochs[-1])
+    for epoch, expected in rates.items():
+        assert float(rate(plan.step_at(float(epoch)))) == pytest.approx(expected, rel=1e-3)
+
+
+def test_table_a6_is_a_grid():
+    cells = set()
+    for training_noise in ("none", "input", "activation", "both"):
+        for prediction_noise in ("none", "input", "activation", "both"):
+            name = f"train_{training_noise}_eval_{prediction_noise}"
+            kap = load(f"kap_cifar10.py:a6_{name}").method
+            plain = load(f"kap_cifar10.py:a6_nt_{name}").method
+            assert dataclasses.replace(kap, pool=None, sigma=0.1, input_sigma=0.1) == plain
+            switches = (
+                kap.input_noise_in_training, kap.noise_in_training,
+                kap.input_noise_in_prediction, kap.noise_in_prediction,
+            )  # fmt: skip
+            on = ("both", "input"), ("both", "activation")
+            assert switches == tuple(
+                noise in where for noise in (training_noise, prediction_noise) for where in on
+            )
+            assert (kap.sigma, kap.input_sigma) == (0.2, 0.2)
+            cells.add(switches)
+    assert len(cells) == 16
+
+
+def test_attacks_are_those_of_table_a3():
+    for file, eps, step_size, rounded in (
+        ("cifar10", 8 / 255, 2 / 255, 0.031),
+        ("cifar100", 8 / 255, 2 / 255, 0.031),
+        ("tiny_imagenet", 4 / 255, 2 / 255, 0.016),
+        ("imagenet", 4 / 255, 1 / 255, 0.016),
+    ):
+        attacks = load(f"kap_{file}.py").evaluation.attacks
+        assert {run.view for run in attacks.values()} == {"noise_off"}
+        pgd = attacks["pgd20"].attack
+        assert (pgd.num_steps, pgd.threat.eps, pgd.step_size) == (20, eps, step_size)
+        assert attacks[f"pgd20_eps{rounded}"].attack.threat.eps == rounded
+        # CIFAR and TinyImageNet are adversarially trained at the same sizes, ImageNet by Fast-AT.
+        training_attack = load(f"standard_{file}.py:at").training.adversarial.attack
+        num_steps = {"tiny_imagenet": 10, "imagenet": 1}.get(file, 20)
+        assert (training_attack.num_steps, training_attack.threat.eps) == (num_steps, eps)
+        assert training_attack.step_size == (5 / 255 if file == "imagenet" else step_size)
+        assert training_attack.random_start
+
+
+def test_images_are_not_normalised_in_kap():
+    for spec in CONFIGS:
+        method = config.load(spec).method
+        if isinstance(method, KAP):
+            assert method.normalization == Normalization()
+
+
+def _data_helpers():
+    """Returns the helpers of tests/data that write images and TFDS datasets."""
+    path = REPOSITORY / "tests" / "data" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("data_helpers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def jpeg_sources(tmp_path_factory):
+    """By dataset a source of JPEG files: six to train on, of as many classes, two to test on."""
+    helpers = _data_helpers()
+    root = tmp_path_factory.mktemp("jpeg")
+
+    def jpeg(seed, height, width):
+        return helpers.encode(helpers.picture(seed, height, width), "JPEG")
+
+    small = [(jpeg(i, 32, 32), i) for i in range(8)]
+    helpers.write_tfds(
+        root, "cifar10", "3.0.2", {"train": small[:6], "test": small[6:]}, 10, (32, 32, 3)
+    )
+    large = [(jpeg(i, 250 + 31 * i, 400 - 23 * i), 111 * i) for i in range(8)]
+    splits = {"train": large[:6], "validation": large[6:]}
+    helpers.write_tfds(root, "imagenet2012", "5.1.0", splits, 1000, (None, None, 3))
+
+    tiny = root / "tiny-imagenet-200"
+    wnids = [f"n{number:08d}" for number in range(200)]
+    annotations = []
+    for number, wnid in enumerate(wnids):
+        folder = tiny / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        (folder / f"{wnid}_0.JPEG").write_bytes(jpeg(number, 64, 64))
+    (tiny / "val" / "images").mkdir(parents=True)
+    for number in range(2):
+        (tiny / "val" / "images" / f"val_{number}.JPEG").write_bytes(jpeg(number, 64, 64))
+        annotations.append(f"val_{number}.JPEG\t{wnids[number]}\t0\t0\t62\t62\n")
+    (tiny / "val" / "val_annotations.txt").write_text("".join(annotations))
+    (tiny / "wnids.txt").write_text("\n".join(wnids))
+    return {
+        "cifar10": TFDS("cifar10", str(root)),
+        "tiny_imagenet": Folder(str(tiny)),
+        "imagenet": TFDS("imagenet2012", str(root)),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["standard", "kap"])
+@pytest.mark.parametrize("dataset", ["cifar10", "tiny_imagenet", "imagenet"])
+def test_one_step_at_the_papers_size(dataset, method, jpeg_sources, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    train = importlib.import_module("train")
+    found = load(f"{method}_{dataset}.py")
+    attack = found.evaluation.attacks["pgd20"]
+    attack = dataclasses.replace(attack, attack=dataclasses.replace(attack.attack, num_steps=1))
+    phase = dataclasses.replace(found.training.phases[0], batch_size=2)
+    found = dataclasses.replace(
+        found,
+        data=dataclasses.replace(found.data, source=jpeg_sources[dataset], validation_size=0),
+        training=dataclasses.replace(found.training, phases=(phase,), max_steps=1),
+        evaluation=dataclasses.replace(
+            found.evaluation,
+            attacks={"pgd": attack},
+            batch_size=2,
+            num_draws=1,
+            skip_misclassified=False,
+        ),
+        runtime=dataclasses.replace(found.runtime, num_devices=1, progress=False),
+    )
+    train.main(train.Arguments(found, workdir=tmp_path))
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["step"] == 1
+    # At first all classes are about equally likely.
+    num_classes = TASKS[dataset].num_classes
+    assert 0.5 * math.log(num_classes) < line["loss"] < 2.5 * math.log(num_classes)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["num_examples"] == 2
+    assert summary["robust_accuracy"].keys() == {"pgd"}
+    records = evaluation.read_records(tmp_path)
+    assert set(records["clean"]) == {0, 1}
+    for record in records["pgd"].values():
+        assert 0 < record.linf <= attack.attack.threat.eps * (1 + 1e-5)

@@ -1,0 +1,157 @@
+"""Our AutoAttack against the official code on a public CIFAR-10 network: images left standing.
+
+python benchmarks/autoattack_parity.py --checkpoint FILE --data-dir DIR [--official] [--out LOG]
+
+FILE is akamaster_resnet20_cifar10.th (github.com/akamaster/pytorch_resnet_cifar10), DIR a folder
+of prepared TFDS datasets. Linf, eps = 0.5/255, the first test images. With --official the official
+code (pyautoattack) runs beside ours, on the same JAX network through a bridge; without it the
+numbers to compare with are those measured once with the official code on a PyTorch copy of the
+network (512 images, seed 0). Every image that we count as fallen is judged again, apart from the
+attack. Needs the extra: pip install "robust_jax[torch]", and pyautoattack for --official.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, auto, bind
+from robust_jax.data import TFDS
+from robust_jax.interop.torch import import_state_dict, load_state_dict
+from robust_jax.models import Classifier, default_layers
+
+MEASURED = {
+    "apgd_ce": 280,
+    "apgd_dlr": 283,
+    "apgd_t": 279,
+    "fab_t": 286,
+    "square": 456,
+    "standard": 277,
+}
+"""Official code: images standing of the first 512 (Square alone with 1,000 queries)."""
+
+ALLOWED = {"standard": 1}
+"""How many more images than theirs ours may leave standing; otherwise two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the comparison.
+
+    Attributes:
+        checkpoint: akamaster_resnet20_cifar10.th.
+        data_dir: folder of prepared TFDS datasets.
+        num_images: how many test images.
+        attacks: which of apgd_ce, apgd_dlr, apgd_t, fab_t, square, standard.
+        num_queries: of Square where it runs alone.
+        batch_size: images at a time, for both.
+        official: run the official code too?
+        out: file that the lines are appended to.
+    """
+
+    checkpoint: pathlib.Path
+    data_dir: str
+    num_images: int = 512
+    attacks: tuple[str, ...] = ("apgd_ce", "apgd_dlr", "apgd_t", "fab_t", "square", "standard")
+    num_queries: int = 1000
+    batch_size: int = 128
+    official: bool = False
+    out: pathlib.Path | None = None
+
+
+def load(arguments: Arguments):
+    """Returns the view of the network, the images and their labels."""
+    network, normalization, variables = import_state_dict(
+        load_state_dict(arguments.checkpoint), "resnet20_akamaster"
+    )
+    classifier = Classifier(network.make(10, default_layers()), normalization)
+
+    def logits(variables, images, *, key):
+        del key
+        return classifier.apply(variables, images, train=False, deterministic=True).logits
+
+    test = TFDS(name="cifar10", data_dir=arguments.data_dir).load().test
+    rows = [test[row] for row in range(arguments.num_images)]
+    images = np.stack([image for image, _ in rows]).astype(np.float32) / np.float32(255)
+    return bind(logits, variables), images, np.array([label for _, label in rows], np.int32)
+
+
+def main(arguments: Arguments) -> None:
+    """Prints one line per attack."""
+    view, images, labels = load(arguments)
+    threat = ThreatModel("linf", 0.5 / 255)
+    alone = {
+        "apgd_ce": APGD(threat),
+        "apgd_dlr": APGD(threat, loss="dlr"),
+        "apgd_t": APGDT(threat),
+        "fab_t": FABT(threat),
+        "square": Square(threat, num_queries=arguments.num_queries),
+    }
+    forward = jax.jit(lambda view, images: view(images, key=None))
+
+    def standing(points):
+        parts = [points[first : first + 64] for first in range(0, len(points), 64)]
+        logits = [forward(view, jnp.asarray(part)) for part in parts]
+        return np.argmax(np.concatenate(logits), axis=1) == labels
+
+    def say(line):
+        print(line, flush=True)
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(line + "\n")
+
+    say(
+        f"{len(images)} images, clean {standing(images).sum()}, eps=0.5/255, batch "
+        f"{arguments.batch_size}, Square alone {arguments.num_queries} queries, "
+        f"jax {jax.__version__} on {jax.default_backend()}"
+    )
+    for name in arguments.attacks:
+        compiled = auto._one_run._cache_size()
+        fields = {"version": "custom", "attacks": (alone[name],)} if name in alone else {}
+        suite = AutoAttack(threat, batch_size=arguments.batch_size, **fields)
+        began = time.perf_counter()
+        report = suite.report(view, images, labels, key=jax.random.key(0))
+        ours, seconds = standing(report.images), time.perf_counter() - began
+        far = np.abs(report.images - images).max()
+        assert np.array_equal(ours, report.standing), "a fallen image is classified right"
+        assert far <= threat.eps + 1e-6, f"distance {far}"
+        line = (
+            f"{name:9} ours {ours.sum():4} in {seconds:6.0f} s, "
+            f"{auto._one_run._cache_size() - compiled} compilations"
+        )
+        if name == "standard":
+            steps = ", ".join(
+                f"{type(stage.attack).__name__} {stage.num_standing} ({stage.seconds:.0f} s)"
+                for stage in report.stages
+            )
+            line += f" [{steps}]"
+        theirs = MEASURED[name] if len(images) == 512 else None
+        if theirs is not None:
+            line += f"; official code on PyTorch, measured before: {theirs}"
+        if arguments.official:
+            from attack_referees import TorchView, official
+
+            began = time.perf_counter()
+            found = official(
+                TorchView(view),
+                images,
+                labels,
+                threat,
+                [name] if name in alone else name,
+                num_queries=arguments.num_queries if name in alone else 5000,
+                batch_size=arguments.batch_size,
+            )
+            theirs = standing(found).sum()
+            line += f"; official code here {theirs} in {time.perf_counter() - began:6.0f} s"
+        if theirs is not None:
+            within = ours.sum() <= theirs + ALLOWED.get(name, 2)
+            line += "; within the bound" if within else "; MORE THAN ALLOWED"
+        say(line + "".join(f"; warning: {text}" for text in report.warnings))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

@@ -2,6 +2,8 @@
 
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.kap import KAP, KernelPool
+from robust_jax.methods.parl import PARL
+from robust_jax.methods.regroup import REGroup
 from robust_jax.methods.standard import Standard
 
-__all__ = ["KAP", "KernelPool", "Method", "MethodConfig", "Standard"]
+__all__ = ["KAP", "PARL", "KernelPool", "Method", "MethodConfig", "REGroup", "Standard"]

@@ -14,12 +14,13 @@ from robust_jax import rng, serialization, sharding, training
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
-from robust_jax.methods import KAP, KernelPool, MethodConfig, Standard
+from robust_jax.methods import KAP, PARL, KernelPool, MethodConfig, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.types import Batch
 
 SGD = optax.sgd(0.05, momentum=0.9)
 CNN = CNNConfig(widths=(16, 36), strides=(1, 2))
+SMALL_CNN = CNNConfig(widths=(8, 12), strides=(1, 2))
 
 METHODS: dict[str, MethodConfig] = {
     "standard": Standard(network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,))),
@@ -34,6 +35,7 @@ METHODS: dict[str, MethodConfig] = {
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
+    "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
 }
 
 

@@ -132,9 +132,11 @@ def test_constant_statistics_keep_examples_apart(variables):
 
     def slopes(network):
         """Of example 0's second gradient, at the images of the whole batch."""
-        return jax.grad(
-            lambda images: jnp.sum(
-                feature_gradients(network, alone, images, num_layers=3)[2, 0] ** 2
+        return jax.jit(
+            jax.grad(
+                lambda images: jnp.sum(
+                    feature_gradients(network, alone, images, num_layers=3)[2, 0] ** 2
+                )
             )
         )(IMAGES)
 
@@ -215,8 +217,12 @@ def test_dead_gradients_are_counted_and_contribute_nothing(variables):
 def test_majority_decides_and_ties_go_as_configured(variables):
     for vote in ("majority_mean_probability", "majority_lowest_class"):
         method = dataclasses.replace(CONFIG, vote=vote).make(TASK)
-        members = method.views["members"](variables, IMAGES, key=None)
-        scores = np.asarray(method.predict(variables, IMAGES, key=None))
+        members, scores = jax.jit(
+            lambda v, method=method: (
+                method.views["members"](v, IMAGES, key=None),
+                method.predict(v, IMAGES, key=None),
+            )
+        )(variables)
         probability = np.asarray(jax.nn.softmax(members)).mean(0)
         for x, row in enumerate(np.argmax(members, -1).T):
             votes = np.bincount(row, minlength=5)

@@ -1,0 +1,168 @@
+"""Members' gradients and the cosines between them: what PARL, its later variant and DEG share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from robust_jax.models import Conv, EnsembleConfig, NetworkConfig
+from robust_jax.models.ensemble import Strategy
+from robust_jax.types import Variables
+
+
+class Cosines(NamedTuple):
+    """Cosines between members.
+
+    Attributes:
+        cosine: of every pair of members, in the order (0, 1), (0, 2), ..., (1, 2), ...; 0 where
+            one of the two is dead.
+        dead: is a member's vector zero?
+    """
+
+    cosine: Float[Array, "pairs *rest"]
+    dead: Bool[Array, "m *rest"]
+
+
+def pairwise_cosines(
+    vectors: Float[Array, "m *rest d"], *, eps: float = 0.0, norm_gradient: bool = True
+) -> Cosines:
+    """Returns the cosine of every pair of members' vectors along the last axis.
+
+    Vectors are divided by their largest entry first, so that those of a saturated loss (1e-25)
+    have a norm too; this changes neither values nor gradients.
+
+    Args:
+        vectors: of each member; each is used in all its pairs.
+        eps: added to the product of the norms.
+        norm_gradient: do gradients flow through the norms?
+    """
+    scale = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1))
+    dead = scale == 0
+    scale = jnp.where(dead, 1.0, scale)
+    scaled = vectors / scale[..., None]
+    # The square root has no gradient at zero.
+    squared = jnp.sum(jnp.square(scaled), axis=-1)
+    norm = jnp.sqrt(jnp.where(dead, 1.0, squared))
+    if not norm_gradient:
+        norm = lax.stop_gradient(norm)
+    num_members = vectors.shape[0]
+    cosines = []
+    for i in range(num_members):
+        for j in range(i + 1, num_members):
+            product = norm[i] * norm[j]
+            if eps:
+                product = product + eps / scale[i] / scale[j]
+            cosines.append(jnp.sum(scaled[i] * scaled[j], axis=-1) / product)
+    return Cosines(jnp.stack(cosines), dead)
+
+
+def check_ensemble(network: NetworkConfig) -> EnsembleConfig:
+    """Returns the network.
+
+    Raises:
+        ValueError: it is not an ensemble of at least two members.
+    """
+    if not isinstance(network, EnsembleConfig):
+        raise ValueError(f"Expected network={type(network).__name__} to be an EnsembleConfig.")
+    if network.num_members < 2:
+        raise ValueError(f"Expected num_members={network.num_members} >= 2: members form pairs.")
+    return network
+
+
+def map_members(
+    function: Callable[..., Any], variables: Variables, *others: Any, strategy: Strategy = "auto"
+) -> Any:
+    """Returns function(variables, *others) of every member, stacked.
+
+    Args:
+        function: of the variables of a classifier around one member, and of its share of `others`.
+        variables: of a classifier around an ensemble.
+        *others: arrays with a leading member axis.
+        strategy: how members run, see `EnsembleConfig`.
+    """
+    stacked = {
+        name: collection["backbone"]["member"]
+        for name, collection in variables.items()
+        if "backbone" in collection
+    }
+    shared = {name: value for name, value in variables.items() if name not in stacked}
+
+    def one(members: tuple[Any, ...]) -> Any:
+        alone, *rest = members
+        return function({**shared, **{name: {"backbone": v} for name, v in alone.items()}}, *rest)
+
+    if strategy == "auto":
+        strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+    if strategy == "vmap":
+        return jax.vmap(one)((stacked, *others))
+    num_members = jax.tree.leaves(stacked)[0].shape[0]
+    _, found = lax.scan(
+        lambda carry, members: (carry, one(members)),
+        (),
+        (stacked, *others),
+        unroll=num_members if strategy == "unroll" else 1,
+    )
+    return found
+
+
+def of_ensemble(collections: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns collections that `map_members` stacked in the layout of the ensemble."""
+    return {name: {"backbone": {"member": c["backbone"]}} for name, c in collections.items()}
+
+
+class Convolution(NamedTuple):
+    """One convolution of a forward pass.
+
+    Attributes:
+        module: the layer.
+        path: of its parameters.
+        images: what it was given.
+        output: what it returned, before normalisation and activation.
+    """
+
+    module: Conv
+    path: tuple[str, ...]
+    images: Float[Array, "b h w k"]
+    output: Float[Array, "b out_h out_w features"]
+
+
+def first_convolutions(
+    network: nn.Module, variables: Variables, images: Array, *, train: bool, num_layers: int
+) -> list[Convolution]:
+    """Returns the first 3 x 3 convolutions of a single network's forward pass, in its order.
+
+    Projections (1 x 1) and larger stems do not count. What lies behind the last is never computed.
+
+    Raises:
+        ValueError: the network has fewer.
+    """
+    found: list[Convolution] = []
+
+    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        output = call(*arguments, **keywords)
+        module = context.module
+        if (
+            isinstance(module, Conv)
+            and context.method_name == "__call__"
+            and module.kernel_size == (3, 3)
+        ):
+            found.append(Convolution(module.copy(parent=None), module.path, arguments[0], output))
+        return output
+
+    with nn.intercept_methods(record):
+        network.apply(
+            variables,
+            images,
+            train=train,
+            deterministic=True,
+            mutable=["batch_stats"] if train else [],
+        )
+    if len(found) < num_layers:
+        raise ValueError(
+            f"Expected num_layers={num_layers} <= {len(found)}, the network's 3 x 3 convolutions."
+        )
+    return found[:num_layers]

@@ -108,3 +108,29 @@ def official(module, images, labels, threat, names, *, num_queries=5000, batch_s
         to_torch(images), torch.from_numpy(np.asarray(labels)).long(), batch_size=batch_size
     )[0]
     return np.asarray(found).transpose(0, 2, 3, 1)
+
+
+def foolbox_distances(view, images, labels, attack, *, norm, starting_points=None):
+    """Returns the distance of each adversarial image that a Foolbox attack finds.
+
+    Args:
+        view: a deterministic view.
+        images: clean images [b h w k].
+        labels: class of each image.
+        attack: a Foolbox attack.
+        norm: norm of the distances, "l2" or "linf".
+        starting_points: adversarial images to start from, for attacks that take them.
+    """
+    import foolbox
+
+    key = jax.random.key(KEY_SEED)
+    forward = jax.jit(lambda x: view(x, key=key))
+    # Foolbox mixes ranks and dtypes, which strict flags forbid.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        model = foolbox.JAXModel(forward, bounds=(0, 1))
+        fields = {} if starting_points is None else {"starting_points": starting_points}
+        found = attack.run(model, jnp.asarray(images), jnp.asarray(labels), **fields)
+        delta = np.asarray(found - images).reshape(len(labels), -1)
+        fooled = np.argmax(forward(found), axis=1) != np.asarray(labels)
+    order = {"l2": 2, "linf": np.inf}[norm]
+    return np.where(fooled, np.linalg.norm(delta, ord=order, axis=1), np.inf)

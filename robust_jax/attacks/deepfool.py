@@ -106,6 +106,8 @@ class DeepFool(BoundaryStepAttack):
 
     Attributes:
         overshoot: share by which the sum of steps is lengthened.
+        nudge: added to the length of every step, as in the authors' code: without it steps can
+            shrink below the rounding of the pixels before the boundary is crossed.
 
     References:
         Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep
@@ -113,12 +115,15 @@ class DeepFool(BoundaryStepAttack):
     """
 
     overshoot: float = 0.02
+    nudge: float = 1e-4
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
         if not 0 <= self.overshoot < math.inf:
             raise ValueError(f"Expected overshoot={self.overshoot} >= 0 and finite.")
+        if not 0 <= self.nudge < math.inf:
+            raise ValueError(f"Expected nudge={self.nudge} >= 0 and finite.")
 
     def perturb(
         self,
@@ -148,7 +153,7 @@ class DeepFool(BoundaryStepAttack):
             else:
                 size = l2_norm(slope)
                 direction = slope / expand(jnp.where(size > 0, size, 1), slope)
-            total = total + expand(away, images) * direction
+            total = total + expand(away + self.nudge, images) * direction
             moved = jnp.clip(images + (1 + self.overshoot) * total, *self.bounds)
             points = jnp.where(expand(done, images), points, moved)
             logits = losses.decision(view(points, key=rng.stream(key, "view", 2 * count + 1)))

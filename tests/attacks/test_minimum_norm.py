@@ -30,8 +30,8 @@ def exact(linear):
     [
         (CarliniWagner(**SEARCHES), "l2", 0.02),
         (EAD(**SEARCHES, beta=1e-5), "l2", 0.03),
-        (DeepFool(), "l2", 0.021),
-        (DeepFool(distance_norm="linf"), "linf", 0.021),
+        (DeepFool(nudge=1e-6), "l2", 0.021),
+        (DeepFool(distance_norm="linf", nudge=1e-6), "linf", 0.021),
         (TrustRegion(radius=1e-3, num_steps=400, largest_radius=1.0), "l2", 0.06),
         (
             TrustRegion(distance_norm="linf", radius=3e-4, num_steps=400, largest_radius=1.0),

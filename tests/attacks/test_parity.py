@@ -10,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGD, APGDT, AutoAttack, ThreatModel
+from robust_jax.attacks import (
+    APGD,
+    APGDT,
+    EAD,
+    AutoAttack,
+    CarliniWagner,
+    DeepFool,
+    ThreatModel,
+    base,
+)
 
 KEY = jax.random.key(17)
 
@@ -41,3 +50,53 @@ def test_official_autoattack(name, make, many_digits, referees):
     theirs_standing = np.asarray(jnp.argmax(logits, axis=1) == labels)
     assert 8 <= theirs_standing.sum() <= 56
     assert standing.sum() <= theirs_standing.sum() + 1
+
+
+def distances(view, adversarial, images, labels, norm):
+    """Distance of each adversarial image, infinite where the image is classified right."""
+    fooled = jnp.argmax(view(adversarial, key=None), axis=1) != labels
+    return np.where(fooled, base.distance(norm, adversarial, images), np.inf)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["carlini_wagner", "ead", "deepfool_l2", "deepfool_linf"])
+def test_foolbox_minimum_norm(name, many_digits, referees):
+    foolbox = pytest.importorskip("foolbox", reason="needs foolbox (pip install -e '.[parity]')")
+    view, images, labels = many_digits.view, many_digits.images[:32], many_digits.labels[:32]
+    theirs, ours = {
+        "carlini_wagner": (
+            foolbox.attacks.L2CarliniWagnerAttack(
+                binary_search_steps=5, steps=200, stepsize=0.01, initial_const=0.1
+            ),
+            CarliniWagner(num_searches=5, num_steps=200, learning_rate=0.01, initial_constant=0.1),
+        ),
+        "ead": (
+            foolbox.attacks.EADAttack(
+                binary_search_steps=5,
+                steps=200,
+                initial_stepsize=0.01,
+                initial_const=0.1,
+                regularization=1e-2,
+                decision_rule="EN",
+            ),
+            EAD(
+                num_searches=5,
+                num_steps=200,
+                learning_rate=0.01,
+                initial_constant=0.1,
+                beta=1e-2,
+            ),
+        ),
+        "deepfool_l2": (foolbox.attacks.L2DeepFoolAttack(), DeepFool()),
+        "deepfool_linf": (
+            foolbox.attacks.LinfDeepFoolAttack(),
+            DeepFool(distance_norm="linf"),
+        ),
+    }[name]
+    norm = ours.norm
+    found = referees.foolbox_distances(view, images, labels, theirs, norm=norm)
+    own = distances(view, ours(view, images, labels, key=KEY), images, labels, norm)
+    assert np.isfinite(own).sum() >= np.isfinite(found).sum()
+    print(name, np.median(own), np.median(found), np.isfinite(own).sum(), np.isfinite(found).sum())
+    assert np.median(own) <= 1.02 * np.median(found)

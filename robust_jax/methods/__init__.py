@@ -2,8 +2,24 @@
 
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.kap import KAP, KernelPool
+from robust_jax.methods.laplace_priority_dropout import (
+    LaplaceRates,
+    PriorityDropout,
+    PriorityRates,
+)
 from robust_jax.methods.parl import PARL
 from robust_jax.methods.regroup import REGroup
 from robust_jax.methods.standard import Standard
 
-__all__ = ["KAP", "PARL", "KernelPool", "Method", "MethodConfig", "REGroup", "Standard"]
+__all__ = [
+    "KAP",
+    "PARL",
+    "KernelPool",
+    "LaplaceRates",
+    "Method",
+    "MethodConfig",
+    "PriorityDropout",
+    "PriorityRates",
+    "REGroup",
+    "Standard",
+]

@@ -14,7 +14,16 @@ from robust_jax import rng, serialization, sharding, training
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
-from robust_jax.methods import KAP, PARL, KernelPool, MethodConfig, Standard
+from robust_jax.methods import (
+    KAP,
+    PARL,
+    KernelPool,
+    MethodConfig,
+    PriorityDropout,
+    PriorityRates,
+    REGroup,
+    Standard,
+)
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.types import Batch
 
@@ -35,7 +44,15 @@ METHODS: dict[str, MethodConfig] = {
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
+    "lpd": PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
+    "pdd_deg": PriorityDropout(
+        network=EnsembleConfig(SMALL_CNN, 2),
+        rates=PriorityRates(statistics="batch"),
+        rescale="inverted",
+        deg_weight=0.01,
+    ),
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
+    "regroup": REGroup(network=CNN, num_layers=2),
 }
 
 
@@ -64,6 +81,11 @@ class Built:
             return self.method.loss({**variables, "params": params}, batch, key=key, step=0)
 
         self.loss_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        if self.method.fit is not None:
+            # On a network that knows its few images, so that every class has one that is right.
+            batch = next(eval_batches(data.train, 32))
+            _, (self.variables, _) = self.train(batch, num_devices=1, num_steps=60)
+            self.variables = self.method.fit(self.variables, [batch], key=jax.random.key(0))
 
     def gradients(self, batch, key):
         return self.loss_and_gradients(self.variables["params"], self.variables, batch, key)

@@ -85,7 +85,8 @@ class Built:
             # On a network that knows its few images, so that every class has one that is right.
             batch = next(eval_batches(data.train, 32))
             _, (self.variables, _) = self.train(batch, num_devices=1, num_steps=60)
-            self.variables = self.method.fit(self.variables, [batch], key=jax.random.key(0))
+            trained = jax.device_put(self.variables, jax.devices()[0])
+            self.variables = self.method.fit(trained, [batch], key=jax.random.key(0))
 
     def gradients(self, batch, key):
         return self.loss_and_gradients(self.variables["params"], self.variables, batch, key)

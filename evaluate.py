@@ -8,10 +8,17 @@ import dataclasses
 import json
 import pathlib
 
-import tyro
 from jax.sharding import Mesh
 
-from robust_jax import checkpoints, config, evaluation, interrupt, logging, serialization, sharding
+from robust_jax import (
+    checkpoints,
+    command_line,
+    config,
+    evaluation,
+    logging,
+    serialization,
+    sharding,
+)
 from robust_jax.config import Evaluation
 from robust_jax.data import Data, open_data
 from robust_jax.sharding import RuntimeConfig
@@ -25,6 +32,9 @@ class Arguments:
         checkpoint: work directory of a run, or of an imported checkpoint.
         config: evaluation to run, a file of configs/eval; None for the one that the checkpoint's
             own configuration names.
+        method: configuration whose method is used on the checkpoint's weights, file[:variant]:
+            other noise switches, another vote (table A6 of the KAP paper); None for the method
+            that the checkpoint was trained with.
         step: which checkpoint; None for the best.
         out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP.
         data_dir: where the dataset lies on this machine; None for the place that training used.
@@ -36,6 +46,7 @@ class Arguments:
 
     checkpoint: pathlib.Path
     config: str | None = None
+    method: str | None = None
     step: int | None = None
     out: pathlib.Path | None = None
     data_dir: str | None = None
@@ -58,11 +69,13 @@ def main(arguments: Arguments) -> None:
         dataclasses.replace(wanted, **{k: v for k, v in named.items() if v is not None})
     )
     data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
-    name = "default" if arguments.config is None else pathlib.Path(arguments.config).stem
-    run(
-        checkpoint, wanted, mesh, data=data, progress=arguments.runtime.progress,
-        out=arguments.out or arguments.checkpoint / "evaluations" / f"{name}-{checkpoint.step}",
-    )  # fmt: skip
+    if arguments.method is not None:
+        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method).method)
+    names = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
+             for spec in (arguments.config or "default", arguments.method) if spec]  # fmt: skip
+    name = "-".join([*names, str(checkpoint.step)])
+    out = arguments.out or arguments.checkpoint / "evaluations" / name
+    run(checkpoint, wanted, mesh, data=data, out=out, progress=arguments.runtime.progress)
 
 
 def run(
@@ -82,6 +95,7 @@ def run(
     description = {
         "name": checkpoint.config.name,
         "step": checkpoint.step,
+        "method": serialization.to_json(checkpoint.config.method),
         "evaluation": serialization.to_json(wanted),
     }
     evaluation.claim(out, description)
@@ -104,5 +118,5 @@ def run(
 
 
 if __name__ == "__main__":
-    with interrupt.one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+    with command_line.one_line_errors():
+        main(command_line.parse(Arguments, description=__doc__))

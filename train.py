@@ -13,7 +13,16 @@ import jax
 import tyro
 
 import evaluate
-from robust_jax import checkpoints, config, evaluation, interrupt, logging, sharding, training
+from robust_jax import (
+    checkpoints,
+    command_line,
+    config,
+    evaluation,
+    interrupt,
+    logging,
+    sharding,
+    training,
+)
 from robust_jax.data import open_data
 
 
@@ -91,12 +100,14 @@ def main(arguments: Arguments) -> None:
                 return
 
     checkpoint = training.fit(manager, workdir, method, cfg, data, plan, mesh)
-    evaluate.run(checkpoint, cfg.evaluation, mesh, data=data, out=workdir)
+    evaluate.run(
+        checkpoint, cfg.evaluation, mesh, data=data, out=workdir, progress=cfg.runtime.progress
+    )
 
 
 if __name__ == "__main__":
-    with interrupt.one_line_errors():
+    with command_line.one_line_errors():
         given = sys.argv[1:]
         spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
         default = Arguments(config.load(spec))
-        main(tyro.cli(Arguments, default=default, args=given, description=__doc__))
+        main(command_line.parse(Arguments, args=given, default=default, description=__doc__))

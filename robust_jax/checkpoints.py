@@ -6,6 +6,8 @@ version). The last and the best are kept. A save is written beside the others an
 is whole, so one that is interrupted never costs the previous one.
 """
 
+import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 import robust_jax
 from robust_jax import serialization
 from robust_jax.config import MAY_CHANGE, Config
+from robust_jax.methods import MethodConfig
 from robust_jax.sharding import replicated
 from robust_jax.types import Task, Variables
 
@@ -65,7 +68,6 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.Checkpoint
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
-        best_fn=lambda metrics: metrics[best_by],
         cleanup_tmp_directories=True,
         # The step donates its state: a save must have read it before training goes on.
         enable_async_checkpointing=False,
@@ -168,6 +170,17 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     )
 
 
+def with_method(checkpoint: Checkpoint, method: MethodConfig) -> Checkpoint:
+    """Returns the checkpoint with the same weights under another method's rules.
+
+    Raises:
+        ValueError: the weights are of another architecture than the method's.
+    """
+    expected = jax.eval_shape(method.make(checkpoint.task).init, key=jax.random.key(0))
+    check_architecture(checkpoint.variables, expected, name="checkpoint")
+    return checkpoint._replace(config=dataclasses.replace(checkpoint.config, method=method))
+
+
 def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
     """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`."""
     args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
@@ -185,10 +198,14 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
     if not steps:
         return None
     saved, wanted = _read_meta(workdir, steps[-1])["config"], serialization.to_json(config)
-    for section in MAY_CHANGE:
-        saved.pop(section, None)
-        wanted.pop(section)
-    lines = serialization.differences(saved, json.loads(json.dumps(wanted)))
+    wanted = json.loads(json.dumps(wanted))
+    for path in MAY_CHANGE:
+        *parents, name = path.split(".")
+        for section in (saved, wanted):
+            functools.reduce(lambda found, key: found.get(key, {}), parents, section).pop(
+                name, None
+            )
+    lines = serialization.differences(saved, wanted)
     if lines:
         raise ValueError(
             f"Expected workdir={str(workdir)!r} to be new or to hold this configuration; it has "

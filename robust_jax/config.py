@@ -131,6 +131,9 @@ class Evaluation:
             the mean of `num_draws` predictions under keys fixed for the whole evaluation (an
             averaged predictor, deterministic). A deterministic method has one prediction whichever.
         num_draws: predictions averaged by "honest" and "fixed".
+        judged_view: view of the method whose largest logit decides in place of its deployed rule;
+            None for the deployed rule. For a paper's own protocol: KAP's tables 1 and 2 attack and,
+            as far as the text tells, judge the network without noise.
         seed: root of the evaluation's random keys.
     """
 
@@ -142,6 +145,7 @@ class Evaluation:
     skip_misclassified: bool = True
     judge: Literal["honest", "paper", "fixed"] = "honest"
     num_draws: int = 10
+    judged_view: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -178,8 +182,15 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-MAY_CHANGE = ("runtime", "evaluation")
-"""Sections of a Config that may differ when a work directory is resumed."""
+MAY_CHANGE = (
+    "runtime",
+    "evaluation",
+    "data.memory",
+    "data.num_workers",
+    "data.source.data_dir",
+    "data.source.path",
+)
+"""What may differ when a work directory is resumed: none of it changes the trained weights."""
 
 
 def load(spec: str) -> Config:
@@ -219,10 +230,12 @@ def with_data_dir(data: DataConfig, data_dir: str | None) -> DataConfig:
     if data_dir is None:
         return data
     fields = {field.name for field in dataclasses.fields(data.source)}
-    if "data_dir" not in fields:
+    places = fields & {"data_dir", "path"}
+    if not places:
         kind = type(data.source).__name__
-        raise ValueError(f"Expected data_dir={data_dir!r} to be None: {kind} has no data_dir.")
-    return dataclasses.replace(data, source=dataclasses.replace(data.source, data_dir=data_dir))
+        raise ValueError(f"Expected data_dir={data_dir!r} to be None: {kind} lies nowhere.")
+    moved = dataclasses.replace(data.source, **{places.pop(): data_dir})
+    return dataclasses.replace(data, source=moved)
 
 
 def load_module(spec: str) -> tuple[types.ModuleType, str]:

@@ -108,7 +108,7 @@ def _make_step(
     method: Method, run: AttackRun | None, name: str, config: Evaluation, mesh: Mesh
 ) -> JudgeFn:
     judge = judge_fn(method, config)
-    attacked_view = None if run is None else method.view(run.view)
+    attacked_view = method.view("deployed" if run is None else run.view)
 
     def step(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Judgement:
         images = batch.image
@@ -142,12 +142,13 @@ def judge_fn(method: Method, config: Evaluation) -> Callable[..., Float[Array, "
 
     See `Evaluation.judge`; the mean of several draws is that of their softmax.
     """
+    predict = method.predict if config.judged_view is None else method.view(config.judged_view)
     if not method.stochastic:
-        return lambda variables, images, *, key: method.predict(variables, images, key=None)
+        return lambda variables, images, *, key: predict(variables, images, key=None)
 
     def honest(variables, images, *, key):
         def draw(number):
-            scores = method.predict(variables, images, key=rng.stream(key, "draw", number))
+            scores = predict(variables, images, key=rng.stream(key, "draw", number))
             return jax.nn.softmax(scores, axis=-1)
 
         num_draws = 1 if config.judge == "paper" else config.num_draws

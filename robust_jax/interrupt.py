@@ -1,10 +1,6 @@
-"""Stopping cleanly: SIGTERM and Ctrl-C ask the loop to save; user errors are one line."""
+"""Stopping cleanly: SIGTERM and Ctrl-C ask the training loop to save and end."""
 
-import contextlib
-import os
 import signal
-import sys
-from collections.abc import Iterator
 from types import FrameType
 
 import jax
@@ -45,19 +41,3 @@ class Watch:
         if step % self._agree_every:
             return False
         return bool(multihost_utils.process_allgather(np.asarray(self._asked)).any())
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns a user's mistake into one line on stderr and exit status 2.
-
-    JAX_TRACEBACK_FILTERING=off shows the whole traceback, as it does for JAX's own errors.
-    """
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
-            raise
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"error: {text[0]}", file=sys.stderr)
-        sys.exit(2)

@@ -116,7 +116,7 @@ class OptimizerConfig:
     def rate(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
         """Returns the learning rate as a function of the step."""
         factor = self.schedule.make(step_at, num_epochs)
-        return lambda step: self.learning_rate * factor(step)
+        return lambda step: self.learning_rate * factor(jnp.asarray(step, jnp.float32))
 
     def make(
         self, step_at: Callable[[float], int], num_epochs: float

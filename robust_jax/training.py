@@ -198,7 +198,7 @@ def make_train_step(
         ValueError: adversarial training of a view that the method does not have.
     """
     adversarial = config.adversarial
-    attacked_view = None if adversarial is None else method.view(adversarial.view)
+    attacked_view = method.view("train" if adversarial is None else adversarial.view)
 
     def step_fn(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
         def stream(name: str) -> Key[Array, ""]:

@@ -16,6 +16,14 @@ from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import DataConfig, Digits, open_data
 from tests import small
 
+QUIET = """
+from robust_jax.methods import KAP
+from tests import small
+VARIANTS = ("default",)
+def get_config(variant):
+    return small.config(KAP(network=small.NETWORK, sigma=0.2, noise_in_prediction=False))
+"""
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -131,9 +139,13 @@ def test_judges_of_a_random_method(data):
         honest(variables, images, key=key), np.mean(draws, axis=0), rtol=1e-4, atol=1e-6
     )
     paper = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="paper")))
+    np.testing.assert_allclose(paper(variables, images, key=key), draws[0], rtol=1e-4, atol=1e-6)
+    quiet = dataclasses.replace(wanted, judge="paper", judged_view="noise_off")
     np.testing.assert_allclose(
-        paper(variables, images, key=key), draws[0], rtol=1e-4, atol=1e-6
-    )
+        jax.jit(evaluation.judge_fn(method, quiet))(variables, images, key=key),
+        jax.nn.softmax(method.views["noise_off"](variables, images)),
+        rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
     fixed = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="fixed")))
     scores = fixed(variables, images, key=key)
     other = fixed(variables, images[::-1], key=jax.random.key(2))[::-1]
@@ -144,8 +156,8 @@ def test_judges_of_a_random_method(data):
 def test_summary_is_a_reduction_of_the_records():
     def records(correct):
         return {
-            i: evaluation.Record(i, 0, 0 if c else 1, c, [0], 0.0, 0.0) for i, c in enumerate(correct)
-        }  # fmt: skip
+            i: evaluation.Record(i, 0, int(not c), c, [0], 0.0, 0.0) for i, c in enumerate(correct)
+        }
 
     summary = evaluation.summarize(
         {
@@ -187,6 +199,15 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
     assert again["clean_accuracy"] == trained["clean_accuracy"]
     assert again["robust_accuracy"] == trained["robust_accuracy"]
     assert "worst case" in capsys.readouterr().out
+    quiet = tmp_path / "quiet.py"
+    quiet.write_text(QUIET)
+    evaluate.main(evaluate.Arguments(tmp_path, method=str(quiet), runtime=cfg.runtime))
+    found = evaluation.read_records(tmp_path / "evaluations" / f"default-quiet-{step}")
+    checkpoint = checkpoints.load(tmp_path, sharding.make_mesh(1))
+    noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
+    images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)
+    expected = jnp.argmax(jax.jit(noise_off)(checkpoint.variables, images), -1).tolist()
+    assert [record.prediction for record in found["clean"].values()] == expected
     with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
 

@@ -7,7 +7,7 @@ LAYERS = [
     {"types", "rng"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
-    {"config", "logging", "interrupt"},
+    {"config", "logging", "interrupt", "command_line"},
     {"checkpoints"},
     {"evaluation", "analysis"},
     {"training", "interop"},

@@ -69,10 +69,8 @@ def finish(processes, timeout=240):
 def test_two_processes_train_and_evaluate_as_one(tmp_path, repository, config_file):
     config = config_file(noisy=True)
     port = free_port()
-    pair = [
-        start(repository, config, tmp_path / "pair", num_processes=2, devices=2, process=i, port=port)
-        for i in range(2)
-    ]  # fmt: skip
+    several = {"num_processes": 2, "devices": 2, "port": port}
+    pair = [start(repository, config, tmp_path / "pair", process=i, **several) for i in range(2)]
     outputs = finish(pair)
     assert "worst case" in outputs[0]
     assert "worst case" not in outputs[1]

@@ -94,6 +94,6 @@ def test_load_names_the_variants(tmp_path, repository):
 
 
 def test_data_dir_replaces_the_source_s_place():
-    with pytest.raises(ValueError, match="Digits has no data_dir"):
+    with pytest.raises(ValueError, match="Digits lies nowhere"):
         config.with_data_dir(CONFIG.data, "/data")
     assert config.with_data_dir(CONFIG.data, None) is CONFIG.data

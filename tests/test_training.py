@@ -112,9 +112,7 @@ def test_finished_run_evaluates_again(tmp_path, capsys):
 
 def test_non_finite_loss_names_step_and_checkpoint(tmp_path):
     cfg = config(ema_decay=None)
-    cfg = dataclasses.replace(
-        cfg, optimizer=dataclasses.replace(cfg.optimizer, learning_rate=1e30)
-    )
+    cfg = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, learning_rate=1e30))
     with pytest.raises(FloatingPointError, match=r"at step \d+ to be finite; the last good"):
         run(cfg, tmp_path)
     assert checkpoints.resumable_step(tmp_path, cfg) is None
@@ -150,9 +148,7 @@ def test_step_compiles_once_and_average_follows():
     method = cfg.method.make(data.task)
     plan = training.make_plan(cfg.training, data.task.num_train, mesh)
     optimizer = cfg.optimizer.make(plan.step_at, 1.0)
-    step_fn = training.make_train_step(
-        method, optimizer, cfg.training, cfg.data.augmentation, mesh
-    )
+    step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     state = training.init_state(
         training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh
     )

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from flax import traverse_util
 
-from robust_jax import checkpoints, interrupt, logging
+from robust_jax import checkpoints, command_line, logging
 from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.methods import Standard
@@ -273,5 +273,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with interrupt.one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+    with command_line.one_line_errors():
+        main(command_line.parse(Arguments, description=__doc__))

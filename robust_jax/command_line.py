@@ -1,0 +1,90 @@
+"""Command lines: typed overrides by tyro, fractions such as 8/255, one line for every mistake."""
+
+import contextlib
+import fractions
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+_registry = tyro.constructors.ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _float_or_fraction(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """Lets every float be written as a fraction: radii are printed as 8/255 in every paper."""
+    if info.type is not float:
+        return None
+
+    def read(given: list[str]) -> float:
+        return float(fractions.Fraction(given[0])) if "/" in given[0] else float(given[0])
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse(
+    cls: type[T],
+    *,
+    args: Sequence[str] | None = None,
+    default: T | None = None,
+    description: str | None = None,
+) -> T:
+    """Returns the arguments that a command line gives.
+
+    Args:
+        cls: frozen dataclass of the arguments.
+        args: words of the command line; None for those of this process.
+        default: values that the words replace.
+        description: what `--help` begins with.
+
+    Raises:
+        ValueError: an unknown field, a value of another type, or one that a field refuses.
+    """
+    printed = io.StringIO()
+    marks = (tyro.conf.CascadeSubcommandArgs,)
+    try:
+        with contextlib.redirect_stderr(printed), _registry:
+            if default is None:
+                return tyro.cli(cls, args=args, description=description, config=marks)
+            return tyro.cli(cls, args=args, description=description, config=marks, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_one_line(printed.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """Returns the message of tyro's box, and the flags that it thinks were meant."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    message = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    flags = [found[0] for line in lines if (found := re.match(r"--[\w.-]+", line))]
+    near = [flag for flag in dict.fromkeys(flags) if flag not in message and flag != "--help"]
+    return message + (f" (did you mean {' or '.join(near[:2])}?)" if near else "")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns a user's mistake into one line on stderr and exit status 2.
+
+    JAX_TRACEBACK_FILTERING=off shows the whole traceback, as it does for JAX's own errors.
+    """
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
+            raise
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"error: {text[0]}", file=sys.stderr)
+        sys.exit(2)

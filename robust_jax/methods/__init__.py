@@ -1,6 +1,7 @@
 """The defences: a configuration each, which builds a record of pure functions."""
 
 from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.dropout import MonteCarloDropout
 from robust_jax.methods.kap import KAP, KernelPool
 from robust_jax.methods.laplace_priority_dropout import (
     LaplaceRates,
@@ -18,6 +19,7 @@ __all__ = [
     "LaplaceRates",
     "Method",
     "MethodConfig",
+    "MonteCarloDropout",
     "PriorityDropout",
     "PriorityRates",
     "REGroup",

@@ -19,6 +19,7 @@ from robust_jax.methods import (
     PARL,
     KernelPool,
     MethodConfig,
+    MonteCarloDropout,
     PriorityDropout,
     PriorityRates,
     REGroup,
@@ -44,6 +45,7 @@ METHODS: dict[str, MethodConfig] = {
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
+    "dropout": MonteCarloDropout(network=SMALL_CNN, where="activations", rate=0.2, num_draws=3),
     "lpd": PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
     "pdd_deg": PriorityDropout(
         network=EnsembleConfig(SMALL_CNN, 2),

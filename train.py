@@ -63,6 +63,8 @@ def main(arguments: Arguments) -> None:
     manager = checkpoints.open_manager(workdir, best_by=cfg.training.best_by)
     if last is not None and last < plan.num_steps:
         state = training.restore(manager, workdir, last, state, mesh)
+    if plan.num_steps == 0 and last is None:
+        training.save(manager, state, config=cfg, data=data)  # nothing to train: fitted as it is
     start = last or 0
     if start:
         logging.say(f"Going on from step {start}.")

@@ -57,7 +57,8 @@ class TrainingConfig:
     """How long a run trains, on what, and which of its checkpoints is the best.
 
     Attributes:
-        phases: run one after another.
+        phases: run one after another. Without any, nothing is trained: the network of `init_from`
+            is only fitted, by a method that has something to fit (REGroup).
         adversarial: adversarial examples in the step; None for clean training.
         init_from: work directory or checkpoint whose variables the run starts from.
         ema_decay: decay of the exponential moving average of the variables, which is then what
@@ -81,8 +82,10 @@ class TrainingConfig:
     validation_examples: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.phases:
-            raise ValueError("Expected phases=() to have at least one phase.")
+        if not self.phases and self.init_from is None:
+            raise ValueError(
+                "Expected init_from=None to name a checkpoint: phases=() train nothing."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"Expected 0 < ema_decay={self.ema_decay} < 1.")
         if self.max_steps is not None and self.max_steps < 1:

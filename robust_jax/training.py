@@ -64,17 +64,21 @@ class Plan(NamedTuple):
     num_steps: int
 
     def phase_at(self, step: int) -> int:
-        """Returns the phase that a step belongs to."""
-        return min(bisect.bisect_right(self.starts, step) - 1, len(self.batch_sizes) - 1)
+        """Returns the phase that a step belongs to; 0 where there are none."""
+        return max(0, min(bisect.bisect_right(self.starts, step), len(self.batch_sizes)) - 1)
 
     def epoch_at(self, step: int) -> float:
         """Returns the epoch reached before a step."""
+        if not self.batch_sizes:
+            return 0.0
         phase = self.phase_at(step)
         done = (step - self.starts[phase]) / (self.starts[phase + 1] - self.starts[phase])
         return self.epochs[phase] + done * (self.epochs[phase + 1] - self.epochs[phase])
 
     def step_at(self, epoch: float) -> int:
         """Returns the first step at or after an epoch."""
+        if not self.batch_sizes:
+            return 0
         phase = min(bisect.bisect_right(self.epochs, epoch) - 1, len(self.batch_sizes) - 1)
         share = (epoch - self.epochs[phase]) / (self.epochs[phase + 1] - self.epochs[phase])
         return round(self.starts[phase] + share * (self.starts[phase + 1] - self.starts[phase]))
@@ -337,7 +341,7 @@ def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh
         f"{data.task.num_train:,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images of {height} x {width} x {channels}, "
         f"{data.task.num_classes} classes",
-        f"{mesh.size} x {mesh.devices.flat[0].device_kind}, batch size {sizes}",
+        f"{mesh.size} x {mesh.devices.flat[0].device_kind}, batch size {sizes or 'none'}",
         f"{plan.num_steps:,} steps, {plan.epoch_at(plan.num_steps):g} epochs",
     ]
 

@@ -167,7 +167,7 @@ def test_step_compiles_once_and_average_follows():
     [
         (lambda: Phase(0.0), "Expected epochs=0.0 > 0."),
         (lambda: Phase(1.0, batch_size=0), "Expected batch_size=0 >= 1."),
-        (lambda: TrainingConfig(phases=()), "to have at least one phase"),
+        (lambda: TrainingConfig(phases=()), "Expected init_from=None to name a checkpoint"),
         (lambda: TrainingConfig(ema_decay=1.0), "Expected 0 < ema_decay=1.0 < 1."),
         (lambda: TrainingConfig(best_by="robust_accuracy"), "Expected validation_attack=None"),
         (lambda: TrainingConfig(validate_every=0.0), "Expected validate_every=0.0 > 0."),

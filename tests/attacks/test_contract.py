@@ -18,8 +18,10 @@ from robust_jax.attacks import (
     FGSM,
     MIM,
     PGD,
+    Boundary,
     CarliniWagner,
     DeepFool,
+    HopSkipJump,
     Square,
     ThreatModel,
     TrustRegion,
@@ -50,17 +52,23 @@ BOUNDED = {
     "trust_region": lambda threat: TrustRegion(
         distance_norm=threat.norm, radius=threat.eps / 20 or 0.01
     ).within(threat.eps),
+    "boundary": lambda threat: Boundary(num_steps=300).within(threat.eps, norm=threat.norm),
+    "hop_skip_jump": lambda threat: HopSkipJump(
+        distance_norm=threat.norm, num_steps=8, num_first_queries=50
+    ).within(threat.eps),
     "square": partial(Square, num_queries=60, rescale_schedule=True),
 }
 # These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
 NOT_STEEPEST = (
     "apgd_dlr",
     "apgd_t",
+    "boundary",
     "carlini_wagner",
     "deepfool",
     "ead",
     "fab",
     "fab_t",
+    "hop_skip_jump",
     "square",
     "trust_region",
 )

@@ -15,8 +15,10 @@ from robust_jax.attacks import (
     APGDT,
     EAD,
     AutoAttack,
+    Boundary,
     CarliniWagner,
     DeepFool,
+    HopSkipJump,
     ThreatModel,
     base,
 )
@@ -98,5 +100,35 @@ def test_foolbox_minimum_norm(name, many_digits, referees):
     found = referees.foolbox_distances(view, images, labels, theirs, norm=norm)
     own = distances(view, ours(view, images, labels, key=KEY), images, labels, norm)
     assert np.isfinite(own).sum() >= np.isfinite(found).sum()
-    print(name, np.median(own), np.median(found), np.isfinite(own).sum(), np.isfinite(found).sum())
     assert np.median(own) <= 1.02 * np.median(found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["boundary", "hop_skip_jump_l2", "hop_skip_jump_linf"])
+def test_foolbox_decisions(name, many_digits, referees):
+    foolbox = pytest.importorskip("foolbox", reason="needs foolbox (pip install -e '.[parity]')")
+    view, images, labels = many_digits.view, many_digits.images[:32], many_digits.labels[:32]
+    boundary = foolbox.attacks.BoundaryAttack(steps=2000, tensorboard=False)
+    theirs, ours = {
+        "boundary": (boundary, Boundary(num_steps=2000)),
+        "hop_skip_jump_l2": (
+            foolbox.attacks.HopSkipJumpAttack(steps=20, tensorboard=False),
+            HopSkipJump(num_steps=20),
+        ),
+        "hop_skip_jump_linf": (
+            foolbox.attacks.HopSkipJumpAttack(steps=20, constraint="linf", tensorboard=False),
+            HopSkipJump(distance_norm="linf", num_steps=20),
+        ),
+    }[name]
+    index = jnp.arange(32)
+    starts = jax.jit(lambda: ours.starts(view, images, labels, key=KEY, index=index))()
+    assert jnp.all(jnp.argmax(view(starts, key=None), axis=1) != labels)
+    found = referees.foolbox_distances(
+        view, images, labels, theirs, norm=ours.norm, starting_points=starts
+    )
+    reached = jax.jit(lambda: ours.approach(view, images, labels, starts, key=KEY, index=index))()
+    own = distances(view, reached, images, labels, ours.norm)
+    print(name, np.median(own), np.median(found))
+    assert np.isfinite(own).all()
+    assert np.median(own) <= 1.10 * np.median(found)

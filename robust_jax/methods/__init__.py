@@ -9,6 +9,7 @@ from robust_jax.methods.laplace_priority_dropout import (
     PriorityRates,
 )
 from robust_jax.methods.parl import PARL
+from robust_jax.methods.parl_parameters import ParameterPARL
 from robust_jax.methods.regroup import REGroup
 from robust_jax.methods.standard import Standard
 
@@ -20,6 +21,7 @@ __all__ = [
     "Method",
     "MethodConfig",
     "MonteCarloDropout",
+    "ParameterPARL",
     "PriorityDropout",
     "PriorityRates",
     "REGroup",

@@ -20,6 +20,7 @@ from robust_jax.methods import (
     KernelPool,
     MethodConfig,
     MonteCarloDropout,
+    ParameterPARL,
     PriorityDropout,
     PriorityRates,
     REGroup,
@@ -54,6 +55,7 @@ METHODS: dict[str, MethodConfig] = {
         deg_weight=0.01,
     ),
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
+    "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "regroup": REGroup(network=CNN, num_layers=2),
 }
 

@@ -1,0 +1,172 @@
+"""The later objective of PARL's authors: gradients at the parameters, correlation of the outputs.
+
+Alam et al., the method of the public code github.com/shubhishukla10/PARL (WACV 2025), read for its
+facts; it is another method than the paper's (`parl.py`), which asks for gradients at the images.
+
+For the first H 3 x 3 convolutions, w_i^k is the gradient of the sum of all outputs of member i's
+convolution k, over the batch, at the kernels of the convolutions up to k; c_ij^k is the Pearson
+correlation over the batch of the two members' outputs of convolution k, averaged over units. The
+loss is
+
+    mean_i CE_i + gamma / H (sum_{k, i<j} cos(w_i^k, w_j^k)) (sum_{k, i<j} c_ij^k).
+
+As in the code: the covariance divides by the batch size and the deviations by one less; gradients
+go through the batch's statistics; the cosine's norms are constants (`norm_gradient=True` lets
+gradients through them); biases and normalisations are not among the w. A unit without variance
+contributes 0 and its deviation no gradient.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from robust_jax import metrics, voting
+from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy, network_method
+from robust_jax.methods.gradient_diversity import (
+    check_ensemble,
+    first_convolutions,
+    map_members,
+    of_ensemble,
+    pairwise_cosines,
+)
+from robust_jax.models import (
+    Classifier,
+    EnsembleConfig,
+    NetworkConfig,
+    ResNetConfig,
+    default_layers,
+)
+from robust_jax.types import Task
+
+
+def pairwise_correlations(outputs: Float[Array, "m b *units"]) -> Float[Array, " pairs"]:
+    """Returns the correlation over the batch of every pair of members, averaged over units."""
+    num_members, num_examples = outputs.shape[:2]
+    centred = outputs - jnp.mean(outputs, axis=1, keepdims=True)
+    squared = jnp.sum(jnp.square(centred), axis=1) / max(num_examples - 1, 1)
+    still = squared == 0
+    deviation = jnp.where(still, 0.0, jnp.sqrt(jnp.where(still, 1.0, squared)))
+    correlations = []
+    for i in range(num_members):
+        for j in range(i + 1, num_members):
+            covariance = jnp.mean(centred[i] * centred[j], axis=0)
+            found = covariance / (deviation[i] * deviation[j] + 1e-12)
+            correlations.append(jnp.mean(found))
+    return jnp.stack(correlations)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterPARL(MethodConfig):
+    """An ensemble trained by the later objective of PARL's authors.
+
+    Views: those of `network_method`. The loss reports `gradient_cosine` and `output_correlation`
+    (means over pairs and layers) and `cross_entropy` (mean over members).
+
+    Attributes:
+        network: an `EnsembleConfig`.
+        vote: how members decide; the authors' code takes the smallest label of equal votes.
+        gamma: weight of the penalty.
+        num_layers: H; the authors' checkpoints have 5 and 6.
+        norm_gradient: do gradients flow through the norms of the cosine?
+    """
+
+    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
+    vote: voting.Vote = "majority_lowest_class"
+    gamma: float = 0.25
+    num_layers: int = 5
+    norm_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ensemble(self.network)
+        if self.gamma < 0:
+            raise ValueError(f"Expected gamma={self.gamma} >= 0.")
+        if self.num_layers < 1:
+            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset.
+
+        Raises:
+            ValueError: when the loss is traced, for more layers than the network has.
+        """
+        ensemble, layers = check_ensemble(self.network), default_layers()
+        method = network_method(classifier(self, task, layers), self, task)
+        member = Classifier(
+            ensemble.member.make(task.num_classes, layers), self.normalization, self.dtype
+        )
+
+        def convolutions(variables, images):
+            return first_convolutions(
+                member, variables, images, train=True, num_layers=self.num_layers
+            )
+
+        def loss(variables, batch, *, key, step):
+            del key, step
+
+            def of_member(variables):
+                outputs, moved = member.apply(
+                    variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
+                )
+                found = convolutions(variables, batch.image)
+                paths = [each.path for each in found]
+
+                def summed_output(kernels, layer):
+                    params = _with_kernels(variables["params"], paths, kernels)
+                    layers = convolutions({**variables, "params": params}, batch.image)
+                    return jnp.sum(layers[layer].output, dtype=jnp.float32)
+
+                kernels = [_at(variables["params"], path)["kernel"] for path in paths]
+                gradients = []
+                for layer in range(self.num_layers):
+                    # Kernels behind the layer have zero gradient: the cosine does not see them.
+                    slopes = jax.grad(summed_output)(kernels, layer)
+                    gradients.append(jnp.concatenate([slope.ravel() for slope in slopes]))
+                tapped = [each.output for each in found]
+                return outputs.logits, moved, jnp.stack(gradients), tapped
+
+            member_logits, moved, gradients, tapped = map_members(
+                of_member, variables, strategy=ensemble.strategy
+            )
+            crossed = jnp.mean(
+                jax.vmap(lambda x: cross_entropy(x, batch.label, self.label_smoothing))(
+                    member_logits
+                )
+            )
+            cosine, _ = pairwise_cosines(gradients, eps=1e-12, norm_gradient=self.norm_gradient)
+            correlation = jnp.stack(
+                [pairwise_correlations(taps.astype(jnp.float32)) for taps in tapped]
+            )
+            penalty = jnp.sum(cosine) * jnp.sum(correlation) / self.num_layers
+            logits = voting.logits(member_logits, self.vote)
+            found = {
+                "accuracy": metrics.accuracy(logits, batch.label),
+                "cross_entropy": crossed,
+                "gradient_cosine": jnp.mean(cosine),
+                "output_correlation": jnp.mean(correlation),
+            }
+            return crossed + self.gamma * penalty, (of_ensemble(moved), found)
+
+        return method._replace(loss=loss)
+
+
+def _at(params: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        params = params[name]
+    return params
+
+
+def _with_kernels(params: Any, paths: list[tuple[str, ...]], kernels: list[Array]) -> Any:
+    """Returns the parameters with the kernels at these paths replaced."""
+
+    def replaced(node: Any, path: tuple[str, ...], kernel: Array) -> Any:
+        if not path:
+            return {**node, "kernel": kernel}
+        return {**node, path[0]: replaced(node[path[0]], path[1:], kernel)}
+
+    for path, kernel in zip(paths, kernels, strict=True):
+        params = replaced(params, path, kernel)
+    return params

@@ -20,6 +20,8 @@ from robust_jax.models.layers import (
     default_layers,
 )
 from robust_jax.models.resnet import PreActResNetConfig, ResNetConfig
+from robust_jax.models.vgg import VGGConfig, imagenet_vgg
+from robust_jax.models.wide_resnet import WideResNetConfig
 
 __all__ = [
     "Activation",
@@ -37,9 +39,12 @@ __all__ = [
     "Normalization",
     "PreActResNetConfig",
     "ResNetConfig",
+    "VGGConfig",
+    "WideResNetConfig",
     "conv_encoder",
     "convolution",
     "default_layers",
+    "imagenet_vgg",
     "member_variables",
     "stack_members",
     "strided_cnn",

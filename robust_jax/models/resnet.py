@@ -265,7 +265,7 @@ class ResNet(Backbone):
 class _PreActBlock(nn.Module):
     """Basic block with norm and activation before each convolution."""
 
-    config: PreActResNetConfig
+    config: Any
     layers: Layers
     width: int
     strides: int

@@ -1,0 +1,75 @@
+"""Wide residual networks of CIFAR: WRN-16-4 and its like."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.layers import Framework, Layers
+from robust_jax.models.resnet import _LayerMaker, _PreActBlock
+
+
+@dataclasses.dataclass(frozen=True)
+class WideResNetConfig(NetworkConfig):
+    """WRN-depth-widening: three stages of basic blocks, norm and activation before convolutions.
+
+    3 x 3 stem of 16 channels; a block that changes the shape projects its activated input by a
+    1 x 1 convolution; norm and activation before the pooling. There is no dropout in blocks.
+
+    Attributes:
+        depth: 6 n + 4 for n blocks a stage.
+        widening: k; the stages have 16 k, 32 k and 64 k channels.
+        activation: "relu" or "leaky_relu".
+        negative_slope: of leaky ReLU.
+        framework: initialisation, padding and BatchNorm conventions, see `layers`.
+
+    References:
+        Zagoruyko and Komodakis, "Wide residual networks", 2016, table 1.
+    """
+
+    depth: int = 16
+    widening: int = 4
+    activation: Literal["relu", "leaky_relu"] = "relu"
+    negative_slope: float = 0.01
+    framework: Framework = "torch"
+
+    def __post_init__(self):
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"Expected depth={self.depth} to be 6 n + 4 with n >= 1.")
+        if self.widening < 1:
+            raise ValueError(f"Expected widening={self.widening} >= 1.")
+
+    def make(self, num_classes: int, layers: Layers) -> "WideResNet":
+        """Returns the network."""
+        return WideResNet(config=self, num_classes=num_classes, layers=layers)
+
+
+class WideResNet(Backbone):
+    """Backbone of `WideResNetConfig`."""
+
+    @nn.compact
+    def features(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
+        """Returns the mean of the last activations over positions, and the taps."""
+        config, taps = self.config, Taps()
+        make = _LayerMaker(config, self.layers, train=train, deterministic=deterministic)
+        x = make.conv(images, 16, 3, 1, "stem_conv")
+        taps.add("stem.conv", x)
+        for stage in (1, 2, 3):
+            for i in range((config.depth - 4) // 6):
+                block = _PreActBlock(
+                    config=config,
+                    layers=self.layers,
+                    width=16 * 2 ** (stage - 1) * config.widening,
+                    strides=2 if stage > 1 and i == 0 else 1,
+                    name=f"layer{stage}_{i}",
+                )
+                x, block_taps = block(x, train=train, deterministic=deterministic)
+                for name, value in block_taps.items():
+                    taps.add(f"layer{stage}.{i}.{name}", value)
+        x = make.act(make.norm(x, "final_norm"))
+        return jnp.mean(x, (1, 2)), dict(taps)

@@ -16,14 +16,15 @@ Where paper and code leave a choice, the first named is the default:
 * a layer's response is the raw output of its convolution or linear layer (code, whose networks
   have no BatchNorm), or what BatchNorm makes of it (`response="norm"`; the head has none);
 * k = 5 (paper, both ImageNet networks), or all layers whose own count is right on 75 % of
-  correctly classified images, from the last down to the first that is not (`num_layers=None`, the
-  paper's rule; its images are held out, ours the first training images that `fit` sees);
+  correctly classified images (`num_layers=None`, the paper's rule; its images are held out, ours
+  the first training images that `fit` sees);
 * all correctly classified training images, or the first n of each class (`images_per_class`; 50
   in the paper, 1000 in the code's CIFAR-10 example);
 * equal divergences rank the lower class first, equal counts predict it (neither says).
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -178,7 +179,8 @@ class REGroup(MethodConfig):
 
         def soft_borda(variables, images, *, key=None):
             del key
-            return soft_count(*voters(variables, images, self.surrogate_delta), self.temperature)
+            (scores,) = voters(variables, images, self.surrogate_delta)
+            return soft_count(scores, self.temperature)
 
         def deployed(variables, images, *, key=None):
             del key
@@ -334,7 +336,9 @@ def _fit_fn(
         return Mixtures(jax.tree.map(zeros, tapped), nothing, nothing.astype(jnp.int32))
 
     @jax.jit
-    def step(variables: Variables, mixtures: Mixtures, batch: Batch):
+    def step(
+        variables: Variables, mixtures: Mixtures, batch: Batch
+    ) -> tuple[Mixtures, tuple[Responses, Bool[Array, " b"]] | None]:
         logits, layers = run(variables, batch.image)
         tapped = log_responses(layers, mixtures.sums[config.signs[0]], config.signs, config.delta)
         used = batch.mask & (jnp.argmax(logits, axis=-1) == batch.label)
@@ -370,12 +374,15 @@ def _fit_fn(
     def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
         del key
         network = {name: value for name, value in variables.items() if name != "fitted"}
-        mixtures: Mixtures | None = None
+        stream = iter(batches)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError("Expected batches to hold at least one batch.")
+        mixtures: Mixtures = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start, network, first)
+        )
         kept, num_kept = [], 0
-        for batch in batches:
-            if mixtures is None:
-                shapes = jax.eval_shape(start, network, batch)
-                mixtures = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        for batch in itertools.chain([first], stream):
             mixtures, selection = step(network, mixtures, batch)
             if selection is not None and num_kept < config.selection_images:
                 kept.append((*selection, batch.label))
@@ -384,8 +391,6 @@ def _fit_fn(
                 jnp.all(mixtures.counts >= config.images_per_class)
             ):
                 break
-        if mixtures is None:
-            raise ValueError("Expected batches to hold at least one batch.")
         counts = jax.device_get(mixtures.counts)
         if counts.min() < 1:
             raise ValueError(
@@ -408,23 +413,19 @@ def _fit_fn(
 
 
 def choose(accuracy: dict[str, float], least: float) -> tuple[str, ...]:
-    """Returns the last layers, down to the first of lower accuracy.
+    """Returns the layers of at least this accuracy, in network order.
 
     Args:
         accuracy: of each layer alone.
         least: accuracy that a voting layer has.
 
     Raises:
-        ValueError: the last layer has less.
+        ValueError: no layer has it.
     """
-    chosen: list[str] = []
-    for layer in sorted(accuracy, reverse=True):
-        if accuracy[layer] < least:
-            break
-        chosen.insert(0, layer)
+    chosen = tuple(layer for layer in sorted(accuracy) if accuracy[layer] >= least)
     if not chosen:
-        last = max(accuracy)
+        best = max(accuracy.values())
         raise ValueError(
-            f"Expected the last layer's accuracy={accuracy[last]:.3f} >= layer_accuracy={least}."
+            f"Expected layer_accuracy={least} <= {best:.3f}, the best layer's accuracy."
         )
-    return tuple(chosen)
+    return chosen

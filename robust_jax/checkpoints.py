@@ -192,7 +192,7 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
 
     Raises:
         ValueError: the directory holds a run of another configuration; names the fields that
-            differ (`runtime` and `evaluation` may).
+            differ (those of `MAY_CHANGE` may).
     """
     steps = _steps(workdir)
     if not steps:
@@ -201,10 +201,9 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
     wanted = json.loads(json.dumps(wanted))
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
-        for section in (saved, wanted):
-            functools.reduce(lambda found, key: found.get(key, {}), parents, section).pop(
-                name, None
-            )
+        for tree in (saved, wanted):
+            section = functools.reduce(lambda found, key: found.get(key, {}), parents, tree)
+            section.pop(name, None)
     lines = serialization.differences(saved, wanted)
     if lines:
         raise ValueError(

@@ -11,7 +11,7 @@ import pytest
 import evaluate
 import train
 from robust_jax import checkpoints, evaluation, rng, sharding
-from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
 from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import DataConfig, Digits, open_data
 from tests import small
@@ -83,21 +83,18 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     assert summary["robust_accuracy"]["pgd"] == both / 90
 
 
-def test_predicted_labels_are_what_the_attack_leaves(model, data):
-    method, variables = model
-    found = records_of(
-        model, data, attack_labels="predicted", skip_misclassified=False, batch_size=90
-    )
+def test_predicted_labels_are_what_the_attack_leaves(data):
+    method = small.config().method.make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    fields = {"attack_labels": "predicted", "skip_misclassified": False}
+    found = records_of((method, variables), data, **fields)
     labels = jnp.asarray([record.prediction for record in found["clean"].values()], jnp.int32)
     images = jnp.asarray(data.test.arrays[0][:90] / 255, jnp.float32)
-    if method.stochastic:
-        pytest.skip("needs the same draws")
-    view = jax.jit(method.views["deployed"])
-    attacked = jax.jit(lambda x, y: FGSM(small.THREAT)(
-        jax.tree_util.Partial(method.views["deployed"], variables), x, y, key=jax.random.key(0)
-    ))(images, labels)  # fmt: skip
-    expected = np.argmax(view(variables, attacked, key=jax.random.key(0)), -1)
-    assert [record.prediction for record in found["fgsm"].values()] == expected.tolist()
+    view = bind(method.views["deployed"], variables)
+    attacked = FGSM(small.THREAT)(view, images, labels, key=jax.random.key(0))
+    expected = jnp.argmax(view(attacked, key=jax.random.key(0)), -1).tolist()
+    assert [record.prediction for record in found["fgsm"].values()] == expected
+    assert any(record.prediction != record.label for record in found["clean"].values())
 
 
 @pytest.mark.parametrize("cut", ["in a line", "in a batch", "between batches"])

@@ -1,0 +1,49 @@
+"""What a run writes: one line a step, also after it was stopped; a table with the numbers."""
+
+import json
+
+from robust_jax import logging
+
+SUMMARY = {
+    "num_examples": 4,
+    "clean_accuracy": 0.75,
+    "robust_accuracy": {"fgsm": 0.5, "pgd": 0.25},
+    "worst_case_accuracy": 0.25,
+    "wall_seconds": 1.5,
+    "intervals": {
+        "clean_accuracy": [0.3, 0.95],
+        "robust_accuracy": {"fgsm": [0.15, 0.85], "pgd": [0.05, 0.7]},
+        "worst_case_accuracy": [0.05, 0.7],
+    },
+}
+
+
+def test_steps_that_are_taken_again_have_one_line(tmp_path):
+    with logging.MetricWriter(tmp_path, start=0) as writer:
+        for step in (5, 10, 15):
+            writer.write(step, {"loss": float(step)})
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 20, "lo')  # a kill in the middle of a line
+    with logging.MetricWriter(tmp_path, start=10) as writer:
+        writer.write(15, {"loss": -1.0})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 5, "loss": 5.0}, {"step": 10, "loss": 10.0}, {"step": 15, "loss": -1.0},
+    ]  # fmt: skip
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_table_shows_every_number(capsys):
+    logging.print_summary("title", SUMMARY, {"pgd": "PGD, eps 0.1"})
+    printed = capsys.readouterr().out
+    for text in ("title", "75.00 %", "50.00 %", "25.00 %", "30.00 .. 95.00", "PGD, eps 0.1"):
+        assert text in printed
+    assert "worst case" in printed
+    assert "4 examples, 1.5 s" in printed
+
+
+def test_rate_counts_since_the_last_reading():
+    rate = logging.Rate()
+    rate.add(100)
+    assert rate.read() > 0
+    assert rate.read() == 0

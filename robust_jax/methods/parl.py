@@ -86,21 +86,30 @@ def feature_gradients(
         ValueError: the network has fewer 3 x 3 convolutions.
     """
 
-    def summed_output(images: Array, layer: int) -> Array:
-        found = first_convolutions(network, variables, images, train=train, num_layers=num_layers)[
-            layer
-        ]
-        kernel = variables["params"]
-        for name in found.path:
-            kernel = kernel[name]
-        kernel = kernel["kernel"]
-        zeros = jnp.zeros((1, *found.images.shape[1:]), found.images.dtype)
-        ones = jnp.ones((1, *found.output.shape[1:]), found.output.dtype)
-        _, pull_back = jax.vjp(lambda x: found.module.convolve(x, kernel, None), zeros)
-        (weights,) = pull_back(ones)
-        return jnp.sum(found.images * weights)
+    @jax.jit  # traced once for all layers
+    def summed_outputs(images: Array) -> list[Array]:
+        sums = []
+        for found in first_convolutions(
+            network, variables, images, train=train, num_layers=num_layers
+        ):
+            kernel = variables["params"]
+            for name in (*found.path, "kernel"):
+                kernel = kernel[name]
+            zeros = jnp.zeros((1, *found.images.shape[1:]), found.images.dtype)
+            ones = jnp.ones((1, *found.output.shape[1:]), found.output.dtype)
+            _, pull_back = jax.vjp(
+                lambda x, found=found, kernel=kernel: found.module.convolve(x, kernel, None), zeros
+            )
+            (weights,) = pull_back(ones)
+            sums.append(jnp.sum(found.images * weights))
+        return sums
 
-    return jnp.stack([jax.grad(summed_output)(images, layer) for layer in range(num_layers)])
+    return jnp.stack(
+        [
+            jax.grad(lambda images, layer=layer: summed_outputs(images)[layer])(images)
+            for layer in range(num_layers)
+        ]
+    )
 
 
 @dataclasses.dataclass(frozen=True)

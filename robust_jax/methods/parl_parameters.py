@@ -114,16 +114,19 @@ class ParameterPARL(MethodConfig):
                 found = convolutions(variables, batch.image)
                 paths = [each.path for each in found]
 
-                def summed_output(kernels, layer):
+                @jax.jit  # traced once for all layers
+                def summed_outputs(kernels):
                     params = _with_kernels(variables["params"], paths, kernels)
                     layers = convolutions({**variables, "params": params}, batch.image)
-                    return jnp.sum(layers[layer].output, dtype=jnp.float32)
+                    return [jnp.sum(each.output, dtype=jnp.float32) for each in layers]
 
                 kernels = [_at(variables["params"], path)["kernel"] for path in paths]
                 gradients = []
                 for layer in range(self.num_layers):
                     # Kernels behind the layer have zero gradient: the cosine does not see them.
-                    slopes = jax.grad(summed_output)(kernels, layer)
+                    slopes = jax.grad(lambda kernels, layer=layer: summed_outputs(kernels)[layer])(
+                        kernels
+                    )
                     gradients.append(jnp.concatenate([slope.ravel() for slope in slopes]))
                 tapped = [each.output for each in found]
                 return outputs.logits, moved, jnp.stack(gradients), tapped

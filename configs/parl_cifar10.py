@@ -1,0 +1,54 @@
+"""PARL on CIFAR-10: three ResNet-20, gradients of the first 7 convolutions.
+
+    python train.py configs/parl_cifar10.py            # ENS_PARL, H = 7
+    python evaluate.py --checkpoint runs/parl_cifar10 --config configs/eval/parl.py:eps0.07
+
+`--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
+
+Alam et al., "PARL: Enhancing Diversity of Ensemble Networks to Resist Adversarial Attacks via
+Pairwise Adversarially Robust Loss Function", arXiv 2112.04948v1, 2021. Table 1 (%), adversarial
+examples of eps = .07 transferred from a plain ensemble of three ResNet-20:
+
+| row      | variant                     | clean | FGSM  | BIM   | MIM   | PGD   |
+|----------|-----------------------------|-------|-------|-------|-------|-------|
+| ENS_U    | ensemble_cifar10.py:resnet20 | 93.11 | 21.87 | 7.47  | 7.27  | 1.57  |
+| ENS_PARL | default                     | 91.09 | 28.37 | 20.80 | 16.17 | 15.65 |
+
+Table 2 and figure 5 (fewer layers, accuracy grows, robustness falls): `layers5`, `layers3`.
+
+Ours: not yet run.
+
+Further variants:
+
+* `mean_layers`, `batch_statistics`, `running_statistics`: the readings that the paper leaves open
+  (robust_jax/methods/parl.py);
+* `parameters5`, `parameters6`: the authors' later method, another objective
+  (robust_jax/methods/parl_parameters.py), with the training of its public code;
+* `finetune`: a short training from the authors' public plain ensemble,
+  `--training.init-from DIR` (see recipes/ensembles.py).
+"""
+
+from eval.parl import white_box
+from recipes import ensembles as recipes
+
+from robust_jax.config import Config
+from robust_jax.methods import PARL
+
+BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), white_box(0.07))
+
+VARIANTS = {
+    "default": BASE,
+    "layers5": recipes.with_method(BASE, num_layers=5),
+    "layers3": recipes.with_method(BASE, num_layers=3),
+    "mean_layers": recipes.with_method(BASE, layer_reduction="mean"),
+    "batch_statistics": recipes.with_method(BASE, batch_statistics="batch"),
+    "running_statistics": recipes.with_method(BASE, batch_statistics="running"),
+    "parameters5": recipes.parl_parameters("cifar10", 5, white_box(0.07)),
+    "parameters6": recipes.parl_parameters("cifar10", 6, white_box(0.07)),
+    "finetune": recipes.finetuned(PARL()),
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "parl_cifar10", variant)

@@ -1,0 +1,23 @@
+"""PARL and its later objective on small networks and scikit-learn's digits, a first look.
+
+    python train.py configs/parl_digits.py
+
+Ours: not yet run.
+"""
+
+from recipes import ensembles as recipes
+
+from robust_jax.config import Config
+from robust_jax.methods import PARL, ParameterPARL
+
+NETWORK = recipes.digits_ensemble()
+
+VARIANTS = {
+    "default": recipes.digits(PARL(network=NETWORK, num_layers=3)),
+    "parameters": recipes.digits(ParameterPARL(network=NETWORK, num_layers=3)),
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "parl_digits", variant)

@@ -10,6 +10,7 @@ from robust_jax.methods.laplace_priority_dropout import (
 )
 from robust_jax.methods.parl import PARL
 from robust_jax.methods.parl_parameters import ParameterPARL
+from robust_jax.methods.random_layer_sampling import RandomLayerSampling
 from robust_jax.methods.regroup import REGroup
 from robust_jax.methods.standard import Standard
 
@@ -25,5 +26,6 @@ __all__ = [
     "PriorityDropout",
     "PriorityRates",
     "REGroup",
+    "RandomLayerSampling",
     "Standard",
 ]

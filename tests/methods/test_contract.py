@@ -23,6 +23,7 @@ from robust_jax.methods import (
     ParameterPARL,
     PriorityDropout,
     PriorityRates,
+    RandomLayerSampling,
     REGroup,
     Standard,
 )
@@ -57,6 +58,7 @@ METHODS: dict[str, MethodConfig] = {
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "regroup": REGroup(network=CNN, num_layers=2),
+    "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
 }
 
 

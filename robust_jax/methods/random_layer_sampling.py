@@ -1,0 +1,369 @@
+"""Random layer sampling (RLS): a network whose every layer is drawn from M trained ones.
+
+Lee et al., "Robust ensemble model training via random layer sampling against adversarial attack",
+BMVC 2020.
+
+Every unit (a convolution or linear layer with its own BatchNorm) has M stacked weights; a sampled
+model takes one of them per unit, independently, with probabilities mu (equations 1 to 4): M^L
+models in the memory of M. A training step draws K models and minimises the loss of the mean of
+their predictions over all weights at once (group optimisation); a prediction is the mean of N
+fresh draws.
+
+Where the paper leaves a choice, the first named is the default:
+
+* mu is uniform (the paper gives none);
+* one draw serves the whole batch, so that BatchNorm sees one network;
+* a unit is a convolution with the BatchNorm of the same name (conv1 and norm1), which the paper
+  does not mention, or a whole residual block (`unit="block"`);
+* the K draws of a step move the running statistics one after another, each those of its units;
+* loss: cross-entropy of the mean softmax; "mse_of_mean" is the squared error of the mean softmax,
+  which section 3.2 argues with (equations 6 to 8); "mean_cross_entropy" has no diversity pressure;
+* running statistics are averages over random layers upstream; `statistics="reestimated"` gathers
+  them anew with random draws after training.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import metrics, rng, voting
+from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
+from robust_jax.models import EnsembleConfig, Layers, default_layers
+from robust_jax.types import Batch, Outputs, Task, Variables
+
+Choose = Callable[[str], Int[Array, ""]]
+"""Name of a unit -> which of its M weights a sampled model has."""
+
+
+class SampledLayer(nn.Module):
+    """A layer with M stacked weights (and statistics), one of which is selected, then applied.
+
+    Only the weights are indexed, so the activations are those of one layer, and the gradient of
+    weights that were not selected is zero.
+    """
+
+    make_layer: Callable[[], nn.Module]
+    num_choices: int
+    choose: Callable[[tuple[str, ...]], Int[Array, ""]]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
+        """Returns the selected layer's output; `train` moves its statistics alone."""
+        layer = self.make_layer()
+        mode: Any = {"train": train, "deterministic": deterministic}
+
+        def fresh(key: Key[Array, ""]) -> Variables:
+            return layer.init(key, x, train=False, deterministic=True)
+
+        def stacked(key: Key[Array, ""], collection: str, name: str) -> Array:
+            keys = jax.random.split(key, self.num_choices)
+            return jax.vmap(lambda one: fresh(one)[collection][name])(keys)
+
+        names = {k: list(v) for k, v in jax.eval_shape(fresh, jax.random.key(0)).items()}
+        params = {
+            name: self.param(name, functools.partial(stacked, collection="params", name=name))
+            for name in names["params"]
+        }
+        statistics = {
+            # Statistics start at constants, whatever the key.
+            name: self.variable(
+                "batch_stats",
+                name,
+                lambda name=name: stacked(jax.random.key(0), "batch_stats", name),
+            )
+            for name in names.get("batch_stats", ())
+        }
+        index = self.choose(self.path)
+
+        def select(stack: Array) -> Array:
+            return lax.dynamic_index_in_dim(stack, index, keepdims=False)
+
+        variables = {
+            "params": {name: select(stack) for name, stack in params.items()},
+            "batch_stats": {name: select(stack.value) for name, stack in statistics.items()},
+        }
+        output: Any
+        if not (train and statistics):
+            output = layer.apply(variables, x, **mode)
+            return output
+        output, moved = layer.apply(variables, x, **mode, mutable=["batch_stats"])
+        if not self.is_initializing():
+            for name, stack in statistics.items():
+                stack.value = lax.dynamic_update_index_in_dim(
+                    stack.value, moved["batch_stats"][name], index, 0
+                )
+        return output
+
+
+def unit_name(path: tuple[str, ...], unit: Literal["conv", "block"]) -> str:
+    """Returns the unit of a layer: a convolution and the BatchNorm of its name share one.
+
+    Args:
+        path: of the layer's module, from the classifier on.
+        unit: "conv", or "block" for one unit per residual block.
+    """
+    inner = list(path[1:])  # after "backbone"
+    if unit == "block" and len(inner) > 1:
+        return inner[0]
+    *outer, last = inner
+    return ".".join((*outer, last.replace("norm", "conv").removesuffix("_conv")))
+
+
+def sampled_layers(
+    num_choices: int, choose: Choose, unit: Literal["conv", "block"] = "conv"
+) -> Layers:
+    """Returns factories of layers with M weights each.
+
+    Args:
+        num_choices: M.
+        choose: which weights each unit has; traced indices are fine.
+        unit: what is drawn together.
+    """
+    plain = default_layers()
+
+    def sampled(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        def factory(*, name: str | None = None, **arguments: Any) -> nn.Module:
+            # Detached (parent=None): the stacked layer holds the arrays under its own name.
+            return SampledLayer(
+                make_layer=functools.partial(make, parent=None, **arguments),
+                num_choices=num_choices,
+                choose=lambda path: choose(unit_name(path, unit)),
+                name=name,
+            )
+
+        return factory
+
+    return plain._replace(
+        conv=sampled(plain.conv), norm=sampled(plain.norm), dense=sampled(plain.dense)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomLayerSampling(MethodConfig):
+    """A network drawn layer by layer from M trained weights, averaged over draws.
+
+    Draws belong to a call, not to an example: all images of a call see the same models.
+
+    Views, all of them log mean probabilities where several models are averaged:
+        deployed: the mean of `num_draws` fresh draws, as `predict` has it.
+        fresh: one fresh draw at every call (with `eot_samples` an honest attack).
+        frozen_S for S in `frozen`: the mean of S draws that never change, whatever the key: the
+            paper's attackers (S = 1 in tables 1 and 2, 1 to 15 in table 4).
+        noise_off: the mean of the M pure sub-models, model m having the m-th weights everywhere.
+        members: logits of the pure sub-models [m b c].
+        train: the mean of the K draws of a training step, with batch statistics.
+        taps: of one fresh draw.
+
+    Attributes:
+        num_choices: M, weights per unit.
+        num_samples: K, models drawn in a training step.
+        num_draws: N, models drawn for a prediction.
+        mu: probabilities of the M weights; empty for uniform.
+        unit: what is drawn together: "conv" (a convolution or linear layer and its BatchNorm) or
+            "block" (all of a residual block).
+        loss: "cross_entropy_of_mean", "mse_of_mean" or "mean_cross_entropy".
+        statistics: running statistics of the deployed network: those of "training", or
+            "reestimated" by `fit` (before it, those of training: validation happens then).
+        frozen: numbers of models of the `frozen_S` views.
+        frozen_seed: root of their draws.
+    """
+
+    num_choices: int = 2
+    num_samples: int = 3
+    num_draws: int = 10
+    mu: tuple[float, ...] = ()
+    unit: Literal["conv", "block"] = "conv"
+    loss: Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"] = (
+        "cross_entropy_of_mean"
+    )
+    statistics: Literal["training", "reestimated"] = "training"
+    frozen: tuple[int, ...] = (1, 5, 10, 15)
+    frozen_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_choices", "num_samples", "num_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if any(size < 1 for size in self.frozen):
+            raise ValueError(f"Expected frozen={self.frozen} >= 1.")
+        if self.mu and len(self.mu) != self.num_choices:
+            raise ValueError(
+                f"Expected mu={self.mu} to have num_choices={self.num_choices} entries."
+            )
+        if self.mu and (min(self.mu) < 0 or abs(sum(self.mu) - 1) > 1e-6):
+            raise ValueError(f"Expected mu={self.mu} to be >= 0 and to sum to one.")
+        if isinstance(self.network, EnsembleConfig):
+            raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+
+    def draw(self, key: Key[Array, ""]) -> Choose:
+        """Returns a sampled model: each unit's index, drawn by its name from this key."""
+        mu = jnp.asarray(self.mu or (1 / self.num_choices,) * self.num_choices)
+
+        def choose(unit: str) -> Int[Array, ""]:
+            return jax.random.categorical(rng.stream(key, unit), jnp.log(mu))
+
+        return choose
+
+    def run(
+        self, task: Task, choose: Choose, variables: Variables, images: Array, *, train: bool
+    ) -> tuple[Outputs, Variables]:
+        """Returns the outputs of the model that has the chosen weights, and moved collections."""
+        network = classifier(self, task, sampled_layers(self.num_choices, choose, self.unit))
+        outputs: Any
+        outputs, moved = network.apply(
+            variables,
+            images,
+            train=train,
+            deterministic=True,
+            mutable=["batch_stats"] if train else [],
+        )
+        return outputs, moved
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset."""
+
+        def init(*, key):
+            layers = sampled_layers(self.num_choices, lambda unit: jnp.zeros((), jnp.int32))
+            images = jnp.zeros((1, *task.input_shape), jnp.float32)
+            network = classifier(self, task, layers)
+            return dict(network.init(key, images, train=False, deterministic=True))
+
+        def training_draws(variables, images, key):
+            """Returns the logits [s b c] of the K models of a step, and the moved statistics."""
+            fixed = {name: value for name, value in variables.items() if name != "fitted"}
+
+            def draw(statistics, number):
+                choose = self.draw(rng.stream(key, "draw", number))
+                current = {**fixed, **statistics}
+                outputs, moved = self.run(task, choose, current, images, train=True)
+                return moved, outputs.logits
+
+            statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
+            statistics, logits = lax.scan(draw, statistics, jnp.arange(self.num_samples))
+            return logits, statistics
+
+        def loss(variables, batch, *, key, step):
+            del step
+            logits, moved = training_draws(variables, batch.image, _demand(key))
+            mean = voting.mean_probability(logits)
+            value = group_loss(logits, batch.label, self.loss, self.label_smoothing)
+            return value, (moved, {"accuracy": metrics.accuracy(mean, batch.label)})
+
+        def deployed_variables(variables):
+            found = {name: value for name, value in variables.items() if name != "fitted"}
+            return {**found, **variables.get("fitted", {})}
+
+        def mean_of_draws(variables, images, key, num_draws):
+            """Returns the log mean probability of models drawn from the key, one at a time."""
+            variables = deployed_variables(variables)
+
+            @jax.checkpoint
+            def logits(number):
+                choose = self.draw(rng.stream(key, "draw", number))
+                outputs, _ = self.run(task, choose, variables, images, train=False)
+                return outputs.logits
+
+            return voting.mean_probability(lax.map(logits, jnp.arange(num_draws)))
+
+        def deployed(variables, images, *, key=None):
+            return mean_of_draws(variables, images, _demand(key), self.num_draws)
+
+        def one_draw(variables, images, key):
+            variables, choose = deployed_variables(variables), self.draw(_demand(key))
+            return self.run(task, choose, variables, images, train=False)[0]
+
+        def frozen(size: int):
+            def view(variables, images, *, key=None):
+                del key
+                root = rng.stream(jax.random.key(self.frozen_seed), "frozen", size)
+                return mean_of_draws(variables, images, root, size)
+
+            return view
+
+        def members(variables, images, *, key=None):
+            del key
+            variables = deployed_variables(variables)
+
+            @jax.checkpoint
+            def pure(number):
+                outputs, _ = self.run(task, lambda unit: number, variables, images, train=False)
+                return outputs.logits
+
+            return lax.map(pure, jnp.arange(self.num_choices))
+
+        def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
+            @jax.jit
+            def gather(variables, images, key):
+                return {**variables, **training_draws(variables, images, key)[1]}
+
+            gathered = {name: value for name, value in variables.items() if name != "fitted"}
+            for number, batch in enumerate(batches):
+                if bool(jnp.all(batch.mask)):  # padding rows would enter the statistics
+                    gathered = gather(gathered, batch.image, rng.stream(key, "batch", number))
+            return {**variables, "fitted": {"batch_stats": gathered["batch_stats"]}}
+
+        views = {
+            "deployed": deployed,
+            "fresh": lambda variables, images, *, key: one_draw(variables, images, key).logits,
+            **{f"frozen_{size}": frozen(size) for size in self.frozen},
+            "noise_off": lambda variables, images, *, key=None: voting.mean_probability(
+                members(variables, images)
+            ),
+            "members": members,
+            "train": lambda variables, images, *, key: voting.mean_probability(
+                training_draws(variables, images, _demand(key))[0]
+            ),
+            "taps": lambda variables, images, *, key: one_draw(variables, images, key).taps,
+        }
+        return Method(
+            init,
+            loss,
+            deployed,
+            views,
+            stochastic=True,
+            fit=fit if self.statistics == "reestimated" else None,
+        )
+
+
+def group_loss(
+    logits: Float[Array, "s b c"],
+    labels: Int[Array, " b"],
+    kind: Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Returns the loss of the K sampled models of a step.
+
+    Args:
+        logits: of each model.
+        labels: classes.
+        kind: "cross_entropy_of_mean" of the mean softmax F, "mse_of_mean" the mean over examples
+            of |F - one-hot|^2 (equation 8), "mean_cross_entropy" of the models by themselves.
+        label_smoothing: share of the target spread over all classes.
+
+    References:
+        Lee et al., 2020, section 3.2, equations 5 to 8.
+    """
+    if kind == "mean_cross_entropy":
+        losses = jax.vmap(lambda one: cross_entropy(one, labels, label_smoothing))(logits)
+        return jnp.mean(losses)
+    log_mean = voting.mean_probability(logits)
+    if kind == "cross_entropy_of_mean":
+        # The log mean probability is normalised: as logits it has the same softmax.
+        return cross_entropy(log_mean, labels, label_smoothing)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
+    return jnp.mean(jnp.sum(jnp.square(jnp.exp(log_mean) - targets), axis=-1))
+
+
+def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
+    if key is None:
+        raise ValueError("Expected key=None to be a key: this method samples.")
+    return key

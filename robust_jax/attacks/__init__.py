@@ -1,5 +1,6 @@
 """Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`."""
 
+from robust_jax.attacks.adaptive import MORA, Averaged, Rescaled
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.auto import AutoAttack
 from robust_jax.attacks.base import (
@@ -12,12 +13,21 @@ from robust_jax.attacks.base import (
     check_images,
     check_logits,
 )
+from robust_jax.attacks.black_box import Boundary, HopSkipJump
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.minimum_norm import EAD, CarliniWagner, MinimumNormAttack
+from robust_jax.attacks.scores import NES, SPSA
+from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.views import eot
+from robust_jax.attacks.views import (
+    change_with_twice_the_draws,
+    eot,
+    frozen,
+    nes,
+    straight_through,
+)
 
 __all__ = [
     "APGD",
@@ -28,20 +38,32 @@ __all__ = [
     "FABT",
     "FGSM",
     "MIM",
+    "MORA",
+    "NES",
     "PGD",
+    "SPSA",
     "Attack",
     "AutoAttack",
+    "Averaged",
+    "Boundary",
     "BoundedAttack",
     "CarliniWagner",
     "DeepFool",
+    "HopSkipJump",
     "MinimumNormAttack",
+    "Rescaled",
+    "Spatial",
     "Square",
     "ThreatModel",
     "TrustRegion",
     "View",
     "as_view",
     "bind",
+    "change_with_twice_the_draws",
     "check_images",
     "check_logits",
     "eot",
+    "frozen",
+    "nes",
+    "straight_through",
 ]

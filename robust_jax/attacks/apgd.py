@@ -65,11 +65,12 @@ def climb(
     labels: Int[Array, " b"],
     start: Float[Array, "b *shape"],
     *,
-    loss_fn: losses.Loss,
+    loss_fn: Any,
     threat: ThreatModel,
     num_steps: int,
     rho: float,
     key: Key[Array, ""],
+    decide_fn: Any = None,
 ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
     """Returns the best point on the way of one run, whether it is misclassified, and its loss."""
     review, window = checkpoints(num_steps)
@@ -94,7 +95,12 @@ def climb(
         # Number -1 only evaluates the start, so that the network is compiled once.
         points = jnp.where(number < 0, start, move(state, number))
         slope, loss, logits = losses.gradient(
-            loss_fn, view, points, labels, key=rng.stream(key, "step", number + 1)
+            loss_fn,
+            view,
+            points,
+            labels,
+            key=rng.stream(key, "step", number + 1),
+            decide_fn=decide_fn,
         )
         best = keep_better(state.best, (points, losses.misclassified(logits, labels), loss))
         higher = loss > state.highest[2]
@@ -125,7 +131,7 @@ def climb(
         )
 
     loss_type = jax.eval_shape(
-        lambda: losses.evaluate(loss_fn, view, images, labels, key=key)[0]
+        lambda: losses.evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)[0]
     ).dtype
     lowest = jnp.full(rows, -jnp.inf, loss_type)
     state = _State(
@@ -181,9 +187,10 @@ class APGDBase(AttackInRuns):
         images: Float[Array, "b *shape"],
         labels: Int[Array, " b"],
         *,
-        loss_fn: losses.Loss,
+        loss_fn: Any,
         key: Key[Array, ""],
         index: Int[Array, " b"],
+        decide_fn: Any = None,
     ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
         """Returns the best point of one run from one random start, its success and its loss."""
         return climb(
@@ -196,6 +203,7 @@ class APGDBase(AttackInRuns):
             num_steps=self.num_steps,
             rho=self.rho,
             key=rng.stream(key, "view"),
+            decide_fn=decide_fn,
         )
 
 

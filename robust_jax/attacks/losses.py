@@ -140,20 +140,43 @@ def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool
 
 
 def evaluate(
-    loss_fn: Loss, view: Any, images: Array, labels: Int[Array, " b"], *, key: Key[Array, ""]
+    loss_fn: Any,
+    view: Any,
+    images: Array,
+    labels: Int[Array, " b"],
+    *,
+    key: Key[Array, ""],
+    decide_fn: Any = None,
 ) -> tuple[Float[Array, " b"], Float[Array, "b c"]]:
     """Returns the loss of each example and the logits of the decision.
 
     Of a view that returns draws [s b c] the loss is the mean over the draws.
+
+    Args:
+        loss_fn: the loss.
+        view: the model under attack.
+        images: where to evaluate it.
+        labels: class of each image.
+        key: key of the view.
+        decide_fn: for a view of an ensemble's members [m b c]: function of all of them to the
+            scores [b c] that decide; the loss then sees all members too.
     """
     logits = view(images, key=key)
+    if decide_fn is not None:
+        return loss_fn(logits, labels), decide_fn(logits)
     if logits.ndim == 2:
         return loss_fn(logits, labels), logits
     return jnp.mean(jax.vmap(loss_fn, (0, None))(logits, labels), axis=0), decision(logits)
 
 
 def gradient(
-    loss_fn: Loss, view: Any, images: Array, labels: Int[Array, " b"], *, key: Key[Array, ""]
+    loss_fn: Any,
+    view: Any,
+    images: Array,
+    labels: Int[Array, " b"],
+    *,
+    key: Key[Array, ""],
+    decide_fn: Any = None,
 ) -> tuple[Array, Float[Array, " b"], Float[Array, "b c"]]:
     """Returns each example's loss gradient, its loss, and the logits of the decision.
 
@@ -161,7 +184,7 @@ def gradient(
     """
 
     def total(images):
-        values, logits = evaluate(loss_fn, view, images, labels, key=key)
+        values, logits = evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)
         return jnp.sum(values), (values, logits)
 
     (_, (values, logits)), slope = jax.value_and_grad(total, has_aux=True)(images)

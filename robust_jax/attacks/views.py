@@ -67,3 +67,168 @@ def eot(
             f"Expected average={average!r} to be one of ['gradients', 'logits', 'probabilities']."
         )
     return ExpectationOverTransformation(base.as_pytree(view), num_samples, average, parallel)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StraightThrough:
+    """The view that `straight_through` makes."""
+
+    forward: Any
+    backward: Any
+
+    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+        """Returns the forward view's logits with the backward view's gradient."""
+        shadow = self.backward(images, key=rng.stream(key, "backward"))
+        truth = self.forward(images, key=rng.stream(key, "forward"))
+        return shadow + jax.lax.stop_gradient(truth - shadow)
+
+
+def straight_through(forward: Any, backward: Any) -> StraightThrough:
+    """Returns the view with the logits of one view and the gradient of another (BPDA).
+
+    Args:
+        forward: the model as it is, differentiable or not.
+        backward: a differentiable stand-in with logits of the same shape.
+
+    References:
+        Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", 2018.
+    """
+    return StraightThrough(base.as_pytree(forward), base.as_pytree(backward))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """The view that `frozen` makes."""
+
+    view: Any
+    key: Any
+
+    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+        """Returns the logits under the frozen key."""
+        del key
+        return self.view(images, key=rng.stream(self.key, "frozen"))
+
+
+def frozen(view: Any, *, key: Key[Array, ""]) -> Frozen:
+    """Returns the view of a random model at one draw, the same at every call.
+
+    Under `eot` every draw is that same one; for the mean of several frozen draws use
+    `frozen(eot(view, num_samples), key=key)`.
+
+    Args:
+        view: a random view.
+        key: the draw.
+    """
+    return Frozen(base.as_pytree(view), key)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GradientFromScores:
+    """The view that `nes` makes."""
+
+    view: Any
+    num_samples: int = dataclasses.field(metadata={"static": True})
+    sigma: float = dataclasses.field(metadata={"static": True})
+    noise: Literal["gaussian", "rademacher"] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "b c"]:
+        """Returns the logits; their derivative is estimated from differences."""
+        view_key, noise_key = rng.stream(key, "view"), rng.stream(key, "noise")
+        shape, dtype = images.shape, images.dtype
+
+        def logits(images):
+            return losses.decision(self.view(images, key=view_key))
+
+        @jax.custom_vjp
+        def estimated(images):
+            return logits(images)
+
+        def backward(images, cotangent):
+            def pair(sample, total):
+                draw_key = rng.stream(noise_key, "pair", sample)
+                if self.noise == "gaussian":
+                    direction = jax.random.normal(draw_key, shape, dtype)
+                else:
+                    direction = jax.random.rademacher(draw_key, shape, dtype)
+                ahead = logits(images + self.sigma * direction)
+                behind = logits(images - self.sigma * direction)
+                rise = jnp.sum(cotangent * (ahead - behind), axis=1) / (2 * self.sigma)
+                return total + base.expand(rise.astype(dtype), images) * direction
+
+            start = jnp.zeros(shape, dtype)
+            total = jax.lax.fori_loop(0, self.num_samples, pair, start)
+            return (total / self.num_samples,)
+
+        estimated.defvjp(lambda images: (logits(images), images), backward)
+        return estimated(images)
+
+
+def nes(
+    view: Any,
+    num_samples: int,
+    *,
+    sigma: float = 0.001,
+    noise: Literal["gaussian", "rademacher"] = "gaussian",
+) -> GradientFromScores:
+    """Returns the view whose gradient is estimated from differences of scores.
+
+    Any gradient attack on it is a black-box attack. The noise is drawn for the batch, so rows
+    are not independent as they are for a deterministic view; the attacks NES and SPSA draw by
+    example.
+
+    Args:
+        view: a view that need not be differentiable.
+        num_samples: pairs of opposite points per gradient.
+        sigma: length of the differences.
+        noise: "gaussian" (NES) or "rademacher" (SPSA) directions.
+
+    References:
+        Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and
+        information", 2018; Uesato et al., "Adversarial risk and the dangers of evaluating against
+        weak attacks", 2018.
+    """
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples={num_samples} >= 1.")
+    if not 0 < sigma < float("inf"):
+        raise ValueError(f"Expected sigma={sigma} > 0 and finite.")
+    if noise not in ("gaussian", "rademacher"):
+        raise ValueError(f"Expected noise={noise!r} to be one of ['gaussian', 'rademacher'].")
+    return GradientFromScores(base.as_pytree(view), num_samples, sigma, noise)
+
+
+def change_with_twice_the_draws(
+    attack: Any,
+    view: Any,
+    images: Array,
+    labels: Array,
+    *,
+    num_samples: int,
+    judge: Any,
+    key: Key[Array, ""],
+    average: Average = "gradients",
+) -> tuple[float, float]:
+    """Returns the accuracy under attack with so many draws per gradient, and with twice as many.
+
+    Where the two differ by more than a percent, the number of draws is too small to trust.
+
+    Args:
+        attack: an attack.
+        view: a random view.
+        images: clean images.
+        labels: class of each image.
+        num_samples: draws per gradient.
+        judge: function `(images, *, key) -> scores` that decides, under keys of its own.
+        key: root of all draws.
+        average: what `eot` averages.
+    """
+    accuracies = []
+    for draws in (num_samples, 2 * num_samples):
+        adversarial = attack(
+            eot(view, draws, average=average), images, labels, key=rng.stream(key, "attack")
+        )
+        scores = judge(adversarial, key=rng.stream(key, "judge"))
+        accuracies.append(float(jnp.mean(jnp.argmax(scores, axis=1) == labels)))
+    return accuracies[0], accuracies[1]

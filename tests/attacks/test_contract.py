@@ -17,11 +17,15 @@ from robust_jax.attacks import (
     FABT,
     FGSM,
     MIM,
+    NES,
     PGD,
+    SPSA,
+    Averaged,
     Boundary,
     CarliniWagner,
     DeepFool,
     HopSkipJump,
+    Rescaled,
     Square,
     ThreatModel,
     TrustRegion,
@@ -52,10 +56,16 @@ BOUNDED = {
     "trust_region": lambda threat: TrustRegion(
         distance_norm=threat.norm, radius=threat.eps / 20 or 0.01
     ).within(threat.eps),
-    "boundary": lambda threat: Boundary(num_steps=300).within(threat.eps, norm=threat.norm),
+    "boundary": lambda threat: Boundary(num_steps=600, sphere_step=0.1, source_step=0.1).within(
+        threat.eps, norm=threat.norm
+    ),
     "hop_skip_jump": lambda threat: HopSkipJump(
         distance_norm=threat.norm, num_steps=8, num_first_queries=50
     ).within(threat.eps),
+    "spsa": partial(SPSA, num_steps=8, num_samples=8, learning_rate=0.1),
+    "nes": partial(NES, num_steps=8, num_samples=8, sigma=0.01),
+    "averaged": lambda threat: Averaged(threat, PGD(threat, num_steps=5), num_samples=2),
+    "rescaled": lambda threat: Rescaled(threat, PGD(threat, num_steps=5)),
     "square": partial(Square, num_queries=60, rescale_schedule=True),
 }
 # These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
@@ -69,6 +79,9 @@ NOT_STEEPEST = (
     "fab",
     "fab_t",
     "hop_skip_jump",
+    "nes",
+    "rescaled",
+    "spsa",
     "square",
     "trust_region",
 )

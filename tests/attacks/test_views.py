@@ -73,3 +73,63 @@ def test_an_attack_runs_on_every_average():
 def test_eot_rejects():
     with pytest.raises(ValueError, match="Expected num_samples=0 >= 1"):
         attacks.eot(noisy, 0)
+
+
+def test_straight_through_has_one_views_logits_and_anothers_gradient():
+    def stairs(images, *, key):
+        del key
+        return jnp.round(10 * images @ WEIGHTS) / 10
+
+    def smooth(images, *, key):
+        del key
+        return images @ WEIGHTS
+
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    labels = jnp.asarray([0, 1, 2, 0, 1])
+    both = attacks.straight_through(stairs, smooth)
+    np.testing.assert_allclose(both(images, key=KEY), stairs(images, key=None), atol=1e-6)
+    slope, _, _ = losses.gradient(losses.margin, both, images, labels, key=KEY)
+    expected, _, _ = losses.gradient(losses.margin, smooth, images, labels, key=KEY)
+    np.testing.assert_allclose(slope, expected, atol=1e-6)
+    assert float(jnp.abs(expected).max()) > 0
+
+
+def test_a_frozen_view_repeats_itself():
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    view = attacks.frozen(noisy, key=KEY)
+    first, second = view(images, key=jax.random.key(1)), view(images, key=jax.random.key(2))
+    np.testing.assert_array_equal(first, second)
+    other = attacks.frozen(noisy, key=jax.random.key(3))(images, key=KEY)
+    assert float(jnp.abs(first - other).max()) > 0.01
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
+def test_nes_estimates_the_gradient(noise):
+    images = jax.random.uniform(jax.random.key(6), (5, 4))
+    labels = jnp.asarray([0, 1, 2, 0, 1])
+
+    def smooth(images, *, key):
+        del key
+        return images @ WEIGHTS
+
+    view = attacks.nes(smooth, 4000, sigma=0.01, noise=noise)
+    np.testing.assert_allclose(view(images, key=KEY), images @ WEIGHTS, rtol=1e-5)
+    estimate, _, _ = losses.gradient(losses.margin, view, images, labels, key=KEY)
+    exact, _, _ = losses.gradient(losses.margin, smooth, images, labels, key=KEY)
+    np.testing.assert_allclose(estimate, exact, atol=0.15)
+
+
+def test_twice_the_draws_change_nothing_where_they_suffice():
+    images = jax.random.uniform(jax.random.key(6), (40, 4))
+    labels = jnp.argmax(images @ WEIGHTS, axis=1)
+    attack = attacks.PGD(attacks.ThreatModel("linf", 0.1), num_steps=5, keep="last")
+
+    def judge(images, *, key):
+        del key
+        return images @ WEIGHTS
+
+    once, twice = attacks.change_with_twice_the_draws(
+        attack, noisy, images, labels, num_samples=16, judge=judge, key=KEY
+    )
+    assert 0 < once < 1
+    assert abs(once - twice) <= 0.05

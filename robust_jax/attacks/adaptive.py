@@ -1,0 +1,258 @@
+"""Attacks made for a kind of defence: ensembles, noise, saturated logits.
+
+Transfer from the noise-off copy of the same weights needs no attack of its own: attack the view
+`noise_off` and judge by the deployed rule.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.apgd import APGDBase
+from robust_jax.attacks.base import Attack, BoundedAttack
+from robust_jax.attacks.views import Average, eot
+
+_TINY = 1e-12
+
+
+def gap(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
+    """Returns the gap of the first and the third logit, a scale of each prediction.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    if logits.shape[-1] < 3:
+        raise ValueError(f"Expected num_classes={logits.shape[-1]} >= 3 to scale logits by a gap.")
+    ordered = jnp.sort(logits, axis=-1)
+    return ordered[..., -1] - ordered[..., -3] + _TINY
+
+
+def decide(logits: Float[Array, "m b c"], rule: str) -> Float[Array, "b c"]:
+    """Returns the scores of an ensemble: log mean probability, mean logit, or share of votes.
+
+    Votes that are equal go to the lowest class.
+    """
+    if rule == "softmax":
+        return losses.decision(logits)
+    if rule == "logits":
+        return jnp.mean(logits, axis=0)
+    votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
+    return jnp.mean(votes, axis=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MORA(APGDBase):
+    """APGD on an ensemble's members, reweighted so that no member drowns the others.
+
+    The view gives the members' logits [m b c]. Each member's logits are divided by its own gap
+    (no gradient flows through the gap), so a member that is sure of itself weighs no more than
+    the others, and one whose softmax is saturated still has a gradient. The loss is then
+
+    - rule "softmax": the cross-entropy of the mean softmax of `sharpness` times these logits,
+      whose gradient weighs a member by how undecided it is;
+    - rule "logits": the cross-entropy of the mean of the logits as they are, divided by that
+      mean's gap (the mean is one network: reweighting members would attack another one);
+    - rule "voting": the sum of the margins of the members that a majority still needs (those
+      nearest to being fooled), each cut off at `enough`, so no gradient goes to members that are
+      fooled already or that the majority can spare.
+
+    With `num_targets` > 0 each of the likeliest other classes is tried after the untargeted run.
+    Success is judged by the rule itself. The name and the reweighting idea are the paper's; the
+    weights here are ours, as written above.
+
+    Attributes:
+        rule: how the ensemble decides.
+        sharpness: inverse temperature of the rescaled logits.
+        enough: margin, in gaps, at which a fooled member counts as done.
+        num_targets: targeted runs per restart.
+
+    References:
+        Gao, Yu, Xu, "MORA: improving ensemble robustness evaluation with model-reweighing
+        attack", 2022.
+    """
+
+    rule: Literal["softmax", "logits", "voting"] = "softmax"
+    sharpness: float = 4.0
+    enough: float = 0.2
+    num_targets: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        if self.rule not in ("softmax", "logits", "voting"):
+            raise ValueError(
+                f"Expected rule={self.rule!r} to be one of ['logits', 'softmax', 'voting']."
+            )
+        for name in ("sharpness", "enough"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} > 0.")
+        if self.num_targets < 0:
+            raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")
+
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of runs: restarts, each untargeted and towards every target."""
+        return self.num_restarts * (1 + self.num_targets)
+
+    def run(
+        self,
+        number: Any,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        """Returns the end of one run."""
+        targets, targeted = labels, jnp.asarray(False)
+        if self.num_targets:
+            logits = decide(view(images, key=rng.stream(key, "targets")), "softmax")
+            ranked = losses.ranked_targets(logits, labels, self.num_targets)
+            kind = number % (1 + self.num_targets)
+            targets, targeted = ranked[:, jnp.maximum(kind - 1, 0)], kind > 0
+
+        def loss_fn(logits, labels):
+            return self.members_loss(logits, labels, targets, targeted)
+
+        return self.raise_loss(
+            view,
+            images,
+            labels,
+            loss_fn=loss_fn,
+            key=rng.stream(key, "restart", number),
+            index=index,
+            decide_fn=lambda logits: decide(logits, self.rule),
+        )
+
+    def members_loss(
+        self,
+        logits: Float[Array, "m b c"],
+        labels: Int[Array, " b"],
+        targets: Int[Array, " b"],
+        targeted: Bool[Array, ""],
+    ) -> Float[Array, " b"]:
+        """Returns the reweighted loss of each example."""
+        def toward(logits):
+            """Margin to the target's class, or to the best other one."""
+            own = losses.label_logits(logits, labels)
+            aim = losses.label_logits(logits, targets)
+            return jnp.where(targeted, aim, losses.best_other(logits, labels)) - own
+
+        if self.rule == "logits":
+            mean = jnp.mean(logits, axis=0)
+            mixed = self.sharpness * mean / jax.lax.stop_gradient(gap(mean))[:, None]
+            return jnp.where(targeted, toward(mixed), losses.cross_entropy(mixed, labels))
+        scaled = logits / jax.lax.stop_gradient(gap(logits))[..., None]
+        if self.rule == "voting":
+            margins = jnp.minimum(jax.vmap(toward)(scaled), self.enough)
+            needed = logits.shape[0] // 2 + 1
+            return jnp.sum(jnp.sort(margins, axis=0)[-needed:], axis=0)
+        mixed = losses.decision(self.sharpness * scaled)
+        return jnp.where(targeted, toward(mixed), losses.cross_entropy(mixed, labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged(BoundedAttack):
+    """Another attack on the average of fresh draws of a random model, for every noise defence.
+
+    Attributes:
+        attack: the attack, with this threat model.
+        num_samples: draws per evaluation; check with `change_with_twice_the_draws`.
+        average: what is averaged, see `eot`.
+        parallel: all draws at once, at so many times the memory.
+    """
+
+    attack: BoundedAttack
+    num_samples: int = 20
+    average: Average = "gradients"
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the threat models differ or there are no draws."""
+        _check_threat(self, self.attack)
+        if self.num_samples < 1:
+            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError where images of this shape do not suit the attack."""
+        self.attack.check(images)
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        averaged = eot(view, self.num_samples, average=self.average, parallel=self.parallel)
+        return self.attack.perturb(averaged, images, labels, key=key, index=index)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RescaledView:
+    """Logits divided by their own gap: the same decision, never a saturated softmax."""
+
+    view: Any
+    sharpness: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+        """Returns the rescaled logits; no gradient flows through the gap."""
+        logits = self.view(images, key=key)
+        return self.sharpness * logits / jax.lax.stop_gradient(gap(logits))[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescaled(BoundedAttack):
+    """Another attack on logits divided by their own gap, for saturated models.
+
+    Where a softmax is saturated in float32 its gradient is exactly zero and a gradient attack does
+    nothing; after rescaling the gradient's direction is that of the logits.
+
+    Attributes:
+        attack: the attack, with this threat model.
+        sharpness: gap of the rescaled logits.
+    """
+
+    attack: BoundedAttack
+    sharpness: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the threat models differ or the gap is not positive."""
+        _check_threat(self, self.attack)
+        if not self.sharpness > 0:
+            raise ValueError(f"Expected sharpness={self.sharpness} > 0.")
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError where images of this shape do not suit the attack."""
+        self.attack.check(images)
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        rescaled = RescaledView(view, self.sharpness)
+        return self.attack.perturb(rescaled, images, labels, key=key, index=index)
+
+
+def _check_threat(outer: BoundedAttack, inner: Attack) -> None:
+    if not isinstance(inner, BoundedAttack) or inner.threat != outer.threat or inner.on_host:
+        raise ValueError(
+            f"Expected attack={inner} to be a bounded one that can be traced, with "
+            f"threat={outer.threat}."
+        )

@@ -1,0 +1,410 @@
+"""Attacks that see only decisions: Boundary and HopSkipJump."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import distance, expand, l2_norm, unit_l2
+from robust_jax.attacks.minimum_norm import MinimumNormAttack
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionAttack(MinimumNormAttack):
+    """What Boundary and HopSkipJump have in common: a start far away, then queries of decisions.
+
+    The start is random noise that is adversarial, blended with the clean image as far as it stays
+    so. Where no noise is found the attack has failed: the clean image is returned.
+
+    Attributes:
+        num_start_draws: noise images tried per example.
+        num_blends: blends tried, evenly spaced.
+    """
+
+    needs_logits: ClassVar[bool] = False
+
+    num_start_draws: int = 100
+    num_blends: int = 50
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        for name in ("num_start_draws", "num_blends"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+
+    def fooled(
+        self, view: Any, points: Array, labels: Int[Array, " b"], *, key: Key[Array, ""]
+    ) -> Bool[Array, " b"]:
+        """Returns where the decision is adversarial."""
+        return self.succeeded(losses.decision(view(points, key=key)), labels)
+
+    def starts(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns an adversarial image each, or the clean one where none was found."""
+        low, high = self.bounds
+        shape, dtype = images.shape[1:], images.dtype
+        keys = rng.per_example(rng.stream(key, "noise"), index)
+
+        def draw(carry):
+            count, points, done = carry
+            noise = jax.vmap(
+                lambda key: jax.random.uniform(
+                    jax.random.fold_in(key, count), shape, dtype, low, high
+                )
+            )(keys)
+            points = jnp.where(expand(done, points), points, noise)
+            found = self.fooled(view, points, labels, key=rng.stream(key, "start", count))
+            return count + 1, points, done | found
+
+        already = self.fooled(view, images, labels, key=rng.stream(key, "clean"))
+        _, noise, found = jax.lax.while_loop(
+            lambda carry: (carry[0] < self.num_start_draws) & ~jnp.all(carry[2]),
+            draw,
+            (jnp.asarray(0), images, already),
+        )
+
+        def blend(number, carry):
+            points, done = carry
+            share = (number / self.num_blends).astype(dtype)
+            mixed = (1 - share) * images + share * noise
+            hit = self.fooled(view, mixed, labels, key=rng.stream(key, "blend", number))
+            points = jnp.where(expand(hit & ~done, points), mixed, points)
+            return points, done | hit
+
+        points, _ = jax.lax.fori_loop(1, self.num_blends, blend, (noise, jnp.zeros_like(found)))
+        return jnp.where(expand(found & ~already, images), points, images)
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        starts = self.starts(view, images, labels, key=key, index=index)
+        return self.approach(view, images, labels, starts, key=key, index=index)
+
+    def approach(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        starts: Float[Array, "b *shape"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the nearest adversarial images reached from given starts.
+
+        Args:
+            view: the model under attack.
+            images: clean images.
+            labels: class of each image.
+            starts: adversarial images; one that is not gives the clean image back.
+            key: root of the draws.
+            index: dataset row of each image.
+        """
+        raise TypeError(f"Expected {type(self).__name__} to define approach(...).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary(DecisionAttack):
+    """Boundary attack: a random walk along the boundary, towards the clean image (L2).
+
+    Each proposal is a step on the sphere around the clean image, then one towards it. The first
+    step's length follows the share of sphere steps that stay adversarial (asked every tenth
+    time), the second's the share of whole proposals that do.
+
+    Attributes:
+        num_steps: proposals per example.
+        sphere_step: first length of the step on the sphere, as a share of the distance.
+        source_step: first length of the step towards the image, likewise.
+        adaptation: factor by which lengths change.
+
+    References:
+        Brendel, Rauber, Bethge, "Decision-based adversarial attacks: reliable attacks against
+        black-box machine learning models", 2018 (algorithm 1; thresholds as in Foolbox, means over
+        30 questions).
+    """
+
+    num_steps: int = 25_000
+    sphere_step: float = 0.01
+    source_step: float = 0.01
+    adaptation: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        if self.num_steps < 1:
+            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
+        for name in ("sphere_step", "source_step"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
+        if not self.adaptation > 1:
+            raise ValueError(f"Expected adaptation={self.adaptation} > 1.")
+
+    def approach(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        starts: Float[Array, "b *shape"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the nearest adversarial images reached from given starts."""
+        shape, dtype = images.shape[1:], images.dtype
+        rows = labels.shape
+        keys = rng.per_example(rng.stream(key, "walk"), index)
+        alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
+
+        def propose(points, number, sphere_step, source_step):
+            noise = jax.vmap(
+                lambda key: jax.random.normal(jax.random.fold_in(key, number), shape, dtype)
+            )(keys)
+            away = images - points
+            length = l2_norm(away)
+            unit = unit_l2(away)
+            inner = jnp.sum((noise * unit).reshape(*rows, -1), axis=1)
+            tangent = unit_l2(noise - expand(inner, unit) * unit)
+            tangent = expand(sphere_step * length, unit) * tangent
+            # Back onto the sphere: the hypotenuse is longer by sqrt(1 + step^2).
+            on_sphere = images + (tangent - away) / expand(jnp.sqrt(1 + sphere_step**2), unit)
+            on_sphere = jnp.clip(on_sphere, *self.bounds)
+            rest = images - on_sphere
+            forward = jnp.maximum(source_step * length + l2_norm(rest) - length, 0)
+            nearer = on_sphere + expand(forward, unit) * unit_l2(rest)
+            return on_sphere, jnp.clip(nearer, *self.bounds)
+
+        def adapted(steps, asked, won, window, low, high):
+            full = asked >= window
+            share = won / jnp.maximum(asked, 1)
+            longer, shorter = full & (share > high), full & (share < low)
+            steps = jnp.where(longer, steps * self.adaptation, steps)
+            steps = jnp.where(shorter, steps / self.adaptation, steps)
+            # A change starts a new count; without one the count is a sliding mean.
+            asked = jnp.where(full, asked - 1, asked)
+            won = jnp.where(full, won - share, won)
+            changed = longer | shorter
+            return steps, jnp.where(changed, 0, asked), jnp.where(changed, 0, won)
+
+        def step(number, carry):
+            points, sphere_step, source_step, sphere_stats, source_stats = carry
+            on_sphere, nearer = propose(points, number, sphere_step, source_step)
+            view_key = rng.stream(key, "query", number)
+            hit = self.fooled(view, nearer, labels, key=rng.stream(view_key, "proposal"))
+
+            def ask(stats):
+                kept = self.fooled(view, on_sphere, labels, key=rng.stream(view_key, "sphere"))
+                source = source_stats
+                return (stats[0] + 1, stats[1] + kept.astype(dtype)), (
+                    source[0] + 1,
+                    source[1] + hit.astype(dtype),
+                )
+
+            sphere_stats, source_stats = jax.lax.cond(
+                number % 10 == 0,
+                ask,
+                lambda stats: (stats, source_stats),
+                sphere_stats,
+            )
+            closer = distance("l2", nearer, images) < distance("l2", points, images)
+            points = jnp.where(expand(hit & closer & alive, points), nearer, points)
+            before = sphere_step
+            sphere_step, *sphere_stats = adapted(sphere_step, *sphere_stats, 30, 0.2, 0.5)
+            # Both lengths follow the sphere's share; the source's also its own.
+            source_step = source_step * sphere_step / before
+            source_step, *source_stats = adapted(source_step, *source_stats, 30, 0.1, 0.25)
+            return points, sphere_step, source_step, tuple(sphere_stats), tuple(source_stats)
+
+        none = jnp.zeros(rows, dtype)
+        start = (
+            jnp.where(expand(alive, images), starts, images),
+            jnp.full(rows, self.sphere_step, dtype),
+            jnp.full(rows, self.source_step, dtype),
+            (none, none),
+            (none, none),
+        )
+        return jax.lax.fori_loop(0, self.num_steps, step, start)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class HopSkipJump(DecisionAttack):
+    """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
+
+    Attributes:
+        distance_norm: the norm made small.
+        num_steps: jumps.
+        num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
+        num_most_queries: at most so many.
+        threshold: width of the binary search, over the number of pixels (gamma).
+
+    References:
+        Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",
+        2020 (algorithm 2, geometric step sizes).
+    """
+
+    distance_norm: Literal["linf", "l2"] = "l2"
+    num_steps: int = 64
+    num_first_queries: int = 100
+    num_most_queries: int = 10_000
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        for name in ("num_steps", "num_first_queries", "num_most_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if not 0 < self.threshold < math.inf:
+            raise ValueError(f"Expected threshold={self.threshold} > 0 and finite.")
+        if self.distance_norm not in ("linf", "l2"):
+            raise ValueError(
+                f"Expected distance_norm={self.distance_norm!r} to be one of ['l2', 'linf']."
+            )
+
+    @property
+    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
+        """Returns the norm made small."""
+        return self.distance_norm
+
+    def approach(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        starts: Float[Array, "b *shape"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the nearest adversarial images reached from given starts."""
+        shape, dtype = images.shape[1:], images.dtype
+        size = math.prod(shape)
+        linf = self.norm == "linf"
+        # theta, and the ratio of probe radius to distance, in the paper's scaling.
+        theta = self.threshold / (size * size if linf else size * math.sqrt(size))
+        probe_ratio = (size if linf else math.sqrt(size)) * theta
+        keys = rng.per_example(rng.stream(key, "probes"), index)
+        alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
+        starts = jnp.where(expand(alive, images), starts, images)
+
+        def reach(points, share):
+            """Points at a share of the way (L2), or of the radius (Linf), from the clean image."""
+            if not linf:
+                return images + expand(share, images) * (points - images)
+            return images + jnp.clip(points - images, -expand(share, images), expand(share, images))
+
+        def to_boundary(points, view_key):
+            """Binary search between the clean image and an adversarial one."""
+            far = distance("linf", points, images) if linf else jnp.ones(labels.shape, dtype)
+            width = jnp.minimum(far * theta, theta) if linf else jnp.full(labels.shape, theta)
+
+            def halve(carry):
+                count, low, high = carry
+                middle = (low + high) / 2
+                hit = self.fooled(
+                    view, reach(points, middle), labels, key=rng.stream(view_key, "search", count)
+                )
+                more = high - low > width  # rows that are done wait for the others unchanged
+                low = jnp.where(more & ~hit, middle, low)
+                return count + 1, low, jnp.where(more & hit, middle, high)
+
+            # Beyond 30 halvings float32 has nothing left to halve.
+            _, _, high = jax.lax.while_loop(
+                lambda carry: (carry[0] < 30) & jnp.any(carry[2] - carry[1] > width),
+                halve,
+                (jnp.asarray(0), jnp.zeros_like(far), far),
+            )
+            # The whole way changes nothing, so that a start on the boundary stays.
+            return jnp.where(expand(high < far, images), reach(points, high), points)
+
+        def normal(points, radius, number, view_key):
+            """Direction in which decisions become adversarial, estimated from probes."""
+            queries = jnp.minimum(
+                jnp.floor(self.num_first_queries * jnp.sqrt((number + 1).astype(dtype))),
+                self.num_most_queries,
+            ).astype(jnp.int32)
+
+            def one(key):
+                if linf:
+                    return jax.random.uniform(key, shape, dtype, -1, 1)
+                return jax.random.normal(key, shape, dtype)
+
+            def probe(count, carry):
+                signed, plain, votes = carry
+                fold = jax.vmap(lambda key: one(rng.stream(key, "probe", number, count)))
+                nearby = jnp.clip(
+                    points + expand(radius, points) * unit_l2(fold(keys)), *self.bounds
+                )
+                taken = (nearby - points) / expand(radius, points)
+                hit = self.fooled(view, nearby, labels, key=rng.stream(view_key, "probe", count))
+                vote = jnp.where(hit, 1, -1).astype(dtype)
+                return signed + expand(vote, taken) * taken, plain + taken, votes + vote
+
+            signed, plain, votes = jax.lax.fori_loop(
+                0,
+                queries,
+                probe,
+                (jnp.zeros_like(points), jnp.zeros_like(points), jnp.zeros(labels.shape, dtype)),
+            )
+            mean = votes / queries.astype(dtype)
+            # Of equal votes nothing is learnt but the side: the mean is not taken off then.
+            centred = signed - expand(jnp.where(jnp.abs(mean) < 1, mean, 0), plain) * plain
+            return jnp.sign(centred) if linf else unit_l2(centred)
+
+        def jump(number, carry):
+            points, best = carry
+            view_key = rng.stream(key, "jump", number)
+            away = distance(self.norm, points, images)
+            width = self.bounds[1] - self.bounds[0]
+            radius = jnp.where(number == 0, 0.1 * width, probe_ratio * away).astype(dtype)
+            radius = jnp.where(radius > 0, radius, 1)
+            ahead = normal(points, radius, number, view_key)
+
+            def shrink(carry):
+                count, length, _ = carry
+                length = length / 2
+                moved = jnp.clip(points + expand(length, points) * ahead, *self.bounds)
+                hit = self.fooled(view, moved, labels, key=rng.stream(view_key, "length", count))
+                return count + 1, jnp.where(carry[2], carry[1], length), carry[2] | hit
+
+            first = away / jnp.sqrt((number + 1).astype(dtype))
+            hit = self.fooled(
+                view,
+                jnp.clip(points + expand(first, points) * ahead, *self.bounds),
+                labels,
+                key=rng.stream(view_key, "first"),
+            )
+            _, length, hit = jax.lax.while_loop(
+                lambda carry: (carry[0] < 30) & ~jnp.all(carry[2]),
+                shrink,
+                (jnp.asarray(0), first, hit | ~alive),
+            )
+            moved = jnp.clip(points + expand(length, points) * ahead, *self.bounds)
+            moved = to_boundary(
+                jnp.where(expand(hit, points), moved, points), rng.stream(view_key, "boundary")
+            )
+            nearer = distance(self.norm, moved, images) < distance(self.norm, best, images)
+            return moved, jnp.where(expand(nearer, best), moved, best)
+
+        points = to_boundary(starts, rng.stream(key, "first boundary"))
+        _, best = jax.lax.fori_loop(0, self.num_steps, jump, (points, points))
+        return jnp.where(expand(alive, images), best, images)

@@ -1,0 +1,197 @@
+"""SPSA and NES: gradient attacks that estimate the gradient from scores."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import expand
+from robust_jax.attacks.gradient import StepAttack
+from robust_jax.attacks.minimum_norm import adam_step
+
+
+def slope_from_scores(
+    loss_fn: losses.Loss,
+    view: Any,
+    points: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    *,
+    num_samples: int,
+    sigma: float,
+    noise: str,
+    key: Key[Array, ""],
+    keys: Key[Array, " b"],
+) -> Float[Array, "b *shape"]:
+    """Returns each example's loss gradient, estimated from pairs of opposite points.
+
+    Args:
+        loss_fn: the loss.
+        view: a view that need not be differentiable.
+        points: where the gradient is estimated.
+        labels: class of each image.
+        num_samples: pairs, one after the other: memory is that of twice the batch.
+        sigma: length of the differences.
+        noise: "gaussian" or "rademacher" directions.
+        key: key of the view.
+        keys: key of each example's directions.
+    """
+    shape, dtype = points.shape[1:], points.dtype
+    draw = jax.random.normal if noise == "gaussian" else jax.random.rademacher
+    twice = jnp.concatenate([labels, labels])
+
+    def pair(sample, total):
+        directions = jax.vmap(lambda key: draw(jax.random.fold_in(key, sample), shape, dtype))(keys)
+        both = jnp.concatenate([points + sigma * directions, points - sigma * directions])
+        values, _ = losses.evaluate(loss_fn, view, both, twice, key=rng.stream(key, "pair", sample))
+        ahead, behind = jnp.split(values, 2)
+        return total + expand((ahead - behind).astype(dtype), points) * directions
+
+    total = jax.lax.fori_loop(0, num_samples, pair, jnp.zeros_like(points))
+    return total / (2 * sigma * num_samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreAttack(StepAttack):
+    """What SPSA and NES have in common.
+
+    The search of an example ends where it is fooled, so its probes may leave the box but its
+    points do not.
+
+    Attributes:
+        num_steps: steps.
+        num_samples: pairs of queries per step.
+        sigma: length of the differences.
+    """
+
+    needs_logits: ClassVar[bool] = False
+    noise: ClassVar[Literal["gaussian", "rademacher"]]
+
+    loss: Literal["cross_entropy", "dlr", "margin"] = "margin"
+    num_steps: int = 100
+    num_samples: int = 128
+    sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        for name in ("num_steps", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"Expected sigma={self.sigma} > 0 and finite.")
+
+    def move(
+        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Returns the points after a step up the slope, and the moments."""
+        raise TypeError(f"Expected {type(self).__name__} to define move(...).")
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b *shape"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b *shape"]:
+        """Returns the adversarial images."""
+        loss_fn = self.loss_fn()
+        keys = rng.per_example(rng.stream(key, "directions"), index)
+
+        def fooled(points, view_key):
+            return self.succeeded(losses.decision(view(points, key=view_key)), labels)
+
+        def step(carry):
+            count, points, moments, done = carry
+            view_key = rng.stream(key, "step", count)
+            slope = slope_from_scores(
+                loss_fn,
+                view,
+                points,
+                labels,
+                num_samples=self.num_samples,
+                sigma=self.sigma,
+                noise=self.noise,
+                key=rng.stream(view_key, "slope"),
+                keys=jax.vmap(jax.random.fold_in, (0, None))(keys, count),
+            )
+            moved, moments = self.move(points, slope, moments, count)
+            moved = self.threat.project(moved, images)
+            points = jnp.where(expand(done, points), points, moved)
+            return count + 1, points, moments, done | fooled(points, rng.stream(view_key, "end"))
+
+        still = jnp.zeros_like(images)
+        begin = jnp.asarray(0), images, (still, still), fooled(images, rng.stream(key, "clean"))
+        return jax.lax.while_loop(
+            lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[3]), step, begin
+        )[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SPSA(ScoreAttack):
+    """Adam on the margin, whose gradient is estimated along random signs.
+
+    Attributes:
+        learning_rate: Adam's.
+
+    References:
+        Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", 2018.
+    """
+
+    noise: ClassVar[Literal["gaussian", "rademacher"]] = "rademacher"
+
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"Expected learning_rate={self.learning_rate} > 0 and finite.")
+
+    def move(
+        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Returns the points after a step of Adam, and the moments."""
+        points, mean, square = adam_step(points, -slope, *moments, count, self.learning_rate)
+        return points, (mean, square)
+
+
+@dataclasses.dataclass(frozen=True)
+class NES(ScoreAttack):
+    """PGD whose gradient is estimated along Gaussian directions.
+
+    Attributes:
+        step_size: length of a step; None is 2.5 * eps / num_steps.
+
+    References:
+        Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and
+        information", 2018 (section 2.2).
+    """
+
+    noise: ClassVar[Literal["gaussian", "rademacher"]] = "gaussian"
+
+    sigma: float = 0.001
+    num_samples: int = 25
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+        super().__post_init__()
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
+            raise ValueError(f"Expected step_size={self.step_size} > 0 and finite.")
+
+    def move(
+        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Returns the points after a step of fixed length."""
+        del count
+        step_size = self.step_size
+        if step_size is None:
+            step_size = 2.5 * self.threat.eps / self.num_steps
+        return points + step_size * self.threat.steepest(slope), moments

@@ -1,0 +1,131 @@
+"""Spatial: the worst of a grid of small rotations and translations."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import Attack, check_bounds
+from robust_jax.attacks.gradient import keep_better
+
+
+def transform(
+    images: Float[Array, "b h w k"], angle: Float[Array, ""], shift: Float[Array, "2"]
+) -> Float[Array, "b h w k"]:
+    """Returns the images rotated about their centre, then shifted; outside them is zero.
+
+    Args:
+        images: images.
+        angle: counter-clockwise, in radians.
+        shift: in pixels, down and to the right.
+    """
+    height, width = images.shape[1:3]
+    dtype = images.dtype
+    middle = jnp.asarray([(height - 1) / 2, (width - 1) / 2], dtype)
+    rows, columns = jnp.meshgrid(
+        jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype), indexing="ij"
+    )
+    # Where each pixel comes from: shift and rotation undone.
+    row, column = rows - shift[0] - middle[0], columns - shift[1] - middle[1]
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    source = jnp.stack(
+        [cosine * row + sine * column + middle[0], -sine * row + cosine * column + middle[1]]
+    )
+
+    def sample(channel):
+        return jax.scipy.ndimage.map_coordinates(channel, list(source), order=1, cval=0.0)
+
+    return jax.vmap(jax.vmap(sample, in_axes=-1, out_axes=-1))(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spatial(Attack):
+    """Tries every rotation and translation of a grid and keeps the best.
+
+    Best is a misclassified image before one that is not, then the larger loss; the identity is
+    on the grid's side too, so nothing found gives the clean image. Needs scores only.
+
+    Attributes:
+        max_angle: largest rotation either way, in degrees.
+        max_shift: largest translation either way, in pixels, in both directions.
+        num_angles: angles tried.
+        num_shifts: shifts tried in each direction.
+        bounds: smallest and largest pixel value; must hold zero, which fills in from outside.
+
+    References:
+        Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness",
+        2019 (grid search).
+    """
+
+    needs_logits: ClassVar[bool] = False
+
+    max_angle: float = 5.0
+    max_shift: int = 5
+    num_angles: int = 5
+    num_shifts: int = 5
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a grid that makes no sense."""
+        check_bounds(self.bounds)
+        if not self.bounds[0] <= 0 <= self.bounds[1]:
+            raise ValueError(f"Expected bounds={self.bounds} to hold 0, which fills in.")
+        if not 0 <= self.max_angle <= 180:
+            raise ValueError(f"Expected max_angle={self.max_angle} in [0, 180].")
+        if self.max_shift < 0:
+            raise ValueError(f"Expected max_shift={self.max_shift} >= 0.")
+        for name in ("num_angles", "num_shifts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Returns the smallest and largest pixel value."""
+        return self.bounds
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError unless the images are [b h w k]."""
+        if images.ndim != 4:
+            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+
+    def grid(self) -> np.ndarray:
+        """Returns the transformations tried [n 3]: angle in radians, shift down, shift right."""
+        angles = np.linspace(-self.max_angle, self.max_angle, self.num_angles) * math.pi / 180
+        shifts = np.linspace(-self.max_shift, self.max_shift, self.num_shifts)
+        mesh = np.meshgrid(angles, shifts, shifts, indexing="ij")
+        return np.stack([axis.ravel() for axis in mesh], axis=1)
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b h w k"]:
+        """Returns the adversarial images."""
+        del index  # nothing is drawn but by the view
+        grid = jnp.asarray(self.grid(), images.dtype)
+
+        def judged(points, number):
+            loss, logits = losses.evaluate(
+                losses.margin, view, points, labels, key=rng.stream(key, "view", number)
+            )
+            return points, losses.misclassified(logits, labels), loss
+
+        def attempt(number, best):
+            points = transform(images, grid[number, 0], grid[number, 1:])
+            points = jnp.clip(points, *self.bounds)
+            points, fooled, loss = judged(points, number + 1)
+            # A failure never replaces the clean image.
+            return keep_better(best, (points, fooled, jnp.where(fooled, loss, -jnp.inf)))
+
+        clean = judged(images, 0)
+        return jax.lax.fori_loop(0, len(grid), attempt, clean)[0]

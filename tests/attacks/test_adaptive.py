@@ -1,0 +1,125 @@
+"""Attacks made for ensembles, noise and saturated logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.attacks import APGD, FGSM, MORA, PGD, Averaged, Rescaled, ThreatModel, adaptive
+
+KEY = jax.random.key(29)
+THREAT = ThreatModel("linf", 0.1)
+
+
+@pytest.fixture(scope="module")
+def members(many_digits):
+    """Three members that agree on the images: one very sure, one turned about, one blurred."""
+    base = many_digits.view
+    images = many_digits.images
+
+    def logits(images, *, key):
+        del key
+        blurred = (images + jnp.roll(images, 1, axis=1) + jnp.roll(images, -1, axis=1)) / 3
+        return jnp.stack(
+            [
+                40 * base(images, key=None),
+                base(0.8 * images + 0.1, key=None),
+                base(0.6 * images + 0.4 * blurred, key=None),
+            ]
+        )
+
+    decisions = jnp.argmax(logits(images, key=None), axis=2)
+    agree = np.flatnonzero(np.all(decisions == many_digits.labels[None], axis=0))[:24]
+    return logits, images[agree], many_digits.labels[agree]
+
+
+def standing(members, adversarial, rule):
+    logits, _, labels = members
+    scores = adaptive.decide(logits(adversarial, key=None), rule)
+    return int(jnp.sum(jnp.argmax(scores, axis=1) == labels))
+
+
+def test_rules_by_hand():
+    logits = jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    np.testing.assert_allclose(adaptive.decide(logits, "voting"), jnp.full((1, 3), 1 / 3))
+    np.testing.assert_allclose(
+        adaptive.decide(logits, "logits"), [[2 / 3, 1 / 3, 1 / 3]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        jnp.exp(adaptive.decide(logits, "softmax")),
+        jax.nn.softmax(logits).mean(axis=0),
+        rtol=1e-6,
+    )
+
+
+def test_voting_loss_by_hand():
+    # Margins in gaps: -1, 1 (cut at .2) and -1/3; a majority of three needs the two largest.
+    logits = jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[3.0, 2.0, 0.0]]])
+    loss = MORA(THREAT, rule="voting").members_loss(
+        logits, jnp.asarray([0]), jnp.asarray([0]), jnp.asarray(False)
+    )
+    np.testing.assert_allclose(loss, [0.2 - 1 / 3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["softmax", "logits", "voting"])
+def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
+    logits, images, labels = members
+    mora = MORA(THREAT, rule=rule, num_steps=30)(logits, images, labels, key=KEY)
+    assert float(THREAT.distance(mora, images).max()) <= THREAT.eps + 1e-6
+
+    def mean_softmax(images, *, key):
+        return adaptive.decide(logits(images, key=key), "softmax")
+
+    apgd = APGD(THREAT, num_steps=30)(mean_softmax, images, labels, key=KEY)
+    assert standing(members, mora, rule) <= standing(members, apgd, rule)
+    assert standing(members, mora, rule) < 24
+
+
+def test_mora_tries_targets_and_rows_are_independent(members):
+    logits, images, labels = members
+    plain = MORA(THREAT, num_steps=10)(logits, images, labels, key=KEY)
+    attack = MORA(THREAT, num_steps=10, num_targets=2)
+    targeted = attack(logits, images, labels, key=KEY)
+    assert standing(members, targeted, "softmax") <= standing(members, plain, "softmax")
+    part = attack(logits, images[5:8], labels[5:8], key=KEY, index=jnp.asarray([5, 6, 7]))
+    np.testing.assert_allclose(part, targeted[5:8], atol=2e-5)
+
+
+def test_rescaling_saves_a_saturated_model(digits):
+    def saturated(images, *, key):
+        return 1e6 * digits.view(images, key=key)
+
+    threat = ThreatModel("linf", 0.3)
+
+    def fallen(attack):
+        adversarial = attack(saturated, digits.images, digits.labels, key=KEY)
+        decisions = jnp.argmax(digits.view(adversarial, key=None), axis=1)
+        return int(jnp.sum(decisions != digits.labels))
+
+    # Most gradients are exactly zero in float32.
+    assert fallen(FGSM(threat)) <= 4
+    assert fallen(Rescaled(threat, FGSM(threat))) >= 8
+
+
+def test_averaged_attacks_a_random_model(digits):
+    def noisy(images, *, key):
+        return digits.view(images + 0.3 * jax.random.normal(key, images.shape), key=None)
+
+    threat = ThreatModel("linf", 0.2)
+    attack = Averaged(threat, APGD(threat, num_steps=20), num_samples=10)
+    adversarial = attack(noisy, digits.images, digits.labels, key=KEY)
+    draws = jnp.stack([noisy(adversarial, key=jax.random.key(s)) for s in range(20)])
+    right = jnp.mean(jnp.argmax(draws, axis=2) == digits.labels[None])
+    clean = jnp.stack([noisy(digits.images, key=jax.random.key(s)) for s in range(20)])
+    assert float(right) < 0.5 < float(jnp.mean(jnp.argmax(clean, axis=2) == digits.labels[None]))
+
+
+def test_rejects(linear):
+    with pytest.raises(ValueError, match=r"Expected attack=PGD.*with threat=ThreatModel"):
+        Averaged(THREAT, PGD(ThreatModel("linf", 0.2)))
+    with pytest.raises(ValueError, match=r"Expected sharpness=0.0 > 0"):
+        Rescaled(THREAT, PGD(THREAT), sharpness=0.0)
+    with pytest.raises(ValueError, match="Expected num_targets=-1 >= 0"):
+        MORA(THREAT, num_targets=-1)
+    with pytest.raises(ValueError, match="Expected num_classes=2 >= 3 to scale logits"):
+        Rescaled(THREAT, PGD(THREAT))(*linear, key=KEY)

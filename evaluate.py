@@ -16,6 +16,7 @@ from robust_jax import (
     config,
     evaluation,
     logging,
+    records,
     serialization,
     sharding,
 )
@@ -98,19 +99,19 @@ def run(
         "method": serialization.to_json(checkpoint.config.method),
         "evaluation": serialization.to_json(wanted),
     }
-    evaluation.claim(out, description)
+    records.claim(out, description)
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
             for name in evaluator.steps
         }
-        records = evaluation.evaluate(
+        found = evaluation.evaluate(
             evaluator, method, checkpoint.variables, split, directory=out,
             on_batch=lambda name, done, total: bar.update(
                 tasks[name], completed=done, total=total, visible=True
             ),
         )  # fmt: skip
-    summary = evaluation.summarize(records, evaluation.wall_seconds(out))
+    summary = records.summarize(found, records.wall_seconds(out))
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, evaluation.describe(wanted))

@@ -24,6 +24,7 @@ from robust_jax import (
     training,
 )
 from robust_jax.data import open_data
+from robust_jax.plan import make_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def main(arguments: Arguments) -> None:
     last = checkpoints.resumable_step(workdir, cfg)
     data = open_data(cfg.data)
     method = cfg.method.make(data.task)
-    plan = training.make_plan(cfg.training, data.task.num_train, mesh)
+    plan = make_plan(cfg.training, data.task.num_train, mesh)
     optimizer = cfg.optimizer.make(plan.step_at, plan.epochs[-1])
     step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     validator = training.make_validator(method, cfg, data, mesh)

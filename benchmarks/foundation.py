@@ -27,6 +27,7 @@ from robust_jax.config import Config, Phase, TrainingConfig
 from robust_jax.data import Augmentation, Blobs, DataConfig, open_data
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import ResNetConfig
+from robust_jax.plan import make_plan
 from robust_jax.types import Batch, Task
 
 TASK = Task((32, 32, 3), 10, 50_000)
@@ -200,7 +201,7 @@ def loop_rows(arguments: Arguments) -> list[list[str]]:
     )
     data = open_data(config.data)
     method = config.method.make(data.task)
-    plan = training.make_plan(config.training, data.task.num_train, mesh)
+    plan = make_plan(config.training, data.task.num_train, mesh)
     optimizer = config.optimizer.make(plan.step_at, 100.0)
     variables = training.init_variables(config, data, method, mesh)
     step = training.make_train_step(method, optimizer, config.training, augmentation, mesh)

@@ -1,15 +1,13 @@
 """Evaluation: attack a checkpoint, judge by the deployed rule, write one record per example.
 
-For each attack a file `records/NAME.jsonl` grows by one line per example; `records/clean.jsonl`
-holds the clean predictions. Every number that is reported is a reduction of these records, so the
-worst case over attacks is taken per example, and an evaluation that was stopped goes on where it
-was. The harness, not the attack, enforces the ball, measures the distance and judges.
+Every number that is reported is a reduction of the records (`records.py`), so the worst case over
+attacks is taken per example, and an evaluation that was stopped goes on where it was. The harness,
+not the attack, enforces the ball, measures the distance and judges.
 """
 
-import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,11 +22,9 @@ from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.methods import Method
+from robust_jax.records import CLEAN, Record, Records, append_lines, resume
 from robust_jax.sharding import batched, check_batch_size, replicated
 from robust_jax.types import Batch, Task, Variables
-
-CLEAN = "clean"
-"""Name of the records without an attack."""
 
 
 class Judgement(NamedTuple):
@@ -46,31 +42,6 @@ class Judgement(NamedTuple):
     linf: Float[Array, " b"]
     l2: Float[Array, " b"]
 
-
-class Record(NamedTuple):
-    """One example under one attack, a line of records/NAME.jsonl.
-
-    Attributes:
-        index: row of the example in its split.
-        label: its class.
-        prediction: the class predicted.
-        correct: is that its class?
-        top5: classes of the largest scores.
-        linf: largest change of a pixel.
-        l2: Euclidean norm of the change.
-    """
-
-    index: int
-    label: int
-    prediction: int
-    correct: bool
-    top5: list[int]
-    linf: float
-    l2: float
-
-
-Records = dict[str, dict[int, Record]]
-"""By attack (and CLEAN), by row."""
 
 JudgeFn = Callable[..., Judgement]
 
@@ -110,16 +81,18 @@ def _make_step(
     judge = judge_fn(method, config)
     attacked_view = method.view("deployed" if run is None else run.view)
 
-    def step(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Judgement:
-        images = batch.image
-        if run is not None:
-            view = bind(attacked_view, variables)
-            if run.eot_samples > 1:
-                view = eot(view, run.eot_samples)
-            attack_key = rng.stream(key, f"attack {name}")
-            images = run.attack(view, images, labels, key=attack_key, index=batch.index)
-            if isinstance(run.attack, BoundedAttack):
-                images = run.attack.threat.project(images, batch.image)
+    def attacked(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Any:
+        if run is None:
+            return batch.image
+        view = bind(attacked_view, variables)
+        if run.eot_samples > 1:
+            view = eot(view, run.eot_samples)
+        attack_key = rng.stream(key, f"attack {name}")
+        return run.attack(view, batch.image, labels, key=attack_key, index=batch.index)
+
+    def judged(variables: Variables, batch: Batch, images: Any, key: Key[Array, ""]) -> Judgement:
+        if run is not None and isinstance(run.attack, BoundedAttack):
+            images = run.attack.threat.project(images, batch.image)
         scores = judge(variables, images, key=rng.stream(key, f"judge {name}"))
         delta = (images - batch.image).reshape(len(images), -1)
         return Judgement(
@@ -129,12 +102,25 @@ def _make_step(
             l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
         )
 
+    def step(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Judgement:
+        return judged(variables, batch, attacked(variables, batch, labels, key), key)
+
     over_batch, everywhere = batched(mesh), replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(everywhere, over_batch, over_batch, everywhere),
-        out_shardings=everywhere,
-    )
+    shardings: Any = {
+        "in_shardings": (everywhere, over_batch, over_batch, everywhere),
+        "out_shardings": everywhere,
+    }
+    if run is None or not run.attack.on_host:
+        return jax.jit(step, **shardings)
+    if jax.process_count() > 1:
+        raise ValueError(f"Expected one process: {name} runs on the host.")
+    judged = jax.jit(judged, **shardings)
+
+    def host_step(variables, batch, labels, key):
+        images = attacked(variables, batch, labels, key)
+        return judged(variables, batch, jax.device_put(images, over_batch), key)
+
+    return host_step
 
 
 def judge_fn(method: Method, config: Evaluation) -> Callable[..., Float[Array, "b c"]]:
@@ -225,7 +211,7 @@ def _run(
     """Returns the records of one attack, reading those that the file holds already."""
     config, mesh = evaluator.config, evaluator.mesh
     size, root = config.batch_size, jax.random.key(config.seed)
-    found = _resume(file, rows, size)
+    found = resume(file, rows, size)
     total, num_done = len(rows), len(found)
     on_batch(name, num_done, total)
     if num_done == total:
@@ -244,9 +230,9 @@ def _run(
         judgement = jax.device_get(evaluator.steps[name](variables, batch, attack_labels, key))
         lines = _records(_local(batch._replace(image=batch.label)), judgement, name)
         if file is not None:
-            _append(file, [record._asdict() for record in lines])
+            append_lines(file, [record._asdict() for record in lines])
             seconds = time.perf_counter() - began
-            _append(file.parent.parent / "seconds.jsonl", [{"name": name, "seconds": seconds}])
+            append_lines(file.parent.parent / "seconds.jsonl", [{"name": name, "seconds": seconds}])
         found |= {record.index: record for record in lines}
         on_batch(name, len(found), total)
     return found
@@ -271,89 +257,6 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         top5 = judgement.top5[i].tolist()
         records.append(Record(index, label, prediction, prediction == label, top5, linf, l2))
     return records
-
-
-def _append(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
-    if jax.process_index() == 0:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, Record]:
-    """Returns the records of the whole batches in a file, and cuts anything after them off.
-
-    Several processes read the file that process 0 writes, so they must share it.
-    """
-    if file is None or not file.is_file():
-        return {}
-    records: list[Record] = []
-    for line in file.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        records.append(Record(**json.loads(line)))
-    whole = len(records) if len(records) == len(rows) else len(records) // size * size
-    records = records[:whole]
-    if [record.index for record in records] != rows[:whole].tolist():
-        raise ValueError(f"Expected {str(file)!r} to hold this evaluation's examples in order.")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"read {file.name}")
-    if jax.process_index() == 0:
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record._asdict()) + "\n" for record in records))
-        partial.replace(file)
-    return {record.index: record for record in records}
-
-
-def read_records(directory: str | pathlib.Path) -> Records:
-    """Returns the records that an evaluation wrote; the attacks' lack what they skipped."""
-    records: Records = {}
-    for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
-        lines = [Record(**json.loads(line)) for line in file.read_text().splitlines()]
-        records[file.stem] = {record.index: record for record in lines}
-    return records
-
-
-def wall_seconds(directory: pathlib.Path) -> float:
-    """Returns the time that the batches of an evaluation took, over all its starts."""
-    lines = (directory / "seconds.jsonl").read_text().splitlines()
-    return sum(json.loads(line)["seconds"] for line in lines)
-
-
-def summarize(records: Records, wall_seconds: float) -> dict[str, Any]:
-    """Returns the numbers of an evaluation, fractions in [0, 1] with 95 % Wilson intervals.
-
-    `worst_case_accuracy` counts the examples that are right clean and under every attack.
-
-    Args:
-        records: from `evaluate`.
-        wall_seconds: time the evaluation took.
-    """
-    clean = records[CLEAN]
-    attacks = [name for name in records if name != CLEAN]
-
-    def share(correct: Iterable[bool]) -> tuple[float, list[float]]:
-        values = list(correct)
-        return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))
-
-    clean_accuracy, clean_interval = share(record.correct for record in clean.values())
-    robust = {
-        name: share(clean[row].correct and records[name][row].correct for row in clean)
-        for name in attacks
-    }
-    worst, worst_interval = share(all(records[n][row].correct for n in records) for row in clean)
-    return {
-        "num_examples": len(clean),
-        "clean_accuracy": clean_accuracy,
-        "robust_accuracy": {name: value for name, (value, _) in robust.items()},
-        "worst_case_accuracy": worst,
-        "wall_seconds": wall_seconds,
-        "intervals": {
-            "clean_accuracy": clean_interval,
-            "robust_accuracy": {name: bounds for name, (_, bounds) in robust.items()},
-            "worst_case_accuracy": worst_interval,
-        },
-    }
 
 
 def describe(config: Evaluation) -> dict[str, str]:
@@ -385,26 +288,3 @@ def check_data(data: Data, task: Task, split: Split) -> None:
             raise ValueError(f"Expected the dataset's {name}={found} to be the network's {wanted}.")
     if len(split) == 0:
         raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")
-
-
-def claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
-    """Makes a directory the home of an evaluation, or finds that it is so already.
-
-    The first start writes `evaluation.json`, which names what is evaluated.
-
-    Raises:
-        ValueError: the directory holds another evaluation; names the fields that differ.
-    """
-    file = directory / "evaluation.json"
-    description = json.loads(json.dumps(description))
-    if file.is_file():
-        lines = serialization.differences(json.loads(file.read_text()), description, name="")
-        if lines:
-            raise ValueError(
-                f"Expected out={str(directory)!r} to be new or to hold this evaluation; it has "
-                + "; ".join(lines)
-                + "."
-            )
-    elif jax.process_index() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(description, indent=2))

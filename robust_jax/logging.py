@@ -110,7 +110,7 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
 
     Args:
         title: heading.
-        summary: from `evaluation.summarize`.
+        summary: from `records.summarize`.
         descriptions: what each attack is, by its name.
     """
     if jax.process_index() != 0:

@@ -1,6 +1,5 @@
-"""The training step, its state, and the plan of steps: pure pieces that train.py loops over."""
+"""The training step and its state: the pieces that train.py loops over."""
 
-import bisect
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +12,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import checkpoints, evaluation, rng
+from robust_jax import checkpoints, evaluation, records, rng
 from robust_jax.attacks import bind
 from robust_jax.config import AttackRun, Config, Evaluation, TrainingConfig
 from robust_jax.data import Augmentation, Data, augment, eval_batches, train_batches
 from robust_jax.methods import Method
 from robust_jax.models import Normalization
-from robust_jax.sharding import batched, check_batch_size, replicated
+from robust_jax.plan import Plan
+from robust_jax.sharding import batched, replicated
 from robust_jax.types import Batch, Variables
 
 Metrics = dict[str, Float[Array, ""]]
@@ -44,75 +44,6 @@ class TrainState(NamedTuple):
     def deployed(self) -> Variables:
         """Returns the variables that are validated and deployed."""
         return self.average or self.variables
-
-
-class Plan(NamedTuple):
-    """The steps of a run, phase after phase.
-
-    Attributes:
-        starts: first step of each phase, and the step after the last.
-        epochs: epoch at each of `starts`.
-        batch_sizes: global batch size of each phase.
-        image_sizes: image size of each phase; None for the dataset's own.
-        num_steps: steps to take (`max_steps` may end the run early).
-    """
-
-    starts: tuple[int, ...]
-    epochs: tuple[float, ...]
-    batch_sizes: tuple[int, ...]
-    image_sizes: tuple[int | None, ...]
-    num_steps: int
-
-    def phase_at(self, step: int) -> int:
-        """Returns the phase that a step belongs to; 0 where there are none."""
-        return max(0, min(bisect.bisect_right(self.starts, step), len(self.batch_sizes)) - 1)
-
-    def epoch_at(self, step: int) -> float:
-        """Returns the epoch reached before a step."""
-        if not self.batch_sizes:
-            return 0.0
-        phase = self.phase_at(step)
-        done = (step - self.starts[phase]) / (self.starts[phase + 1] - self.starts[phase])
-        return self.epochs[phase] + done * (self.epochs[phase + 1] - self.epochs[phase])
-
-    def step_at(self, epoch: float) -> int:
-        """Returns the first step at or after an epoch."""
-        if not self.batch_sizes:
-            return 0
-        phase = min(bisect.bisect_right(self.epochs, epoch) - 1, len(self.batch_sizes) - 1)
-        share = (epoch - self.epochs[phase]) / (self.epochs[phase + 1] - self.epochs[phase])
-        return round(self.starts[phase] + share * (self.starts[phase + 1] - self.starts[phase]))
-
-    def validation_steps(self, every: float) -> list[int]:
-        """Returns the steps after which to validate: each `every` epochs and at the end."""
-        count = int(self.epochs[-1] / every)
-        steps = {self.step_at(every * number) for number in range(1, count + 1)}
-        return sorted({step for step in steps if 0 < step < self.num_steps} | {self.num_steps})
-
-
-def make_plan(config: TrainingConfig, num_train: int, mesh: Mesh) -> Plan:
-    """Returns the steps of a run.
-
-    Raises:
-        ValueError: a batch is larger than the training split or does not split over the mesh.
-    """
-    starts, epochs = [0], [0.0]
-    for phase in config.phases:
-        check_batch_size(phase.batch_size, mesh)
-        if phase.batch_size > num_train:
-            raise ValueError(
-                f"Expected batch_size={phase.batch_size} <= {num_train} training examples."
-            )
-        num_steps = max(1, round(phase.epochs * (num_train // phase.batch_size)))
-        starts.append(starts[-1] + num_steps)
-        epochs.append(epochs[-1] + phase.epochs)
-    return Plan(
-        starts=tuple(starts),
-        epochs=tuple(epochs),
-        batch_sizes=tuple(phase.batch_size for phase in config.phases),
-        image_sizes=tuple(phase.image_size for phase in config.phases),
-        num_steps=min(starts[-1], config.max_steps or starts[-1]),
-    )
 
 
 def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Iterator[Batch]:
@@ -379,12 +310,12 @@ def validate(
     """Returns accuracy, and accuracy under the validation attack; nothing without a split."""
     if validator is None:
         return {}
-    records = evaluation.evaluate(validator, method, state.deployed, data.validation)
-    summary = evaluation.summarize(records, 0.0)
-    found = {"accuracy": summary["clean_accuracy"]}
+    found = evaluation.evaluate(validator, method, state.deployed, data.validation)
+    summary = records.summarize(found, 0.0)
+    values = {"accuracy": summary["clean_accuracy"]}
     if "validation" in summary["robust_accuracy"]:
-        found["robust_accuracy"] = summary["robust_accuracy"]["validation"]
-    return found
+        values["robust_accuracy"] = summary["robust_accuracy"]["validation"]
+    return values
 
 
 def fit(

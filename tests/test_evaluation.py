@@ -10,8 +10,8 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, evaluation, rng, sharding
-from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
+from robust_jax import checkpoints, evaluation, records, rng, sharding
+from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, bind
 from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import DataConfig, Digits, open_data
 from tests import small
@@ -62,12 +62,12 @@ def test_records_do_not_depend_on_devices_or_batch_size(model, data):
 
 
 def test_the_harness_keeps_the_ball_and_measures(model, data):
-    records = records_of(model, data)
-    attacked = [r for r in records["pgd"].values() if r.linf > 0]
+    found = records_of(model, data)
+    attacked = [r for r in found["pgd"].values() if r.linf > 0]
     assert attacked
     assert max(r.linf for r in attacked) <= 0.1 + 1e-6
     assert max(r.l2 for r in attacked) <= 0.1 * 8 + 1e-5
-    assert all(r.linf == r.l2 == 0 for r in records["clean"].values())
+    assert all(r.linf == r.l2 == 0 for r in found["clean"].values())
 
 
 def test_misclassified_examples_are_left_alone_or_attacked(model, data):
@@ -77,7 +77,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     assert all(skipped["pgd"][row] == skipped["clean"][row] for row in wrong)
     attacked = records_of(model, data, skip_misclassified=False)
     assert all(attacked["pgd"][row].linf > 0 for row in wrong)
-    summary = evaluation.summarize(attacked, 0.0)
+    summary = records.summarize(attacked, 0.0)
     right = {row for row, record in attacked["clean"].items() if record.correct}
     both = sum(attacked["pgd"][row].correct for row in right)
     assert summary["robust_accuracy"]["pgd"] == both / 90
@@ -107,9 +107,9 @@ def test_stopped_evaluation_goes_on(model, data, tmp_path, cut):
     (tmp_path / "records" / "pgd.jsonl").unlink()
     assert decisions(records_of(model, data, directory=tmp_path)) == decisions(expected)
     assert len(file.read_text().splitlines()) == 90
-    read = evaluation.read_records(tmp_path)
+    read = records.read_records(tmp_path)
     assert read["clean"] == expected["clean"]
-    assert evaluation.wall_seconds(tmp_path) > 0
+    assert records.wall_seconds(tmp_path) > 0
 
 
 def test_foreign_records_are_refused(model, data, tmp_path):
@@ -150,17 +150,31 @@ def test_judges_of_a_random_method(data):
     np.testing.assert_allclose(scores, other, rtol=1e-5, atol=1e-7)
 
 
+def test_suites_run_on_the_host(data, tmp_path):
+    method = small.config().method.make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    apgd = APGD(small.THREAT, num_steps=3)
+    suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
+    runs = {"apgd": AttackRun(apgd), "suite": AttackRun(suite)}
+    found = records_of((method, variables), data, attacks=runs, directory=tmp_path)
+    for row, record in found["suite"].items():
+        assert record.linf <= 0.1 + 1e-6
+        # What the attack alone fools the suite fools; what it does not is given back clean.
+        assert record.correct == found["apgd"][row].correct
+        assert record.linf == 0 or not record.correct
+
+
 def test_summary_is_a_reduction_of_the_records():
-    def records(correct):
+    def rows(correct):
         return {
-            i: evaluation.Record(i, 0, int(not c), c, [0], 0.0, 0.0) for i, c in enumerate(correct)
+            i: records.Record(i, 0, int(not c), c, [0], 0.0, 0.0) for i, c in enumerate(correct)
         }
 
-    summary = evaluation.summarize(
+    summary = records.summarize(
         {
-            "clean": records([True, True, True, False]),
-            "a": records([True, False, True, False]),
-            "b": records([False, True, True, True]),
+            "clean": rows([True, True, True, False]),
+            "a": rows([True, False, True, False]),
+            "b": rows([False, True, True, True]),
         },
         wall_seconds=2.0,
     )
@@ -199,7 +213,7 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
     quiet = tmp_path / "quiet.py"
     quiet.write_text(QUIET)
     evaluate.main(evaluate.Arguments(tmp_path, method=str(quiet), runtime=cfg.runtime))
-    found = evaluation.read_records(tmp_path / "evaluations" / f"default-quiet-{step}")
+    found = records.read_records(tmp_path / "evaluations" / f"default-quiet-{step}")
     checkpoint = checkpoints.load(tmp_path, sharding.make_mesh(1))
     noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
     images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)

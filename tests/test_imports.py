@@ -8,7 +8,7 @@ LAYERS = [
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
     {"config", "logging", "interrupt", "command_line"},
-    {"checkpoints"},
+    {"checkpoints", "plan", "records"},
     {"evaluation", "analysis"},
     {"training", "interop"},
 ]

@@ -17,6 +17,7 @@ from robust_jax.config import AdversarialTraining, Phase, TrainingConfig
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
 from robust_jax.methods import Standard
 from robust_jax.models import Normalization
+from robust_jax.plan import make_plan
 from tests.small import NETWORK, THREAT, config, noisy
 
 
@@ -32,26 +33,26 @@ def model(workdir, step):
 def test_plan_of_phases():
     phases = (Phase(2.0, batch_size=10), Phase(1.0, batch_size=25, image_size=16))
     mesh = sharding.make_mesh(1)
-    plan = training.make_plan(TrainingConfig(phases), 103, mesh)
+    plan = make_plan(TrainingConfig(phases), 103, mesh)
     assert plan.starts == (0, 20, 24)
     assert [plan.epoch_at(step) for step in (0, 10, 20, 22, 24)] == [0, 1, 2, 2.5, 3]
     assert [plan.step_at(epoch) for epoch in (0.0, 1.0, 2.0, 2.5, 3.0)] == [0, 10, 20, 22, 24]
     assert [plan.phase_at(step) for step in (0, 19, 20, 23)] == [0, 0, 1, 1]
     assert plan.validation_steps(1.0) == [10, 20, 24]
     assert plan.validation_steps(10.0) == [24]
-    short = training.make_plan(TrainingConfig(phases, max_steps=5), 103, mesh)
+    short = make_plan(TrainingConfig(phases, max_steps=5), 103, mesh)
     assert (short.num_steps, short.validation_steps(1.0)) == (5, [5])
     with pytest.raises(ValueError, match="Expected batch_size=10 <= 9 training examples"):
-        training.make_plan(TrainingConfig(phases), 9, mesh)
+        make_plan(TrainingConfig(phases), 9, mesh)
     with pytest.raises(ValueError, match="Expected batch_size=25 to be a multiple of the 2"):
-        training.make_plan(TrainingConfig(phases), 103, sharding.make_mesh(2))
+        make_plan(TrainingConfig(phases), 103, sharding.make_mesh(2))
 
 
 def test_phases_go_on_counting_epochs():
     data = open_data(DataConfig(Digits()))
     mesh = sharding.make_mesh(1)
     phases = (Phase(1.0, batch_size=721), Phase(1.0, batch_size=360))
-    plan = training.make_plan(TrainingConfig(phases), 1442, mesh)
+    plan = make_plan(TrainingConfig(phases), 1442, mesh)
     found = list(training.batches(data, plan, mesh, seed=0, start=0))
     assert [len(batch.label) for batch in found] == [721, 721, 360, 360, 360, 360]
     resumed = list(training.batches(data, plan, mesh, seed=0, start=3))
@@ -146,7 +147,7 @@ def test_step_compiles_once_and_average_follows():
     data = open_data(cfg.data)
     mesh = sharding.make_mesh(2)
     method = cfg.method.make(data.task)
-    plan = training.make_plan(cfg.training, data.task.num_train, mesh)
+    plan = make_plan(cfg.training, data.task.num_train, mesh)
     optimizer = cfg.optimizer.make(plan.step_at, 1.0)
     step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     state = training.init_state(

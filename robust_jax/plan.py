@@ -1,0 +1,78 @@
+"""The steps of a run: phases of one batch size and image size each, epochs and steps."""
+
+import bisect
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from robust_jax.config import TrainingConfig
+from robust_jax.sharding import check_batch_size
+
+
+class Plan(NamedTuple):
+    """The steps of a run, phase after phase.
+
+    Attributes:
+        starts: first step of each phase, and the step after the last.
+        epochs: epoch at each of `starts`.
+        batch_sizes: global batch size of each phase.
+        image_sizes: image size of each phase; None for the dataset's own.
+        num_steps: steps to take (`max_steps` may end the run early).
+    """
+
+    starts: tuple[int, ...]
+    epochs: tuple[float, ...]
+    batch_sizes: tuple[int, ...]
+    image_sizes: tuple[int | None, ...]
+    num_steps: int
+
+    def phase_at(self, step: int) -> int:
+        """Returns the phase that a step belongs to; 0 where there are none."""
+        return max(0, min(bisect.bisect_right(self.starts, step), len(self.batch_sizes)) - 1)
+
+    def epoch_at(self, step: int) -> float:
+        """Returns the epoch reached before a step."""
+        if not self.batch_sizes:
+            return 0.0
+        phase = self.phase_at(step)
+        done = (step - self.starts[phase]) / (self.starts[phase + 1] - self.starts[phase])
+        return self.epochs[phase] + done * (self.epochs[phase + 1] - self.epochs[phase])
+
+    def step_at(self, epoch: float) -> int:
+        """Returns the first step at or after an epoch."""
+        if not self.batch_sizes:
+            return 0
+        phase = min(bisect.bisect_right(self.epochs, epoch) - 1, len(self.batch_sizes) - 1)
+        share = (epoch - self.epochs[phase]) / (self.epochs[phase + 1] - self.epochs[phase])
+        return round(self.starts[phase] + share * (self.starts[phase + 1] - self.starts[phase]))
+
+    def validation_steps(self, every: float) -> list[int]:
+        """Returns the steps after which to validate: each `every` epochs and at the end."""
+        count = int(self.epochs[-1] / every)
+        steps = {self.step_at(every * number) for number in range(1, count + 1)}
+        return sorted({step for step in steps if 0 < step < self.num_steps} | {self.num_steps})
+
+
+def make_plan(config: TrainingConfig, num_train: int, mesh: Mesh) -> Plan:
+    """Returns the steps of a run.
+
+    Raises:
+        ValueError: a batch is larger than the training split or does not split over the mesh.
+    """
+    starts, epochs = [0], [0.0]
+    for phase in config.phases:
+        check_batch_size(phase.batch_size, mesh)
+        if phase.batch_size > num_train:
+            raise ValueError(
+                f"Expected batch_size={phase.batch_size} <= {num_train} training examples."
+            )
+        num_steps = max(1, round(phase.epochs * (num_train // phase.batch_size)))
+        starts.append(starts[-1] + num_steps)
+        epochs.append(epochs[-1] + phase.epochs)
+    return Plan(
+        starts=tuple(starts),
+        epochs=tuple(epochs),
+        batch_sizes=tuple(phase.batch_size for phase in config.phases),
+        image_sizes=tuple(phase.image_size for phase in config.phases),
+        num_steps=min(starts[-1], config.max_steps or starts[-1]),
+    )

@@ -1,6 +1,7 @@
 """The defences: a configuration each, which builds a record of pure functions."""
 
 from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.batch_ensemble import BatchEnsemble
 from robust_jax.methods.dropout import MonteCarloDropout
 from robust_jax.methods.kap import KAP, KernelPool
 from robust_jax.methods.laplace_priority_dropout import (
@@ -17,6 +18,7 @@ from robust_jax.methods.standard import Standard
 __all__ = [
     "KAP",
     "PARL",
+    "BatchEnsemble",
     "KernelPool",
     "LaplaceRates",
     "Method",

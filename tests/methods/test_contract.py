@@ -17,6 +17,7 @@ from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open
 from robust_jax.methods import (
     KAP,
     PARL,
+    BatchEnsemble,
     KernelPool,
     MethodConfig,
     MonteCarloDropout,
@@ -57,6 +58,7 @@ METHODS: dict[str, MethodConfig] = {
     ),
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
+    "batch_ensemble": BatchEnsemble(network=CNN, num_members=2, factor_std=0.5),
     "regroup": REGroup(network=CNN, num_layers=2),
     "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
 }

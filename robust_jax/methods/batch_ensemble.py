@@ -1,0 +1,168 @@
+"""BatchEnsemble: members that share every weight but two vectors a layer.
+
+Wen, Tran and Ba, "BatchEnsemble: an alternative approach to efficient ensemble and lifelong
+learning", ICLR 2020.
+
+Member i of a layer has the weights W o (s_i r_i^T), so its output is ((x o s_i) * W) o r_i
+(equations 1 to 5), one convolution for all members. The KAP paper compares with it on WRN-16-4.
+
+Where paper and code (edward2's CIFAR baseline) leave a choice, the first named is the default:
+
+* s and r start as random signs (paper), or normal with mean 1 and this standard deviation
+  (`factor_std`; .5 in the code: its "random sign init" of -0.5);
+* BatchNorm is shared by the members, its statistics are those of all of them (code);
+* every member is trained on the whole batch; the loss is the mean of the members' (code).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Key
+
+from robust_jax import metrics, voting
+from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
+from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
+from robust_jax.types import Task
+
+
+def _factors(std: float | None) -> Any:
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        if std is None:
+            return jax.random.rademacher(key, shape, dtype)
+        return 1 + std * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+def _scale(x: Float[Array, "bm *k"], factors: Float[Array, "m k"]) -> Float[Array, "bm *k"]:
+    """Returns x, whose rows are example by example the members, times each member's factors."""
+    members = x.reshape(-1, len(factors), *x.shape[1:])
+    wide = factors.reshape(1, len(factors), *(1,) * (x.ndim - 2), -1)
+    return (members * wide.astype(x.dtype)).reshape(x.shape)
+
+
+class RankOneConv(Conv):
+    """Convolution with s per member and input channel, r per member and output channel."""
+
+    num_members: int = 1
+    factor_std: float | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "bm h w k"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "bm out_h out_w features"]:
+        """Returns the members' convolutions."""
+        del train, deterministic
+        init = _factors(self.factor_std)
+        s = self.param("s", init, (self.num_members, x.shape[-1]), jnp.float32)
+        r = self.param("r", init, (self.num_members, self.features), jnp.float32)
+        kernel, bias = self.weights(x.shape[-1])
+        y = _scale(self.convolve(_scale(x, s), kernel, None), r)
+        return y if bias is None else y + bias.astype(x.dtype)[None, None, None, :]
+
+
+class RankOneDense(Dense):
+    """Linear layer with s per member and input, r per member and output."""
+
+    num_members: int = 1
+    factor_std: float | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "bm k"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "bm features"]:
+        """Returns the members' linear maps."""
+        init = _factors(self.factor_std)
+        s = self.param("s", init, (self.num_members, x.shape[-1]), jnp.float32)
+        r = self.param("r", init, (self.num_members, self.features), jnp.float32)
+        shared = Dense(
+            self.features, use_bias=False, framework=self.framework, name="shared"
+        )  # its kernel has the framework's initialisation
+        y = _scale(shared(_scale(x, s), train=train, deterministic=deterministic), r)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y + bias.astype(x.dtype)[None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchEnsemble(MethodConfig):
+    """Members that share every convolution and linear layer up to rank-one factors.
+
+    Views: those of a plain ensemble. `deployed` and `noise_off` are the logits of the vote,
+    `members` the members' logits [m b c], `train` the vote with batch statistics.
+
+    Attributes:
+        num_members: m.
+        factor_std: s and r start as random signs (None), or normal with mean 1 and this std.
+    """
+
+    num_members: int = 4
+    factor_std: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_members < 1:
+            raise ValueError(f"Expected num_members={self.num_members} >= 1.")
+        if self.factor_std is not None and self.factor_std < 0:
+            raise ValueError(f"Expected factor_std={self.factor_std} >= 0.")
+        if isinstance(self.network, EnsembleConfig):
+            raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset."""
+        fields = {"num_members": self.num_members, "factor_std": self.factor_std}
+        layers = default_layers()._replace(
+            conv=lambda **arguments: RankOneConv(**arguments, **fields),
+            dense=lambda **arguments: RankOneDense(**arguments, **fields),
+        )
+        network = classifier(self, task, layers)
+
+        def run(variables, images, *, train):
+            # Row b * m + i is member i of example b, so a device keeps its own examples.
+            rows = jnp.repeat(images, self.num_members, axis=0)
+            outputs, moved = network.apply(
+                variables,
+                rows,
+                train=train,
+                deterministic=True,
+                mutable=["batch_stats"] if train else [],
+            )
+            logits = outputs.logits.reshape(len(images), self.num_members, -1)
+            return jnp.swapaxes(logits, 0, 1), moved
+
+        def init(*, key):
+            images = jnp.zeros((self.num_members, *task.input_shape), jnp.float32)
+            return dict(network.init(key, images, train=False, deterministic=True))
+
+        def loss(variables, batch, *, key, step):
+            del key, step
+            member_logits, moved = run(variables, batch.image, train=True)
+            losses = jax.vmap(
+                lambda logits: cross_entropy(logits, batch.label, self.label_smoothing)
+            )(member_logits)
+            scores = voting.scores(member_logits, self.vote)
+            return jnp.mean(losses), (moved, {"accuracy": metrics.accuracy(scores, batch.label)})
+
+        def members(variables, images, *, key=None):
+            del key
+            return run(variables, images, train=False)[0]
+
+        def predict(variables, images, *, key=None):
+            return voting.scores(members(variables, images, key=key), self.vote)
+
+        def deployed(variables, images, *, key=None):
+            return voting.logits(members(variables, images, key=key), self.vote)
+
+        def train_view(variables, images, *, key=None):
+            del key
+            return voting.logits(run(variables, images, train=True)[0], self.vote)
+
+        views = {
+            "deployed": deployed,
+            "noise_off": deployed,
+            "train": train_view,
+            "members": members,
+        }
+        return Method(init, loss, predict, views)

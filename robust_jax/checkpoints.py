@@ -97,6 +97,9 @@ def save(
         task: the task that the method was made for.
         class_names: names of the classes.
         metrics: validation metrics; None where none were measured.
+
+    Raises:
+        OSError: it could not be written (a full disk); names the checkpoints that are kept.
     """
     if step in manager.all_steps():
         return
@@ -111,8 +114,16 @@ def save(
     items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
-    manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None)
-    manager.wait_until_finished()
+    args = ocp.args.Composite(**items)
+    try:
+        manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
+        manager.wait_until_finished()
+    except Exception as error:  # orbax and tensorstore raise every kind
+        kept = [each for each in _steps(manager.directory.parent) if each != step]
+        raise OSError(
+            f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
+            f"{_first_line(error)}"
+        ) from error
 
 
 def save_model(
@@ -258,11 +269,15 @@ def _readable(read: Any, directory: Any, step: int) -> Any:
     try:
         return read()
     except Exception as error:  # orbax and tensorstore raise every kind
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"Expected checkpoint {str(directory)!r}, step {step}, to be whole and written by "
-            f"robust_jax: {reason[0][:200]}"
+            f"robust_jax: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _reader(workdir: str | pathlib.Path) -> ocp.CheckpointManager:

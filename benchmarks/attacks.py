@@ -1,0 +1,257 @@
+"""Speed of the attacks beside other libraries', same weights and images, in one run.
+
+python benchmarks/attacks.py [--checkpoint FILE] [--batch-size 64] [--suite-images 0]
+
+Prints a table: seconds of the fastest of some interleaved runs, compilation excluded, and the
+ratio to ours. FILE is akamaster_resnet20_cifar10.th; without it the same network has random
+weights. Rows of libraries that are not installed are left out: foolbox (on our JAX function),
+torchattacks and pyautoattack (on a PyTorch copy of the network). With --suite-images n AutoAttack
+standard runs once on n images beside the official code, compilation included (slow).
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, auto, bind
+from robust_jax.models import Classifier, Normalization, ResNetConfig, default_layers
+
+EPS = 0.5 / 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the benchmark.
+
+    Attributes:
+        checkpoint: akamaster_resnet20_cifar10.th.
+        batch_size: images per call.
+        repeats: interleaved runs of each.
+        suite_images: images of the AutoAttack comparison; 0 leaves it out.
+        out: file that the table is appended to.
+    """
+
+    checkpoint: pathlib.Path | None = None
+    batch_size: int = 64
+    repeats: int = 3
+    suite_images: int = 0
+    out: pathlib.Path | None = None
+
+
+def installed(name):
+    """Returns whether a package can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def network(arguments):
+    """Returns the view, and the variables that it is bound to."""
+    normalization = Normalization(MEAN, STD)
+    config = ResNetConfig(depth=20, shortcut="A")
+    classifier = Classifier(config.make(10, default_layers()), normalization)
+    if arguments.checkpoint:
+        from robust_jax.interop.torch import import_state_dict, load_state_dict
+
+        state = load_state_dict(arguments.checkpoint)
+        variables = import_state_dict(state, "resnet20_akamaster")[2]
+    else:
+        variables = classifier.init(
+            jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False, deterministic=True
+        )
+
+    def logits(variables, images, *, key):
+        del key
+        return classifier.apply(variables, images, train=False, deterministic=True).logits
+
+    return bind(logits, variables), variables
+
+
+def torch_network(variables):
+    """Returns a PyTorch copy of the network, on [b k h w]."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    params = variables["params"]["backbone"]
+    statistics = variables["batch_stats"]["backbone"]
+
+    def conv(source, strides=1):
+        kernel = torch.from_numpy(np.asarray(source["kernel"]).transpose(3, 2, 0, 1).copy())
+        layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, strides, 1, bias=False)
+        layer.weight.data = kernel
+        return layer
+
+    def norm(source, moments):
+        layer = nn.BatchNorm2d(len(source["scale"]))
+        layer.weight.data = torch.from_numpy(np.array(source["scale"]))
+        layer.bias.data = torch.from_numpy(np.array(source["bias"]))
+        layer.running_mean = torch.from_numpy(np.array(moments["mean"]))
+        layer.running_var = torch.from_numpy(np.array(moments["var"]))
+        return layer
+
+    class Block(nn.Module):
+        def __init__(self, name, strides):
+            super().__init__()
+            source, moments = params[name], statistics[name]
+            self.conv1, self.conv2 = conv(source["conv1"], strides), conv(source["conv2"])
+            self.norm1 = norm(source["norm1"], moments["norm1"])
+            self.norm2 = norm(source["norm2"], moments["norm2"])
+            self.strides = strides
+
+        def forward(self, x):
+            y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
+            if self.strides > 1:
+                extra = (y.shape[1] - x.shape[1]) // 2
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
+            return functional.relu(x + y)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = conv(params["stem_conv"])
+            self.norm = norm(params["stem_norm"], statistics["stem_norm"])
+            self.blocks = nn.Sequential(
+                *(
+                    Block(f"layer{stage}_{block}", 2 if stage > 1 and block == 0 else 1)
+                    for stage in (1, 2, 3)
+                    for block in range(3)
+                )
+            )
+            self.linear = nn.Linear(64, 10)
+            self.linear.weight.data = torch.from_numpy(
+                np.asarray(params["linear"]["kernel"]).T.copy()
+            )
+            self.linear.bias.data = torch.from_numpy(np.array(params["linear"]["bias"]))
+            self.register_buffer("mean", torch.tensor(MEAN)[None, :, None, None])
+            self.register_buffer("std", torch.tensor(STD)[None, :, None, None])
+
+        def forward(self, x):
+            x = functional.relu(self.norm(self.stem((x - self.mean) / self.std)))
+            return self.linear(self.blocks(x).mean(dim=(2, 3)))
+
+    model = Network().eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def contenders(view, variables, images, labels):
+    """Returns for each attack the functions to time, ours first."""
+    threat, key = ThreatModel("linf", EPS), jax.random.key(0)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+
+    def ours(attack):
+        run = jax.jit(lambda view, images, labels: attack(view, images, labels, key=key))
+        return lambda: run(view, images, labels).block_until_ready()
+
+    table = {
+        "PGD-20": {"robust_jax": ours(PGD(threat, num_steps=20, step_size=EPS / 4, keep="last"))},
+        "APGD-CE (100 steps)": {"robust_jax": ours(APGD(threat))},
+    }
+    if installed("foolbox"):
+        import foolbox
+
+        model = foolbox.JAXModel(jax.jit(lambda x: view(x, key=key)), bounds=(0, 1))
+        attack = foolbox.attacks.LinfPGD(steps=20, abs_stepsize=EPS / 4)
+        table["PGD-20"]["foolbox (JAX)"] = lambda: jax.block_until_ready(
+            attack.run(model, images, labels, epsilon=EPS)
+        )
+    if not installed("torch"):
+        return table
+    import torch
+
+    model_torch = torch_network(variables)
+    images_torch = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
+    labels_torch = torch.from_numpy(np.array(labels)).long()
+    apart = np.abs(model_torch(images_torch).numpy() - np.asarray(view(images, key=None))).max()
+    assert apart < 1e-2, f"the PyTorch copy differs by {apart}"
+    if installed("torchattacks"):
+        import torchattacks
+
+        pgd = torchattacks.PGD(model_torch, eps=EPS, alpha=EPS / 4, steps=20, random_start=True)
+        apgd = torchattacks.APGD(model_torch, eps=EPS, steps=100)
+        table["PGD-20"]["torchattacks"] = lambda: pgd(images_torch, labels_torch)
+        table["APGD-CE (100 steps)"]["torchattacks"] = lambda: apgd(images_torch, labels_torch)
+    if installed("pyautoattack"):
+        from pyautoattack.autopgd_base import APGDAttack
+
+        official = APGDAttack(model_torch, n_iter=100, norm="Linf", eps=EPS, device="cpu", seed=0)
+        table["APGD-CE (100 steps)"]["pyautoattack"] = lambda: official.perturb(
+            images_torch, labels_torch
+        )
+    return table
+
+
+def main(arguments: Arguments) -> None:
+    """Prints the table."""
+    view, variables = network(arguments)
+    images = np.random.default_rng(0).uniform(size=(arguments.batch_size, 32, 32, 3))
+    images = images.astype(np.float32)
+    # The model's own decisions: every image counts as right, so that no attack skips any.
+    labels = np.argmax(view(jnp.asarray(images), key=None), axis=1).astype(np.int32)
+
+    def say(line):
+        print(line, flush=True)
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(line + "\n")
+
+    say(f"batch {arguments.batch_size}, jax {jax.__version__} on {jax.default_backend()}")
+    say(f"{'attack':22}{'library':20}{'seconds':>9}{'of ours':>9}")
+    for attack, runs in contenders(view, variables, images, labels).items():
+        for run in runs.values():
+            run()  # compiles
+        seconds = dict.fromkeys(runs, np.inf)
+        for _ in range(arguments.repeats):
+            for library, run in runs.items():
+                began = time.perf_counter()
+                run()
+                seconds[library] = min(seconds[library], time.perf_counter() - began)
+        for library, value in seconds.items():
+            say(f"{attack:22}{library:20}{value:9.2f}{value / seconds['robust_jax']:9.2f}")
+    if arguments.suite_images:
+        suite(view, variables, images, labels, arguments, say)
+
+
+def suite(view, variables, images, labels, arguments, say):
+    """Prints AutoAttack standard's wall time, ours and the official code's."""
+    images, labels = images[: arguments.suite_images], labels[: arguments.suite_images]
+    threat = ThreatModel("linf", EPS)
+    compiled = auto._one_run._cache_size()
+    began = time.perf_counter()
+    report = AutoAttack(threat, batch_size=arguments.batch_size).report(
+        view, images, labels, key=jax.random.key(0)
+    )
+    ours = time.perf_counter() - began
+    num_compiled = auto._one_run._cache_size() - compiled
+    # Two batch sizes of each of four attacks at most, whatever the number of images.
+    assert num_compiled <= 8, num_compiled
+    say(
+        f"AutoAttack standard, {len(images)} images: robust_jax {ours:.0f} s, "
+        f"{report.standing.sum()} standing, {num_compiled} compilations"
+    )
+    if installed("torch") and installed("pyautoattack"):
+        from attack_referees import official
+
+        began = time.perf_counter()
+        found = official(
+            torch_network(variables),
+            images,
+            labels,
+            threat,
+            "standard",
+            batch_size=arguments.batch_size,
+        )
+        theirs = time.perf_counter() - began
+        left = np.argmax(view(jnp.asarray(found), key=None), axis=1) == labels
+        say(f"    pyautoattack {theirs:.0f} s ({theirs / ours:.2f} of ours), {left.sum()} standing")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

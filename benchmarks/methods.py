@@ -1,0 +1,342 @@
+"""Every method against the plain network, or the plain ensemble, of the same members: one table.
+
+    python benchmarks/methods.py [--batch-size 64] [--only parl lpd] [--repeats 5]
+
+Columns: seconds of a training step (loss, gradient and SGD update, jitted), its memory (XLA's
+count for the compiled step: arguments + outputs + temporaries; donated buffers once), seconds of a
+prediction, each with its ratio to the plain network's of the same row group. A method and its
+reference are compiled both, then run in turn, ABAB..., and medians are compared: other work on the
+machine slows both alike. The bound is the largest ratio that this project allows itself.
+
+The table is printed and written, with hardware and versions, to benchmarks/results/.
+"""
+
+import dataclasses
+import datetime
+import functools
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import rich
+import rich.table
+import tyro
+
+from robust_jax.methods import (
+    KAP,
+    PARL,
+    KernelPool,
+    Method,
+    MethodConfig,
+    MonteCarloDropout,
+    ParameterPARL,
+    PriorityDropout,
+    PriorityRates,
+    RandomLayerSampling,
+    REGroup,
+    Standard,
+)
+from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, VGGConfig
+from robust_jax.types import Batch, Task
+
+TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+class Row(NamedTuple):
+    """A method beside its reference.
+
+    Attributes:
+        name: of the method.
+        config: the method.
+        reference: what it is compared with.
+        step_bound: largest allowed ratio of the steps; None for none.
+        predict_bound: largest allowed ratio of the predictions; None for none.
+        reference_repeats: how often the reference runs for once the method (three separate
+            networks for one ensemble of three).
+        fits: measure, in the place of the training step, fitting on a batch beside the reference's
+            prediction of it (REGroup, whose training step is the plain network's).
+    """
+
+    name: str
+    config: MethodConfig
+    reference: MethodConfig
+    step_bound: float | None = None
+    predict_bound: float | None = None
+    reference_repeats: int = 1
+    fits: bool = False
+
+
+def rows(width: float) -> list[Row]:
+    """Returns the table's rows.
+
+    Args:
+        width: multiplies the widths of ResNet-18.
+    """
+    single: NetworkConfig = ResNetConfig(depth=18, width_multiplier=width)
+    resnet20 = ResNetConfig(depth=20)
+    three = EnsembleConfig(resnet20, 3)
+    deep = ResNetConfig(depth=50)
+    plain, ensemble = Standard(network=single), Standard(network=three)
+    pdd = PriorityDropout(network=three, rates=PriorityRates())
+    return [
+        Row("KAP(.1), ResNet-18", KAP(network=single, sigma=0.1), plain),
+        Row("KMP(.1), ResNet-18", KAP(network=single, pool=KernelPool(kind="max")), plain),
+        Row("NT(.1), ResNet-18", KAP(network=single, pool=None, sigma=0.1), plain),
+        Row("MC dropout x 10, ResNet-18", MonteCarloDropout(network=single), plain),
+        Row(
+            "ensemble of 3 ResNet-20 / 3 separate",
+            ensemble,
+            Standard(network=resnet20),
+            step_bound=1.0,
+            reference_repeats=3,
+        ),
+        Row("LPD, 3 x ResNet-20", PriorityDropout(network=three), ensemble, step_bound=1.1),
+        Row("PDD, 3 x ResNet-20", pdd, ensemble, step_bound=1.1),
+        Row("PDD + DEG, 3 x ResNet-20", dataclasses.replace(pdd, deg_weight=0.01), ensemble),
+        Row("PARL H = 7, 3 x ResNet-20", PARL(network=three), ensemble, step_bound=2.7),
+        Row("PARL parameters H = 5, 3 x ResNet-20", ParameterPARL(network=three), ensemble),
+        Row(
+            "RLS M = 2, K = 3, N = 10, ResNet-18",
+            RandomLayerSampling(network=single),
+            plain,
+            step_bound=3.3,
+        ),
+        *(
+            Row(
+                f"REGroup k = 5 (step: fit), {name}",
+                REGroup(network=network),
+                Standard(network=network),
+                step_bound=1.5,
+                predict_bound=1.3,
+                fits=True,
+            )
+            for name, network in (("VGG-19", VGGConfig(19, norm=False)), ("ResNet-50", deep))
+        ),
+    ]
+
+
+class Compiled(NamedTuple):
+    """A method compiled.
+
+    Attributes:
+        step: takes one training step.
+        predict: predicts one batch.
+        step_bytes: memory of the step, by XLA's count.
+        predict_bytes: memory of the prediction.
+    """
+
+    step: Callable[[], Any]
+    predict: Callable[[], Any]
+    step_bytes: int
+    predict_bytes: int
+
+
+def num_bytes(compiled: Any) -> int:
+    """Returns arguments + outputs + temporaries of a compiled function, aliased buffers once."""
+    found = compiled.memory_analysis()
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+@functools.cache  # several rows have the same reference
+def build(config: MethodConfig, batch_size: int) -> Compiled:
+    """Returns the method's training step and prediction, compiled and run once."""
+    method = config.make(TASK)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    moments = optimizer.init(variables["params"])
+    index = jnp.arange(batch_size)
+    images = jax.random.uniform(jax.random.key(1), (batch_size, *TASK.input_shape))
+    batch = Batch(images, index % TASK.num_classes, jnp.ones(batch_size, bool), index)
+    key = jax.random.key(2)
+
+    def step(variables, moments, batch, key):
+        def loss(params):
+            return method.loss({**variables, "params": params}, batch, key=key, step=0)
+
+        (value, (moved, _)), slope = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        updates, moments = optimizer.update(slope, moments)
+        params = optax.apply_updates(variables["params"], updates)
+        return {**variables, **moved, "params": params}, moments, value
+
+    def predict(variables, images, key):
+        return method.predict(variables, images, key=key)
+
+    if method.fit is not None:
+        fit, (fresh, labels) = method.fit, with_right_answers(method, variables, images)
+        answered = batch._replace(label=labels)
+        variables = fit(fresh, [answered], key=key)
+        compiled_predict = jax.jit(predict).lower(variables, images, key).compile()
+
+        def run_fit():
+            return jax.block_until_ready(fit(fresh, [answered], key=key))
+
+        return Compiled(
+            run_fit,
+            lambda: jax.block_until_ready(compiled_predict(variables, images, key)),
+            num_bytes(compiled_predict),
+            num_bytes(compiled_predict),
+        )
+
+    compiled_predict = jax.jit(predict).lower(variables, images, key).compile()
+    compiled_step = jax.jit(step, donate_argnums=(0, 1)).lower(variables, moments, batch, key)
+    compiled_step = compiled_step.compile()
+    state = [variables, moments]
+
+    def run_step():
+        state[0], state[1], value = compiled_step(state[0], state[1], batch, key)
+        return jax.block_until_ready(value)
+
+    def run_predict():
+        return jax.block_until_ready(compiled_predict(state[0], images, key))
+
+    run_step()
+    run_predict()
+    return Compiled(run_step, run_predict, num_bytes(compiled_step), num_bytes(compiled_predict))
+
+
+def with_right_answers(method: Method, variables: Any, images: Any) -> tuple[Any, Any]:
+    """Returns variables and labels by which the untrained network is right in every class.
+
+    Its head is moved so that no class is ahead of the others on average.
+    """
+    surrogate = jax.jit(lambda variables: method.views["surrogate"](variables, images, key=None))
+    logits = surrogate(variables)
+    params, backbone = variables["params"], dict(variables["params"]["backbone"])
+    scale = jnp.std(logits, axis=0)
+    linear = backbone["linear"]
+    backbone["linear"] = {
+        "kernel": linear["kernel"] / scale[None],
+        "bias": (linear["bias"] - jnp.mean(logits, axis=0)) / scale,
+    }
+    variables = {**variables, "params": {**params, "backbone": backbone}}
+    return variables, jnp.argmax(surrogate(variables), axis=-1)
+
+
+def seconds(run: Callable[[], Any], repeats: int = 1) -> float:
+    """Returns the time of some runs in a row."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return time.perf_counter() - start
+
+
+class Measured(NamedTuple):
+    """One line of the table: the method's numbers, and their ratios to the reference's."""
+
+    name: str
+    step: float
+    step_ratio: float
+    step_bound: float | None
+    megabytes: float
+    memory_ratio: float
+    predict: float
+    predict_ratio: float
+    predict_bound: float | None
+
+
+def measure(row: Row, batch_size: int, repeats: int) -> Measured:
+    """Returns the medians over repeats in which method and reference take turns."""
+    method, reference = build(row.config, batch_size), build(row.reference, batch_size)
+    times: dict[str, list[float]] = {"step": [], "predict": []}
+    ratios: dict[str, list[float]] = {"step": [], "predict": []}
+    for _ in range(repeats):
+        for name in times:
+            ours = seconds(getattr(method, name))
+            compared = "predict" if row.fits else name
+            theirs = seconds(getattr(reference, compared), row.reference_repeats)
+            times[name].append(ours)
+            ratios[name].append(ours / theirs)
+    return Measured(
+        name=row.name,
+        step=statistics.median(times["step"]),
+        step_ratio=statistics.median(ratios["step"]),
+        step_bound=row.step_bound,
+        megabytes=method.step_bytes / 2**20,
+        memory_ratio=method.step_bytes
+        / (reference.predict_bytes if row.fits else reference.step_bytes),
+        predict=statistics.median(times["predict"]),
+        predict_ratio=statistics.median(ratios["predict"]),
+        predict_bound=row.predict_bound,
+    )
+
+
+HEADER = (
+    "method", "step s", "ratio", "bound", "step MB", "ratio", "predict s", "ratio", "bound",
+)  # fmt: skip
+
+
+def cells(found: Measured) -> list[str]:
+    """Returns a line of the table as text; a missed bound is marked."""
+
+    def bound(value: float | None, ratio: float) -> str:
+        if value is None:
+            return "-"
+        return f"{value:g}" + ("" if ratio <= value else " missed")
+
+    return [
+        found.name,
+        f"{found.step:.3f}",
+        f"{found.step_ratio:.2f}",
+        bound(found.step_bound, found.step_ratio),
+        f"{found.megabytes:.0f}",
+        f"{found.memory_ratio:.2f}",
+        f"{found.predict:.3f}",
+        f"{found.predict_ratio:.2f}",
+        bound(found.predict_bound, found.predict_ratio),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the benchmark.
+
+    Attributes:
+        batch_size: of steps and predictions.
+        repeats: times that each method and its reference take turns.
+        width: multiplies the widths of ResNet-18 (KAP, dropout).
+        only: rows whose name contains one of these, in any case; empty for all.
+    """
+
+    batch_size: int = 64
+    repeats: int = 5
+    width: float = 0.25
+    only: tuple[str, ...] = ()
+
+
+def main(arguments: Arguments) -> None:
+    """Measures, prints and writes the table."""
+    device = jax.devices()[0]
+    title = (
+        f"batch size {arguments.batch_size}, ResNet-18 width x {arguments.width:g}, "
+        f"{arguments.repeats} repeats; {device.device_kind} ({platform.machine()}, "
+        f"{jax.device_count()} device), jax {jax.__version__}, Python {platform.python_version()}"
+    )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"methods_{device.platform}.md"
+    text = [f"# Methods, {datetime.date.today().isoformat()}", "", title, ""]
+    text += ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+    table = rich.table.Table(*HEADER, title=title)
+    for row in rows(arguments.width):
+        if arguments.only and not any(o.lower() in row.name.lower() for o in arguments.only):
+            continue
+        line = cells(measure(row, arguments.batch_size, arguments.repeats))
+        table.add_row(*line)
+        text.append("| " + " | ".join(line) + " |")
+        path.write_text("\n".join(text) + "\n")  # a run that is stopped keeps its rows
+    rich.print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

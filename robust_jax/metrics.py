@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import scipy.stats
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, ""]:
@@ -14,6 +14,33 @@ def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Arr
 def top_classes(scores: Float[Array, "b c"], num_classes: int) -> Int[Array, "b n"]:
     """Returns the classes of the largest scores, largest first, ties to the lower class."""
     return jax.lax.top_k(scores, min(num_classes, scores.shape[-1]))[1]
+
+
+def interrater_agreement(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
+    """Returns kappa, how far classifiers are right on the same examples; lower is more diverse.
+
+    1 where all are right on the same ones, 0 where they are independent. With l_j of the L
+    classifiers right on example j of N, and p their mean accuracy, kappa is
+    1 - mean_j l_j (L - l_j) / (L (L - 1) p (1 - p)).
+
+    Args:
+        correct: is a classifier right on an example? At least two classifiers, whose mean
+            accuracy is neither 0 nor 1 (kappa is then undefined: nan).
+
+    References:
+        Kuncheva and Whitaker, "Measures of diversity in classifier ensembles", 2003, section 3.3;
+        table 5 of Lee et al., "Robust ensemble model training via random layer sampling", 2020.
+
+    Raises:
+        ValueError: fewer than two classifiers.
+    """
+    num_classifiers = correct.shape[0]
+    if num_classifiers < 2:
+        raise ValueError(f"Expected classifiers={num_classifiers} >= 2.")
+    right = jnp.sum(correct, axis=0, dtype=jnp.float32)
+    disagreement = jnp.mean(right * (num_classifiers - right))
+    mean = jnp.mean(right) / num_classifiers
+    return 1 - disagreement / (num_classifiers * (num_classifiers - 1) * mean * (1 - mean))
 
 
 def interval(num_successes: int, num_trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Intervals, accuracy and ranks on numbers worked out elsewhere."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,3 +27,15 @@ def test_wilson_interval_by_its_formula():
     assert metrics.interval(0, 10)[0] == 0
     with pytest.raises(ValueError, match="Expected num_trials=0 >= 1"):
         metrics.interval(0, 0)
+
+
+def test_interrater_agreement():
+    # l = (2, 1, 0, 1) of 2 classifiers: disagreement (0 + 1 + 0 + 1) / 4, p = 1 / 2.
+    correct = jnp.array([[1, 1, 0, 0], [1, 0, 0, 1]], bool)
+    assert float(metrics.interrater_agreement(correct)) == pytest.approx(1 - 0.5 / (2 * 0.25))
+    same = jnp.array([[1, 0, 1, 1]] * 3, bool)
+    assert float(metrics.interrater_agreement(same)) == pytest.approx(1)
+    independent = jax.random.bernoulli(jax.random.key(0), 0.7, (5, 20_000))
+    assert abs(float(metrics.interrater_agreement(independent))) < 0.02
+    with pytest.raises(ValueError, match=r"Expected classifiers=1 >= 2\."):
+        metrics.interrater_agreement(same[:1])

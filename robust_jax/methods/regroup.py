@@ -168,7 +168,8 @@ class REGroup(MethodConfig):
             return [_voters(self, variables["fitted"], layers, delta) for delta in deltas]
 
         def init(*, key):
-            variables = method.init(key=key)
+            variables = dict(method.init(key=key))
+            variables.pop("responses", None)  # sown by the pass that made the parameters
             images = jnp.zeros((1, *task.input_shape), jnp.float32)
             self.voting_layers(jax.eval_shape(run, variables, images).layers)
             return variables

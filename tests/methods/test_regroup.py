@@ -301,6 +301,7 @@ def test_responses_of_batch_norm(trained):
     config = REGroup(network=CNN, num_layers=3, response="norm")
     method, fitted = fit(config, trained)
     assert sorted(fitted["fitted"]["positive"]) == ["00.norm1", "01.norm2", "02.head"]
+    assert initialise(config).keys() == variables.keys()
     taps = method.views["taps"](variables, batch.image, key=None)
     params, statistics = (
         variables[name]["backbone"]["norm2"] for name in ("params", "batch_stats")

@@ -1,0 +1,63 @@
+"""REGroup on ImageNet: the public ResNet-50 and VGG-19 of torchvision, not trained further.
+
+    python -m robust_jax.interop.torch resnet50-19c8e357.pth --architecture resnet50_torchvision \
+        --out runs/resnet50_torchvision
+    python train.py configs/regroup_imagenet.py           # ResNet-50: no steps, fits and evaluates
+    python train.py configs/regroup_imagenet.py:vgg19     # vgg19-dcbb9e9d.pth, vgg19_torchvision
+
+`--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
+
+Tiwari et al., "REGroup: Rank-aggregating ensemble of generative classifiers for robust
+predictions", arXiv 2006.10679, 2020, fits 50 images of each class and decides by k = 5 layers.
+Table 1, ResNet-50 on 50,000 images, top-1 and top-5 (%): clean 76, 93 (softmax) and 66, 86
+(REGroup), PGD of eps 16/255 on the softmax network 0, 0 and 22, 65. Table 2, top-1 on 10,000 images
+that the network gets right, where those count alone that fooled it: ResNet-50 (VGG-19) clean 88
+(76), PGD 48 (46), DeepFool 61 (55), C&W 40 (38), trust region 41 (45), boundary 50 (50), spatial
+36 (30); softmax 0 by construction.
+
+Ours: not yet run (the images are not public).
+"""
+
+import dataclasses
+
+from eval import regroup as attacks
+
+from robust_jax.config import Config, TrainingConfig
+from robust_jax.data import TFDS, DataConfig
+from robust_jax.methods import REGroup
+from robust_jax.models import NetworkConfig, Normalization, ResNetConfig, imagenet_vgg
+
+
+def config(network: NetworkConfig, source: str) -> Config:
+    """Returns REGroup on a network.
+
+    Args:
+        network: architecture.
+        source: work directory of the imported network.
+    """
+    return Config(
+        name="regroup_imagenet",
+        data=DataConfig(
+            TFDS("imagenet2012"), validation_size=10_000, image_size=224, resize_to=256
+        ),
+        method=REGroup(
+            network=network,
+            normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+            images_per_class=50,
+        ),
+        training=TrainingConfig(phases=(), init_from=source),
+        # The soft count compares every class with every other: small batches.
+        evaluation=dataclasses.replace(attacks.get_config(), batch_size=32),
+    )
+
+
+VARIANTS = {
+    "default": config(ResNetConfig(depth=50, stem="imagenet"), "runs/resnet50_torchvision"),
+    "vgg19": config(imagenet_vgg(19), "runs/vgg19_torchvision"),
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    name = "regroup_imagenet" if variant == "default" else f"regroup_imagenet-{variant}"
+    return dataclasses.replace(VARIANTS[variant], name=name)

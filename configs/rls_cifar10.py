@@ -1,0 +1,57 @@
+"""Random layer sampling on CIFAR-10: ResNet-50 and VGG-16, M = 2, K = 3, N = 10.
+
+    python train.py configs/rls_cifar10.py            # ResNet-50
+    python train.py configs/rls_cifar10.py:vgg16
+    python train.py configs/rls_cifar10.py:baseline   # a plain network, trained and attacked alike
+
+`--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
+
+Lee et al., "Robust ensemble model training via random layer sampling against adversarial attack",
+BMVC 2020 (%; eps and c as there, for pixels in [-1, 1]). Table 1, ResNet-50; table 2, VGG-16:
+
+| attack      | baseline | RLS  | | attack      | baseline | RLS  |
+|-------------|----------|------|-|-------------|----------|------|
+| none        | 95.1     | 96.7 | | none        | 92.1     | 93.7 |
+| FGSM .01    | 45.4     | 65.1 | | FGSM .1     | 45.4     | 53.3 |
+| FGSM .02    | 35.6     | 48.1 | | FGSM .2     | 22.0     | 28.1 |
+| PGD .01     | 36.4     | 70.9 | | PGD .01     | 54.7     | 78.8 |
+| PGD .02     | 12.0     | 39.2 | | PGD .02     | 37.4     | 58.9 |
+| DeepFool    | 0.4      | 84.9 | | DeepFool    | 0.9      | 67.9 |
+| C&W .01 / .1 | 41.7 / 16.4 | 91.7 / 87.9 | | C&W .01 / .1 | 61.0 / 18.2 | 91.5 / 74.3 |
+| EAD .01 / .1 | 26.2 / 10.8 | 79.0 / 47.6 | | EAD .01 / .1 | 51.4 / 28.5 | 84.3 / 44.9 |
+
+Table 4, attacker on 1, 5, 10, 15 sampled models (`eval/rls.py:table4`): FGSM .01 65.1, 60.5, 58.7,
+63.1; PGD .01 70.9, 65.3, 60.9, 60.2; C&W .01 91.7, 84.5, 82.3, 81.7. (FGSM rises again at 15: its
+optimisation failed there.) Table 6, N = 5, 10, 15 (`draws5`, `default`, `draws15`): PGD .01 70.3,
+70.8, 70.9; base ensembles of 3 and 5 members (`ensemble3`, `ensemble5`) 53.7 and 55.2, where the
+paper attacks one member and `ensembleN` here the whole ensemble.
+
+Choices of the method: `block` (one draw per residual block), `mse` and `mean_cross_entropy` (the
+other losses), `reestimated` (statistics after training).
+
+These numbers are those of an attacker who does not know the draw; `eval/rls.py:honest` attacks
+the random network itself.
+
+Ours: not yet run by this recipe.
+"""
+
+from recipes import rls as recipes
+
+from robust_jax.config import Config
+
+VARIANTS = {
+    **recipes.variants("cifar10"),
+    "ensemble3": recipes.baseline("cifar10", "resnet50", num_members=3),
+    "ensemble5": recipes.baseline("cifar10", "resnet50", num_members=5),
+    "draws5": recipes.config("cifar10", num_draws=5),
+    "draws15": recipes.config("cifar10", num_draws=15),
+    "block": recipes.config("cifar10", unit="block"),
+    "mse": recipes.config("cifar10", loss="mse_of_mean"),
+    "mean_cross_entropy": recipes.config("cifar10", loss="mean_cross_entropy"),
+    "reestimated": recipes.config("cifar10", statistics="reestimated"),
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "rls_cifar10", variant)

@@ -32,7 +32,10 @@ other losses), `reestimated` (statistics after training).
 These numbers are those of an attacker who does not know the draw; `eval/rls.py:honest` attacks
 the random network itself.
 
-Ours: not yet run by this recipe.
+Ours: not yet run by this recipe. A narrow VGG-11 with BatchNorm (widths 16, 32, 64, 64, 64), M = 2,
+K = 3, N = 10, after 300 steps of batch size 128 at a rate of .05, on the first 256 test images (%):
+clean 35.9 (intervals of 6 points on either side), PGD of .01 (10 steps) on one frozen draw 24.6, on
+the mean of 10 fresh draws at every step 29.3.
 """
 
 from recipes import rls as recipes

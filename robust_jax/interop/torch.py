@@ -8,6 +8,14 @@ Architectures:
     parl_3x_resnet20: CIFAR-10 ensemble of three ResNet-20 of github.com/shubhishukla10/PARL
         (convolution bias, option B shortcuts, no norm in stem and shortcuts); decides by
         majority, ties to the lowest class.
+    resnet18_torchvision, resnet34_torchvision, resnet50_torchvision: ImageNet's.
+    vgg16_torchvision, vgg16_bn_torchvision, vgg19_torchvision, vgg19_bn_torchvision: ImageNet's.
+    resnet18_cifar, resnet34_cifar, resnet50_cifar: the common CIFAR layout (3 x 3 stem, projections
+        at shortcut.0 and shortcut.1, last layer linear; github.com/kuangliu/pytorch-cifar), images
+        not normalised.
+    vgg16_cifar, vgg19_cifar: the same repository's VGG with BatchNorm (features.*, classifier).
+    vgg16_cifar_hidden, vgg19_cifar_hidden: VGG without BatchNorm, with two hidden linear layers of
+        512 (classifier.1, .4 and .6; github.com/chengyangfu/pytorch-vgg-cifar10).
 
 Needs the extra: pip install "robust_jax[torch]". Nothing in the file is executed (`weights_only`).
 """
@@ -33,7 +41,9 @@ from robust_jax.models import (
     NetworkConfig,
     Normalization,
     ResNetConfig,
+    VGGConfig,
     default_layers,
+    imagenet_vgg,
     stack_members,
 )
 from robust_jax.types import Task, Variables
@@ -49,6 +59,9 @@ class Architecture(NamedTuple):
         module_name: PyTorch's name of a module, from its path in our variables.
         normalization: of images, before the network.
         vote: how members decide.
+        task: what it was trained on.
+        positions: side of the grid of positions that a VGG's first linear layer flattens, whose
+            rows PyTorch orders by channel first.
     """
 
     member: NetworkConfig
@@ -56,6 +69,8 @@ class Architecture(NamedTuple):
     module_name: Callable[[tuple[str, ...]], str]
     normalization: Normalization
     vote: Vote = "mean_probability"
+    task: Task = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
+    positions: int = 1
 
     @property
     def network(self) -> NetworkConfig:
@@ -82,6 +97,52 @@ def _parl_name(path: tuple[str, ...]) -> str:
     return f"blocks.{2 + 3 * (int(stage) - 1) + int(block)}.{name}"
 
 
+def _torchvision_resnet_name(path: tuple[str, ...]) -> str:
+    outer = {"stem_conv": "conv1", "stem_norm": "bn1", "linear": "fc"}
+    if path[0] in outer:
+        return outer[path[0]]
+    inner = {"shortcut": "downsample.0", "shortcut_norm": "downsample.1"}
+    name = inner.get(path[1], path[1].replace("norm", "bn"))
+    return f"{path[0].replace('_', '.')}.{name}"
+
+
+def _cifar_resnet_name(path: tuple[str, ...]) -> str:
+    name = _torchvision_resnet_name(path)
+    return {"fc": "linear"}.get(name, name.replace("downsample", "shortcut"))
+
+
+def _vgg_name(network: VGGConfig, linear: tuple[str, ...]) -> Callable[[tuple[str, ...]], str]:
+    """Returns the name map of a VGG whose convolutions lie in the sequence `features`.
+
+    Args:
+        network: which.
+        linear: names of its linear layers, the last one last.
+    """
+    numbers, place = {}, 0
+    for number, last in enumerate(network.last_in_stage, 1):
+        numbers[f"conv{number}"], numbers[f"norm{number}"] = place, place + 1
+        # Convolution, norm, activation; a max pool ends the stage.
+        place += 2 + network.norm + last
+
+    def name(path: tuple[str, ...]) -> str:
+        if path[0] == "linear":
+            return linear[-1]
+        if path[0].startswith("hidden"):
+            return linear[int(path[0].removeprefix("hidden")) - 1]
+        return f"features.{numbers[path[0]]}"
+
+    return name
+
+
+_IMAGENET = Task(input_shape=(224, 224, 3), num_classes=1000, num_train=1_281_167)
+_IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def _vgg(network: VGGConfig, *linear: str, normalization: Normalization, **fields: Any):
+    name = _vgg_name(network, linear)
+    return Architecture(network, ("",), name, normalization, **fields)
+
+
 ARCHITECTURES = {
     "resnet20_akamaster": Architecture(
         member=ResNetConfig(depth=20, shortcut="A"),
@@ -96,10 +157,52 @@ ARCHITECTURES = {
         normalization=Normalization(mean=(0.4942, 0.4851, 0.4504), std=(0.2467, 0.2429, 0.2616)),
         vote="majority_lowest_class",
     ),
+    **{
+        f"resnet{depth}_torchvision": Architecture(
+            member=ResNetConfig(depth=depth, stem="imagenet"),
+            prefixes=("",),
+            module_name=_torchvision_resnet_name,
+            normalization=_IMAGENET_NORMALIZATION,
+            task=_IMAGENET,
+        )
+        for depth in (18, 34, 50)
+    },
+    **{
+        f"resnet{depth}_cifar": Architecture(
+            member=ResNetConfig(depth=depth),
+            prefixes=("",),
+            module_name=_cifar_resnet_name,
+            normalization=Normalization(),
+        )
+        for depth in (18, 34, 50)
+    },
+    **{
+        f"vgg{depth}{'_bn' if norm else ''}_torchvision": _vgg(
+            imagenet_vgg(depth, norm=norm),
+            *("classifier.0", "classifier.3", "classifier.6"),
+            normalization=_IMAGENET_NORMALIZATION,
+            task=_IMAGENET,
+            positions=7,
+        )
+        for depth in (16, 19)
+        for norm in (False, True)
+    },
+    **{
+        f"vgg{depth}_cifar": _vgg(VGGConfig(depth), "classifier", normalization=Normalization())
+        for depth in (16, 19)
+    },
+    **{
+        f"vgg{depth}_cifar_hidden": _vgg(
+            VGGConfig(depth, norm=False, hidden=(512, 512)),
+            *("classifier.1", "classifier.4", "classifier.6"),
+            normalization=_IMAGENET_NORMALIZATION,
+        )
+        for depth in (16, 19)
+    },
 }
 
 TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
-"""CIFAR-10: what every architecture above was trained on."""
+"""CIFAR-10."""
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -163,8 +266,8 @@ def _listing(demand: str, names: list[str]) -> str:
 
 def _expected(design: Architecture) -> dict[tuple[str, ...], Any]:
     """Returns the shape of every array of a member's classifier, by path, without constants."""
-    backbone = design.member.make(TASK.num_classes, default_layers())
-    images = jax.ShapeDtypeStruct((1, *TASK.input_shape), jnp.float32)
+    backbone = design.member.make(design.task.num_classes, default_layers())
+    images = jax.ShapeDtypeStruct((1, *design.task.input_shape), jnp.float32)
     variables: Variables = jax.eval_shape(
         lambda key, images: Classifier(backbone).init(key, images, train=False, deterministic=True),
         jax.random.key(0),
@@ -192,6 +295,11 @@ def _member_variables(
         if value.ndim == 4:  # output, input, height, width -> height, width, input, output
             value = value.transpose(2, 3, 1, 0)
         elif value.ndim == 2:
+            if path[-2] == "hidden1" and design.positions > 1:
+                # Columns of channel, height, width -> height, width, channel.
+                side = design.positions
+                grid = value.reshape(len(value), -1, side, side)
+                value = grid.transpose(0, 2, 3, 1).reshape(value.shape)
             value = value.T
         if value.shape != expected.shape:
             raise ValueError(
@@ -202,8 +310,9 @@ def _member_variables(
             raise ValueError(f"Expected {name} to be finite.")
         found[path] = jnp.asarray(value, expected.dtype)
     normalization = design.normalization
-    found["constants", "mean"] = jnp.asarray(normalization.mean, jnp.float32)
-    found["constants", "std"] = jnp.asarray(normalization.std, jnp.float32)
+    if normalization.mean:
+        found["constants", "mean"] = jnp.asarray(normalization.mean, jnp.float32)
+        found["constants", "std"] = jnp.asarray(normalization.std, jnp.float32)
     return traverse_util.unflatten_dict(found)
 
 
@@ -241,10 +350,10 @@ class Arguments:
 
     Attributes:
         file: PyTorch checkpoint.
-        architecture: which public network it is: resnet20_akamaster or parl_3x_resnet20.
+        architecture: which public network it is, see above.
         out: new directory to write.
-        data_dir: folder of prepared TFDS datasets, where evaluate.py finds cifar10; None for
-            TFDS's own default (evaluate.py --data-dir names another).
+        data_dir: folder of prepared TFDS datasets, where evaluate.py finds cifar10 or
+            imagenet2012; None for TFDS's own default (evaluate.py --data-dir names another).
     """
 
     file: tyro.conf.Positional[pathlib.Path]
@@ -257,17 +366,22 @@ def main(arguments: Arguments) -> None:
     """Writes the imported checkpoint."""
     state_dict = load_state_dict(arguments.file)
     network, normalization, variables = import_state_dict(state_dict, arguments.architecture)
+    design = ARCHITECTURES[arguments.architecture]
+    data = DataConfig(source=TFDS(name="cifar10", data_dir=arguments.data_dir))
+    if design.task == _IMAGENET:
+        source = TFDS(name="imagenet2012", data_dir=arguments.data_dir)
+        data = DataConfig(source=source, image_size=224, resize_to=256)
     config = Config(
         name=arguments.file.stem,
-        data=DataConfig(source=TFDS(name="cifar10", data_dir=arguments.data_dir)),
-        method=Standard(
-            network=network,
-            normalization=normalization,
-            vote=ARCHITECTURES[arguments.architecture].vote,
-        ),
+        data=data,
+        method=Standard(network=network, normalization=normalization, vote=design.vote),
     )
     checkpoints.save_model(
-        arguments.out, variables, config=config, task=TASK, class_names=CLASS_NAMES
+        arguments.out,
+        variables,
+        config=config,
+        task=design.task,
+        class_names=CLASS_NAMES if design.task == TASK else (),
     )
     logging.say(f"Imported {arguments.file} as {arguments.architecture} into {arguments.out}")
 

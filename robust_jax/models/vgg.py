@@ -81,6 +81,11 @@ class VGGConfig(NetworkConfig):
         """Width of each stage after the multiplier."""
         return tuple(round(width) for width in self._scaled)
 
+    @property
+    def last_in_stage(self) -> tuple[bool, ...]:
+        """For each convolution, is it its stage's last?"""
+        return tuple(i == n - 1 for n in _STAGES[self.depth] for i in range(n))
+
     def make(self, num_classes: int, layers: Layers) -> "VGG":
         """Returns the network."""
         return VGG(config=self, num_classes=num_classes, layers=layers)

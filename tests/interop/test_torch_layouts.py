@@ -1,0 +1,171 @@
+"""torchvision's and the common CIFAR layouts: logits as PyTorch's modules of random weights."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.interop import torch as importer
+from robust_jax.models import Classifier, VGGConfig, default_layers
+
+torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
+nn = torch.nn
+
+
+class Block(nn.Module):
+    """Basic block or bottleneck; `projection` is the layout's name of the shortcut."""
+
+    def __init__(self, channels, width, stride, bottleneck, projection):
+        super().__init__()
+        plan = [(width, 3, stride), (width, 3, 1)]
+        if bottleneck:
+            plan = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+        inputs, self.num, self.projection = channels, len(plan), projection
+        for i, (outputs, size, step) in enumerate(plan, 1):
+            conv = nn.Conv2d(inputs, outputs, size, step, size // 2, bias=False)
+            setattr(self, f"conv{i}", conv)
+            setattr(self, f"bn{i}", nn.BatchNorm2d(outputs))
+            inputs = outputs
+        shortcut = nn.Identity()
+        if stride != 1 or channels != inputs:
+            shortcut = nn.Sequential(
+                nn.Conv2d(channels, inputs, 1, stride, bias=False), nn.BatchNorm2d(inputs)
+            )
+        setattr(self, projection, shortcut)
+
+    def forward(self, x):
+        y = x
+        for i in range(1, self.num + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = torch.relu(y) if i < self.num else y
+        return torch.relu(y + getattr(self, self.projection)(x))
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet ("downsample", "fc") or the common CIFAR one ("shortcut", "linear")."""
+
+    def __init__(self, blocks, bottleneck, projection, head, num_classes):
+        super().__init__()
+        imagenet = projection == "downsample"
+        self.conv1 = nn.Conv2d(
+            3, 64, 7 if imagenet else 3, 2 if imagenet else 1, 3 if imagenet else 1, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(64)
+        self.pool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        channels, self.head = 64, head
+        for stage, (width, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True), 1):
+            layers = []
+            for i in range(count):
+                stride = 2 if stage > 1 and i == 0 else 1
+                layers.append(Block(channels, width, stride, bottleneck, projection))
+                channels = width * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage}", nn.Sequential(*layers))
+        setattr(self, head, nn.Linear(channels, num_classes))
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.bn1(self.conv1(x))))
+        for stage in (1, 2, 3, 4):
+            x = getattr(self, f"layer{stage}")(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
+
+
+class VGG(nn.Module):
+    """The layouts' VGG: `features`, adaptive pooling, `classifier`."""
+
+    def __init__(self, network, classifier, num_classes):
+        super().__init__()
+        layers, channels, conv = [], 3, 0
+        for width, count in zip(network.widths, (2, 2, 4, 4, 4), strict=True):
+            for _ in range(count):
+                conv += 1
+                layers.append(nn.Conv2d(channels, width, 3, padding=1))
+                layers += [nn.BatchNorm2d(width)] if network.norm else []
+                layers.append(nn.ReLU())
+                channels = width
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(network.positions)
+        sizes = [channels * network.positions**2, *network.hidden, num_classes]
+        linear = iter([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
+        kinds = {"L": lambda: next(linear), "R": nn.ReLU, "D": nn.Dropout}
+        modules = [kinds[kind]() for kind in classifier]
+        self.classifier = modules[0] if classifier == "L" else nn.Sequential(*modules)
+
+    def forward(self, x):
+        return self.classifier(self.pool(self.features(x)).flatten(1))
+
+
+def randomised(module):
+    """The module in evaluation mode, its BatchNorms with statistics and scales of their own."""
+    generator = torch.Generator().manual_seed(0)
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            for name, low, high in (("running_mean", -0.3, 0.3), ("running_var", 0.5, 2.0)):
+                getattr(each, name).uniform_(low, high, generator=generator)
+            with torch.no_grad():
+                each.weight.uniform_(0.5, 1.5, generator=generator)
+                each.bias.uniform_(-0.2, 0.2, generator=generator)
+    return module.eval()
+
+
+def check(module, architecture, size):
+    images = np.random.default_rng(0).uniform(size=(2, size, size, 3)).astype(np.float32)
+    network, normalization, variables = importer.import_state_dict(
+        {name: value.numpy() for name, value in randomised(module).state_dict().items()},
+        architecture,
+    )
+    task = importer.ARCHITECTURES[architecture].task
+    classifier = Classifier(network.make(task.num_classes, default_layers()), normalization)
+
+    @jax.jit
+    def logits(variables, images):
+        return classifier.apply(variables, images, train=False, deterministic=True).logits
+
+    found = logits(variables, jnp.asarray(images))
+    if normalization.mean:
+        images = (images - np.float32(normalization.mean)) / np.float32(normalization.std)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "size"),
+    [
+        ("resnet50_torchvision", ((3, 4, 6, 3), True, "downsample", "fc", 1000), 64),
+        ("resnet18_cifar", ((2, 2, 2, 2), False, "shortcut", "linear", 10), 32),
+    ],
+)
+def test_resnets(architecture, arguments, size):
+    torch.manual_seed(0)
+    check(ResNet(*arguments), architecture, size)
+
+
+VGG19_LAYOUTS = {
+    "vgg19_torchvision": ("LRDLRDL", 1000),
+    "vgg19_bn_torchvision": ("LRDLRDL", 1000),
+    "vgg19_cifar": ("L", 10),
+    "vgg19_cifar_hidden": ("DLRDLRL", 10),
+}
+
+
+@pytest.mark.parametrize("architecture", VGG19_LAYOUTS)
+def test_vggs(architecture, monkeypatch):
+    """The layouts of the public files, in narrow networks: theirs have up to 144 M parameters."""
+    classifier, num_classes = VGG19_LAYOUTS[architecture]
+    design = importer.ARCHITECTURES[architecture]
+    narrow = VGGConfig(
+        19,
+        norm=design.member.norm,
+        widths=(4, 6, 6, 8, 8),
+        hidden=tuple(12 for _ in design.member.hidden),
+        positions=design.member.positions,
+    )
+    monkeypatch.setitem(importer.ARCHITECTURES, architecture, design._replace(member=narrow))
+    torch.manual_seed(0)
+    check(
+        VGG(narrow, classifier, num_classes), architecture, 224 if "vision" in architecture else 32
+    )

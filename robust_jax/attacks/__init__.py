@@ -14,13 +14,20 @@ from robust_jax.attacks.base import (
     check_logits,
 )
 from robust_jax.attacks.black_box import Boundary, HopSkipJump
+from robust_jax.attacks.dataset import over_dataset
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
+from robust_jax.attacks.eps_search import SmallestEps
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
-from robust_jax.attacks.minimum_norm import EAD, CarliniWagner, MinimumNormAttack
+from robust_jax.attacks.minimum_norm import (
+    EAD,
+    CarliniWagner,
+    MinimumNormAttack,
+)
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
+from robust_jax.attacks.transfer import MDI2FGSM
 from robust_jax.attacks.views import (
     change_with_twice_the_draws,
     eot,
@@ -37,6 +44,7 @@ __all__ = [
     "FAB",
     "FABT",
     "FGSM",
+    "MDI2FGSM",
     "MIM",
     "MORA",
     "NES",
@@ -52,6 +60,7 @@ __all__ = [
     "HopSkipJump",
     "MinimumNormAttack",
     "Rescaled",
+    "SmallestEps",
     "Spatial",
     "Square",
     "ThreatModel",
@@ -65,5 +74,6 @@ __all__ = [
     "eot",
     "frozen",
     "nes",
+    "over_dataset",
     "straight_through",
 ]

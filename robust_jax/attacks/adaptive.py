@@ -138,6 +138,7 @@ class MORA(APGDBase):
         targeted: Bool[Array, ""],
     ) -> Float[Array, " b"]:
         """Returns the reweighted loss of each example."""
+
         def toward(logits):
             """Margin to the target's class, or to the best other one."""
             own = losses.label_logits(logits, labels)

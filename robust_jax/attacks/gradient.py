@@ -132,7 +132,8 @@ def climb(
     key: Key[Array, ""],
     index: Int[Array, " b"],
     num_steps: int,
-    step_size: float,
+    step_size: Any,
+    eps: Float[Array, " b"] | None = None,
     decay: float | None = None,
     random_start: bool = False,
     num_restarts: int = 1,
@@ -143,9 +144,55 @@ def climb(
 
     The direction is the gradient, or with `decay` the running sum of gradients, each divided by
     its mean absolute value. Restarts keep the better end point (`keep_better`); with
-    keep="best" every point on the way competes, the start included.
+    keep="best" every point on the way competes, the start included. `eps` and `step_size` may be
+    one number per example.
+    """
+    return best_of(
+        climber(
+            attack,
+            view,
+            images,
+            labels,
+            key=key,
+            index=index,
+            num_steps=num_steps,
+            step_size=step_size,
+            eps=eps,
+            decay=decay,
+            random_start=random_start,
+            compares=num_restarts > 1,
+            keep=keep,
+        ),
+        num_restarts,
+        images,
+        parallel=parallel_restarts,
+    )
+
+
+def climber(
+    attack: StepAttack,
+    view: Any,
+    images: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    *,
+    key: Key[Array, ""],
+    index: Int[Array, " b"],
+    num_steps: int,
+    step_size: Any,
+    eps: Float[Array, " b"] | None,
+    decay: float | None,
+    random_start: bool,
+    compares: bool,
+    keep: str,
+) -> Any:
+    """Returns the function of a restart's number to the end of its steps, see `climb`.
+
+    The end is (images, success, loss); with keep="last" the last two are None unless they are
+    compared, which spares a forward pass.
     """
     threat, loss_fn = attack.threat, attack.loss_fn()
+    if eps is not None:
+        step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
 
     def judge(points, view_key):
         values, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
@@ -155,7 +202,7 @@ def climb(
         view_key = rng.stream(key, "view", restart)
         start = images
         if random_start:
-            start = threat.sample(images, start_keys(key, index, restart))
+            start = threat.sample(images, start_keys(key, index, restart), eps=eps)
 
         def step(number, carry):
             points, momentum, best = carry
@@ -168,14 +215,14 @@ def climb(
                 size = jnp.mean(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1)
                 momentum = decay * momentum + slope / expand(jnp.where(size > 0, size, 1), slope)
                 slope = momentum
-            points = threat.project(points + step_size * threat.steepest(slope), images)
+            points = threat.project(points + step_size * threat.steepest(slope), images, eps=eps)
             return points, momentum, best
 
         momentum = None if decay is None else jnp.zeros_like(images)
         best = nothing(start) if keep == "best" else None
         points, _, best = jax.lax.fori_loop(0, num_steps, step, (start, momentum, best))
-        if best is None and num_restarts == 1:
-            return points, None, None  # nothing to compare: spare the forward pass
+        if best is None and not compares:
+            return points, None, None
         end = judge(points, rng.stream(view_key, "end"))
         return end if best is None else keep_better(best, end)
 
@@ -183,7 +230,7 @@ def climb(
         shape = jax.eval_shape(lambda: judge(start, key)[2])
         return start, jnp.zeros(shape.shape, bool), jnp.full(shape.shape, -jnp.inf, shape.dtype)
 
-    return best_of(run, num_restarts, images, parallel=parallel_restarts)
+    return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,6 +375,8 @@ class PGD(StepAttack):
             larger loss; one more forward pass); "last": the last point, as most papers did.
         parallel_restarts: all restarts at once. Costs `num_restarts` times the memory; in turn
             (the default) the memory is that of one batch.
+        min_probability: softmax probability of the wrong (targeted: the reached) class that
+            counts as success; high-confidence PGD has .9.
 
     References:
         Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018.
@@ -339,6 +388,14 @@ class PGD(StepAttack):
     num_restarts: int = 1
     keep: Literal["best", "last"] = "best"
     parallel_restarts: bool = False
+    min_probability: float = 0.0
+
+    def succeeded(self, logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
+        """Returns where the attack has reached its goal with the probability asked for."""
+        reached = super().succeeded(logits, labels)
+        if self.min_probability == 0:
+            return reached
+        return reached & (jnp.max(jax.nn.softmax(logits), axis=1) >= self.min_probability)
 
     def __post_init__(self) -> None:
         """Raises ValueError for steps or restarts that make no sense."""
@@ -351,6 +408,8 @@ class PGD(StepAttack):
                 f"Expected num_restarts={self.num_restarts} to be 1 where random_start=False: "
                 "every restart would be the same."
             )
+        if not 0 <= self.min_probability < 1:
+            raise ValueError(f"Expected min_probability={self.min_probability} in [0, 1).")
         if self.keep not in ("best", "last"):
             raise ValueError(f"Expected keep={self.keep!r} to be one of ['best', 'last'].")
 

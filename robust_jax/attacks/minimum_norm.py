@@ -106,11 +106,14 @@ class WithinBall(BoundedAttack):
         return jnp.where(expand(inside, images), found, images)
 
 
-def search_constant(run: Any, num_searches: int, initial: float, like: Array) -> Array:
+def search_constant(
+    run: Any, num_searches: int, initial: float, like: Array, *, growth: float = 10.0
+) -> Array:
     """Returns the images of least size over a binary search for a constant per example.
 
     A constant that succeeded is followed by the mean of it and the largest that failed; one that
-    failed by the mean of it and the least that succeeded, or by ten times itself where none has.
+    failed by the mean of it and the least that succeeded, or by `growth` times itself where none
+    has.
 
     Args:
         run: function of the search's number and the constants [b] to (images, size), size
@@ -118,6 +121,7 @@ def search_constant(run: Any, num_searches: int, initial: float, like: Array) ->
         num_searches: number of constants tried.
         initial: the first constant.
         like: the clean images, kept where nothing is found.
+        growth: factor while nothing is found.
     """
     rows, dtype = like.shape[:1], like.dtype
 
@@ -129,7 +133,7 @@ def search_constant(run: Any, num_searches: int, initial: float, like: Array) ->
         success = jnp.isfinite(size)
         low = jnp.where(success, low, constant)
         high = jnp.where(success, constant, high)
-        constant = jnp.where(jnp.isfinite(high), (low + high) / 2, 10 * constant)
+        constant = jnp.where(jnp.isfinite(high), (low + high) / 2, growth * constant)
         return constant, low, high, best, jnp.where(better, size, best_size)
 
     infinite = jnp.full(rows, jnp.inf, dtype)

@@ -147,3 +147,28 @@ def test_other_weights_compile_nothing_anew(digits):
     other = jax.tree.map(lambda leaf: leaf * 2, digits.view)
     attack(other, digits.images, digits.labels, key=jax.random.key(9))
     assert base._run._cache_size() == compiled
+
+
+def test_over_dataset_is_one_program_and_any_batch_size(digits):
+    attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
+    compiled = base._run._cache_size()
+    seven = attacks.over_dataset(attack, *digits, key=KEY, batch_size=7, progress=False)
+    assert base._run._cache_size() == compiled + 1
+    whole = attack(*digits, key=KEY)
+    np.testing.assert_allclose(seven, whole, atol=2e-5)
+    empty = attacks.over_dataset(
+        attack, digits.view, digits.images[:0], digits.labels[:0], key=KEY, batch_size=7
+    )
+    assert empty.shape == (0, 8, 8, 1)
+
+
+def test_high_confidence_is_the_goal_that_is_asked_for(digits):
+    threat = ThreatModel("linf", 0.5)
+    attack = PGD(threat, num_steps=40, min_probability=0.9)
+    adversarial = attack(*digits, key=KEY)
+    logits = digits.view(adversarial, key=None)
+    sure = jnp.max(jax.nn.softmax(logits), axis=1) >= 0.9
+    wrong = jnp.argmax(logits, axis=1) != digits.labels
+    assert int((sure & wrong).sum()) >= 12
+    with pytest.raises(ValueError, match=r"Expected min_probability=1.0 in \[0, 1\)"):
+        PGD(threat, min_probability=1.0)

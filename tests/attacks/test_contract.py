@@ -16,6 +16,7 @@ from robust_jax.attacks import (
     FAB,
     FABT,
     FGSM,
+    MDI2FGSM,
     MIM,
     NES,
     PGD,
@@ -26,6 +27,7 @@ from robust_jax.attacks import (
     DeepFool,
     HopSkipJump,
     Rescaled,
+    SmallestEps,
     Square,
     ThreatModel,
     TrustRegion,
@@ -66,6 +68,10 @@ BOUNDED = {
     "nes": partial(NES, num_steps=8, num_samples=8, sigma=0.01),
     "averaged": lambda threat: Averaged(threat, PGD(threat, num_steps=5), num_samples=2),
     "rescaled": lambda threat: Rescaled(threat, PGD(threat, num_steps=5)),
+    "mdi2fgsm": partial(MDI2FGSM, num_steps=5, smallest=0.7, probability=0.7),
+    "smallest_eps": lambda threat: SmallestEps(
+        distance_norm=threat.norm, initial_eps=0.1, num_searches=8, num_steps=8, relative_step=0.2
+    ).within(threat.eps),
     "square": partial(Square, num_queries=60, rescale_schedule=True),
 }
 # These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
@@ -79,8 +85,10 @@ NOT_STEEPEST = (
     "fab",
     "fab_t",
     "hop_skip_jump",
+    "mdi2fgsm",
     "nes",
     "rescaled",
+    "smallest_eps",
     "spsa",
     "square",
     "trust_region",

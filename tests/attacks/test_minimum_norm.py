@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import EAD, CarliniWagner, DeepFool, ThreatModel, TrustRegion, losses
+from robust_jax.attacks import (
+    EAD,
+    CarliniWagner,
+    DeepFool,
+    SmallestEps,
+    ThreatModel,
+    TrustRegion,
+    losses,
+)
 from robust_jax.attacks.base import distance
 from robust_jax.attacks.minimum_norm import WithinBall, adam_step
 
@@ -38,8 +46,19 @@ def exact(linear):
             "linf",
             0.06,
         ),
+        (SmallestEps(distance_norm="l2", initial_eps=0.01, relative_step=0.5), "l2", 0.02),
+        (SmallestEps(initial_eps=0.01, relative_step=0.5), "linf", 0.02),
     ],
-    ids=["carlini_wagner", "ead", "deepfool_l2", "deepfool_linf", "trust_l2", "trust_linf"],
+    ids=[
+        "carlini_wagner",
+        "ead",
+        "deepfool_l2",
+        "deepfool_linf",
+        "trust_l2",
+        "trust_linf",
+        "eps_l2",
+        "eps_linf",
+    ],
 )
 def test_exact_distance_of_a_linear_model(attack, norm, slack, linear, exact):
     adversarial = attack(*linear, key=KEY)

@@ -1,0 +1,98 @@
+"""Attacks made to carry over to other models."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks.gradient import MIM, climb
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiverseView:
+    """A view of images that are shrunk and moved at random, each by draws of its own."""
+
+    view: Any
+    index: Any
+    probability: float = dataclasses.field(metadata={"static": True})
+    smallest: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+        """Returns the logits of the transformed images."""
+        height, width, num_channels = images.shape[1:]
+        dtype = images.dtype
+
+        def change(image, key):
+            draws = jax.random.uniform(key, (4,), dtype)
+            scale = self.smallest + (1 - self.smallest) * draws[0]
+            room = (1 - scale) * jnp.asarray([height, width], dtype)
+            shrunk = jax.image.scale_and_translate(
+                image,
+                (height, width, num_channels),
+                (0, 1),
+                jnp.stack([scale, scale]),
+                room * draws[1:3],
+                "linear",
+                antialias=False,
+            )
+            return jnp.where(draws[3] < self.probability, shrunk, image)
+
+        keys = rng.per_example(rng.stream(key, "diverse"), self.index)
+        return self.view(jax.vmap(change)(images, keys), key=rng.stream(key, "view"))
+
+
+@dataclasses.dataclass(frozen=True)
+class MDI2FGSM(MIM):
+    """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
+
+    Attributes:
+        probability: share of steps with a transformed image.
+        smallest: least size of the image, as a share.
+
+    References:
+        Xie et al., "Improving transferability of adversarial examples with input diversity", 2019
+        (there images grow; here they shrink, so that networks of fixed size can be attacked).
+    """
+
+    probability: float = 0.5
+    smallest: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for shares that make no sense."""
+        super().__post_init__()
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"Expected probability={self.probability} in [0, 1].")
+        if not 0 < self.smallest <= 1:
+            raise ValueError(f"Expected smallest={self.smallest} in (0, 1].")
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError unless the images are [b h w k]."""
+        super().check(images)
+        if images.ndim != 4:
+            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+
+    def perturb(
+        self,
+        view: Any,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"],
+    ) -> Float[Array, "b h w k"]:
+        """Returns the adversarial images."""
+        return climb(
+            self,
+            DiverseView(view, index, self.probability, self.smallest),
+            images,
+            labels,
+            key=key,
+            index=index,
+            num_steps=self.num_steps,
+            step_size=self.length(),
+            decay=self.decay,
+        )

@@ -16,7 +16,11 @@ examples of eps = .07 transferred from a plain ensemble of three ResNet-20:
 
 Table 2 and figure 5 (fewer layers, accuracy grows, robustness falls): `layers5`, `layers3`.
 
-Ours: not yet run.
+Ours: the full training is not yet run. `finetune`, 300 steps of 32 images from the authors' public
+plain ensemble (93.6 % clean, 42.6 % under white-box FGSM of .01, first 1,000 test images): 86.6 %
+clean, 42.6 % under FGSM; the mean cosine falls from -.03 (steps 1 to 10) to -.40 (step 100) and
+-.45 (step 300; no three vectors can go below -.5), the members' summed cross-entropy rises from .81
+to 1.14; no gradient is dead.
 
 Further variants:
 

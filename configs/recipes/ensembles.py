@@ -167,7 +167,7 @@ def digits(method: MethodConfig) -> Config:
 
 def digits_ensemble(num_members: int = 3) -> EnsembleConfig:
     """Returns the network of `digits`."""
-    return EnsembleConfig(CNNConfig(widths=(12, 24, 48), strides=(1, 2, 2)), num_members)
+    return EnsembleConfig(CNNConfig(widths=(12, 24, 48), strides=(2, 1, 2)), num_members)
 
 
 def adversarially_trained(config: Config, attack: BoundedAttack) -> Config:

@@ -25,7 +25,8 @@ margin loss:
 | REGroup k = 5, `deployed`        |       | 43.36  | 19.92 | 0.00  |
 | REGroup, all 20 layers, softmax  | 63.67 | 56.25  | 47.27 | 10.94 |
 | REGroup, all 20, `kl_margin`     |       | 52.34  | 41.02 | 2.34  |
-| REGroup, rule of 75 %            | 88.28 |        |       |       |
+| REGroup, rule of 75 %, softmax   | 88.28 | 58.20  | 29.69 | 0.00  |
+| REGroup, rule, `kl_margin`       |       | 53.13  | 22.27 | 0.00  |
 
 So what REGroup (k = 5) gains against an attack that does not know it is gone against one that does:
 19.92 % beside the softmax network's 19.53 %, for 11 points of clean accuracy. The intervals are

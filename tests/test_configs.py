@@ -62,7 +62,9 @@ def identify(spec: str) -> str:
 def task_of(spec: str) -> Task:
     """Returns the task of the dataset that the file is named after, `method_dataset.py`."""
     name = pathlib.Path(spec).name.split(".py:")[0]
-    task = TASKS[name if name in TASKS else name.split("_", 1)[1]]
+    while name not in TASKS:
+        name = name.split("_", 1)[1]
+    task = TASKS[name]
     size = config.load(spec).data.image_size or task.input_shape[0]
     return task._replace(input_shape=(size, size, task.input_shape[2]))
 

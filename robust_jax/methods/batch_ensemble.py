@@ -67,6 +67,8 @@ class RankOneConv(Conv):
 class RankOneDense(Dense):
     """Linear layer with s per member and input, r per member and output."""
 
+    use_bias: bool = False
+    """The bias is added after r, here and not by `Dense`."""
     num_members: int = 1
     factor_std: float | None = None
 
@@ -78,12 +80,9 @@ class RankOneDense(Dense):
         init = _factors(self.factor_std)
         s = self.param("s", init, (self.num_members, x.shape[-1]), jnp.float32)
         r = self.param("r", init, (self.num_members, self.features), jnp.float32)
-        shared = Dense(
-            self.features, use_bias=False, framework=self.framework, name="shared"
-        )  # its kernel has the framework's initialisation
-        y = _scale(shared(_scale(x, s), train=train, deterministic=deterministic), r)
+        y = super().__call__(_scale(x, s), train=train, deterministic=deterministic)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return y + bias.astype(x.dtype)[None, :]
+        return _scale(y, r) + bias.astype(x.dtype)[None, :]
 
 
 @dataclasses.dataclass(frozen=True)

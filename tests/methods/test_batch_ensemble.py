@@ -27,7 +27,7 @@ def member_of(variables, i):
         if "s" not in layer:
             params[name] = layer
             continue
-        kernel = layer["kernel"] if "kernel" in layer else layer["shared"]["kernel"]
+        kernel = layer["kernel"]
         factors = jnp.outer(layer["s"][i], layer["r"][i])
         wide = (None,) * (kernel.ndim - 2)
         params[name] = {"kernel": kernel * factors[wide], "bias": layer["bias"]}

@@ -1,0 +1,28 @@
+"""BatchEnsemble on scikit-learn's digits, a first look.
+
+    python train.py configs/batch_ensemble_digits.py
+
+Ours: not yet run.
+"""
+
+import dataclasses
+
+from recipes import ensembles as recipes
+
+from robust_jax.config import Config
+from robust_jax.methods import BatchEnsemble
+
+NETWORK = recipes.digits_ensemble().member
+
+FOUND = recipes.digits(BatchEnsemble(network=NETWORK, factor_std=0.5))
+
+VARIANTS = {
+    "default": dataclasses.replace(
+        FOUND, optimizer=dataclasses.replace(FOUND.optimizer, learning_rate=0.2)
+    )
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "batch_ensemble_digits", variant)

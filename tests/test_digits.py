@@ -1,0 +1,56 @@
+"""Every `configs/*_digits.py` trains: a few dozen steps of what train.py would run."""
+
+import itertools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from robust_jax import config, plan, training
+from robust_jax.data import open_data
+from robust_jax.sharding import make_mesh
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+SPECS = [
+    f"{file}:{variant}"
+    for file in sorted(CONFIGS.glob("*_digits.py"))
+    for variant in config.load_module(str(file))[0].VARIANTS
+]
+
+
+def train(spec, num_steps):
+    """Returns the metrics of the first steps, one array each, and the test accuracy after them."""
+    found, mesh = config.load(spec), make_mesh(1)
+    data = open_data(found.data)
+    method = found.method.make(data.task)
+    steps = plan.make_plan(found.training, data.task.num_train, mesh)
+    optimizer = found.optimizer.make(steps.step_at, steps.epochs[-1])
+    variables = training.init_variables(found, data, method, mesh)
+    state = training.init_state(variables, optimizer, found.training, mesh)
+    step = training.make_train_step(
+        method, optimizer, found.training, found.data.augmentation, mesh
+    )
+    batches = training.batches(data, steps, mesh, seed=0, start=0)
+    lines = []
+    for batch in itertools.islice(batches, num_steps):
+        state, metrics = step(state, batch, jax.random.key(0))
+        lines.append(metrics)
+    lines = jax.device_get(lines)
+    images, labels = zip(*(data.test[row] for row in range(len(data.test))), strict=True)
+    logits = jax.jit(method.views["noise_off"])(
+        state.variables, np.stack(images).astype(np.float32) / 255, key=None
+    )
+    accuracy = float(np.mean(np.argmax(logits, -1) == np.asarray(labels)))
+    return {name: np.asarray([line[name] for line in lines]) for name in lines[0]}, accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)
+def test_digits_are_learned(spec):
+    found, accuracy = train(spec, 60)
+    assert np.all(np.isfinite(found["loss"]))
+    assert found["loss"][-10:].mean() < found["loss"][:5].mean()
+    assert accuracy > 0.3  # 0.1 by chance
+    if "parl" in spec:
+        assert found["gradient_cosine"][-10:].mean() < found["gradient_cosine"][:5].mean() - 0.1

@@ -14,6 +14,9 @@ As in the code: the covariance divides by the batch size and the deviations by o
 go through the batch's statistics; the cosine's norms are constants (`norm_gradient=True` lets
 gradients through them); biases and normalisations are not among the w. A unit without variance
 contributes 0 and its deviation no gradient.
+
+The penalty is a product of two sums of either sign: once the outputs correlate negatively, it is
+lowered by larger cosines.
 """
 
 import dataclasses

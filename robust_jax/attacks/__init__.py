@@ -6,19 +6,19 @@ from robust_jax.attacks.auto import AutoAttack
 from robust_jax.attacks.base import (
     Attack,
     BoundedAttack,
-    ThreatModel,
     View,
     as_view,
     bind,
     check_images,
     check_logits,
 )
-from robust_jax.attacks.black_box import Boundary, HopSkipJump
+from robust_jax.attacks.black_box import Boundary
 from robust_jax.attacks.dataset import over_dataset
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.eps_search import SmallestEps
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
+from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import (
     EAD,
     CarliniWagner,
@@ -27,6 +27,7 @@ from robust_jax.attacks.minimum_norm import (
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
+from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.transfer import MDI2FGSM
 from robust_jax.attacks.views import (
     change_with_twice_the_draws,

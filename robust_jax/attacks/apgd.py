@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import ThreatModel, expand, start_keys, unit_l2
-from robust_jax.attacks.gradient import AttackInRuns, keep_better
+from robust_jax.attacks.base import start_keys
+from robust_jax.attacks.runs import AttackInRuns, keep_better
+from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
 
 
 def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,10 +19,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import base, losses
 from robust_jax.attacks.apgd import APGD, APGDT
-from robust_jax.attacks.base import BoundedAttack, ThreatModel
+from robust_jax.attacks.base import BoundedAttack
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.gradient import AttackInRuns
+from robust_jax.attacks.runs import AttackInRuns
 from robust_jax.attacks.square import Square
+from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2
 from robust_jax.attacks.views import eot
 
 
@@ -309,6 +310,6 @@ def _inspect(
         losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
     )
     again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
-    apart = base.l2_norm(base.unit_l2(logits) - base.unit_l2(again))
+    apart = l2_norm(unit_l2(logits) - unit_l2(again))
     right = ~losses.misclassified(logits, labels)
-    return right, apart > 1e-4, base.l2_norm(slope) == 0
+    return right, apart > 1e-4, l2_norm(slope) == 0

@@ -1,8 +1,8 @@
-"""Attacks that see only decisions: Boundary and HopSkipJump."""
+"""Attacks that see only decisions: what they share, and Boundary."""
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import distance, expand, l2_norm, unit_l2
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,168 +243,3 @@ class Boundary(DecisionAttack):
             (none, none),
         )
         return jax.lax.fori_loop(0, self.num_steps, step, start)[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class HopSkipJump(DecisionAttack):
-    """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
-
-    Attributes:
-        distance_norm: the norm made small.
-        num_steps: jumps.
-        num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
-        num_most_queries: at most so many.
-        threshold: width of the binary search, over the number of pixels (gamma).
-
-    References:
-        Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",
-        2020 (algorithm 2, geometric step sizes).
-    """
-
-    distance_norm: Literal["linf", "l2"] = "l2"
-    num_steps: int = 64
-    num_first_queries: int = 100
-    num_most_queries: int = 10_000
-    threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for hyper-parameters that make no sense."""
-        super().__post_init__()
-        for name in ("num_steps", "num_first_queries", "num_most_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
-        if not 0 < self.threshold < math.inf:
-            raise ValueError(f"Expected threshold={self.threshold} > 0 and finite.")
-        if self.distance_norm not in ("linf", "l2"):
-            raise ValueError(
-                f"Expected distance_norm={self.distance_norm!r} to be one of ['l2', 'linf']."
-            )
-
-    @property
-    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
-        """Returns the norm made small."""
-        return self.distance_norm
-
-    def approach(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        starts: Float[Array, "b *shape"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the nearest adversarial images reached from given starts."""
-        shape, dtype = images.shape[1:], images.dtype
-        size = math.prod(shape)
-        linf = self.norm == "linf"
-        # theta, and the ratio of probe radius to distance, in the paper's scaling.
-        theta = self.threshold / (size * size if linf else size * math.sqrt(size))
-        probe_ratio = (size if linf else math.sqrt(size)) * theta
-        keys = rng.per_example(rng.stream(key, "probes"), index)
-        alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
-        starts = jnp.where(expand(alive, images), starts, images)
-
-        def reach(points, share):
-            """Points at a share of the way (L2), or of the radius (Linf), from the clean image."""
-            if not linf:
-                return images + expand(share, images) * (points - images)
-            return images + jnp.clip(points - images, -expand(share, images), expand(share, images))
-
-        def to_boundary(points, view_key):
-            """Binary search between the clean image and an adversarial one."""
-            far = distance("linf", points, images) if linf else jnp.ones(labels.shape, dtype)
-            width = jnp.minimum(far * theta, theta) if linf else jnp.full(labels.shape, theta)
-
-            def halve(carry):
-                count, low, high = carry
-                middle = (low + high) / 2
-                hit = self.fooled(
-                    view, reach(points, middle), labels, key=rng.stream(view_key, "search", count)
-                )
-                more = high - low > width  # rows that are done wait for the others unchanged
-                low = jnp.where(more & ~hit, middle, low)
-                return count + 1, low, jnp.where(more & hit, middle, high)
-
-            # Beyond 30 halvings float32 has nothing left to halve.
-            _, _, high = jax.lax.while_loop(
-                lambda carry: (carry[0] < 30) & jnp.any(carry[2] - carry[1] > width),
-                halve,
-                (jnp.asarray(0), jnp.zeros_like(far), far),
-            )
-            # The whole way changes nothing, so that a start on the boundary stays.
-            return jnp.where(expand(high < far, images), reach(points, high), points)
-
-        def normal(points, radius, number, view_key):
-            """Direction in which decisions become adversarial, estimated from probes."""
-            queries = jnp.minimum(
-                jnp.floor(self.num_first_queries * jnp.sqrt((number + 1).astype(dtype))),
-                self.num_most_queries,
-            ).astype(jnp.int32)
-
-            def one(key):
-                if linf:
-                    return jax.random.uniform(key, shape, dtype, -1, 1)
-                return jax.random.normal(key, shape, dtype)
-
-            def probe(count, carry):
-                signed, plain, votes = carry
-                fold = jax.vmap(lambda key: one(rng.stream(key, "probe", number, count)))
-                nearby = jnp.clip(
-                    points + expand(radius, points) * unit_l2(fold(keys)), *self.bounds
-                )
-                taken = (nearby - points) / expand(radius, points)
-                hit = self.fooled(view, nearby, labels, key=rng.stream(view_key, "probe", count))
-                vote = jnp.where(hit, 1, -1).astype(dtype)
-                return signed + expand(vote, taken) * taken, plain + taken, votes + vote
-
-            signed, plain, votes = jax.lax.fori_loop(
-                0,
-                queries,
-                probe,
-                (jnp.zeros_like(points), jnp.zeros_like(points), jnp.zeros(labels.shape, dtype)),
-            )
-            mean = votes / queries.astype(dtype)
-            # Of equal votes nothing is learnt but the side: the mean is not taken off then.
-            centred = signed - expand(jnp.where(jnp.abs(mean) < 1, mean, 0), plain) * plain
-            return jnp.sign(centred) if linf else unit_l2(centred)
-
-        def jump(number, carry):
-            points, best = carry
-            view_key = rng.stream(key, "jump", number)
-            away = distance(self.norm, points, images)
-            width = self.bounds[1] - self.bounds[0]
-            radius = jnp.where(number == 0, 0.1 * width, probe_ratio * away).astype(dtype)
-            radius = jnp.where(radius > 0, radius, 1)
-            ahead = normal(points, radius, number, view_key)
-
-            def shrink(carry):
-                count, length, _ = carry
-                length = length / 2
-                moved = jnp.clip(points + expand(length, points) * ahead, *self.bounds)
-                hit = self.fooled(view, moved, labels, key=rng.stream(view_key, "length", count))
-                return count + 1, jnp.where(carry[2], carry[1], length), carry[2] | hit
-
-            first = away / jnp.sqrt((number + 1).astype(dtype))
-            hit = self.fooled(
-                view,
-                jnp.clip(points + expand(first, points) * ahead, *self.bounds),
-                labels,
-                key=rng.stream(view_key, "first"),
-            )
-            _, length, hit = jax.lax.while_loop(
-                lambda carry: (carry[0] < 30) & ~jnp.all(carry[2]),
-                shrink,
-                (jnp.asarray(0), first, hit | ~alive),
-            )
-            moved = jnp.clip(points + expand(length, points) * ahead, *self.bounds)
-            moved = to_boundary(
-                jnp.where(expand(hit, points), moved, points), rng.stream(view_key, "boundary")
-            )
-            nearer = distance(self.norm, moved, images) < distance(self.norm, best, images)
-            return moved, jnp.where(expand(nearer, best), moved, best)
-
-        points = to_boundary(starts, rng.stream(key, "first boundary"))
-        _, best = jax.lax.fori_loop(0, self.num_steps, jump, (points, points))
-        return jnp.where(expand(alive, images), best, images)

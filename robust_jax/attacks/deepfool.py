@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import expand, l2_norm
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.threat import expand, l2_norm
 
 
 def dual_norm(norm: str, slope: Float[Array, "b *shape"]) -> Float[Array, " b"]:

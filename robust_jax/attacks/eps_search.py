@@ -7,9 +7,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax.attacks.base import ThreatModel, distance
 from robust_jax.attacks.gradient import PGD, climber
 from robust_jax.attacks.minimum_norm import MinimumNormAttack, search_constant
+from robust_jax.attacks.threat import ThreatModel, distance
 
 
 @dataclasses.dataclass(frozen=True)

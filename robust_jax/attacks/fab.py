@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import random_start
-from robust_jax.attacks.base import ThreatModel, start_keys
-from robust_jax.attacks.gradient import AttackInRuns
+from robust_jax.attacks.base import start_keys
+from robust_jax.attacks.runs import AttackInRuns
+from robust_jax.attacks.threat import ThreatModel
 
 
 def project_on_hyperplane(

@@ -10,14 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import (
-    Attack,
-    BoundedAttack,
-    ThreatModel,
-    check_bounds,
-    distance,
-    expand,
-)
+from robust_jax.attacks.base import Attack, BoundedAttack
+from robust_jax.attacks.threat import ThreatModel, check_bounds, distance, expand
 
 
 @dataclasses.dataclass(frozen=True)

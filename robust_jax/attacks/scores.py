@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import expand
 from robust_jax.attacks.gradient import StepAttack
 from robust_jax.attacks.minimum_norm import adam_step
+from robust_jax.attacks.threat import expand
 
 
 def slope_from_scores(

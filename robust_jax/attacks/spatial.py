@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Attack, check_bounds
-from robust_jax.attacks.gradient import keep_better
+from robust_jax.attacks.base import Attack
+from robust_jax.attacks.runs import keep_better
+from robust_jax.attacks.threat import check_bounds
 
 
 def transform(

@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import expand, start_keys, unit_l2
-from robust_jax.attacks.gradient import AttackInRuns
+from robust_jax.attacks.base import start_keys
+from robust_jax.attacks.runs import AttackInRuns
+from robust_jax.attacks.threat import expand, unit_l2
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import base, losses
+from robust_jax.attacks.threat import expand
 
 Average = Literal["probabilities", "logits", "gradients"]
 
@@ -156,7 +157,7 @@ class GradientFromScores:
                 ahead = logits(images + self.sigma * direction)
                 behind = logits(images - self.sigma * direction)
                 rise = jnp.sum(cotangent * (ahead - behind), axis=1) / (2 * self.sigma)
-                return total + base.expand(rise.astype(dtype), images) * direction
+                return total + expand(rise.astype(dtype), images) * direction
 
             start = jnp.zeros(shape, dtype)
             total = jax.lax.fori_loop(0, self.num_samples, pair, start)

@@ -169,9 +169,7 @@ def test_square_reads_scores_only(digits):
 def test_parallel_runs_change_nothing(digits):
     threat = ThreatModel("linf", 0.06)
     for make, fields in (
-        (APGD, {"num_steps": 6, "num_restarts": 2}),
         (APGDT, {"num_steps": 6, "num_targets": 2}),
-        (FABT, {"num_steps": 4, "num_targets": 2}),
         (Square, {"num_queries": 20, "num_restarts": 2}),
     ):
         np.testing.assert_allclose(

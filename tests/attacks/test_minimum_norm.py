@@ -14,8 +14,8 @@ from robust_jax.attacks import (
     TrustRegion,
     losses,
 )
-from robust_jax.attacks.base import distance
 from robust_jax.attacks.minimum_norm import WithinBall, adam_step
+from robust_jax.attacks.threat import distance
 
 KEY = jax.random.key(19)
 SEARCHES = {"num_searches": 6, "num_steps": 200, "initial_constant": 0.1}

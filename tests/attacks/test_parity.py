@@ -20,8 +20,8 @@ from robust_jax.attacks import (
     DeepFool,
     HopSkipJump,
     ThreatModel,
-    base,
 )
+from robust_jax.attacks.threat import distance
 
 KEY = jax.random.key(17)
 
@@ -57,7 +57,7 @@ def test_official_autoattack(name, make, many_digits, referees):
 def distances(view, adversarial, images, labels, norm):
     """Distance of each adversarial image, infinite where the image is classified right."""
     fooled = jnp.argmax(view(adversarial, key=None), axis=1) != labels
-    return np.where(fooled, base.distance(norm, adversarial, images), np.inf)
+    return np.where(fooled, distance(norm, adversarial, images), np.inf)
 
 
 @pytest.mark.slow

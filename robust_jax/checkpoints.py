@@ -119,7 +119,7 @@ def save(
         manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
         manager.wait_until_finished()
     except Exception as error:  # orbax and tensorstore raise every kind
-        kept = [each for each in _steps(manager.directory.parent) if each != step]
+        kept = [each for each in _steps(str(manager.directory.parent)) if each != step]
         raise OSError(
             f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
             f"{_first_line(error)}"

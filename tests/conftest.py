@@ -49,3 +49,10 @@ def public_checkpoints() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip("needs public checkpoints in ../shared/checkpoints")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release_compiled_functions():
+    """Gives back what a file compiled: each function keeps memory maps, whose number is limited."""
+    yield
+    jax.clear_caches()

@@ -19,7 +19,7 @@ from robust_jax.models import (
     Normalization,
     ResNetConfig,
 )
-from robust_jax.types import Batch, Outputs, Task, Variables
+from robust_jax.types import Outputs, Task, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -65,7 +65,7 @@ def task_of(spec: str) -> Task:
     while name not in TASKS:
         name = name.split("_", 1)[1]
     task = TASKS[name]
-    size = config.load(spec).data.image_size or task.input_shape[0]
+    size = load(spec).data.image_size or task.input_shape[0]
     return task._replace(input_shape=(size, size, task.input_shape[2]))
 
 

@@ -94,6 +94,9 @@ class AutoAttack(BoundedAttack):
     code it decides by the mean probability of the draws, not by the last one, and re-judges every
     success under fresh draws, so that lucky draws are not kept.
 
+    Checked against the official code on 512 images: APGD-CE, APGD-DLR and APGD-T. Not yet at that
+    size: FAB-T, Square and the whole suite, so do not quote its number as AutoAttack's.
+
     Attributes:
         version: "standard", "plus", "rand", or "custom" for the attacks below.
         attacks: the attacks of version "custom", in their order, with this threat model.

@@ -7,6 +7,8 @@ and attack) and summary.json. An evaluation that was stopped goes on where it wa
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Literal
 
 from jax.sharding import Mesh
 
@@ -16,12 +18,13 @@ from robust_jax import (
     config,
     evaluation,
     logging,
+    protocol,
     records,
     serialization,
     sharding,
 )
-from robust_jax.config import Evaluation
 from robust_jax.data import Data, open_data
+from robust_jax.protocol import Evaluation
 from robust_jax.sharding import RuntimeConfig
 
 
@@ -42,6 +45,9 @@ class Arguments:
         split: another split than the evaluation names.
         num_examples: fewer examples than the evaluation names.
         batch_size: another global batch size than the evaluation names.
+        sources: work directories of the checkpoints that attacks are transferred from, by the
+            names that the evaluation gives them: --sources surrogate DIR.
+        budget: "reduced" for 64 examples and small attacks, stamped as not comparable.
         runtime: devices and progress.
     """
 
@@ -54,6 +60,8 @@ class Arguments:
     split: str | None = None
     num_examples: int | None = None
     batch_size: int | None = None
+    sources: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    budget: Literal["full", "reduced"] = "full"
     runtime: RuntimeConfig = RuntimeConfig()
 
 
@@ -69,14 +77,20 @@ def main(arguments: Arguments) -> None:
     wanted = serialization.check(
         dataclasses.replace(wanted, **{k: v for k, v in named.items() if v is not None})
     )
+    if arguments.budget == "reduced":
+        wanted = protocol.reduced(wanted)
+    sources = {name: checkpoints.load(path, mesh) for name, path in arguments.sources.items()}
     data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
     if arguments.method is not None:
         checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method).method)
     names = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
              for spec in (arguments.config or "default", arguments.method) if spec]  # fmt: skip
+    names += [path.name for path in arguments.sources.values()]
+    names += ["reduced"] if arguments.budget == "reduced" else []
     name = "-".join([*names, str(checkpoint.step)])
     out = arguments.out or arguments.checkpoint / "evaluations" / name
-    run(checkpoint, wanted, mesh, data=data, out=out, progress=arguments.runtime.progress)
+    progress = arguments.runtime.progress
+    run(checkpoint, wanted, mesh, data=data, out=out, sources=sources, progress=progress)
 
 
 def run(
@@ -86,18 +100,26 @@ def run(
     *,
     data: Data,
     out: pathlib.Path,
+    sources: Mapping[str, checkpoints.Checkpoint] | None = None,
     progress: bool = True,
 ) -> None:
     """Runs an evaluation of a restored checkpoint; prints the table, writes the summary."""
+    sources = sources or {}
     method = checkpoint.config.method.make(checkpoint.task)
-    evaluator = evaluation.make_evaluator(method, wanted, mesh)
+    source_methods = {name: s.config.method.make(s.task) for name, s in sources.items()}
+    evaluator = evaluation.make_evaluator(method, wanted, mesh, source_methods)
     split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
-    evaluation.check_data(data, checkpoint.task, split)
+    for found in (checkpoint, *sources.values()):
+        evaluation.check_data(data, found.task, split)
     description = {
         "name": checkpoint.config.name,
         "step": checkpoint.step,
         "method": serialization.to_json(checkpoint.config.method),
         "evaluation": serialization.to_json(wanted),
+        "sources": {
+            name: [s.config.name, s.step, serialization.to_json(s.config.method)]
+            for name, s in sources.items()
+        },
     }
     records.claim(out, description)
     with logging.progress_bar(enabled=progress) as bar:
@@ -106,12 +128,13 @@ def run(
             for name in evaluator.steps
         }
         found = evaluation.evaluate(
-            evaluator, method, checkpoint.variables, split, directory=out,
+            evaluator, checkpoint.variables, split, directory=out,
+            sources={name: source.variables for name, source in sources.items()},
             on_batch=lambda name, done, total: bar.update(
                 tasks[name], completed=done, total=total, visible=True
             ),
         )  # fmt: skip
-    summary = records.summarize(found, records.wall_seconds(out))
+    summary = records.summarize(found, wanted, records.wall_seconds(out))
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, evaluation.describe(wanted))

@@ -93,7 +93,7 @@ def main(arguments: Arguments) -> None:
                 writer.write(step, line)
                 bar.update(task, completed=step, status=logging.status(line))
             if validate or stop:
-                found = training.validate(validator, method, state, data) if validate else {}
+                found = training.validate(validator, state, data) if validate else {}
                 writer.write(step, {f"validation/{name}": value for name, value in found.items()})
                 training.save(manager, state, config=cfg, data=data, metrics=found)
                 last = step

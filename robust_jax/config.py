@@ -12,6 +12,7 @@ from robust_jax.attacks import Attack
 from robust_jax.data import DataConfig
 from robust_jax.methods import MethodConfig
 from robust_jax.optimizers import OptimizerConfig
+from robust_jax.protocol import Evaluation
 from robust_jax.sharding import RuntimeConfig
 
 
@@ -94,69 +95,6 @@ class TrainingConfig:
             raise ValueError(f"Expected validate_every={self.validate_every} > 0.")
         if self.best_by == "robust_accuracy" and self.validation_attack is None:
             raise ValueError("Expected validation_attack=None to be an attack, for best_by.")
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackRun:
-    """An attack of an evaluation and what it is aimed at.
-
-    Attributes:
-        attack: the attack.
-        view: the method's view that it differentiates or queries.
-        eot_samples: draws averaged at every call of the view (expectation over transformation,
-            Athalye et al., 2018); 1 for a single draw.
-    """
-
-    attack: Attack
-    view: str = "deployed"
-    eot_samples: int = 1
-
-    def __post_init__(self) -> None:
-        if self.eot_samples < 1:
-            raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What evaluate.py measures on a checkpoint.
-
-    Attributes:
-        attacks: by the name that tables print.
-        split: "test", "validation" or "train".
-        num_examples: the first n examples of the split; None for all.
-        batch_size: global batch size; the last batch is padded and masked.
-        attack_labels: labels the attacks move away from: the "true" ones, or those "predicted" on
-            the clean image, as CleverHans and ART do by default.
-        skip_misclassified: leave images that are already wrong to themselves: they count as not
-            robust, and are not attacked. Never in transfer evaluations.
-        judge: rule of a stochastic method's decisions. "honest": the mean of `num_draws` fresh
-            predictions, drawn with keys that no attack saw. "paper": one fresh prediction. "fixed":
-            the mean of `num_draws` predictions under keys fixed for the whole evaluation (an
-            averaged predictor, deterministic). A deterministic method has one prediction whichever.
-        num_draws: predictions averaged by "honest" and "fixed".
-        judged_view: view of the method whose largest logit decides in place of its deployed rule;
-            None for the deployed rule. For a paper's own protocol: KAP's tables 1 and 2 attack and,
-            as far as the text tells, judge the network without noise.
-        seed: root of the evaluation's random keys.
-    """
-
-    attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)
-    split: Literal["test", "validation", "train"] = "test"
-    num_examples: int | None = None
-    batch_size: int = 256
-    attack_labels: Literal["true", "predicted"] = "true"
-    skip_misclassified: bool = True
-    judge: Literal["honest", "paper", "fixed"] = "honest"
-    num_draws: int = 10
-    judged_view: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "num_draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
-        if self.num_examples is not None and self.num_examples < 1:
-            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluation: attack a checkpoint, judge by the deployed rule, write one record per example.
+"""Evaluation: attack a checkpoint, judge it, write one record per example.
 
 Every number that is reported is a reduction of the records (`records.py`), so the worst case over
 attacks is taken per example, and an evaluation that was stopped goes on where it was. The harness,
@@ -7,43 +7,26 @@ not the attack, enforces the ball, measures the distance and judges.
 
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
-from robust_jax import metrics, rng, serialization
+from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
-from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import Data, Split, eval_batches, select
+from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
-from robust_jax.records import CLEAN, Record, Records, append_lines, resume
+from robust_jax.protocol import CLEAN, AttackRun, Evaluation, Judge
+from robust_jax.records import Decision, Record, Records, append_lines, resume
 from robust_jax.sharding import batched, check_batch_size, replicated
 from robust_jax.types import Batch, Task, Variables
 
-
-class Judgement(NamedTuple):
-    """What the harness finds on a batch of images, clean or attacked.
-
-    Attributes:
-        prediction: class of the largest score.
-        top5: classes of the five largest scores (fewer where there are fewer classes).
-        linf: largest change of a pixel.
-        l2: Euclidean norm of the change.
-    """
-
-    prediction: Int[Array, " b"]
-    top5: Int[Array, "b n"]
-    linf: Float[Array, " b"]
-    l2: Float[Array, " b"]
-
-
-JudgeFn = Callable[..., Judgement]
+StepFn = Callable[..., Judgement]
 
 
 class Evaluator(NamedTuple):
@@ -52,163 +35,219 @@ class Evaluator(NamedTuple):
     Attributes:
         config: what to measure.
         mesh: devices that every batch is split over.
-        steps: by name, jitted (variables, batch, attack labels, key) -> Judgement.
+        stochastic: does a decision or an attack depend on its key?
+        steps: by name, jitted (variables, of the source or None, batch, attack labels, key) ->
+            Judgement. `clean@NAME` judges the clean images by a source.
     """
 
     config: Evaluation
     mesh: Mesh
-    steps: dict[str, JudgeFn]
+    stochastic: bool
+    steps: dict[str, StepFn]
 
 
-def make_evaluator(method: Method, config: Evaluation, mesh: Mesh) -> Evaluator:
+def make_evaluator(
+    method: Method,
+    config: Evaluation,
+    mesh: Mesh,
+    sources: Mapping[str, Method] | None = None,
+) -> Evaluator:
     """Returns the evaluator of a method.
 
+    Args:
+        method: what is evaluated.
+        config: what to measure.
+        mesh: devices.
+        sources: methods of the checkpoints that attacks are transferred from.
+
     Raises:
-        ValueError: an attack's view does not exist, a name is taken, or the batch does not split
-            over the mesh.
+        ValueError: an attack's view does not exist, its source is not given, or the batch does not
+            split over the mesh.
     """
     check_batch_size(config.batch_size, mesh)
-    if CLEAN in config.attacks:
-        raise ValueError(f"Expected attacks to leave the name {CLEAN!r} to the clean images.")
-    runs: dict[str, AttackRun | None] = {CLEAN: None, **config.attacks}
-    steps = {name: _make_step(method, run, name, config, mesh) for name, run in runs.items()}
-    return Evaluator(config, mesh, steps)
+    sources = dict(sources or {})
+    if sorted(sources) != config.sources:
+        raise ValueError(
+            f"Expected sources={sorted(sources)} to be {config.sources}, those that this "
+            "evaluation transfers from (--sources NAME DIR)."
+        )
+    predictors = {
+        name: predictor(method, judge, config.seed) for name, judge in config.judges.items()
+    }
+    steps = {CLEAN: _clean_step(predictors, mesh)}
+    for name, source in sources.items():
+        steps[f"{CLEAN}@{name}"] = _source_step(source, config, mesh)
+    for name, run in config.attacks.items():
+        attacked = method if run.source is None else sources[run.source]
+        steps[name] = _attack_step(attacked, run, name, predictors, config, mesh)
+    stochastic = any(found.stochastic for found in [method, *sources.values()])
+    return Evaluator(config, mesh, stochastic, steps)
 
 
-def _make_step(
-    method: Method, run: AttackRun | None, name: str, config: Evaluation, mesh: Mesh
-) -> JudgeFn:
-    judge = judge_fn(method, config)
-    attacked_view = method.view("deployed" if run is None else run.view)
+def _jitted(step: Callable[..., Judgement], mesh: Mesh) -> StepFn:
+    over_batch, everywhere = batched(mesh), replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, everywhere, over_batch, over_batch, everywhere),
+        out_shardings=everywhere,
+    )
 
-    def attacked(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Any:
-        if run is None:
-            return batch.image
-        view = bind(attacked_view, variables)
-        if run.eot_samples > 1:
+
+def _clean_step(predictors: dict, mesh: Mesh) -> StepFn:
+    def step(variables, source, batch, labels, key):
+        del source, labels
+        judge_key = rng.stream(key, f"judge {CLEAN}")
+        return judge_images(predictors, variables, batch, batch.image, judge_key)
+
+    return _jitted(step, mesh)
+
+
+def _source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
+    predictors = {"source": predictor(method, Judge(), config.seed)}
+
+    def step(variables, source, batch, labels, key):
+        del variables, labels
+        judge_key = rng.stream(key, "judge source")
+        return judge_images(predictors, source, batch, batch.image, judge_key)
+
+    return _jitted(step, mesh)
+
+
+def _attack_step(
+    attacked: Method, run: AttackRun, name: str, predictors: dict, config: Evaluation, mesh: Mesh
+) -> StepFn:
+    method_view = attacked.view(run.view)
+    if run.draws == "fixed":
+        method_view = averaged(method_view, run.eot_samples, config.seed)
+
+    def attack(variables, source, batch: Batch, labels, key: Key[Array, ""]):
+        view: Any = bind(method_view, variables if run.source is None else source)
+        if run.eot_samples > 1 and run.draws == "fresh":
             view = eot(view, run.eot_samples)
         attack_key = rng.stream(key, f"attack {name}")
         return run.attack(view, batch.image, labels, key=attack_key, index=batch.index)
 
-    def judged(variables: Variables, batch: Batch, images: Any, key: Key[Array, ""]) -> Judgement:
-        if run is not None and isinstance(run.attack, BoundedAttack):
+    def judge(variables, source, batch: Batch, images, key: Key[Array, ""]) -> Judgement:
+        del source
+        if isinstance(run.attack, BoundedAttack):
             images = run.attack.threat.project(images, batch.image)
-        scores = judge(variables, images, key=rng.stream(key, f"judge {name}"))
-        delta = (images - batch.image).reshape(len(images), -1)
-        return Judgement(
-            prediction=jnp.argmax(scores, axis=-1).astype(jnp.int32),
-            top5=metrics.top_classes(scores, 5).astype(jnp.int32),
-            linf=jnp.max(jnp.abs(delta), axis=-1),
-            l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
-        )
+        judge_key = rng.stream(key, f"judge {name}")
+        return judge_images(predictors, variables, batch, images, judge_key)
 
-    def step(variables: Variables, batch: Batch, labels: Any, key: Key[Array, ""]) -> Judgement:
-        return judged(variables, batch, attacked(variables, batch, labels, key), key)
+    def step(variables, source, batch, labels, key):
+        images = attack(variables, source, batch, labels, key)
+        return judge(variables, source, batch, images, key)
 
-    over_batch, everywhere = batched(mesh), replicated(mesh)
-    shardings: Any = {
-        "in_shardings": (everywhere, over_batch, over_batch, everywhere),
-        "out_shardings": everywhere,
-    }
-    if run is None or not run.attack.on_host:
-        return jax.jit(step, **shardings)
+    if not run.attack.on_host:
+        return _jitted(step, mesh)
     if jax.process_count() > 1:
         raise ValueError(f"Expected one process: {name} runs on the host.")
-    judged = jax.jit(judged, **shardings)
+    judge_step = _jitted(judge, mesh)
 
-    def host_step(variables, batch, labels, key):
-        images = attacked(variables, batch, labels, key)
-        return judged(variables, batch, jax.device_put(images, over_batch), key)
+    def host_step(variables, source, batch, labels, key):
+        images = attack(variables, source, batch, labels, key)
+        return judge_step(variables, source, batch, jax.device_put(images, batched(mesh)), key)
 
     return host_step
 
 
-def judge_fn(method: Method, config: Evaluation) -> Callable[..., Float[Array, "b c"]]:
-    """Returns the scores that decide, (variables, images, *, key) -> [b c].
-
-    See `Evaluation.judge`; the mean of several draws is that of their softmax.
-    """
-    predict = method.predict if config.judged_view is None else method.view(config.judged_view)
-    if not method.stochastic:
-        return lambda variables, images, *, key: predict(variables, images, key=None)
-
-    def honest(variables, images, *, key):
-        def draw(number):
-            scores = predict(variables, images, key=rng.stream(key, "draw", number))
-            return jax.nn.softmax(scores, axis=-1)
-
-        num_draws = 1 if config.judge == "paper" else config.num_draws
-        return jnp.mean(jax.lax.map(draw, jnp.arange(num_draws)), axis=0)
-
-    def fixed(variables, images, *, key):
-        del key  # the same noise for every image and every attack: a deterministic predictor
-        root = rng.stream(jax.random.key(config.seed), "fixed judge")
-
-        def one(image):
-            return honest(variables, image[None], key=root)[0]
-
-        return jax.vmap(one)(images)
-
-    return fixed if config.judge == "fixed" else honest
-
-
 def evaluate(
     evaluator: Evaluator,
-    method: Method,
     variables: Variables,
     split: Split,
     *,
+    sources: Mapping[str, Variables] | None = None,
     directory: pathlib.Path | None = None,
     on_batch: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Records:
-    """Returns the records of every attack on a split.
+    """Returns the records of every attack on the chosen examples of a split.
 
     Args:
-        evaluator: from `make_evaluator` for this method.
-        method: what is evaluated.
-        variables: its arrays, replicated over the mesh.
+        evaluator: from `make_evaluator`.
+        variables: the method's arrays, replicated over the mesh.
         split: the examples.
+        sources: arrays of the checkpoints that attacks are transferred from.
         directory: where records/ is kept and gone on with; None keeps nothing.
         on_batch: told (attack, examples done, examples) after each batch.
 
     Guarantees:
-        Every example once. Records do not depend on the number of devices; for a deterministic
-        method not on the batch size either.
+        Every chosen example once. Records do not depend on the number of devices; for a
+        deterministic method not on the batch size either.
 
     Raises:
-        ValueError: the split is empty, or an attack returned images that are not finite.
+        ValueError: nothing is chosen, or an attack returned images that are not finite.
     """
-    config = evaluator.config
-    rows = select(split, config.num_examples)
-    records: Records = {}
-    for name in evaluator.steps:
-        chosen, labels = rows, None
-        if name != CLEAN:
-            clean = records[CLEAN]
-            if config.skip_misclassified:
-                chosen = np.asarray([row for row in rows if clean[row].correct], np.int32)
-            if config.attack_labels == "predicted":
-                labels = np.zeros(len(split), np.int32)
-                labels[rows] = [clean[row].prediction for row in rows]
+    config, sources = evaluator.config, sources or {}
+    conditional = config.selection in ("correct", "correct_per_class")
+    candidates = _candidates(config, split)
+
+    def run(name, rows, labels=None, source=None):
         file = None if directory is None else directory / "records" / f"{name}.jsonl"
-        found = _run(evaluator, name, method, variables, split, chosen, labels, file, on_batch)
+        models = (variables, None if source is None else sources[source])
+        return _run(evaluator, name, models, split, rows, labels, file, on_batch)
+
+    clean = {CLEAN: run(CLEAN, candidates)}
+    for source in config.sources:
+        if conditional or config.attack_labels == "predicted":
+            clean[f"{CLEAN}@{source}"] = run(f"{CLEAN}@{source}", candidates, source=source)
+    rows = _chosen(config, candidates, clean) if conditional else candidates
+    records: Records = {CLEAN: {row: clean[CLEAN][row] for row in rows.tolist()}}
+    for name, attack in config.attacks.items():
+        chosen, labels = rows, None
+        if config.skip_misclassified and attack.source is None:
+            judged = records[CLEAN]
+            right = [row for row, found in judged.items() if found.right_somewhere]
+            chosen = np.asarray(right, np.int32)
+        if config.attack_labels == "predicted":
+            known = clean[CLEAN if attack.source is None else f"{CLEAN}@{attack.source}"]
+            labels = np.zeros(len(split), np.int32)
+            labels[rows] = [known[row].headline.prediction for row in rows.tolist()]
+        found = run(name, chosen, labels, attack.source)
         # An example that was already wrong is not robust, whatever was done to it.
         records[name] = {row: found.get(row) or records[CLEAN][row] for row in rows.tolist()}
     return records
 
 
+def _candidates(config: Evaluation, split: Split) -> np.ndarray:
+    if config.selection == "first":
+        return select(split, config.num_examples)
+    if config.selection == "random":
+        key = rng.stream(jax.random.key(config.seed), "selection")
+        order = np.asarray(jax.random.permutation(key, len(split)), np.int32)
+        first = select(split, config.num_examples)  # checks the number
+        return np.sort(order[: len(first)])
+    return select(split, None)
+
+
+def _chosen(
+    config: Evaluation, candidates: np.ndarray, clean: Mapping[str, Mapping[int, Record]]
+) -> np.ndarray:
+    """Returns the first rows, or the first of each class, that every model gets right."""
+    limit = len(candidates) if config.num_examples is None else config.num_examples
+    counts: dict[int, int] = {}
+    rows = []
+    for row in candidates.tolist():
+        if all(found[row].headline.correct for found in clean.values()):
+            group = clean[CLEAN][row].label if config.selection == "correct_per_class" else 0
+            counts[group] = counts.get(group, 0) + 1
+            if counts[group] <= limit:
+                rows.append(row)
+    if not rows:
+        raise ValueError(f"Expected selection={config.selection!r} to find an example.")
+    return np.asarray(rows, np.int32)
+
+
 def _run(
     evaluator: Evaluator,
     name: str,
-    method: Method,
-    variables: Variables,
+    models: tuple[Variables, Variables | None],
     split: Split,
     rows: np.ndarray,
     labels: np.ndarray | None,
     file: pathlib.Path | None,
     on_batch: Callable[[str, int, int], None],
 ) -> dict[int, Record]:
-    """Returns the records of one attack, reading those that the file holds already."""
+    """Returns the records of one step, reading those that the file holds already."""
     config, mesh = evaluator.config, evaluator.mesh
     size, root = config.batch_size, jax.random.key(config.seed)
     found = resume(file, rows, size)
@@ -225,12 +264,12 @@ def _run(
             attack_labels = jax.device_put(chosen, batched(mesh))
         # Rows of a deterministic method are told apart by their index alone, so that the batch
         # they come in does not matter.
-        key = rng.stream(root, "evaluation", number if method.stochastic else 0)
+        key = rng.stream(root, "evaluation", number if evaluator.stochastic else 0)
         began = time.perf_counter()
-        judgement = jax.device_get(evaluator.steps[name](variables, batch, attack_labels, key))
+        judgement = jax.device_get(evaluator.steps[name](*models, batch, attack_labels, key))
         lines = _records(_local(batch._replace(image=batch.label)), judgement, name)
         if file is not None:
-            append_lines(file, [record._asdict() for record in lines])
+            append_lines(file, [record.to_json() for record in lines])
             seconds = time.perf_counter() - began
             append_lines(file.parent.parent / "seconds.jsonl", [{"name": name, "seconds": seconds}])
         found |= {record.index: record for record in lines}
@@ -249,13 +288,19 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
     records = []
     for i in np.flatnonzero(batch.mask):
         index, label = int(batch.index[i]), int(batch.label[i])
-        prediction, linf, l2 = (
-            int(judgement.prediction[i]), float(judgement.linf[i]), float(judgement.l2[i])
-        )  # fmt: skip
+        linf, l2 = float(judgement.linf[i]), float(judgement.l2[i])
         if not np.isfinite(l2):
             raise ValueError(f"Expected {name} on example {index} to give finite images.")
-        top5 = judgement.top5[i].tolist()
-        records.append(Record(index, label, prediction, prediction == label, top5, linf, l2))
+        decisions = {
+            judge: Decision(
+                prediction=int(found.prediction[i]),
+                correct=int(found.prediction[i]) == label,
+                top5=found.top5[i].tolist(),
+                share_correct=round(float(found.share_correct[i]), 6),
+            )
+            for judge, found in judgement.decisions.items()
+        }
+        records.append(Record(index, label, linf, l2, decisions))
     return records
 
 
@@ -270,8 +315,14 @@ def describe(config: Evaluation) -> dict[str, str]:
             words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
         words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
         words.append(f"on {run.view}")
-        if run.eot_samples > 1:
+        if run.draws == "fixed":
+            words.append(f"{run.eot_samples} fixed draws")
+        elif run.eot_samples > 1:
             words.append(f"EOT {run.eot_samples}")
+        if run.source is not None:
+            words.append(f"of {run.source}")
+        if run.adaptive:
+            words.append("adaptive")
         lines[name] = ", ".join(words)
     return lines
 

@@ -116,21 +116,43 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
     if jax.process_index() != 0:
         return
     table = rich.table.Table(title=title, title_justify="left")
-    for heading in ("attack", "accuracy", "95 % interval", "what"):
+    judges = summary["judges"]
+    for heading in ("attack", *judges, "what"):
         table.add_column(heading)
-    intervals = summary["intervals"]
 
-    def row(name: str, value: float, bounds: list[float], what: str) -> None:
-        low, high = (f"{100 * bound:.2f}" for bound in bounds)
-        table.add_row(name, f"{100 * value:.2f} %", f"{low} .. {high}", what)
+    def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
+        table.add_row(name, *map(_cell, cells), what)
 
-    row("clean", summary["clean_accuracy"], intervals["clean_accuracy"], "")
-    for name, value in summary["robust_accuracy"].items():
-        row(name, value, intervals["robust_accuracy"][name], descriptions.get(name, ""))
-    if len(summary["robust_accuracy"]) > 1:
-        worst = summary["worst_case_accuracy"], intervals["worst_case_accuracy"]
-        row("worst case", *worst, "right clean and under every attack")
+    def cells(field: str, name: str) -> list[tuple[float, list[float]] | None]:
+        return [
+            (found[field][name], found["intervals"][field][name]) if name in found[field] else None
+            for found in judges.values()
+        ]
+
+    def overall(field: str) -> list[tuple[float, list[float]] | None]:
+        return [(found[field], found["intervals"][field]) for found in judges.values()]
+
+    names = [name for found in judges.values() for name in found["robust_accuracy"]]
+    groups = [name for found in judges.values() for name in found["worst_of"]]
+    row("clean", overall("clean_accuracy"), "")
+    for name in dict.fromkeys(names):
+        row(name, cells("robust_accuracy", name), descriptions.get(name, ""))
+    for name in dict.fromkeys(groups):
+        row(name, cells("worst_of", name), "right clean and under every one of them")
+    if len(set(names)) > 1:
+        row("worst case", overall("worst_case_accuracy"), "right clean and under every attack")
     console.print(table)
-    console.print(
-        f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s", highlight=False
-    )
+    lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
+    if summary["selection"] != "first":
+        lines.append(f"Selection: {summary['selection']}")
+    if summary["budget"] == "reduced":
+        lines.append("REDUCED BUDGET: not comparable with any other number")
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _cell(found: tuple[float, list[float]] | None) -> str:
+    if found is None:
+        return "-"
+    value, (low, high) = found
+    return f"{100 * value:.2f} % ({100 * low:.2f} .. {100 * high:.2f})"

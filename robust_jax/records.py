@@ -14,9 +14,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from robust_jax import metrics, serialization
+from robust_jax.protocol import CLEAN, Evaluation
 
-CLEAN = "clean"
-"""Name of the records without an attack."""
+
+class Decision(NamedTuple):
+    """What one judge says of an example.
+
+    Attributes:
+        prediction: the class predicted.
+        correct: is that the label?
+        top5: classes of the largest scores.
+        share_correct: share of the judge's draws of which each alone is right.
+    """
+
+    prediction: int
+    correct: bool
+    top5: list[int]
+    share_correct: float
 
 
 class Record(NamedTuple):
@@ -25,20 +39,37 @@ class Record(NamedTuple):
     Attributes:
         index: row of the example in its split.
         label: its class.
-        prediction: the class predicted.
-        correct: is that its class?
-        top5: classes of the largest scores.
         linf: largest change of a pixel.
         l2: Euclidean norm of the change.
+        decisions: by judge, the headline's first.
     """
 
     index: int
     label: int
-    prediction: int
-    correct: bool
-    top5: list[int]
     linf: float
     l2: float
+    decisions: dict[str, Decision]
+
+    @property
+    def headline(self) -> Decision:
+        """Returns the decision of the first judge."""
+        return next(iter(self.decisions.values()))
+
+    @property
+    def right_somewhere(self) -> bool:
+        """Returns whether any judge has it right."""
+        return any(found.correct for found in self.decisions.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line."""
+        decisions = {judge: found._asdict() for judge, found in self.decisions.items()}
+        return self._asdict() | {"decisions": decisions}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "Record":
+        """Returns the record of a line."""
+        decisions = {judge: Decision(**found) for judge, found in line["decisions"].items()}
+        return cls(**line | {"decisions": decisions})
 
 
 Records = dict[str, dict[int, Record]]
@@ -64,7 +95,7 @@ def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, 
     for line in file.read_text().splitlines(keepends=True):
         if not line.endswith("\n"):
             break
-        records.append(Record(**json.loads(line)))
+        records.append(Record.from_json(json.loads(line)))
     whole = len(records) if len(records) == len(rows) else len(records) // size * size
     records = records[:whole]
     if [record.index for record in records] != rows[:whole].tolist():
@@ -73,7 +104,7 @@ def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, 
         multihost_utils.sync_global_devices(f"read {file.name}")
     if jax.process_index() == 0:
         partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record._asdict()) + "\n" for record in records))
+        partial.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records))
         partial.replace(file)
     return {record.index: record for record in records}
 
@@ -82,7 +113,7 @@ def read_records(directory: str | pathlib.Path) -> Records:
     """Returns the records that an evaluation wrote; the attacks' lack what they skipped."""
     records: Records = {}
     for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
-        lines = [Record(**json.loads(line)) for line in file.read_text().splitlines()]
+        lines = [Record.from_json(json.loads(line)) for line in file.read_text().splitlines()]
         records[file.stem] = {record.index: record for record in lines}
     return records
 
@@ -93,38 +124,89 @@ def wall_seconds(directory: pathlib.Path) -> float:
     return sum(json.loads(line)["seconds"] for line in lines)
 
 
-def summarize(records: Records, wall_seconds: float) -> dict[str, Any]:
+def summarize(records: Records, config: Evaluation, wall_seconds: float) -> dict[str, Any]:
     """Returns the numbers of an evaluation, fractions in [0, 1] with 95 % Wilson intervals.
 
-    `worst_case_accuracy` counts the examples that are right clean and under every attack.
+    The headline judge's numbers stand at the top, every judge's under `judges`:
+
+    * `clean_accuracy`, `robust_accuracy` (right clean and attacked) over all chosen examples;
+    * `worst_case_accuracy`: right clean and under every attack that the judge counts;
+    * `worst_of`: the same over the attacks that a row of the protocol names;
+    * `given_clean_correct`: robust accuracy over the examples that are right clean;
+    * `single_draw`: mean accuracy of one draw on the same images (random methods);
+    * `successes`: how many examples, right clean by the headline's judge, an attack makes wrong for
+      it, and the judge's accuracy on those alone (the only ones that the REGroup paper counts).
 
     Args:
         records: from `evaluate`.
+        config: the protocol.
         wall_seconds: time the evaluation took.
     """
-    clean = records[CLEAN]
-    attacks = [name for name in records if name != CLEAN]
-
-    def share(correct: Iterable[bool]) -> tuple[float, list[float]]:
-        values = list(correct)
-        return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))
-
-    clean_accuracy, clean_interval = share(record.correct for record in clean.values())
-    robust = {
-        name: share(clean[row].correct and records[name][row].correct for row in clean)
-        for name in attacks
-    }
-    worst, worst_interval = share(all(records[n][row].correct for n in records) for row in clean)
+    judges = {judge: _of_judge(records, config, judge) for judge in config.judges}
+    headline = next(iter(judges.values()))
+    top = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "intervals")
     return {
-        "num_examples": len(clean),
+        "num_examples": len(records[CLEAN]),
+        "selection": config.selection,
+        "budget": config.budget,
+        "wall_seconds": wall_seconds,
+        **{name: headline[name] for name in top},
+        "judges": judges,
+    }
+
+
+def _share(correct: Iterable[bool]) -> tuple[float, list[float]]:
+    values = list(correct)
+    return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))
+
+
+def _of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]:
+    counted = [n for n, run in config.attacks.items()
+               if config.judges[judge].adaptive or not run.adaptive]  # fmt: skip
+    clean, headline = records[CLEAN], next(iter(config.judges))
+
+    def correct(name: str, row: int, by: str = judge) -> bool:
+        return records[name][row].decisions[by].correct
+
+    def worst(names: Iterable[str]) -> tuple[float, list[float]]:
+        names = [CLEAN, *names]
+        return _share(all(correct(name, row) for name in names) for row in clean)
+
+    def successes(name: str) -> dict[str, Any]:
+        fallen = [
+            row
+            for row in clean
+            if correct(CLEAN, row, headline) and not correct(name, row, headline)
+        ]
+        right = sum(correct(name, row) for row in fallen)
+        return {"count": len(fallen), "accuracy": right / len(fallen) if fallen else None}
+
+    clean_accuracy, clean_interval = worst(())
+    robust = {name: worst((name,)) for name in counted}
+    worst_case, worst_interval = worst(counted)
+    groups = {name: worst(members) for name, members in config.worst_of.items()
+              if set(members) <= set(counted)}  # fmt: skip
+    num_clean = sum(correct(CLEAN, row) for row in clean)
+    return {
         "clean_accuracy": clean_accuracy,
         "robust_accuracy": {name: value for name, (value, _) in robust.items()},
-        "worst_case_accuracy": worst,
-        "wall_seconds": wall_seconds,
+        "worst_case_accuracy": worst_case,
+        "worst_of": {name: value for name, (value, _) in groups.items()},
+        "given_clean_correct": {
+            name: round(value * len(clean)) / num_clean if num_clean else None
+            for name, (value, _) in robust.items()
+        },
+        "single_draw": {
+            name: sum(records[name][row].decisions[judge].share_correct for row in clean)
+            / len(clean)
+            for name in [CLEAN, *counted]
+        },
+        "successes": {name: successes(name) for name in counted},
         "intervals": {
             "clean_accuracy": clean_interval,
             "robust_accuracy": {name: bounds for name, (_, bounds) in robust.items()},
             "worst_case_accuracy": worst_interval,
+            "worst_of": {name: bounds for name, (_, bounds) in groups.items()},
         },
     }
 

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import checkpoints, evaluation, records, rng
 from robust_jax.attacks import bind
-from robust_jax.config import AttackRun, Config, Evaluation, TrainingConfig
+from robust_jax.config import Config, TrainingConfig
 from robust_jax.data import Augmentation, Data, augment, eval_batches, train_batches
 from robust_jax.methods import Method
 from robust_jax.models import Normalization
 from robust_jax.plan import Plan
+from robust_jax.protocol import AttackRun, Evaluation, Judge
 from robust_jax.sharding import batched, replicated
 from robust_jax.types import Batch, Variables
 
@@ -297,7 +298,7 @@ def make_validator(
             split="validation",
             num_examples=config.training.validation_examples,
             batch_size=config.evaluation.batch_size,
-            num_draws=1,
+            judges={"accuracy": Judge(num_draws=1)},
             seed=config.seed,
         ),
         mesh,
@@ -305,13 +306,13 @@ def make_validator(
 
 
 def validate(
-    validator: evaluation.Evaluator | None, method: Method, state: TrainState, data: Data
+    validator: evaluation.Evaluator | None, state: TrainState, data: Data
 ) -> dict[str, float]:
     """Returns accuracy, and accuracy under the validation attack; nothing without a split."""
     if validator is None:
         return {}
-    found = evaluation.evaluate(validator, method, state.deployed, data.validation)
-    summary = records.summarize(found, 0.0)
+    found = evaluation.evaluate(validator, state.deployed, data.validation)
+    summary = records.summarize(found, validator.config, 0.0)
     values = {"accuracy": summary["clean_accuracy"]}
     if "validation" in summary["robust_accuracy"]:
         values["robust_accuracy"] = summary["robust_accuracy"]["validation"]

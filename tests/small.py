@@ -3,11 +3,12 @@
 import dataclasses
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import AttackRun, Config, Evaluation, Phase, TrainingConfig
+from robust_jax.config import Config, Phase, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.models import CNNConfig
 from robust_jax.optimizers import OptimizerConfig
+from robust_jax.protocol import AttackRun, Evaluation
 from robust_jax.sharding import RuntimeConfig
 
 THREAT = ThreatModel("linf", 0.1)

@@ -19,11 +19,12 @@ import pytest
 
 from robust_jax import config, evaluation, records, serialization, training
 from robust_jax.attacks import PGD
-from robust_jax.config import Config, Evaluation
+from robust_jax.config import Config
 from robust_jax.data import TFDS, Folder
 from robust_jax.methods import KAP, MethodConfig, RandomLayerSampling, REGroup, Standard
 from robust_jax.models import Normalization
 from robust_jax.plan import make_plan
+from robust_jax.protocol import Evaluation
 from robust_jax.sharding import make_mesh
 from robust_jax.types import Batch, Task
 

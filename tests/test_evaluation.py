@@ -1,6 +1,7 @@
 """The harness: every example once, judged by the deployed rule, whatever devices and stops."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -10,10 +11,11 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, evaluation, records, rng, sharding
+from robust_jax import checkpoints, evaluation, judging, records, rng, sharding
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, bind
-from robust_jax.config import AttackRun, Evaluation
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.methods import KAP
+from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
 from tests import small
 
 QUIET = """
@@ -43,12 +45,12 @@ def records_of(model, data, *, num_devices=1, directory=None, **fields):
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     evaluator = evaluation.make_evaluator(method, wanted, mesh)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    return evaluation.evaluate(evaluator, method, variables, data.test, directory=directory)
+    return evaluation.evaluate(evaluator, variables, data.test, directory=directory)
 
 
 def decisions(records):
     return {
-        name: [(r.index, r.label, r.prediction, r.top5) for r in found.values()]
+        name: [(r.index, r.label, r.decisions) for r in found.values()]
         for name, found in records.items()
     }
 
@@ -72,14 +74,16 @@ def test_the_harness_keeps_the_ball_and_measures(model, data):
 
 def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     skipped = records_of(model, data)
-    wrong = [row for row, record in skipped["clean"].items() if not record.correct]
+    wrong = [row for row, record in skipped["clean"].items() if not record.headline.correct]
     assert wrong
     assert all(skipped["pgd"][row] == skipped["clean"][row] for row in wrong)
-    attacked = records_of(model, data, skip_misclassified=False)
+    fields = {"skip_misclassified": False}
+    attacked = records_of(model, data, **fields)
     assert all(attacked["pgd"][row].linf > 0 for row in wrong)
-    summary = records.summarize(attacked, 0.0)
-    right = {row for row, record in attacked["clean"].items() if record.correct}
-    both = sum(attacked["pgd"][row].correct for row in right)
+    wanted = dataclasses.replace(small.config().evaluation, **fields)
+    summary = records.summarize(attacked, wanted, 0.0)
+    right = {row for row, record in attacked["clean"].items() if record.headline.correct}
+    both = sum(attacked["pgd"][row].headline.correct for row in right)
     assert summary["robust_accuracy"]["pgd"] == both / 90
 
 
@@ -88,13 +92,15 @@ def test_predicted_labels_are_what_the_attack_leaves(data):
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     fields = {"attack_labels": "predicted", "skip_misclassified": False}
     found = records_of((method, variables), data, **fields)
-    labels = jnp.asarray([record.prediction for record in found["clean"].values()], jnp.int32)
+    labels = jnp.asarray(
+        [record.headline.prediction for record in found["clean"].values()], jnp.int32
+    )
     images = jnp.asarray(data.test.arrays[0][:90] / 255, jnp.float32)
     view = bind(method.views["deployed"], variables)
     attacked = FGSM(small.THREAT)(view, images, labels, key=jax.random.key(0))
     expected = jnp.argmax(view(attacked, key=jax.random.key(0)), -1).tolist()
-    assert [record.prediction for record in found["fgsm"].values()] == expected
-    assert any(record.prediction != record.label for record in found["clean"].values())
+    assert [record.headline.prediction for record in found["fgsm"].values()] == expected
+    assert any(not record.headline.correct for record in found["clean"].values())
 
 
 @pytest.mark.parametrize("cut", ["in a line", "in a batch", "between batches"])
@@ -125,29 +131,109 @@ def test_judges_of_a_random_method(data):
     method = small.noisy().make(data.task)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     images = jnp.asarray(data.test.arrays[0][:6] / 255, jnp.float32)
-    wanted = Evaluation(num_draws=3)
-    honest = jax.jit(evaluation.judge_fn(method, wanted))
     key = jax.random.key(1)
+
+    def scores(key, images=images, **fields):
+        predict = jax.jit(judging.predictor(method, Judge(**fields), 0))
+        return predict(variables, images, key=key)
+
     draws = [
         jax.nn.softmax(method.predict(variables, images, key=rng.stream(key, "draw", n)))
         for n in range(3)
     ]
-    np.testing.assert_allclose(
-        honest(variables, images, key=key), np.mean(draws, axis=0), rtol=1e-4, atol=1e-6
-    )
-    paper = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="paper")))
-    np.testing.assert_allclose(paper(variables, images, key=key), draws[0], rtol=1e-4, atol=1e-6)
-    quiet = dataclasses.replace(wanted, judge="paper", judged_view="noise_off")
-    np.testing.assert_allclose(
-        jax.jit(evaluation.judge_fn(method, quiet))(variables, images, key=key),
-        jax.nn.softmax(method.views["noise_off"](variables, images)),
-        rtol=1e-4, atol=1e-6,
-    )  # fmt: skip
-    fixed = jax.jit(evaluation.judge_fn(method, dataclasses.replace(wanted, judge="fixed")))
-    scores = fixed(variables, images, key=key)
-    other = fixed(variables, images[::-1], key=jax.random.key(2))[::-1]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    close(scores(key, num_draws=3), draws)
+    close(scores(key, rule="paper"), draws[:1])
+    quiet = jax.nn.softmax(method.views["noise_off"](variables, images))
+    close(scores(key, rule="paper", view="noise_off")[0], quiet)
     # A function of the image alone: neither the key, nor the row, nor its neighbours.
-    np.testing.assert_allclose(scores, other, rtol=1e-5, atol=1e-7)
+    fixed = scores(key, rule="fixed", num_draws=3)
+    other = scores(jax.random.key(2), images[::-1], rule="fixed", num_draws=3)[:, ::-1]
+    np.testing.assert_allclose(fixed, other, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(fixed[0], fixed[1], atol=1e-3)
+    # What "fixed" judges is what a run with fixed draws attacks.
+    view = bind(judging.averaged(method.views["deployed"], 3, 0), variables)
+    close(jnp.exp(jax.jit(lambda i: view(i, key=key))(images)), jnp.mean(fixed, axis=0))
+
+
+def test_columns_judge_the_same_images(data):
+    method = KAP(network=small.NETWORK, sigma=20.0).make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    judges = side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=4))
+    attacks = {
+        "fgsm": AttackRun(FGSM(small.THREAT), view="noise_off"),
+        "pgd": AttackRun(PGD(small.THREAT, num_steps=3), eot_samples=2, adaptive=True),
+    }
+    fields = {"judges": judges, "attacks": attacks, "worst_of": {"any": ("fgsm", "pgd")}}
+    fields |= {"skip_misclassified": False}
+    wanted = dataclasses.replace(small.config().evaluation, **fields)
+    found = records_of((method, variables), data, **fields)
+    summary = records.summarize(found, wanted, 0.0)["judges"]
+    assert list(summary["paper"]["robust_accuracy"]) == ["fgsm"]
+    assert list(summary["honest"]["robust_accuracy"]) == ["fgsm", "pgd"]
+    assert summary["paper"]["worst_case_accuracy"] == summary["paper"]["robust_accuracy"]["fgsm"]
+    assert summary["honest"]["worst_of"]["any"] == summary["honest"]["worst_case_accuracy"]
+    alone = records_of((method, variables), data, **fields | {"judges": {"x": Judge(num_draws=4)}})
+    for row, record in found["pgd"].items():
+        assert record.decisions["honest"] == alone["pgd"][row].decisions["x"]
+    shares = {record.decisions["honest"].share_correct for record in found["clean"].values()}
+    assert shares <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert len(shares) > 2
+
+
+def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(data):
+    method = small.config().method.make(data.task)
+    init = jax.jit(lambda key: method.init(key=key))
+    variables, source = init(jax.random.key(0)), init(jax.random.key(1))
+    runs = {"own": AttackRun(FGSM(small.THREAT)), "sent": AttackRun(FGSM(small.THREAT), source="s")}
+    mesh = sharding.make_mesh(1)
+    fields = {"attacks": runs, "attack_labels": "predicted"}
+    wanted = dataclasses.replace(small.config().evaluation, **fields)
+    evaluator = evaluation.make_evaluator(method, wanted, mesh, {"s": method})
+    sources = {"s": source}
+    found = evaluation.evaluate(evaluator, variables, data.test, sources=sources)
+    images = jnp.asarray(data.test.arrays[0][:90] / 255, jnp.float32)
+    on_source, key = bind(method.views["deployed"], source), jax.random.key(0)
+    labels = jnp.argmax(on_source(images, key=key), -1)
+    sent = FGSM(small.THREAT)(on_source, images, labels, key=key)
+    expected = jnp.argmax(method.predict(variables, sent, key=None), -1).tolist()
+    assert [record.headline.prediction for record in found["sent"].values()] == expected
+    assert all(record.linf > 0 for record in found["sent"].values())
+    with pytest.raises(ValueError, match=r"Expected sources=\[\] to be \['s'\]"):
+        evaluation.make_evaluator(method, wanted, mesh)
+
+
+def test_selections(data):
+    model = small.config().method.make(data.task)
+    variables = jax.jit(lambda key: model.init(key=key))(jax.random.key(0))
+
+    def clean(**fields):
+        return records_of((model, variables), data, attacks={}, **fields)["clean"]
+
+    everything = clean(num_examples=None)
+    right = [row for row, record in everything.items() if record.headline.correct]
+    random = list(clean(selection="random", num_examples=50))
+    assert len(set(random)) == 50
+    assert random == sorted(random) != list(range(50))
+    assert list(clean(selection="random", num_examples=50, seed=1)) != random
+    assert list(clean(selection="correct", num_examples=7)) == right[:7]
+    labels = [everything[row].label for row in right]
+    firsts = [row for n, row in enumerate(right) if labels[:n].count(labels[n]) < 2]
+    assert list(clean(selection="correct_per_class", num_examples=2)) == firsts
+
+
+def test_reduced_budget_shrinks_every_attack():
+    apgd = APGD(small.THREAT, num_restarts=5)
+    suite = AutoAttack(small.THREAT)
+    runs = {"apgd": AttackRun(apgd, eot_samples=20), "suite": AttackRun(suite)}
+    found = reduced(Evaluation(attacks=runs))
+    assert found.attacks["apgd"] == AttackRun(
+        dataclasses.replace(apgd, num_restarts=1), eot_samples=4
+    )
+    members = found.attacks["suite"].attack.members()
+    assert [type(a) for a in members] == [type(a) for a in suite.members()]
+    assert members[-1].num_queries == 200
+    assert (found.num_examples, found.budget) == (64, "reduced")
 
 
 def test_suites_run_on_the_host(data, tmp_path):
@@ -160,28 +246,46 @@ def test_suites_run_on_the_host(data, tmp_path):
     for row, record in found["suite"].items():
         assert record.linf <= 0.1 + 1e-6
         # What the attack alone fools the suite fools; what it does not is given back clean.
-        assert record.correct == found["apgd"][row].correct
-        assert record.linf == 0 or not record.correct
+        assert record.headline.correct == found["apgd"][row].headline.correct
+        assert record.linf == 0 or not record.headline.correct
 
 
 def test_summary_is_a_reduction_of_the_records():
-    def rows(correct):
+    def rows(first, second):
         return {
-            i: records.Record(i, 0, int(not c), c, [0], 0.0, 0.0) for i, c in enumerate(correct)
-        }
+            i: records.Record(i, 0, 0.0, 0.0, {
+                "softmax": records.Decision(int(not a), a, [0], float(a)),
+                "borda": records.Decision(int(not b), b, [0], 0.5),
+            })
+            for i, (a, b) in enumerate(zip(first, second, strict=True))
+        }  # fmt: skip
 
+    attack = AttackRun(FGSM(small.THREAT))
+    wanted = Evaluation(
+        attacks={"a": attack, "b": dataclasses.replace(attack, adaptive=True)},
+        judges={"softmax": Judge(adaptive=False), "borda": Judge()},
+        worst_of={"both": ("a", "b")},
+    )
     summary = records.summarize(
         {
-            "clean": rows([True, True, True, False]),
-            "a": rows([True, False, True, False]),
-            "b": rows([False, True, True, True]),
+            "clean": rows([True, True, True, False], [True, False, True, True]),
+            "a": rows([True, False, False, False], [True, True, False, True]),
+            "b": rows([False, True, True, True], [True, True, True, False]),
         },
+        wanted,
         wall_seconds=2.0,
     )
     assert summary["num_examples"] == 4
     assert summary["clean_accuracy"] == 0.75
-    assert summary["robust_accuracy"] == {"a": 0.5, "b": 0.5}
+    assert summary["robust_accuracy"] == {"a": 0.25}
     assert summary["worst_case_accuracy"] == 0.25
+    borda = summary["judges"]["borda"]
+    assert borda["robust_accuracy"] == {"a": 0.5, "b": 0.5}
+    assert borda["worst_case_accuracy"] == borda["worst_of"]["both"] == 0.25
+    assert borda["given_clean_correct"] == {"a": 2 / 3, "b": 2 / 3}
+    # The softmax network falls on rows 1 and 2 under a, of which Borda has the first right.
+    assert borda["successes"]["a"] == {"count": 2, "accuracy": 0.5}
+    assert borda["single_draw"]["a"] == 0.5
     low, high = summary["intervals"]["clean_accuracy"]
     assert 0 < low < 0.75 < high < 1
 
@@ -190,6 +294,9 @@ def test_summary_is_a_reduction_of_the_records():
     ("fields", "message"),
     [
         ({"attacks": {"clean": AttackRun(FGSM(small.THREAT))}}, "to leave the name 'clean'"),
+        ({"attacks": {"a@b": AttackRun(FGSM(small.THREAT))}}, "name='a@b' without"),
+        ({"worst_of": {"all": ("fgsm", "x")}}, r"to name attacks, found \['x'\]"),
+        ({"judges": {}}, "Expected judges={} to name at least one"),
         ({"attacks": {"a": AttackRun(FGSM(small.THREAT), view="x")}}, "Expected view='x' to be"),
         ({"batch_size": 6, "num_devices": 4}, "Expected batch_size=6 to be a multiple of the 4"),
     ],
@@ -218,7 +325,7 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
     noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
     images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)
     expected = jnp.argmax(jax.jit(noise_off)(checkpoint.variables, images), -1).tolist()
-    assert [record.prediction for record in found["clean"].values()] == expected
+    assert [record.headline.prediction for record in found["clean"].values()] == expected
     with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
 

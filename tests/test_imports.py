@@ -7,8 +7,9 @@ LAYERS = [
     {"types", "rng"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
-    {"config", "logging", "interrupt", "command_line"},
-    {"checkpoints", "plan", "records"},
+    {"protocol", "logging", "interrupt", "command_line"},
+    {"config", "records", "judging"},
+    {"checkpoints", "plan"},
     {"evaluation", "analysis"},
     {"training", "interop"},
 ]

@@ -7,10 +7,11 @@ import pytest
 
 from robust_jax import config, serialization
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import AttackRun, Config, Evaluation
+from robust_jax.config import Config
 from robust_jax.data import DataConfig, Digits
 from robust_jax.methods import KAP, KernelPool, Standard
 from robust_jax.optimizers import MultiStep, OptimizerConfig
+from robust_jax.protocol import AttackRun, Evaluation
 
 CONFIG = Config(
     name="test",

@@ -26,7 +26,7 @@ so do the variants that attack without noise; with noise it judges by one draw. 
 from typing import Any, NamedTuple
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation, Judge
 
 
 class Sizes(NamedTuple):
@@ -50,6 +50,10 @@ SIZES = {
     "tiny_imagenet": Sizes(4 / 255, 0.016, 2 / 255, batch_size=256),
     "imagenet": Sizes(4 / 255, 0.016, 1 / 255, batch_size=128),
 }
+
+
+NOISE_OFF = {"noise off": Judge(view="noise_off", rule="paper")}
+ONE_DRAW = {"one draw": Judge(rule="paper")}
 
 
 def pgd(dataset: str, num_steps: int = 20, *, eps: float | None = None, **fields: Any) -> PGD:
@@ -77,8 +81,7 @@ def noise_off(dataset: str) -> Evaluation:
     }
     return Evaluation(
         attacks={name: AttackRun(attack, view="noise_off") for name, attack in attacks.items()},
-        judged_view="noise_off",
-        judge="paper",
+        judges=NOISE_OFF,
         batch_size=sizes.batch_size,
     )
 
@@ -94,7 +97,7 @@ def noise_on(dataset: str) -> Evaluation:
             "pgd20_eot20": AttackRun(pgd(dataset), eot_samples=20),
             "pgd20_eot50": AttackRun(pgd(dataset), eot_samples=50),
         },
-        judge="paper",
+        judges=ONE_DRAW,
         batch_size=sizes.batch_size,
     )
 
@@ -104,7 +107,7 @@ def table_a6() -> Evaluation:
     attack = pgd("cifar", eps=SIZES["cifar"].rounded)
     return Evaluation(
         attacks={"pgd20": AttackRun(attack), "pgd20_eot20": AttackRun(attack, eot_samples=20)},
-        judge="paper",
+        judges=ONE_DRAW,
         batch_size=SIZES["cifar"].batch_size,
     )
 
@@ -123,8 +126,7 @@ def curve(norm: Any, radii: dict[str, float]) -> Evaluation:
             )
             for name, eps in radii.items()
         },
-        judged_view="noise_off",
-        judge="paper",
+        judges=NOISE_OFF,
         batch_size=SIZES["cifar"].batch_size,
     )
 
@@ -138,8 +140,7 @@ def converged() -> Evaluation:
     }
     return Evaluation(
         attacks={name: AttackRun(attack, view="noise_off") for name, attack in attacks.items()},
-        judged_view="noise_off",
-        judge="paper",
+        judges=NOISE_OFF,
         num_examples=1000,
         batch_size=SIZES["cifar"].batch_size,
     )

@@ -12,7 +12,7 @@ numbers. `converged` is what to quote beside them: LPD's large logits starve ten
 """
 
 from robust_jax.attacks import BIM, FGSM, PGD, ThreatModel
-from robust_jax.config import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation
 
 
 def pgd(eps: float, norm: str = "linf") -> PGD:

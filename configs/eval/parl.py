@@ -13,7 +13,7 @@ ensemble (its table 1 and figure 3), not about these attacks.
 """
 
 from robust_jax.attacks import BIM, FGSM, MIM, PGD, ThreatModel
-from robust_jax.config import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation
 
 
 def white_box(eps: float) -> Evaluation:

@@ -20,7 +20,7 @@ attacked and counts.
 import dataclasses
 
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation
 
 RADII = {"0.5of255": 0.5 / 255, "1of255": 1 / 255, "2of255": 2 / 255, "8of255": 8 / 255}
 VIEWS = ("deployed", "soft_borda", "kl_margin")

@@ -16,7 +16,7 @@ eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 from recipes import rls as recipes
 
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation, Judge
 
 RADII = {"0.01": 0.005, "0.02": 0.01, "8of255": 8 / 255}
 
@@ -28,7 +28,7 @@ def table4() -> Evaluation:
         runs = recipes.attacks("cifar10", "resnet50", view=f"frozen_{size}")
         for name in ("fgsm_0.01", "pgd10_0.01", "cw_0.01"):
             found[f"{name}_models{size}"] = runs[name]
-    return Evaluation(attacks=found, judge="paper", batch_size=128)
+    return Evaluation(attacks=found, judges={"paper": Judge(rule="paper")}, batch_size=128)
 
 
 def honest() -> Evaluation:
@@ -42,7 +42,7 @@ def honest() -> Evaluation:
             f"pgd50_{name}_eot50": AttackRun(attack, view="fresh", eot_samples=50),
             f"pgd50_{name}_pure": AttackRun(attack, view="noise_off"),
         }
-    return Evaluation(attacks=found, judge="honest", num_draws=10, batch_size=128)
+    return Evaluation(attacks=found, batch_size=128)
 
 
 VARIANTS = {

@@ -15,7 +15,7 @@ import dataclasses
 from typing import Any
 
 from robust_jax.attacks import EAD, FGSM, PGD, CarliniWagner, DeepFool, ThreatModel
-from robust_jax.config import AttackRun, Config, Evaluation, Phase, TrainingConfig
+from robust_jax.config import Config, Phase, TrainingConfig
 from robust_jax.data import TFDS, Augmentation, DataConfig
 from robust_jax.methods import RandomLayerSampling, Standard
 from robust_jax.models import (
@@ -26,6 +26,7 @@ from robust_jax.models import (
     VGGConfig,
 )
 from robust_jax.optimizers import MultiStep, OptimizerConfig
+from robust_jax.protocol import AttackRun, Evaluation, Judge
 
 RESNET50 = ResNetConfig(depth=50)
 VGG16 = VGGConfig(16)
@@ -73,7 +74,7 @@ def evaluation(dataset: str, network: str, view: str = "frozen_1") -> Evaluation
     """Returns table 1 or 2: attacks on one sampled model, judged by the mean of N fresh draws."""
     return Evaluation(
         attacks=attacks(dataset, network, view),
-        judge="paper",  # one prediction, itself a mean of N draws
+        judges={"paper": Judge(rule="paper")},  # one prediction, itself a mean of N draws
         batch_size=128,
     )
 

@@ -1,0 +1,200 @@
+"""Protocols: which images an evaluation takes, what attacks them, and by whose rule they count.
+
+A file of configs/eval returns one `Evaluation`. Its judges are the columns of its table, its
+attacks the rows; every image is attacked once a row and judged by every column, so a paper's own
+rule and an honest one stand beside each other on the same adversarial images.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from robust_jax.attacks import Attack, AutoAttack
+
+CLEAN = "clean"
+"""Name of the records without an attack."""
+
+Selection = Literal["first", "random", "correct", "correct_per_class"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A rule that says what a model decides: a column of the table.
+
+    Attributes:
+        view: view of the method whose largest logit decides; None for the deployed rule.
+        rule: decisions of a stochastic method. "honest": the mean of `num_draws` fresh
+            predictions, drawn with keys that no attack saw. "paper": one fresh prediction.
+            "fixed": the mean of `num_draws` predictions under keys fixed for the whole evaluation
+            (an averaged predictor, deterministic). A deterministic method has one prediction
+            whichever.
+        num_draws: predictions averaged by "honest" and "fixed".
+        adaptive: does the column count the adaptive attacks? False for a paper's own column, which
+            knows the paper's attacks alone.
+    """
+
+    view: str | None = None
+    rule: Literal["honest", "paper", "fixed"] = "honest"
+    num_draws: int = 10
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_draws < 1:
+            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
+
+
+PAPER = "paper"
+HONEST = "honest"
+
+
+def side_by_side(paper: Judge | None = None, honest: Judge | None = None) -> dict[str, Judge]:
+    """Returns the two columns: the paper's rule on its own attacks, the honest one on all.
+
+    Args:
+        paper: the paper's rule; None for one draw of the deployed rule.
+        honest: None for the mean of ten fresh draws of the deployed rule.
+    """
+    paper = dataclasses.replace(paper or Judge(rule="paper"), adaptive=False)
+    return {PAPER: paper, HONEST: honest or Judge()}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRun:
+    """An attack of an evaluation and what it is aimed at: a row of the table.
+
+    Attributes:
+        attack: the attack.
+        view: the view that it differentiates or queries.
+        eot_samples: draws averaged at every call of the view (expectation over transformation,
+            Athalye et al., 2018); 1 for a single draw.
+        draws: "fresh" at every call, or the "fixed" ones of a judge with that rule: the averaged
+            predictor attacked as the deterministic model that it is.
+        source: name of the checkpoint that is attacked in the model's place (transfer); None for
+            the model itself. `evaluate.py --sources NAME DIR` says which it is. A transferred
+            example is never left out because the model was wrong already.
+        adaptive: designed against this defence, and not of its paper.
+    """
+
+    attack: Attack
+    view: str = "deployed"
+    eot_samples: int = 1
+    draws: Literal["fresh", "fixed"] = "fresh"
+    source: str | None = None
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eot_samples < 1:
+            raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What evaluate.py measures on a checkpoint.
+
+    Attributes:
+        attacks: by the name that tables print.
+        judges: by the name that tables print; the first is the headline.
+        worst_of: further rows, each the worst case per example over the attacks it names
+            (DVERGE's any-of set of transferred examples).
+        split: "test", "validation" or "train".
+        num_examples: how many examples; of "correct_per_class", in each class; None for all.
+        selection: which. "first" and "random" (seeded) rows; "correct": the first rows that the
+            headline's judge, and every source, gets right on clean images; "correct_per_class": the
+            first such rows of each class (V10K and V2K of the REGroup paper). Accuracy on a
+            selection by correctness is conditional; the clean accuracy on the whole split is
+            reported beside it.
+        batch_size: global batch size; the last batch is padded and masked.
+        attack_labels: labels the attacks move away from: the "true" ones, or those "predicted" on
+            the clean image by what is attacked, as CleverHans and ART do by default.
+        skip_misclassified: leave images that every judge has wrong already to themselves: they
+            count as not robust, and are not attacked. Does not touch transfer.
+        sanity: run the automatic checks of `robust_jax.sanity`.
+        budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
+        seed: root of the evaluation's random keys.
+    """
+
+    attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)
+    judges: dict[str, Judge] = dataclasses.field(default_factory=lambda: {"accuracy": Judge()})
+    worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    split: Literal["test", "validation", "train"] = "test"
+    num_examples: int | None = None
+    selection: Selection = "first"
+    batch_size: int = 256
+    attack_labels: Literal["true", "predicted"] = "true"
+    skip_misclassified: bool = True
+    sanity: bool = True
+    budget: Literal["full", "reduced"] = "full"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+        if not self.judges:
+            raise ValueError("Expected judges={} to name at least one.")
+        if CLEAN in self.attacks:
+            raise ValueError(f"Expected attacks to leave the name {CLEAN!r} to the clean images.")
+        for name in [*self.attacks, *self.judges]:
+            if "/" in name or "@" in name:
+                raise ValueError(f"Expected name={name!r} without '/' and '@': it names a file.")
+        for name, members in self.worst_of.items():
+            unknown = [member for member in members if member not in self.attacks]
+            if unknown or not members:
+                raise ValueError(f"Expected worst_of={name!r} to name attacks, found {unknown}.")
+            if name in self.attacks:
+                raise ValueError(f"Expected worst_of={name!r} not to be an attack's name.")
+
+    @property
+    def sources(self) -> list[str]:
+        """Returns the names of the checkpoints that attacks are transferred from."""
+        return sorted({run.source for run in self.attacks.values() if run.source is not None})
+
+
+REDUCED_EXAMPLES = 64
+REDUCED_EOT = 4
+_REDUCED_FIELDS = {"num_restarts": 1, "num_queries": 200}
+
+
+def reduced(evaluation: Evaluation) -> Evaluation:
+    """Returns the evaluation at the small budget, stamped so.
+
+    64 examples, one restart, 200 queries of Square, 4 draws of EOT: enough to see that everything
+    runs and what breaks outright, on any machine. Its numbers are not comparable with anybody's.
+    """
+
+    def smaller_attack(attack: Any) -> Any:
+        names = {field.name for field in dataclasses.fields(attack)}
+        fields: dict[str, Any] = {
+            name: min(value, getattr(attack, name))
+            for name, value in _REDUCED_FIELDS.items()
+            if name in names
+        }
+        if isinstance(attack, AutoAttack):
+            if attack.version == "rand":
+                fields["num_samples"] = min(attack.num_samples, REDUCED_EOT)
+            else:
+                members = tuple(map(smaller_attack, attack.members()))
+                fields |= {"version": "custom", "attacks": members}
+        for name in names:
+            inner = getattr(attack, name)
+            if isinstance(inner, Attack):
+                fields[name] = smaller_attack(inner)
+        return dataclasses.replace(attack, **fields)
+
+    examples = evaluation.num_examples
+    per_class = evaluation.selection == "correct_per_class"
+    limit = 6 if per_class else REDUCED_EXAMPLES
+    return dataclasses.replace(
+        evaluation,
+        attacks={
+            name: dataclasses.replace(
+                run,
+                attack=smaller_attack(run.attack),
+                eot_samples=min(run.eot_samples, REDUCED_EOT),
+            )
+            for name, run in evaluation.attacks.items()
+        },
+        num_examples=limit if examples is None else min(limit, examples),
+        batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),
+        budget="reduced",
+    )

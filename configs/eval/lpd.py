@@ -1,17 +1,39 @@
-"""The white-box attacks of LPD's paper that move every pixel.
+"""The attacks of LPD's paper, and honest ones.
 
 Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous Training",
 ECAI 2023, table 4 and figure 3; sizes from PDD's code: BIM and PGD take 10 steps of eps / 10, PGD
-from a random start; attacks move away from the label that the model itself predicts.
+from a random start; attacks move away from the label that the model itself predicts; JSMA moves
+towards a random class; C&W searches the constant from .1, and is not bounded.
 
     python evaluate.py --checkpoint runs/lpd_cifar10 --config configs/eval/lpd.py:table4_cifar10
+    python evaluate.py --checkpoint runs/lpd_cifar100 --config configs/eval/lpd.py:table5 \
+        --sources oblivious runs/A adaptive runs/B
 
-The paper counts only images that were right before the attack; divide by clean accuracy for its
-numbers. `converged` is what to quote beside them: LPD's large logits starve ten steps of gradient
-(see `lpd_cifar10.py`). JSMA and Carlini-Wagner of table 4 are not in these variants.
+* table4_cifar10 (default), table4_tiny_imagenet: white box;
+* figure3: PGD over eps in both norms;
+* table5: PGD and JSMA of two other ensembles, one plain (type I) and one with the same defence
+  (type II);
+* converged: PGD with 100 steps and 5 restarts, three losses, on logits as they are;
+* honest: the paper's PGD beside AutoAttack, PGD-100 on logits divided by their own gap (LPD's large
+  logits starve ten steps of gradient, see `lpd_cifar10.py`), and MORA on the members.
+
+The paper counts only images that were right before the attack: `given_clean_correct` of
+summary.json.
 """
 
-from robust_jax.attacks import BIM, FGSM, PGD, ThreatModel
+import dataclasses
+
+from robust_jax.attacks import (
+    BIM,
+    FGSM,
+    JSMA,
+    MORA,
+    PGD,
+    AutoAttack,
+    CarliniWagner,
+    Rescaled,
+    ThreatModel,
+)
 from robust_jax.protocol import AttackRun, Evaluation
 
 
@@ -21,14 +43,23 @@ def pgd(eps: float, norm: str = "linf") -> PGD:
     return PGD(threat, num_steps=10, step_size=eps / 10, keep="last")
 
 
+def jsma(gamma: float) -> JSMA:
+    """Returns the paper's JSMA, towards a random class."""
+    return JSMA(theta=0.1, gamma=gamma, targeted=True)
+
+
 def table4(fgsm: tuple[float, float], iterative: tuple[float, float]) -> Evaluation:
-    """Returns FGSM, BIM and PGD of table 4."""
+    """Returns table 4."""
     attacks = {}
     for eps in fgsm:
         attacks[f"fgsm_{eps}"] = FGSM(ThreatModel("linf", eps=eps))
     for eps in iterative:
         bim = BIM(ThreatModel("linf", eps=eps), num_steps=10, step_size=eps / 10)
         attacks |= {f"bim_{eps}": bim, f"pgd_{eps}": pgd(eps)}
+    attacks |= {f"jsma_{gamma}": jsma(gamma) for gamma in (0.05, 0.1)}
+    attacks["cw_0.1"] = CarliniWagner(
+        num_searches=5, num_steps=1000, initial_constant=0.1, confidence=0.01
+    )
     return Evaluation(
         attacks={name: AttackRun(attack) for name, attack in attacks.items()},
         attack_labels="predicted",
@@ -57,12 +88,41 @@ def converged() -> Evaluation:
     )
 
 
+def table5() -> Evaluation:
+    """Returns the black-box attacks of types I and II."""
+    attacks = {"pgd_0.02": pgd(0.02), "pgd_0.04": pgd(0.04), "jsma_0.1": jsma(0.1)}
+    runs = {
+        f"{name}_{source}": AttackRun(attack, source=source)
+        for source in ("oblivious", "adaptive")
+        for name, attack in attacks.items()
+    }
+    return Evaluation(attacks=runs, attack_labels="predicted", num_examples=1000)
+
+
+def honest() -> Evaluation:
+    """Returns the paper's PGD beside attacks that saturated logits cannot starve."""
+    attacks = {}
+    for eps in (0.005, 0.02, 0.04):
+        threat = ThreatModel("linf", eps=eps)
+        long = PGD(threat, num_steps=100, num_restarts=5, loss="margin")
+        adaptive = {
+            f"autoattack_{eps}": AttackRun(AutoAttack(threat)),
+            f"rescaled_pgd100_{eps}": AttackRun(Rescaled(threat, long)),
+            f"mora_{eps}": AttackRun(MORA(threat), view="members"),
+        }
+        attacks[f"pgd_{eps}"] = AttackRun(pgd(eps))
+        attacks |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
+    return Evaluation(attacks=attacks, attack_labels="predicted", num_examples=1000)
+
+
 VARIANTS = {
     "default": table4((0.02, 0.04), (0.02, 0.04)),
     "table4_cifar10": table4((0.02, 0.04), (0.02, 0.04)),
     "table4_tiny_imagenet": table4((0.02, 0.04), (0.01, 0.02)),
     "figure3": figure3(),
+    "table5": table5(),
     "converged": converged(),
+    "honest": honest(),
 }
 
 

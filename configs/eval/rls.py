@@ -7,16 +7,21 @@ BMVC 2020.
 
 * table1 (default), table2: attacks on one frozen draw, judged by the mean of N fresh draws;
 * table4: FGSM, PGD and C&W on the mean of 1, 5, 10 and 15 frozen draws;
-* honest: PGD-50 at eps .01 and .02 (the paper's) and 8/255 on what is deployed (fresh draws at
-  every step), on means of 10 and 50 fresh single draws, and on the pure sub-models.
+* honest: beside the paper's FGSM and PGD, at eps .01 and .02 (the paper's) and 8/255: PGD-50 on
+  what is deployed (fresh draws at every step) and on the pure sub-models, APGD on means of 20
+  fresh draws (of probabilities, and of the losses' gradients), APGD and Square on the predictor
+  under 20 fixed draws. Columns: the paper's rule, the mean of ten fresh predictions, and the
+  predictor under fixed draws.
 
 eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 """
 
+import dataclasses
+
 from recipes import rls as recipes
 
-from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.protocol import AttackRun, Evaluation, Judge
+from robust_jax.attacks import APGD, PGD, Averaged, Square, ThreatModel
+from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 RADII = {"0.01": 0.005, "0.02": 0.01, "8of255": 8 / 255}
 
@@ -32,17 +37,26 @@ def table4() -> Evaluation:
 
 
 def honest() -> Evaluation:
-    """Returns PGD-50 through the randomness, steps of 2.5 eps / 50."""
-    found = {}
+    """Returns the paper's PGD beside attacks on what is deployed."""
+    found = recipes.attacks("cifar10", "resnet50")
+    found = {name: found[name] for name in ("fgsm_0.01", "pgd10_0.01")}
     for name, eps in RADII.items():
-        attack = PGD(ThreatModel("linf", eps=eps), num_steps=50)
-        found |= {
-            f"pgd50_{name}_deployed": AttackRun(attack),
-            f"pgd50_{name}_eot10": AttackRun(attack, view="fresh", eot_samples=10),
-            f"pgd50_{name}_eot50": AttackRun(attack, view="fresh", eot_samples=50),
-            f"pgd50_{name}_pure": AttackRun(attack, view="noise_off"),
+        threat = ThreatModel("linf", eps=eps)
+        pgd = PGD(threat, num_steps=50)
+        apgd = APGD(threat)
+        adaptive = {
+            f"pgd50_{name}_deployed": AttackRun(pgd),
+            f"pgd50_{name}_pure": AttackRun(pgd, view="noise_off"),
+            f"apgd_{name}_eot20": AttackRun(apgd, view="fresh", eot_samples=20),
+            f"apgd_{name}_gradients20": AttackRun(Averaged(threat, apgd), view="fresh"),
+            f"apgd_{name}_fixed20": AttackRun(apgd, view="fresh", eot_samples=20, draws="fixed"),
+            f"square_{name}_fixed20": AttackRun(
+                Square(threat), view="fresh", eot_samples=20, draws="fixed"
+            ),
         }
-    return Evaluation(attacks=found, batch_size=128)
+        found |= {key: dataclasses.replace(run, adaptive=True) for key, run in adaptive.items()}
+    judges = side_by_side() | {"fixed": Judge(rule="fixed")}
+    return Evaluation(attacks=found, judges=judges, num_examples=1000, batch_size=128)
 
 
 VARIANTS = {

@@ -60,14 +60,18 @@ class Method(NamedTuple):
     fit: Callable[..., Variables] | None = None
 
     def view(self, name: str) -> View:
-        """Returns the view called `name`.
+        """Returns the view called `name`; "decision" is `predict` itself.
+
+        "decision" is for attacks that compare scores or decisions alone (Square, Boundary, ...):
+        it may be flat, voted, or give probabilities.
 
         Raises:
             ValueError: the method has no such view.
         """
-        if name not in self.views:
-            raise ValueError(f"Expected view={name!r} to be one of {sorted(self.views)}.")
-        return self.views[name]
+        views = {**self.views, "decision": self.predict}
+        if name not in views:
+            raise ValueError(f"Expected view={name!r} to be one of {sorted(views)}.")
+        return views[name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,26 +24,28 @@ Where paper and code leave a choice, the first named is the default:
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from robust_jax import voting
 from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
+from robust_jax.methods.regroup_fit import Pass, fit_fn
+from robust_jax.methods.regroup_responses import (
+    SIGNS,
+    Responses,
+    divergence,
+    log_responses,
+    soft_count,
+)
 from robust_jax.models import BatchNorm, EnsembleConfig, default_layers
 from robust_jax.models.base import Taps
-from robust_jax.types import Batch, Task, Variables
-
-Responses = dict[str, dict[str, Float[Array, "_ _ _"]]]
-"""By sign and layer, logarithms of p or n [m b k]; fitted, the class mixtures C [m c k]."""
-
-SIGNS = {"positive": 1.0, "negative": -1.0}
+from robust_jax.types import Task, Variables
 
 
 class NormWithResponse(BatchNorm):
@@ -68,8 +70,9 @@ class REGroup(MethodConfig):
 
     Views:
         deployed: the Borda count as `predict` has it, with the gradient of `soft_borda`
-            (straight through), per voter: the rule that decides, made attackable.
-        noise_off: the same; nothing is random.
+            (straight through), per voter: the rule that decides, made attackable. `deployed_T` is
+            the same at a temperature T of `temperatures`.
+        noise_off: the same as `deployed`; nothing is random.
         soft_borda: Borda counts whose comparisons are sigmoids,
             sum over other classes y' of sigmoid((KL_y' - KL_y) / temperature), mean over voters.
             Attack it with the loss "margin": counts are no logits.
@@ -90,6 +93,9 @@ class REGroup(MethodConfig):
         layer_accuracy: least accuracy of a voting layer by itself, where num_layers is None.
         selection_images: correctly classified images that this accuracy is measured on.
         temperature: of `soft_borda`.
+        temperatures: of further `deployed_T` views. At a high one every pair of classes has a
+            gradient, at a low one only those about to change places: an attack that tries each
+            takes the part of annealing.
         surrogate_delta: delta in the test responses of the differentiable views; at 1e-20 the
             logarithm's slope explodes where a response vanishes.
     """
@@ -103,6 +109,7 @@ class REGroup(MethodConfig):
     layer_accuracy: float = 0.75
     selection_images: int = 10_000
     temperature: float = 0.1
+    temperatures: tuple[float, ...] = (1.0, 0.01)
     surrogate_delta: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -114,6 +121,8 @@ class REGroup(MethodConfig):
         for name in ("delta", "temperature", "surrogate_delta"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} > 0.")
+        if min(self.temperatures, default=1.0) <= 0:
+            raise ValueError(f"Expected temperatures={self.temperatures} > 0.")
         if self.response == "norm" and isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected response='norm' to be 'raw' for an ensemble.")
         if not 0 <= self.layer_accuracy <= 1:
@@ -183,16 +192,22 @@ class REGroup(MethodConfig):
             (scores,) = voters(variables, images, self.surrogate_delta)
             return soft_count(scores, self.temperature)
 
-        def deployed(variables, images, *, key=None):
-            del key
-            exact, smooth = voters(variables, images, self.delta, self.surrogate_delta)
-            soft, hard = soft_count(smooth, self.temperature), voting.borda(exact) / len(exact)
-            return lax.stop_gradient(hard - soft) + soft
+        def straight_through(temperature):
+            def view(variables, images, *, key=None):
+                del key
+                exact, smooth = voters(variables, images, self.delta, self.surrogate_delta)
+                soft, hard = soft_count(smooth, temperature), voting.borda(exact) / len(exact)
+                return lax.stop_gradient(hard - soft) + soft
+
+            return view
+
+        deployed = straight_through(self.temperature)
 
         views = {
             **method.views,
             "deployed": deployed,
             "noise_off": deployed,
+            **{f"deployed_{t:g}": straight_through(t) for t in self.temperatures},
             "soft_borda": soft_borda,
             "kl_margin": lambda variables, images, *, key=None: jnp.sum(
                 voters(variables, images, self.surrogate_delta)[0], axis=0
@@ -203,20 +218,8 @@ class REGroup(MethodConfig):
             ],
         }
         return method._replace(
-            init=init, predict=predict, views=views, fit=_fit_fn(self, run, task.num_classes)
+            init=init, predict=predict, views=views, fit=fit_fn(self, run, task.num_classes)
         )
-
-
-class Pass(NamedTuple):
-    """A forward pass of the network.
-
-    Attributes:
-        logits: of the network's vote over its members.
-        layers: outputs of the layers that may vote, in network order.
-    """
-
-    logits: Float[Array, "b c"]
-    layers: dict[str, Array]
 
 
 def _run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k"]) -> Pass:
@@ -252,181 +255,3 @@ def _sown(tree: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[str, Any]]:
             yield ".".join(path), value
         else:
             yield from _sown(value, (*path, name))
-
-
-def log_responses(
-    outputs: dict[str, Array],
-    layers: Iterable[str],
-    signs: Iterable[str],
-    delta: float,
-) -> Responses:
-    """Returns log p and log n of layers: by sign and layer [m b k], one member if there is no axis.
-
-    Args:
-        outputs: before the nonlinearity, [b h w k] or [b k], of an ensemble with a member axis.
-        layers: which.
-        signs: "positive" for p, "negative" for n.
-        delta: added to the sums over positions.
-    """
-
-    def log_response(output: Array, sign: float) -> Float[Array, "m b k"]:
-        output = output[None] if output.ndim % 2 == 0 else output
-        part = nn.relu(sign * output.astype(jnp.float32))
-        total = (jnp.sum(part, axis=(2, 3)) if part.ndim == 5 else part) + delta
-        return jnp.log(total) - jnp.log(jnp.sum(total, axis=-1, keepdims=True))
-
-    return {
-        sign: {layer: log_response(outputs[layer], SIGNS[sign]) for layer in layers}
-        for sign in signs
-    }
-
-
-def divergence(
-    classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
-) -> Float[Array, "m b c"]:
-    """Returns KL(C_y || p) of every class y: one matrix product, the entropy apart."""
-    negative_entropy = jnp.sum(classes * jnp.log(classes), axis=-1)
-    cross = jnp.einsum("mck,mbk->mbc", classes, log_response, precision="highest")
-    return negative_entropy[:, None, :] - cross
-
-
-def soft_count(scores: Float[Array, "m b c"], temperature: float) -> Float[Array, "b c"]:
-    """Returns the mean over voters of sum_{y' != y} sigmoid((s_y - s_y') / temperature).
-
-    The Borda count per voter in the limit of temperature 0. Voters are counted one by one and
-    again in the backward pass, so the memory is that of one voter's [b c c].
-    """
-
-    @jax.checkpoint
-    def count(total, one):
-        gaps = (one[:, :, None] - one[:, None, :]) / temperature
-        # A class against itself is half a point.
-        return total + jnp.sum(nn.sigmoid(gaps), axis=-1) - 0.5, None
-
-    total, _ = lax.scan(count, jnp.zeros_like(scores[0]), scores)
-    return total / len(scores)
-
-
-class Mixtures(NamedTuple):
-    """What one pass over the training images accumulates.
-
-    Attributes:
-        sums: of the responses times the softmax, by sign and layer, [m c k].
-        weights: sum of the softmax, by class.
-        counts: correctly classified images used, by class.
-    """
-
-    sums: Responses
-    weights: Float[Array, " c"]
-    counts: Int[Array, " c"]
-
-
-def _fit_fn(
-    config: REGroup, run: Callable[[Variables, Array], Pass], num_classes: int
-) -> Callable[..., Variables]:
-    """Returns `fit`: one pass over the batches, each seen once by one compiled step."""
-
-    def start(variables: Variables, batch: Batch) -> Mixtures:
-        layers = run(variables, batch.image).layers
-        tapped = log_responses(layers, config.voting_layers(layers), config.signs, config.delta)
-
-        def zeros(value: Array) -> Array:
-            return jnp.zeros((value.shape[0], num_classes, value.shape[2]), value.dtype)
-
-        nothing = jnp.zeros(num_classes)
-        return Mixtures(jax.tree.map(zeros, tapped), nothing, nothing.astype(jnp.int32))
-
-    @jax.jit
-    def step(
-        variables: Variables, mixtures: Mixtures, batch: Batch
-    ) -> tuple[Mixtures, tuple[Responses, Bool[Array, " b"]] | None]:
-        logits, layers = run(variables, batch.image)
-        tapped = log_responses(layers, mixtures.sums[config.signs[0]], config.signs, config.delta)
-        used = batch.mask & (jnp.argmax(logits, axis=-1) == batch.label)
-        member = jax.nn.one_hot(batch.label, num_classes, dtype=bool) & used[:, None]
-        if config.images_per_class is not None:
-            numbers = mixtures.counts[None, :] + jnp.cumsum(member, axis=0, dtype=jnp.int32)
-            member &= numbers <= config.images_per_class
-        probability = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-        weights = jnp.where(member, probability, 0.0)
-
-        def add(total: Array, log_response: Array) -> Array:
-            response = jnp.exp(log_response)
-            return total + jnp.einsum("bc,mbk->mck", weights, response, precision="highest")
-
-        moved = Mixtures(
-            jax.tree.map(add, mixtures.sums, tapped),
-            mixtures.weights + jnp.sum(weights, axis=0),
-            mixtures.counts + jnp.sum(member, axis=0, dtype=jnp.int32),
-        )
-        return moved, (tapped, used) if config.num_layers is None else None
-
-    @jax.jit
-    def right(fitted: Responses, tapped: Responses, used: Bool[Array, " b"], labels: Array):
-        """Returns how many images each layer alone, over its signs, decides rightly."""
-
-        def count(layer: str) -> Array:
-            scores = [-divergence(fitted[sign][layer], tapped[sign][layer]) for sign in fitted]
-            decision = jnp.argmax(voting.borda(jnp.concatenate(scores)), axis=-1)
-            return jnp.sum(used & (decision == labels))
-
-        return {layer: count(layer) for layer in fitted[config.signs[0]]}
-
-    def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
-        del key
-        network = {name: value for name, value in variables.items() if name != "fitted"}
-        stream = iter(batches)
-        first = next(stream, None)
-        if first is None:
-            raise ValueError("Expected batches to hold at least one batch.")
-        mixtures: Mixtures = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start, network, first)
-        )
-        kept, num_kept = [], 0
-        for batch in itertools.chain([first], stream):
-            mixtures, selection = step(network, mixtures, batch)
-            if selection is not None and num_kept < config.selection_images:
-                kept.append((*selection, batch.label))
-                num_kept += int(jnp.sum(selection[1]))
-            if config.images_per_class is not None and bool(
-                jnp.all(mixtures.counts >= config.images_per_class)
-            ):
-                break
-        counts = jax.device_get(mixtures.counts)
-        if counts.min() < 1:
-            raise ValueError(
-                f"Expected class {int(counts.argmin())} to have at least one training image that "
-                "the network classifies correctly."
-            )
-        fitted = jax.tree.map(lambda s: s / mixtures.weights[None, :, None], mixtures.sums)
-        if config.num_layers is None:
-            counted = [right(fitted, *one) for one in kept]
-            accuracy = {
-                layer: sum(int(each[layer]) for each in counted) / num_kept for layer in counted[0]
-            }
-            chosen = choose(accuracy, config.layer_accuracy)
-            fitted = {
-                sign: {layer: found[layer] for layer in chosen} for sign, found in fitted.items()
-            }
-        return {**network, "fitted": fitted}
-
-    return fit
-
-
-def choose(accuracy: dict[str, float], least: float) -> tuple[str, ...]:
-    """Returns the layers of at least this accuracy, in network order.
-
-    Args:
-        accuracy: of each layer alone.
-        least: accuracy that a voting layer has.
-
-    Raises:
-        ValueError: no layer has it.
-    """
-    chosen = tuple(layer for layer in sorted(accuracy) if accuracy[layer] >= least)
-    if not chosen:
-        best = max(accuracy.values())
-        raise ValueError(
-            f"Expected layer_accuracy={least} <= {best:.3f}, the best layer's accuracy."
-        )
-    return chosen

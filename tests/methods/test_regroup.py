@@ -12,7 +12,8 @@ import scipy.stats
 from robust_jax.data import DataConfig, Digits, eval_batches, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
-from robust_jax.methods.regroup import choose, divergence, log_responses, soft_count
+from robust_jax.methods.regroup_fit import choose
+from robust_jax.methods.regroup_responses import divergence, log_responses, soft_count
 from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, ResNetConfig
 from robust_jax.types import Batch, Task
 

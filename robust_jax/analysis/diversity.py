@@ -1,0 +1,144 @@
+"""How members of an ensemble differ: in their errors, and in the gradients of their losses.
+
+The interrater agreement is in `metrics.py`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax.analysis.geometry import norms, zero_share
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import as_pytree
+from robust_jax.methods import LaplaceRates
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+
+
+def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
+    """Returns E, how evenly members are split into right and wrong; higher is more diverse.
+
+    With l of the K members right on an example, the mean of min(l, K - l) / (K - ceil(K / 2)): 0
+    where all agree, 1 where they are split in half.
+
+    Args:
+        correct: is a member right on an example?
+
+    Raises:
+        ValueError: fewer than two members.
+
+    References:
+        Kuncheva and Whitaker, "Measures of diversity in classifier ensembles", 2003; equation 7 of
+        Wu et al., "Deep ensemble robustness by adaptive sampling in dropout-based simultaneous
+        training", 2023.
+    """
+    num_members = correct.shape[0]
+    if num_members < 2:
+        raise ValueError(f"Expected members={num_members} >= 2.")
+    right = jnp.sum(correct, axis=0, dtype=jnp.float32)
+    return jnp.mean(jnp.minimum(right, num_members - right)) / (num_members // 2)
+
+
+def member_gradients(
+    members: Callable[..., Any],
+    images: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    *,
+    key: Key[Array, ""],
+    loss: str = "cross_entropy",
+) -> Float[Array, "m b *shape"]:
+    """Returns the gradient of each member's loss at each image.
+
+    One forward pass, and a backward pass of all members for each of them.
+
+    Args:
+        members: view [m b c] without batch statistics, `bind(method.view("members"), variables)`.
+        images: where.
+        labels: class of each image.
+        key: of a random method's draw, the same for all members.
+        loss: "cross_entropy", whose gradient vanishes where a member is sure; "margin", whose
+            directions (cosines) do not depend on the scale of the logits; "dlr", whose lengths do
+            not either.
+    """
+    losses.named(loss)
+    return _member_gradients(as_pytree(members), images, labels, key, loss)
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _member_gradients(members: Any, images: Array, labels: Array, key: Array, loss: str) -> Array:
+    loss_fn = losses.named(loss)
+
+    def summed(images: Array) -> Float[Array, " m"]:
+        # An example's loss depends on no other example.
+        member_logits = members(images, key=key)
+        return jnp.sum(jax.vmap(lambda logits: loss_fn(logits, labels))(member_logits), axis=1)
+
+    values, pull_back = jax.vjp(summed, images)
+    return jax.lax.map(lambda one: pull_back(one)[0], jnp.eye(len(values), dtype=values.dtype))
+
+
+class GradientStatistics(NamedTuple):
+    """Members' gradients, compared on each example.
+
+    Attributes:
+        cosine: of every pair of members, in the order (0, 1), (0, 2), ..., (1, 2), ...; nan where
+            the gradient of one of the two is zero.
+        norm: Euclidean norm of each member's gradient.
+        cosine_sum: L_d, the sum of the pairs' cosines; nan where one is.
+        norm_sum: L_s, the sum of the norms.
+    """
+
+    cosine: Float[Array, "pairs b"]
+    norm: Float[Array, "m b"]
+    cosine_sum: Float[Array, " b"]
+    norm_sum: Float[Array, " b"]
+
+
+def gradient_statistics(gradients: Float[Array, "m b *shape"]) -> GradientStatistics:
+    """Returns L_d and L_s of every example, and what they are sums of.
+
+    Norms are computed without underflow and no constant is added to them: with one (1e-8, say) L_d
+    of a saturated ensemble would be close to 0 whatever its gradients' directions.
+
+    Args:
+        gradients: of at least two members.
+
+    References:
+        Wu et al., 2023, as for `entropy`, sections 4.2 and 4.3.
+    """
+    flat = gradients.reshape((*gradients.shape[:2], -1))
+    cosine, dead = pairwise_cosines(flat)
+    first, second = jnp.triu_indices(len(flat), 1)
+    cosine = jnp.where(dead[first] | dead[second], jnp.nan, cosine)
+    norm = norms(gradients)
+    return GradientStatistics(cosine, norm, jnp.sum(cosine, axis=0), jnp.sum(norm, axis=0))
+
+
+def quartiles(values: Float[Array, "*rest b"]) -> Float[Array, "*rest 3"]:
+    """Returns the quantiles at 25, 50 and 75 % over examples, of those that are not nan."""
+    return jnp.moveaxis(jnp.nanquantile(values, jnp.array([0.25, 0.5, 0.75]), axis=-1), 0, -1)
+
+
+def summarize_gradients(statistics: GradientStatistics) -> dict[str, list[float]]:
+    """Returns the numbers of the LPD paper's tables 2 and 3, and what they rest on.
+
+    `L_d` and `L_s`: quartiles over examples, `L_d` over those where no member's gradient is zero.
+    `zero_share` and `tiny_share`: of each member, the share of gradients that are exactly zero, and
+    of those of norm at most 1e-12.
+    """
+    norm = statistics.norm
+    return {
+        "L_d": quartiles(statistics.cosine_sum).tolist(),
+        "L_s": quartiles(statistics.norm_sum).tolist(),
+        "zero_share": zero_share(norm).tolist(),
+        "tiny_share": zero_share(norm, 1e-12).tolist(),
+    }
+
+
+def keep_rate(rates: LaplaceRates, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns the keep rate of a feature at the value z of LPD's kernel (equations 5 and 6)."""
+    kernel = jnp.exp(-z / rates.laplace_lambda) / (2 * rates.laplace_lambda)
+    return jnp.minimum(rates.alpha * kernel + rates.beta, 1.0)

@@ -1,0 +1,104 @@
+"""Adversarial examples of one network judged by others."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng, voting
+from robust_jax.attacks import Attack
+from robust_jax.attacks.base import as_pytree
+
+
+def member_views(members: Callable[..., Any], num_members: int) -> list[Callable[..., Any]]:
+    """Returns a view [b c] of each member.
+
+    Every call runs all members. Where that costs too much, bind a network of one member to
+    `models.member_variables` instead.
+
+    Args:
+        members: view [m b c].
+        num_members: m.
+    """
+    # The member's number is a leaf of the view, so an attack on all of them compiles once.
+    return [
+        jax.tree_util.Partial(_one_member, as_pytree(members), jnp.int32(number))
+        for number in range(num_members)
+    ]
+
+
+def _one_member(members: Any, number: Array, images: Array, *, key: Any) -> Float[Array, "b c"]:
+    return jax.lax.dynamic_index_in_dim(members(images, key=key), number, keepdims=False)
+
+
+class Transfer(NamedTuple):
+    """Who is right on whose adversarial examples.
+
+    Attributes:
+        clean: is a member right on the clean image?
+        members: is a member right on a source's adversarial example [source member b]?
+        ensemble: is the members' vote?
+    """
+
+    clean: Bool[Array, "m b"]
+    members: Bool[Array, "n m b"]
+    ensemble: Bool[Array, "n b"]
+
+
+def transfer(
+    attack: Attack,
+    sources: Sequence[Callable[..., Any]],
+    members: Callable[..., Any],
+    images: Float[Array, "b *shape"],
+    labels: Int[Array, " b"],
+    *,
+    key: Key[Array, ""],
+    vote: voting.Vote = "mean_probability",
+    index: Int[Array, " b"] | None = None,
+) -> Transfer:
+    """Returns who is right on the adversarial examples made on each source.
+
+    Batches of a dataset are joined along the last axis.
+
+    Args:
+        attack: what makes the examples; all sources are attacked with the same random draws.
+        sources: views [b c] under attack: `member_views(members, m)`, or other networks.
+        members: view [m b c] of those who judge.
+        images: clean images.
+        labels: class of each image.
+        key: root of the attack's and the judges' draws.
+        vote: how the members decide together.
+        index: dataset row of each image; default 0, 1, ..., b-1.
+    """
+    judges = as_pytree(members)
+    clean, _ = _right(judges, images, labels, rng.stream(key, "judge clean"), vote)
+    found = []
+    for number, source in enumerate(sources):
+        adversarial = attack(source, images, labels, key=rng.stream(key, "attack"), index=index)
+        judge_key = rng.stream(key, "judge", number)
+        found.append(_right(judges, adversarial, labels, judge_key, vote))
+    return Transfer(clean, *(jnp.stack(each) for each in zip(*found, strict=True)))
+
+
+@jax.jit(static_argnames="vote")
+def _right(members: Any, images: Array, labels: Array, key: Array, vote: voting.Vote) -> Any:
+    member_logits = members(images, key=key)
+    right = jnp.argmax(member_logits, axis=-1) == labels[None]
+    return right, jnp.argmax(voting.scores(member_logits, vote), axis=-1) == labels
+
+
+def success_rates(result: Transfer) -> Float[Array, "n judges"]:
+    """Returns how often a source's examples fool each member and, in the last column, their vote.
+
+    Only examples that every member gets right on the clean image count; nan if there are none.
+
+    References:
+        Yang et al., "DVERGE: Diversifying vulnerabilities for enhanced robust generation of
+        ensembles", 2020, figure 3.
+    """
+    counted = jnp.all(result.clean, axis=0)
+    judges = jnp.concatenate([result.members, result.ensemble[:, None]], axis=1)
+    fooled = jnp.sum(~judges & counted[None, None], axis=-1, dtype=jnp.float32)
+    return fooled / jnp.sum(counted, dtype=jnp.float32)

@@ -1,4 +1,4 @@
-"""Members' gradients and the cosines between them: what PARL, its later variant and DEG share."""
+"""Members' gradients and the cosines between them: what PARL, DEG, GAL and TRS share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,11 +7,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from robust_jax.models import Conv, EnsembleConfig, NetworkConfig
+from robust_jax.methods.base import MethodConfig, cross_entropy
+from robust_jax.models import (
+    Classifier,
+    Conv,
+    EnsembleConfig,
+    Layers,
+    NetworkConfig,
+    default_layers,
+)
 from robust_jax.models.ensemble import Strategy
-from robust_jax.types import Variables
+from robust_jax.types import Task, Variables
 
 
 class Cosines(NamedTuple):
@@ -112,6 +120,73 @@ def map_members(
 def of_ensemble(collections: Mapping[str, Any]) -> dict[str, Any]:
     """Returns collections that `map_members` stacked in the layout of the ensemble."""
     return {name: {"backbone": {"member": c["backbone"]}} for name, c in collections.items()}
+
+
+def member_classifier(
+    config: MethodConfig, task: Task, layers: Layers = default_layers()
+) -> Classifier:
+    """Returns a classifier around one member of the configured ensemble, for `map_members`.
+
+    Raises:
+        ValueError: the network is no ensemble of at least two members.
+    """
+    backbone = check_ensemble(config.network).member.make(task.num_classes, layers)
+    return Classifier(backbone, config.normalization, config.dtype)
+
+
+class LossGradients(NamedTuple):
+    """Members' cross-entropies, each averaged over the batch, and their gradients.
+
+    Attributes:
+        gradients: of each member's cross-entropy at the images, flattened.
+        losses: the cross-entropies.
+        member_logits: of the same forward pass.
+        moved: BatchNorm statistics after it, in the layout of the ensemble.
+    """
+
+    gradients: Float[Array, "m b d"]
+    losses: Float[Array, " m"]
+    member_logits: Float[Array, "m b c"]
+    moved: dict[str, Any]
+
+
+def loss_gradients(
+    network: nn.Module,
+    variables: Variables,
+    images: Float[Array, "b h w k"],
+    labels: Int[Array, " b"],
+    *,
+    label_smoothing: float = 0.0,
+    strategy: Strategy = "auto",
+) -> LossGradients:
+    """Returns every member's gradient at the images, with batch statistics.
+
+    Each member runs forward and backward once, whatever is made of its gradient afterwards (all
+    its pairs, its norm), so that differentiating the result is one double-backward pass a member.
+
+    Args:
+        network: a classifier around one member.
+        variables: of a classifier around the ensemble.
+        images: where.
+        labels: their classes.
+        label_smoothing: share of the target spread over all classes.
+        strategy: how members run, see `EnsembleConfig`.
+    """
+
+    def of_member(variables):
+        def crossed(images):
+            outputs, moved = network.apply(
+                variables, images, train=True, deterministic=True, mutable=["batch_stats"]
+            )
+            value = cross_entropy(outputs.logits, labels, label_smoothing)
+            return value, (outputs.logits, moved)
+
+        (value, (logits, moved)), slope = jax.value_and_grad(crossed, has_aux=True)(images)
+        return slope, value, logits, moved
+
+    slopes, losses, member_logits, moved = map_members(of_member, variables, strategy=strategy)
+    flat = slopes.reshape((*slopes.shape[:2], -1))
+    return LossGradients(flat, losses, member_logits, of_ensemble(moved))
 
 
 class Convolution(NamedTuple):

@@ -1,0 +1,130 @@
+"""Stochastic activation pruning (SAP): a trained network that drops small activations at random.
+
+Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018.
+
+After every activation function, with h the activations of one example in that layer,
+p_j = |h_j| / sum |h|, r = fraction * size draws are made with replacement from p. What was drawn is
+kept and divided by the probability 1 - (1 - p_j)^r of being drawn at all, the rest is zero, so
+that the mean over draws is h. Nothing is trained anew: the weights are the plain network's
+(`evaluate.py --method configs/sap_cifar10.py` on any checkpoint of it), and training is its own.
+
+Sources of the defaults: fraction = 1 and 100 passes are those of the authors' tutorial.
+`draws="independent"` keeps every activation independently with the same probability, which is what
+a Poisson number of draws with mean r does: the same mean and scale, without the weak dependence
+between activations, many times cheaper.
+
+No gradient flows through the probabilities: what is kept is multiplied by constants.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Key
+
+from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
+from robust_jax.methods.draws import averaged
+from robust_jax.models import Activation, default_layers
+from robust_jax.types import Task
+
+Draws = Literal["with_replacement", "independent"]
+
+
+def drawn(
+    key: Key[Array, ""], probability: Float[Array, "b n"], num_draws: int
+) -> Bool[Array, "b n"]:
+    """Returns which entries of each row are drawn at least once, with replacement.
+
+    Args:
+        key: consumed.
+        probability: of the entries of each row; they sum to one.
+        num_draws: r.
+    """
+    ends = jnp.cumsum(probability, axis=-1)
+    # By rounding the last end is not exactly one.
+    uniform = jax.random.uniform(key, (probability.shape[0], num_draws)) * ends[:, -1:]
+
+    def of_row(ends: Array, uniform: Array) -> Array:
+        position = jnp.searchsorted(ends, uniform, side="right")
+        return jnp.zeros(ends.shape, bool).at[position].set(True, mode="drop")
+
+    return jax.vmap(of_row)(ends, uniform)
+
+
+def prune(
+    key: Key[Array, ""], activations: Float[Array, "b *shape"], *, fraction: float, draws: Draws
+) -> Float[Array, "b *shape"]:
+    """Returns pruned activations, whose mean over keys is the activations.
+
+    Args:
+        key: consumed.
+        activations: of one layer; rows are pruned by themselves.
+        fraction: draws for each activation of a row.
+        draws: how, see the module's docstring.
+    """
+    flat = activations.reshape(activations.shape[0], -1)
+    size = jnp.abs(lax.stop_gradient(flat)).astype(jnp.float32)
+    total = jnp.sum(size, axis=-1, keepdims=True)
+    probability = size / jnp.where(total > 0, total, 1.0)
+    num_draws = max(1, math.ceil(fraction * flat.shape[-1]))
+    # 1 - (1 - p)^r without cancellation, and 1 for p = 1.
+    survival = -jnp.expm1(num_draws * jnp.log1p(-probability))
+    if draws == "independent":
+        kept = jax.random.bernoulli(key, survival)
+    else:
+        kept = drawn(key, probability, num_draws) & (survival > 0)
+    scale = jnp.where(kept, 1 / jnp.where(kept, survival, 1.0), 0.0)
+    return (flat * scale.astype(flat.dtype)).reshape(activations.shape)
+
+
+class PrunedActivation(Activation):
+    """Activation function whose output is pruned."""
+
+    fraction: float = 1.0
+    draws: Draws = "with_replacement"
+
+    def __call__(
+        self, x: Float[Array, "..."], *, train: bool, deterministic: bool
+    ) -> Float[Array, "..."]:
+        """Returns the activations; nothing is pruned when `deterministic`."""
+        x = super().__call__(x, train=train, deterministic=deterministic)
+        if deterministic:
+            return x
+        return prune(self.make_rng("sample"), x, fraction=self.fraction, draws=self.draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class StochasticActivationPruning(MethodConfig):
+    """A plain network, or an ensemble, pruned at prediction.
+
+    Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
+    `num_draws` passes, `one_draw` a single one, `noise_off` the plain network, `train` the plain
+    network with batch statistics (training prunes nothing), `taps` those of one pass.
+
+    Attributes:
+        fraction: of draws: r is this times the activations of an example in a layer, rounded up.
+        num_draws: forward passes averaged in a prediction.
+        draws: "with_replacement", or "independent".
+    """
+
+    fraction: float = 1.0
+    num_draws: int = 100
+    draws: Draws = "with_replacement"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fraction <= 0:
+            raise ValueError(f"Expected fraction={self.fraction} > 0.")
+        if self.num_draws < 1:
+            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset."""
+        act = functools.partial(PrunedActivation, fraction=self.fraction, draws=self.draws)
+        network = classifier(self, task, default_layers()._replace(act=act))
+        method = network_method(network, self, task, prediction=Sampling(layers=True))
+        return averaged(method, self.num_draws, self.vote)

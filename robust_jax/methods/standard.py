@@ -1,8 +1,13 @@
-"""The plain network, or the plain ensemble of independently trained members."""
+"""The plain network, or the plain ensemble of independently trained members; Gaussian training.
+
+Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
+train the base classifier of a certificate on images with Gaussian noise of standard deviation
+sigma, not clipped (section 3.3), and certify at the same sigma: `input_sigma`.
+"""
 
 import dataclasses
 
-from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
 from robust_jax.models import default_layers
 from robust_jax.types import Task
 
@@ -12,8 +17,28 @@ class Standard(MethodConfig):
     """A network as it is: the papers' baseline, and the host of adversarial training.
 
     With an `EnsembleConfig` the members train independently and decide by `vote`.
+
+    Attributes:
+        input_sigma: standard deviation of Gaussian noise on training images.
+        input_noise_in_prediction: the same noise on in the deployed prediction? A certificate adds
+            its own and wants none here.
     """
+
+    input_sigma: float = 0.0
+    input_noise_in_prediction: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input_sigma < 0:
+            raise ValueError(f"Expected input_sigma={self.input_sigma} >= 0.")
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset; its views are those of `network_method`."""
-        return network_method(classifier(self, task, default_layers()), self, task)
+        noisy = Sampling(input_noise=self.input_sigma)
+        return network_method(
+            classifier(self, task, default_layers()),
+            self,
+            task,
+            training=noisy,
+            prediction=noisy if self.input_noise_in_prediction else Sampling(),
+        )

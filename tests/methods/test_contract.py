@@ -15,9 +15,13 @@ from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import (
+    DVERGE,
     KAP,
     PARL,
+    AdaptiveDiversityPromoting,
     BatchEnsemble,
+    GradDiv,
+    GradientAlignment,
     KernelPool,
     MethodConfig,
     MonteCarloDropout,
@@ -25,8 +29,11 @@ from robust_jax.methods import (
     PriorityDropout,
     PriorityRates,
     RandomLayerSampling,
+    RandomSelfEnsemble,
     REGroup,
     Standard,
+    StochasticActivationPruning,
+    TransferabilityReducedSmooth,
 )
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.types import Batch
@@ -34,9 +41,12 @@ from robust_jax.types import Batch
 SGD = optax.sgd(0.05, momentum=0.9)
 CNN = CNNConfig(widths=(16, 36), strides=(1, 2))
 SMALL_CNN = CNNConfig(widths=(8, 12), strides=(1, 2))
+TINY_CNN = CNNConfig(widths=(6,), strides=(2,))
 
 METHODS: dict[str, MethodConfig] = {
-    "standard": Standard(network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,))),
+    "standard": Standard(
+        network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,)), input_sigma=0.1
+    ),
     "ensemble": Standard(network=EnsembleConfig(CNN, 3), vote="majority_lowest_class"),
     "kap": KAP(network=CNN, sigma=0.1),
     "kap_other_switches": KAP(
@@ -61,6 +71,13 @@ METHODS: dict[str, MethodConfig] = {
     "batch_ensemble": BatchEnsemble(network=CNN, num_members=2, factor_std=0.5),
     "regroup": REGroup(network=CNN, num_layers=2),
     "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
+    "adp": AdaptiveDiversityPromoting(network=EnsembleConfig(TINY_CNN, 2)),
+    "gal": GradientAlignment(network=EnsembleConfig(TINY_CNN, 2)),
+    "dverge": DVERGE(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
+    "trs": TransferabilityReducedSmooth(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
+    "grad_div": GradDiv(network=TINY_CNN, num_samples=2, num_draws=2),
+    "rse": RandomSelfEnsemble(network=TINY_CNN, num_draws=3),
+    "sap": StochasticActivationPruning(network=TINY_CNN, num_draws=3),
 }
 
 

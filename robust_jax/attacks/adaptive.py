@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import APGDBase
-from robust_jax.attacks.base import Attack, BoundedAttack
+from robust_jax.attacks.base import BoundedAttack
 from robust_jax.attacks.views import Average, eot
 
 _TINY = 1e-12
@@ -159,30 +159,41 @@ class MORA(APGDBase):
 
 
 @dataclasses.dataclass(frozen=True)
-class Averaged(BoundedAttack):
-    """Another attack on the average of fresh draws of a random model, for every noise defence.
+class OnAnotherView(BoundedAttack):
+    """Another attack, on a view made of the one given.
 
     Attributes:
         attack: the attack, with this threat model.
-        num_samples: draws per evaluation; check with `change_with_twice_the_draws`.
-        average: what is averaged, see `eot`.
-        parallel: all draws at once, at so many times the memory.
     """
 
     attack: BoundedAttack
-    num_samples: int = 20
-    average: Average = "gradients"
-    parallel: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the threat models differ or there are no draws."""
-        _check_threat(self, self.attack)
-        if self.num_samples < 1:
-            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+        """Raises ValueError where the attack is not such a one."""
+        inner = self.attack
+        if not isinstance(inner, BoundedAttack) or inner.threat != self.threat or inner.on_host:
+            raise ValueError(
+                f"Expected attack={inner} to be a bounded one that can be traced, with "
+                f"threat={self.threat}."
+            )
+
+    @property
+    def targeted(self) -> bool:
+        """Returns whether the labels are classes to reach."""
+        return self.attack.targeted
+
+    @property
+    def needs_logits(self) -> bool:  # type: ignore[override]
+        """Returns whether a view that gives probabilities is an error."""
+        return self.attack.needs_logits
 
     def check(self, images: Any) -> None:
         """Raises ValueError where images of this shape do not suit the attack."""
         self.attack.check(images)
+
+    def attacked(self, view: Any) -> Any:
+        """Returns the view that the attack sees."""
+        raise TypeError(f"Expected {type(self).__name__} to define attacked(view).")
 
     def perturb(
         self,
@@ -194,8 +205,32 @@ class Averaged(BoundedAttack):
         index: Int[Array, " b"],
     ) -> Float[Array, "b *shape"]:
         """Returns the adversarial images."""
-        averaged = eot(view, self.num_samples, average=self.average, parallel=self.parallel)
-        return self.attack.perturb(averaged, images, labels, key=key, index=index)
+        return self.attack.perturb(self.attacked(view), images, labels, key=key, index=index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged(OnAnotherView):
+    """Another attack on the average of fresh draws of a random model, for every noise defence.
+
+    Attributes:
+        num_samples: draws per evaluation; check with `change_with_twice_the_draws`.
+        average: what is averaged, see `eot`.
+        parallel: all draws at once, at so many times the memory.
+    """
+
+    num_samples: int = 20
+    average: Average = "gradients"
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the threat models differ or there are no draws."""
+        super().__post_init__()
+        if self.num_samples < 1:
+            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+
+    def attacked(self, view: Any) -> Any:
+        """Returns the average."""
+        return eot(view, self.num_samples, average=self.average, parallel=self.parallel)
 
 
 @jax.tree_util.register_dataclass
@@ -213,47 +248,24 @@ class RescaledView:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rescaled(BoundedAttack):
+class Rescaled(OnAnotherView):
     """Another attack on logits divided by their own gap, for saturated models.
 
     Where a softmax is saturated in float32 its gradient is exactly zero and a gradient attack does
     nothing; after rescaling the gradient's direction is that of the logits.
 
     Attributes:
-        attack: the attack, with this threat model.
         sharpness: gap of the rescaled logits.
     """
 
-    attack: BoundedAttack
     sharpness: float = 4.0
 
     def __post_init__(self) -> None:
         """Raises ValueError where the threat models differ or the gap is not positive."""
-        _check_threat(self, self.attack)
+        super().__post_init__()
         if not self.sharpness > 0:
             raise ValueError(f"Expected sharpness={self.sharpness} > 0.")
 
-    def check(self, images: Any) -> None:
-        """Raises ValueError where images of this shape do not suit the attack."""
-        self.attack.check(images)
-
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
-        rescaled = RescaledView(view, self.sharpness)
-        return self.attack.perturb(rescaled, images, labels, key=key, index=index)
-
-
-def _check_threat(outer: BoundedAttack, inner: Attack) -> None:
-    if not isinstance(inner, BoundedAttack) or inner.threat != outer.threat or inner.on_host:
-        raise ValueError(
-            f"Expected attack={inner} to be a bounded one that can be traced, with "
-            f"threat={outer.threat}."
-        )
+    def attacked(self, view: Any) -> Any:
+        """Returns the rescaled logits."""
+        return RescaledView(view, self.sharpness)

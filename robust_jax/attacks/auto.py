@@ -131,6 +131,8 @@ class AutoAttack(BoundedAttack):
         for attack in self.attacks:
             if attack.threat != self.threat:
                 raise ValueError(f"Expected threat={attack.threat} to be {self.threat}.")
+            if attack.targeted:
+                raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
         if self.batch_size < 1:
             raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
         if self.num_samples < 1:

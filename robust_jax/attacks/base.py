@@ -74,10 +74,13 @@ class Attack:
         needs_logits: is a view that gives probabilities an error? Not for attacks that only
             compare scores, to which a method's `predict` may be handed.
         on_host: does it run on the host over compiled parts? Then it cannot be traced by `jit`.
+        targeted: are the labels classes to reach, not to leave? A field of the attacks that can
+            be either.
     """
 
     needs_logits: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
+    targeted = False  # without an annotation, so that subclasses may make it a field
 
     @property
     def box(self) -> tuple[float, float]:

@@ -135,5 +135,8 @@ def test_bad_input(digits):
         AutoAttack(THREAT, version="custom")
     with pytest.raises(ValueError, match=r"Expected threat=ThreatModel.*eps=0.14"):
         AutoAttack(ThreatModel("linf", 0.1), version="custom", attacks=QUICK)
+    targeted = Square(THREAT, targeted=True)
+    with pytest.raises(ValueError, match="not to be targeted"):
+        AutoAttack(THREAT, version="custom", attacks=(targeted,))
     with pytest.raises(ValueError, match="runs on the host"):
         jax.jit(lambda x: AutoAttack(THREAT)(digits.view, x, digits.labels, key=KEY))(digits.images)

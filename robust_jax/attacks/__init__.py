@@ -24,6 +24,7 @@ from robust_jax.attacks.minimum_norm import (
     CarliniWagner,
     MinimumNormAttack,
 )
+from robust_jax.attacks.saliency import JSMA
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
@@ -45,6 +46,7 @@ __all__ = [
     "FAB",
     "FABT",
     "FGSM",
+    "JSMA",
     "MDI2FGSM",
     "MIM",
     "MORA",

@@ -27,7 +27,7 @@ class MinimumNormAttack(Attack):
         targeted: the labels are classes to reach, not to leave.
     """
 
-    norm: ClassVar[Literal["linf", "l2"]] = "l2"
+    norm: ClassVar[Literal["linf", "l2", "l0"]] = "l2"
 
     bounds: tuple[float, float] = (0.0, 1.0)
     targeted: bool = False
@@ -47,8 +47,14 @@ class MinimumNormAttack(Attack):
         Args:
             eps: radius of the ball.
             norm: its norm; default the norm that the attack makes small.
+
+        Raises:
+            ValueError: that is L0, which has no balls here, and no other is given.
         """
-        return WithinBall(ThreatModel(norm or self.norm, eps, self.bounds), self)
+        chosen = norm or self.norm
+        if chosen == "l0":
+            raise ValueError(f"Expected norm={chosen!r} to be one of ['l2', 'linf'].")
+        return WithinBall(ThreatModel(chosen, eps, self.bounds), self)
 
     def succeeded(
         self, logits: Float[Array, "b c"], labels: Int[Array, " b"], confidence: float = 0.0
@@ -79,6 +85,16 @@ class WithinBall(BoundedAttack):
         """Raises ValueError where the two boxes differ."""
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
+
+    @property
+    def targeted(self) -> bool:
+        """Returns whether the labels are classes to reach."""
+        return self.attack.targeted
+
+    @property
+    def needs_logits(self) -> bool:  # type: ignore[override]
+        """Returns whether a view that gives probabilities is an error."""
+        return self.attack.needs_logits
 
     def check(self, images: Any) -> None:
         """Raises ValueError where images of this shape do not suit the attack."""

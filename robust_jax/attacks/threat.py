@@ -31,12 +31,17 @@ def unit_l2(delta: Array) -> Array:
 
 
 def distance(norm: str, images: Array, clean: Array) -> Float[Array, " b"]:
-    """Returns the distance of each image from its clean one, in the given norm."""
+    """Returns the distance of each image from its clean one: "linf", "l2", "l1", or "l0".
+
+    L0 is the number of features (channels of pixels) that differ.
+    """
     delta = (images - clean).reshape(images.shape[0], -1)
     if norm == "linf":
         return jnp.max(jnp.abs(delta), axis=1)
     if norm == "l2":
         return l2_norm(delta)
+    if norm == "l0":
+        return jnp.sum(delta != 0, axis=1).astype(delta.dtype)
     return jnp.sum(jnp.abs(delta), axis=1)
 
 

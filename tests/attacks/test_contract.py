@@ -16,6 +16,7 @@ from robust_jax.attacks import (
     FAB,
     FABT,
     FGSM,
+    JSMA,
     MDI2FGSM,
     MIM,
     NES,
@@ -28,6 +29,7 @@ from robust_jax.attacks import (
     HopSkipJump,
     Rescaled,
     SmallestEps,
+    Spatial,
     Square,
     ThreatModel,
     TrustRegion,
@@ -74,6 +76,10 @@ BOUNDED = {
     ).within(threat.eps),
     "square": partial(Square, num_queries=60, rescale_schedule=True),
 }
+UNBOUNDED = {
+    "jsma": JSMA(gamma=0.3),
+    "spatial": Spatial(max_angle=20.0, max_shift=2, num_angles=3, num_shifts=3),
+}
 # These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
 NOT_STEEPEST = (
     "apgd_dlr",
@@ -106,6 +112,19 @@ def bounded(request):
     return make
 
 
+@pytest.fixture(params=[*BOUNDED, *UNBOUNDED])
+def attack(request):
+    """Every attack."""
+    if request.param in UNBOUNDED:
+        return UNBOUNDED[request.param]
+    return BOUNDED[request.param](ThreatModel("linf", EPS["linf"]))
+
+
+def goals(attack, victim):
+    """The labels that an attack is given: of a targeted one another class than the image's."""
+    return (victim.labels + 1) % 10 if attack.targeted else victim.labels
+
+
 @pytest.mark.parametrize("norm", EPS)
 def test_box_ball_shape_dtype(bounded, norm, digits):
     attack = bounded(norm)
@@ -119,40 +138,54 @@ def test_box_ball_shape_dtype(bounded, norm, digits):
     assert float(distance.max()) > 0.2 * attack.threat.eps
 
 
-def test_rows_are_independent(bounded, digits):
-    attack = bounded()
-    together = attack(digits.view, digits.images, digits.labels, key=KEY)
-    one = attack(
-        digits.view, digits.images[3:4], digits.labels[3:4], key=KEY, index=jnp.asarray([3])
-    )
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_box_shape_dtype_without_a_bound(name, digits):
+    attack = UNBOUNDED[name]
+    adversarial = attack(digits.view, digits.images, goals(attack, digits), key=KEY)
+    assert adversarial.shape == digits.images.shape
+    assert adversarial.dtype == digits.images.dtype
+    assert float(adversarial.min()) >= 0
+    assert float(adversarial.max()) <= 1
+    fooled = jnp.argmax(digits.view(adversarial, key=None), axis=1) != digits.labels
+    assert int(fooled.sum()) > 4
+    # A failure gives the clean image.
+    changed = jnp.any(adversarial != digits.images, axis=(1, 2, 3))
+    np.testing.assert_array_equal(changed, fooled)
+
+
+def test_rows_are_independent(attack, digits):
+    labels = goals(attack, digits)
+    together = attack(digits.view, digits.images, labels, key=KEY)
+    one = attack(digits.view, digits.images[3:4], labels[3:4], key=KEY, index=jnp.asarray([3]))
     np.testing.assert_allclose(one, together[3:4], atol=2e-5)
     # Six rows in another order, then padding, spread over four devices.
     rows = jnp.asarray([5, 2, 11, 0, 15, 7])
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    images, labels, index = jax.device_put(
+    images, padded, index = jax.device_put(
         (
             jnp.concatenate([digits.images[rows], jnp.zeros_like(digits.images[:2])]),
-            jnp.concatenate([digits.labels[rows], digits.labels[:2]]),
+            jnp.concatenate([labels[rows], labels[:2]]),
             jnp.concatenate([rows, jnp.asarray([0, 0])]),
         ),
         NamedSharding(mesh, PartitionSpec("data")),
     )
-    spread = attack(digits.view, images, labels, key=KEY, index=index)
+    spread = attack(digits.view, images, padded, key=KEY, index=index)
     assert len(spread.sharding.device_set) == 4
     np.testing.assert_allclose(spread[:6], together[rows], atol=2e-5)
 
 
-def test_jit_is_eager_and_no_gradient_flows_out(bounded, digits):
-    attack = bounded()
+def test_jit_is_eager_and_no_gradient_flows_out(attack, digits):
+
+    labels = goals(attack, digits)
 
     def total(scale):
         view = jax.tree.map(lambda leaf: leaf * scale, digits.view)
-        adversarial = attack(view, digits.images * scale, digits.labels, key=KEY)
+        adversarial = attack(view, digits.images * scale, labels, key=KEY)
         return jnp.sum(adversarial), adversarial
 
     slope, adversarial = jax.jit(jax.grad(total, has_aux=True))(1.0)
     assert float(slope) == 0
-    eager = attack(digits.view, digits.images, digits.labels, key=KEY)
+    eager = attack(digits.view, digits.images, labels, key=KEY)
     np.testing.assert_allclose(adversarial, eager, atol=2e-5)
 
 
@@ -161,8 +194,8 @@ def test_eps_zero_is_the_identity(bounded, digits):
     np.testing.assert_array_equal(adversarial, digits.images)
 
 
-def test_empty_batch(bounded, digits):
-    empty = bounded()(digits.view, digits.images[:0], digits.labels[:0], key=KEY)
+def test_empty_batch(attack, digits):
+    empty = attack(digits.view, digits.images[:0], digits.labels[:0], key=KEY)
     assert empty.shape == (0, 8, 8, 1)
 
 
@@ -176,6 +209,15 @@ def test_fools_more_with_more_eps(bounded, digits):
     weak, strong = standing(eps), standing(4 * eps)
     assert strong <= weak <= 16
     assert strong <= 8
+
+
+def test_targeted_attacks_say_so():
+    threat = ThreatModel("linf", 0.1)
+    assert [name for name, make in BOUNDED.items() if make(threat).targeted] == []
+    assert [name for name, attack in UNBOUNDED.items() if attack.targeted] == ["jsma"]
+    pgd = PGD(threat, targeted=True)
+    for attack in (pgd, Averaged(threat, pgd), JSMA().within(0.1, norm="linf")):
+        assert attack.targeted
 
 
 @pytest.mark.parametrize("name", [name for name in BOUNDED if name not in NOT_STEEPEST])

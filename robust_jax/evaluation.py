@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
@@ -120,19 +120,23 @@ def _attack_step(
     if run.draws == "fixed":
         method_view = averaged(method_view, run.eot_samples, config.seed)
 
-    def attack(variables, source, batch: Batch, labels, key: Key[Array, ""]):
+    def attacked_view(variables, source) -> Any:
         view: Any = bind(method_view, variables if run.source is None else source)
-        if run.eot_samples > 1 and run.draws == "fresh":
-            view = eot(view, run.eot_samples)
+        return eot(view, run.eot_samples) if run.eot_samples > 1 and run.draws == "fresh" else view
+
+    def attack(variables, source, batch: Batch, labels, key: Key[Array, ""]):
+        view = attacked_view(variables, source)
         attack_key = rng.stream(key, f"attack {name}")
+        if run.attack.targeted:
+            labels = random_targets(view, batch, config.seed)
         return run.attack(view, batch.image, labels, key=attack_key, index=batch.index)
 
     def judge(variables, source, batch: Batch, images, key: Key[Array, ""]) -> Judgement:
-        del source
         if isinstance(run.attack, BoundedAttack):
             images = run.attack.threat.project(images, batch.image)
         judge_key = rng.stream(key, f"judge {name}")
-        return judge_images(predictors, variables, batch, images, judge_key)
+        view = attacked_view(variables, source)
+        return judge_images(predictors, variables, batch, images, judge_key, view)
 
     def step(variables, source, batch, labels, key):
         images = attack(variables, source, batch, labels, key)
@@ -149,6 +153,15 @@ def _attack_step(
         return judge_step(variables, source, batch, jax.device_put(images, batched(mesh)), key)
 
     return host_step
+
+
+def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
+    """Returns for each image a class other than its label, the same in every attack."""
+    key = rng.stream(jax.random.key(seed), "targets")
+    num_classes = jax.eval_shape(lambda i: view(i, key=key), batch.image).shape[-1]
+    keys = rng.per_example(key, batch.index)
+    steps = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_classes))(keys)
+    return (batch.label + steps) % num_classes
 
 
 def evaluate(
@@ -300,7 +313,8 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
             )
             for judge, found in judgement.decisions.items()
         }
-        records.append(Record(index, label, linf, l2, decisions))
+        fooled = bool(judgement.view_fooled[i])
+        records.append(Record(index, label, linf, l2, fooled, decisions))
     return records
 
 

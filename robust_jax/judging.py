@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import metrics, rng
-from robust_jax.attacks import eot
+from robust_jax.attacks import eot, losses
 from robust_jax.methods import Method
 from robust_jax.protocol import Judge
 from robust_jax.types import Batch, Variables
@@ -36,11 +36,14 @@ class Judgement(NamedTuple):
         decisions: by judge.
         linf: largest change of a pixel.
         l2: Euclidean norm of the change.
+        view_fooled: does the attacked view itself, under a fresh key, have it wrong? False on
+            clean images.
     """
 
     decisions: dict[str, Decisions]
     linf: Float[Array, " b"]
     l2: Float[Array, " b"]
+    view_fooled: Bool[Array, " b"]
 
 
 Predictor = Callable[..., Float[Array, "s b c"]]
@@ -101,9 +104,23 @@ def judge_images(
     batch: Batch,
     images: Float[Array, "b ..."],
     key: Key[Array, ""],
+    attacked_view: Any = None,
 ) -> Judgement:
-    """Returns how far images are from the clean ones of a batch, and every judge's decisions."""
+    """Returns how far images are from the clean ones of a batch, and every judge's decisions.
+
+    Args:
+        predictors: by judge.
+        variables: the method's arrays.
+        batch: the clean images and their labels.
+        images: what is judged.
+        key: that no attack saw.
+        attacked_view: what the attack saw; None for clean images.
+    """
     delta = (images - batch.image).reshape(len(images), -1)
+    view_fooled = jnp.zeros(len(images), bool)
+    if attacked_view is not None:
+        logits = losses.decision(attacked_view(images, key=rng.stream(key, "attacked view")))
+        view_fooled = losses.misclassified(logits, batch.label)
     return Judgement(
         decisions={
             # Not folded with the judge's name: judges of one rule see the same draws.
@@ -112,6 +129,7 @@ def judge_images(
         },
         linf=jnp.max(jnp.abs(delta), axis=-1),
         l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
+        view_fooled=view_fooled,
     )
 
 

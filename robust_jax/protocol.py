@@ -104,10 +104,12 @@ class Evaluation:
             reported beside it.
         batch_size: global batch size; the last batch is padded and masked.
         attack_labels: labels the attacks move away from: the "true" ones, or those "predicted" on
-            the clean image by what is attacked, as CleverHans and ART do by default.
+            the clean image by what is attacked, as CleverHans and ART do by default. A targeted
+            attack is given a random other class.
         skip_misclassified: leave images that every judge has wrong already to themselves: they
             count as not robust, and are not attacked. Does not touch transfer.
-        sanity: run the automatic checks of `robust_jax.sanity`.
+        sanity: probe the model for the automatic checks of `robust_jax.sanity`; those that need
+            the records alone always run.
         budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
         seed: root of the evaluation's random keys.
     """

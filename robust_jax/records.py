@@ -41,6 +41,7 @@ class Record(NamedTuple):
         label: its class.
         linf: largest change of a pixel.
         l2: Euclidean norm of the change.
+        view_fooled: does what the attack saw have it wrong? False on clean images.
         decisions: by judge, the headline's first.
     """
 
@@ -48,6 +49,7 @@ class Record(NamedTuple):
     label: int
     linf: float
     l2: float
+    view_fooled: bool
     decisions: dict[str, Decision]
 
     @property

@@ -253,7 +253,7 @@ def test_suites_run_on_the_host(data, tmp_path):
 def test_summary_is_a_reduction_of_the_records():
     def rows(first, second):
         return {
-            i: records.Record(i, 0, 0.0, 0.0, {
+            i: records.Record(i, 0, 0.0, 0.0, False, {
                 "softmax": records.Decision(int(not a), a, [0], float(a)),
                 "borda": records.Decision(int(not b), b, [0], 0.5),
             })

@@ -10,7 +10,7 @@ LAYERS = [
     {"protocol", "logging", "interrupt", "command_line"},
     {"config", "records", "judging"},
     {"checkpoints", "plan"},
-    {"evaluation", "analysis"},
+    {"evaluation", "analysis", "sanity"},
     {"training", "interop"},
 ]
 INSIDE = {("attacks", "serialization"), ("models", "voting")}

@@ -1,0 +1,7 @@
+"""Sanity checks: does an evaluation show the model's robustness, or the attack's weakness?"""
+
+from robust_jax.sanity.findings import Finding, outranks
+from robust_jax.sanity.from_records import check_records
+from robust_jax.sanity.probes import probe
+
+__all__ = ["Finding", "check_records", "outranks", "probe"]

@@ -1,0 +1,204 @@
+"""Checks that need the records alone: orders of attacks that masked gradients turn round."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from robust_jax import metrics, serialization
+from robust_jax.attacks import BoundedAttack, ThreatModel
+from robust_jax.protocol import CLEAN, AttackRun, Evaluation
+from robust_jax.records import Records
+from robust_jax.sanity.findings import Finding, outranks
+
+WIDE = 0.05
+"""Half width of an interval from which on examples are called too few."""
+
+MISSED = 0.2
+"""Share of the images, right clean, that fool the attacked view but not the judge: too many."""
+
+STRENGTHS = {
+    "eps": "a larger ball",
+    "num_steps": "more steps",
+    "num_restarts": "more restarts",
+    "eot_samples": "more draws of EOT",
+}
+
+
+def check_records(records: Records, config: Evaluation) -> list[Finding]:
+    """Returns what the records of an evaluation say about its attacks, by the headline's judge."""
+    return [
+        too_few(records),
+        attacked_view_decides(records, config),
+        black_box(records, config),
+        *monotone(records, config),
+    ]
+
+
+def too_few(records: Records) -> Finding:
+    """Returns a note where the interval of a robust accuracy is wide."""
+    number = len(records[CLEAN])
+    low, high = metrics.interval(number // 2, number)
+    half = (high - low) / 2
+    if half <= WIDE:
+        return Finding("number of examples", "passed", f"{number} examples: +-{100 * half:.1f} %.")
+    return Finding(
+        "number of examples",
+        "note",
+        f"{number} examples give intervals of up to +-{100 * half:.1f} %.",
+        "Take at least 1,000 before comparing methods.",
+    )
+
+
+def standing(records: Records, name: str, judge: str) -> list[bool]:
+    """Returns which examples are right clean and under an attack, in order of the clean ones."""
+    clean = records[CLEAN]
+    return [
+        found.decisions[judge].correct and records[name][row].decisions[judge].correct
+        for row, found in clean.items()
+    ]
+
+
+def is_black_box(run: AttackRun) -> bool:
+    """Returns whether an attack sees scores or decisions alone, or another model."""
+    return run.source is not None or not run.attack.needs_logits
+
+
+def balls(config: Evaluation) -> dict[ThreatModel, list[str]]:
+    """Returns the names of the bounded attacks of each ball."""
+    found: dict[ThreatModel, list[str]] = {}
+    for name, run in config.attacks.items():
+        if isinstance(run.attack, BoundedAttack):
+            found.setdefault(run.attack.threat, []).append(name)
+    return found
+
+
+def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
+    """Returns a flag where attacks fool what they see, and not what decides.
+
+    Of each ball the white-box attack that carries over best counts: an oblivious attack of a paper
+    is no defect of an evaluation that has an adaptive one beside it.
+    """
+    name = "attacked view and judge agree"
+    judge = list(config.judges)[-1]
+    worst: tuple[float, str, str] | None = None
+    for threat, members in balls(config).items():
+        best: tuple[float, str] | None = None
+        for member in members:
+            if config.attacks[member].source is not None:
+                continue
+            right = [r for r, found in records[CLEAN].items() if found.decisions[judge].correct]
+            found = [records[member][row] for row in right]
+            if sum(record.view_fooled for record in found) < 5:
+                continue
+            missed = sum(r.view_fooled and r.decisions[judge].correct for r in found) / len(found)
+            if best is None or missed < best[0]:
+                best = (missed, member)
+        if best is not None and (worst is None or best[0] > worst[0]):
+            worst = (*best, f"{threat.norm} eps {threat.eps:.4g}")
+    if worst is None:
+        return Finding(name, "not run", "No white-box attack fooled as many as five images.")
+    missed, member, ball = worst
+    text = (
+        f"In the ball {ball} the attack that carries over best, {member}, fools the view that it "
+        f"sees, but not the judge {judge!r}, on {100 * missed:.1f} % of the images."
+    )
+    if missed <= MISSED:
+        return Finding(name, "passed", text)
+    return Finding(
+        name,
+        "flag",
+        text,
+        "Attack what decides: the deployed view, through EOT where it is random; check that the "
+        "attack's draws are not frozen ones that the judge never uses.",
+    )
+
+
+def black_box(records: Records, config: Evaluation) -> Finding:
+    """Returns a flag where queries or transfer beat the white-box attacks of the same ball."""
+    name, compared = "white box beats black box", 0
+    judge = list(config.judges)[-1]
+    for threat, members in balls(config).items():
+        white = [m for m in members if not is_black_box(config.attacks[m])]
+        black = [m for m in members if is_black_box(config.attacks[m])]
+        if not white or not black:
+            continue
+        together = [all(row) for row in zip(*(standing(records, m, judge) for m in white))]  # noqa: B905
+        for member in black:
+            compared += 1
+            beaten, alone = outranks(standing(records, member, judge), together)
+            if beaten:
+                return Finding(
+                    name,
+                    "flag",
+                    f"{member} makes {alone} examples wrong that stand under every white-box "
+                    f"attack at {threat.norm} eps {threat.eps:.4g}: gradients are masked.",
+                    "Do not quote the white-box number. Try more steps and restarts, other losses "
+                    "(margin, DLR), logits divided by their gap, EOT or BPDA.",
+                )
+    if not compared:
+        return Finding(
+            name,
+            "not run",
+            "No ball of this evaluation has both kinds.",
+            "Add Square or a transfer attack at the eps of the white-box attacks.",
+        )
+    return Finding(name, "passed", f"{compared} black-box attacks, none beats the white box.")
+
+
+def monotone(records: Records, config: Evaluation) -> list[Finding]:
+    """Returns for each kind of strength whether more of it leaves more examples standing."""
+    judge = next(iter(config.judges))
+    findings = []
+    for field, words in STRENGTHS.items():
+        name, pairs, bad = f"{words} never helps the defence", 0, []
+        for weaker, stronger in pairs_by(config.attacks, field):
+            pairs += 1
+            beaten, alone = outranks(
+                standing(records, weaker, judge), standing(records, stronger, judge)
+            )
+            if beaten:
+                bad.append(f"{alone} examples fall to {weaker} and stand under {stronger}")
+        if not pairs:
+            text = f"No two attacks differ in {field} alone."
+            findings.append(Finding(name, "not run", text))
+        elif bad:
+            findings.append(
+                Finding(
+                    name,
+                    "flag",
+                    "; ".join(bad) + ".",
+                    "The stronger attack's optimisation fails: lower its step, keep its best "
+                    "iterate, add restarts, or look for masked gradients.",
+                )
+            )
+        else:
+            findings.append(Finding(name, "passed", f"{pairs} pairs of attacks."))
+    return findings
+
+
+def pairs_by(attacks: Mapping[str, AttackRun], field: str) -> Iterator[tuple[str, str]]:
+    """Yields the pairs (weaker, stronger) of neighbours in one field that agree in the others."""
+    groups: dict[str, list[tuple[Any, str]]] = {}
+    for name, run in attacks.items():
+        described: dict[str, Any] = serialization.to_json(run)
+        described.pop("adaptive")
+        holder = described if field == "eot_samples" else described["attack"]
+        if field == "eps":
+            holder = holder.get("threat", {})
+        if field not in holder:
+            continue
+        strength = holder.pop(field)
+        if field == "eps" and described["attack"].get("step_size") is not None:
+            # A step that follows eps belongs to it.
+            described["attack"]["step_size"] /= strength or 1.0
+            described["attack"]["step_size"] = round(described["attack"]["step_size"], 6)
+        groups.setdefault(repr(described), []).append((strength, name))
+    for members in groups.values():
+        for (low, weaker), (high, stronger) in itertools.pairwise(sorted(members)):
+            if low < high:
+                yield weaker, stronger
+
+
+def as_json(findings: list[Finding]) -> list[dict[str, str]]:
+    """Returns findings as summary.json holds them."""
+    return [finding._asdict() for finding in findings]

@@ -1,0 +1,78 @@
+"""When one attack counts as stronger than another, and what the records' checks say."""
+
+import pytest
+
+from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
+from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.records import Decision, Record
+from robust_jax.sanity import check_records, outranks
+from robust_jax.sanity.from_records import pairs_by
+
+THREAT = ThreatModel("linf", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("alone", "other", "expected"),
+    # One-sided sign test at 5 %: 5 of 5 is chance 1/32, 4 of 4 is 1/16, 8 of 9 is 10/512.
+    [(5, 0, True), (4, 0, False), (8, 1, True), (7, 2, False), (0, 5, False), (0, 0, False)],
+)
+def test_sign_test_against_hand_counted_tails(alone, other, expected):
+    weaker = [False] * alone + [True] * other + [True, False]
+    stronger = [True] * alone + [False] * other + [True, False]
+    assert outranks(weaker, stronger) == (expected, alone)
+
+
+def test_neighbours_in_one_field():
+    runs = {
+        "a": AttackRun(PGD(THREAT, num_steps=20)),
+        "b": AttackRun(PGD(THREAT, num_steps=5)),
+        "c": AttackRun(PGD(THREAT, num_steps=10)),
+        "d": AttackRun(PGD(ThreatModel("linf", 0.2), num_steps=5)),
+        "e": AttackRun(PGD(THREAT, num_steps=5), eot_samples=4),
+        "f": AttackRun(FGSM(THREAT)),
+        "g": AttackRun(FGSM(ThreatModel("l2", 0.2))),
+        "h": AttackRun(PGD(ThreatModel("linf", 0.3), step_size=0.03)),
+        "i": AttackRun(PGD(ThreatModel("linf", 0.6), step_size=0.06)),
+    }
+    assert list(pairs_by(runs, "num_steps")) == [("b", "c"), ("c", "a")]
+    assert list(pairs_by(runs, "eps")) == [("b", "d"), ("h", "i")]
+    assert list(pairs_by(runs, "eot_samples")) == [("b", "e")]
+    assert list(pairs_by(runs, "num_restarts")) == []
+
+
+def records_of(standing):
+    """Records of attacks that leave the given numbers standing: nested sets, of 100 examples."""
+
+    def record(row, right):
+        decision = Decision(int(not right), right, [0], float(right))
+        return Record(row, 0, 0.0, 0.0, not right, {"accuracy": decision})
+
+    return {
+        name: {row: record(row, row < number) for row in range(100)}
+        for name, number in {"clean": 100, **standing}.items()
+    }
+
+
+def status(standing, runs):
+    found = check_records(records_of(standing), Evaluation(attacks=runs))
+    return {finding.check: finding.status for finding in found}
+
+
+def test_square_below_white_box_is_a_flag():
+    runs = {"pgd": AttackRun(PGD(THREAT)), "square": AttackRun(Square(THREAT))}
+    name = "white box beats black box"
+    assert status({"pgd": 60, "square": 50}, runs)[name] == "flag"
+    assert status({"pgd": 50, "square": 60}, runs)[name] == "passed"
+    assert status({"pgd": 50, "square": 48}, runs)[name] == "passed"
+    assert status({"pgd": 50}, {"pgd": runs["pgd"]})[name] == "not run"
+
+
+def test_a_curve_that_rises_is_a_flag():
+    runs = {f"pgd{n}": AttackRun(PGD(THREAT, num_steps=n)) for n in (10, 20)}
+    name = "more steps never helps the defence"
+    assert status({"pgd10": 50, "pgd20": 60}, runs)[name] == "flag"
+    assert status({"pgd10": 60, "pgd20": 50}, runs)[name] == "passed"
+    assert status({"pgd10": 60, "pgd20": 50}, runs)["a larger ball never helps the defence"] == (
+        "not run"
+    )
+    assert status({"pgd10": 60, "pgd20": 50}, runs)["number of examples"] == "note"

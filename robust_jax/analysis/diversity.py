@@ -61,7 +61,7 @@ def member_gradients(
         key: of a random method's draw, the same for all members.
         loss: "cross_entropy", whose gradient vanishes where a member is sure; "margin", whose
             directions (cosines) do not depend on the scale of the logits; "dlr", whose lengths do
-            not either.
+            not either (it is flat where the label's logit is the third).
     """
     losses.named(loss)
     return _member_gradients(as_pytree(members), images, labels, key, loss)

@@ -20,6 +20,7 @@ from robust_jax import (
     logging,
     protocol,
     records,
+    sanity,
     serialization,
     sharding,
 )
@@ -135,9 +136,14 @@ def run(
             ),
         )  # fmt: skip
     summary = records.summarize(found, wanted, records.wall_seconds(out))
+    findings = sanity.check_records(found, wanted)
+    if wanted.sanity:
+        findings += sanity.probe_split(method, checkpoint.variables, split, found, wanted)
+    summary["sanity"] = [finding._asdict() for finding in findings]
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, evaluation.describe(wanted))
+    logging.print_findings(findings)
     logging.say(f"Records and summary in {out}")
 
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -149,6 +149,25 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
         lines.append("REDUCED BUDGET: not comparable with any other number")
     for line in lines:
         console.print(line, highlight=False)
+
+
+def print_findings(findings: Iterable[Any]) -> None:
+    """Prints flags and notes of the sanity checks, and how many passed or did not run.
+
+    Args:
+        findings: `sanity.Finding`s.
+    """
+    findings = list(findings)
+    for finding in findings:
+        if finding.status in ("flag", "note"):
+            words = {"flag": "FLAG", "note": "Note"}[finding.status]
+            say(f"{words}: {finding.check}. {finding.text} {finding.next_step}")
+    counts = {name: sum(f.status == name for f in findings) for name in ("passed", "not run")}
+    unchecked = ", ".join(f.check for f in findings if f.status == "not run")
+    say(
+        f"Sanity checks: {counts['passed']} passed, {counts['not run']} not run"
+        + (f" ({unchecked})." if unchecked else ".")
+    )
 
 
 def _cell(found: tuple[float, list[float]] | None) -> str:

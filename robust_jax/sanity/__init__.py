@@ -2,6 +2,6 @@
 
 from robust_jax.sanity.findings import Finding, outranks
 from robust_jax.sanity.from_records import check_records
-from robust_jax.sanity.probes import probe
+from robust_jax.sanity.probes import probe, probe_split
 
-__all__ = ["Finding", "check_records", "outranks", "probe"]
+__all__ = ["Finding", "check_records", "outranks", "probe", "probe_split"]

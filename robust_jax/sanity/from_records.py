@@ -16,12 +16,8 @@ WIDE = 0.05
 MISSED = 0.2
 """Share of the images, right clean, that fool the attacked view but not the judge: too many."""
 
-STRENGTHS = {
-    "eps": "a larger ball",
-    "num_steps": "more steps",
-    "num_restarts": "more restarts",
-    "eot_samples": "more draws of EOT",
-}
+STRENGTHS = ("eps", "num_steps", "num_restarts", "eot_samples")
+"""Fields of which more may never help the defence."""
 
 
 def check_records(records: Records, config: Evaluation) -> list[Finding]:
@@ -149,8 +145,8 @@ def monotone(records: Records, config: Evaluation) -> list[Finding]:
     """Returns for each kind of strength whether more of it leaves more examples standing."""
     judge = next(iter(config.judges))
     findings = []
-    for field, words in STRENGTHS.items():
-        name, pairs, bad = f"{words} never helps the defence", 0, []
+    for field in STRENGTHS:
+        name, pairs, bad = f"monotone in {field}", 0, []
         for weaker, stronger in pairs_by(config.attacks, field):
             pairs += 1
             beaten, alone = outranks(

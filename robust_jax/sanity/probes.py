@@ -11,12 +11,15 @@ from jaxtyping import Array, Float, Int, Key
 from robust_jax import metrics, rng
 from robust_jax.attacks import PGD, BoundedAttack, ThreatModel, bind, losses
 from robust_jax.attacks.views import eot
+from robust_jax.data import Split, eval_batches
 from robust_jax.judging import predictor
 from robust_jax.methods import Method
-from robust_jax.protocol import Evaluation, Judge
+from robust_jax.protocol import CLEAN, Evaluation, Judge
+from robust_jax.records import Records
 from robust_jax.sanity.findings import Finding, outranks
 from robust_jax.types import Variables
 
+NUM_IMAGES = 64
 NUM_STEPS = 20
 NUM_DRAWS = 4
 """Draws of a random model: of the judge, and averaged by the probing attacks."""
@@ -56,6 +59,18 @@ def probe(
         findings += [on.probabilities(name, view), on.gradients(name, view)]
     findings += [on.unbounded(), on.rescaling(config)]
     return findings
+
+
+def probe_split(
+    method: Method, variables: Variables, split: Split, records: Records, config: Evaluation
+) -> list[Finding]:
+    """Returns what `probe` finds on the first images of an evaluation."""
+    if jax.process_count() > 1:
+        text = "Several processes: evaluate on one host to probe the model."
+        return [Finding("probes of the model", "not run", text)]
+    rows = np.asarray(list(records[CLEAN])[:NUM_IMAGES], np.int32)
+    (batch,) = eval_batches(split, len(rows), rows, None)
+    return probe(method, variables, batch.image, batch.label, config)
 
 
 class Probes:

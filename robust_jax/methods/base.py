@@ -14,9 +14,11 @@ from robust_jax import metrics, rng, voting
 from robust_jax.models import (
     ActivationDtype,
     Classifier,
+    EnsembleConfig,
     Layers,
     NetworkConfig,
     Normalization,
+    ResidualConfig,
     ResNetConfig,
 )
 from robust_jax.types import Outputs, Task, Variables
@@ -146,6 +148,27 @@ def forward_fn(network: nn.Module) -> Forward:
     return forward
 
 
+SKIP_GRADIENT = 0.2
+"""Factor of the residual branches' gradient in the view `skip_gradient`, as DVERGE's evaluation."""
+
+
+def with_skip_gradient(network: nn.Module) -> nn.Module | None:
+    """Returns the network with its residual branches' gradient scaled; None where it has none.
+
+    Its logits and variables are the network's own.
+    """
+    if not isinstance(network, Classifier):
+        return None
+    config = network.backbone.config
+    ensemble = isinstance(config, EnsembleConfig)
+    member = config.member if ensemble else config
+    if not isinstance(member, ResidualConfig):
+        return None
+    member = dataclasses.replace(member, branch_gradient=SKIP_GRADIENT)
+    config = dataclasses.replace(config, member=member) if ensemble else member
+    return network.clone(backbone=network.backbone.clone(config=config))
+
+
 class Sampling(NamedTuple):
     """What is random in a forward pass.
 
@@ -171,7 +194,9 @@ def network_method(
     The loss of an ensemble is the sum of its members' losses, so members train independently.
     Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
     mean probability), `noise_off` (the same weights without any sampling), `train` (batch
-    statistics, the randomness of training), `members` [m b c], `taps`.
+    statistics, the randomness of training), `members` [m b c], `taps`; and of a network (or an
+    ensemble) with residual blocks `skip_gradient`: `deployed` with the gradient of the residual
+    branches scaled by `SKIP_GRADIENT`, from which attacks transfer better.
 
     Args:
         network: a `Classifier`.
@@ -180,9 +205,9 @@ def network_method(
         training: what is random in the loss and the `train` view.
         prediction: what is random in the prediction and the `deployed` view.
     """
-    forward = forward_fn(network)
+    plain = forward_fn(network)
 
-    def run(variables, images, *, key, train, sampling):
+    def run(variables, images, *, key, train, sampling, forward=plain):
         if sampling.input_noise:
             noise_key = rng.stream(_demand(key), "input_noise")
             noise = jax.random.normal(noise_key, images.shape, images.dtype)
@@ -230,4 +255,14 @@ def network_method(
         "members": lambda variables, images, *, key: output(variables, images, key).member_logits,
         "taps": lambda variables, images, *, key: output(variables, images, key).taps,
     }
+    skipping = with_skip_gradient(network)
+    if skipping is not None:
+        forward = forward_fn(skipping)
+
+        def skip_gradient(variables, images, *, key):
+            sampled = {"train": False, "sampling": prediction, "forward": forward}
+            outputs, _ = run(variables, images, key=key, **sampled)
+            return voting.logits(outputs.member_logits, config.vote)
+
+        views["skip_gradient"] = skip_gradient
     return Method(init, loss, predict, views, stochastic=prediction != Sampling())

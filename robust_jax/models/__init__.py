@@ -19,7 +19,9 @@ from robust_jax.models.layers import (
     convolution,
     default_layers,
 )
-from robust_jax.models.resnet import PreActResNetConfig, ResNetConfig
+from robust_jax.models.pre_act_resnet import PreActResNetConfig
+from robust_jax.models.residual import ResidualConfig
+from robust_jax.models.resnet import ResNetConfig
 from robust_jax.models.vgg import VGGConfig, imagenet_vgg
 from robust_jax.models.wide_resnet import WideResNetConfig
 
@@ -39,6 +41,7 @@ __all__ = [
     "Normalization",
     "PreActResNetConfig",
     "ResNetConfig",
+    "ResidualConfig",
     "VGGConfig",
     "WideResNetConfig",
     "conv_encoder",

@@ -1,14 +1,15 @@
-"""Residual networks: CIFAR's 20 and 32, ImageNet's 18, 34 and 50 with either stem, PreAct-18."""
+"""Residual networks: CIFAR's 20 and 32, ImageNet's 18, 34 and 50 with either stem."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.base import Backbone, Taps
 from robust_jax.models.layers import Framework, Layers
+from robust_jax.models.residual import LayerMaker, ResidualConfig, residual_sum, stage_widths
 
 # Blocks in each stage.
 _STAGES = {
@@ -20,29 +21,8 @@ _STAGES = {
 }
 
 
-def _stage_widths(
-    widths: tuple[int, ...] | None, num_stages: int, multiplier: float
-) -> tuple[int, ...]:
-    """Returns the width of each stage.
-
-    Raises:
-        ValueError: the widths do not fit the stages, or are no whole positive numbers.
-    """
-    if widths is None:
-        widths = (16, 32, 64) if num_stages == 3 else (64, 128, 256, 512)
-    if len(widths) != num_stages:
-        raise ValueError(f"Expected widths={widths} to have {num_stages} entries.")
-    scaled = tuple(round(width * multiplier) for width in widths)
-    exact = all(s == w * multiplier for s, w in zip(scaled, widths, strict=True))
-    if min(scaled) < 1 or not exact:
-        raise ValueError(
-            f"Expected width_multiplier={multiplier} times widths={widths} to be whole and >= 1."
-        )
-    return scaled
-
-
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig(NetworkConfig):
+class ResNetConfig(ResidualConfig):
     """Residual network, activation after the sum (He et al., 2016).
 
     Depths 20 and 32 have three stages of basic blocks, 18 and 34 four, 50 four of bottlenecks
@@ -83,6 +63,7 @@ class ResNetConfig(NetworkConfig):
     framework: Framework = "torch"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.depth not in _STAGES:
             raise ValueError(f"Expected depth={self.depth} to be one of {sorted(_STAGES)}.")
         for name, choices in (("stem", ("cifar", "imagenet")), ("shortcut", ("A", "B"))):
@@ -98,83 +79,11 @@ class ResNetConfig(NetworkConfig):
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Width of each stage after the multiplier."""
-        return _stage_widths(self.widths, len(self.num_blocks), self.width_multiplier)
+        return stage_widths(self.widths, len(self.num_blocks), self.width_multiplier)
 
     def make(self, num_classes: int, layers: Layers) -> "ResNet":
         """Returns the network."""
         return ResNet(config=self, num_classes=num_classes, layers=layers)
-
-
-@dataclasses.dataclass(frozen=True)
-class PreActResNetConfig(NetworkConfig):
-    """PreAct-ResNet-18 in its common CIFAR form: norm and activation before each convolution.
-
-    3 x 3 stem without norm; a block that changes the shape projects its activated input by a
-    1 x 1 convolution without norm.
-
-    Attributes:
-        widths: of each stage; None is 64, 128, 256, 512.
-        width_multiplier: multiplies all of them.
-        final_norm: norm and activation before the pooling, as the adversarial-training
-            literature has it (Rice et al., Wong et al., 2020).
-        activation: "relu" or "leaky_relu".
-        negative_slope: of leaky ReLU.
-        framework: initialisation, padding and BatchNorm conventions, see `layers`.
-
-    References:
-        He et al., "Identity mappings in deep residual networks", 2016, figure 4e.
-    """
-
-    widths: tuple[int, ...] | None = None
-    width_multiplier: float = 1.0
-    final_norm: bool = True
-    activation: Literal["relu", "leaky_relu"] = "relu"
-    negative_slope: float = 0.01
-    framework: Framework = "torch"
-
-    def __post_init__(self):
-        _ = self.stage_widths
-
-    @property
-    def stage_widths(self) -> tuple[int, ...]:
-        """Width of each stage after the multiplier."""
-        return _stage_widths(self.widths, 4, self.width_multiplier)
-
-    def make(self, num_classes: int, layers: Layers) -> "PreActResNet":
-        """Returns the network."""
-        return PreActResNet(config=self, num_classes=num_classes, layers=layers)
-
-
-class _LayerMaker:
-    """The layers of one network as its configuration asks for them, in one mode."""
-
-    def __init__(self, config: Any, layers: Layers, *, train: bool, deterministic: bool):
-        self.config, self.layers = config, layers
-        self.mode = {"train": train, "deterministic": deterministic}
-
-    def conv(self, x: Array, features: int, size: int, strides: int, name: str) -> Array:
-        conv = self.layers.conv(
-            features=features,
-            kernel_size=(size, size),
-            strides=strides,
-            use_bias=getattr(self.config, "conv_bias", False),
-            framework=self.config.framework,
-            name=name,
-        )
-        return conv(x, **self.mode)
-
-    def norm(self, x: Array, name: str) -> Array:
-        return self.layers.norm(framework=self.config.framework, name=name)(x, **self.mode)
-
-    def act(self, x: Array) -> Array:
-        config = self.config
-        act = self.layers.act(kind=config.activation, negative_slope=config.negative_slope)
-        return act(x, **self.mode)
-
-
-def _residual_sum(branch: Array, shortcut: Array) -> Array:
-    """Returns the sum of a block's two paths: the one place where they meet."""
-    return branch + shortcut
 
 
 def _subsample(x: Array, strides: int, num_channels: int) -> Array:
@@ -200,7 +109,7 @@ class _Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
     ) -> tuple[Array, dict[str, Array]]:
-        make = _LayerMaker(self.config, self.layers, train=train, deterministic=deterministic)
+        make = LayerMaker(self.config, self.layers, train=train, deterministic=deterministic)
         plan = [(self.width, 3, self.strides), (self.width, 3, 1)]
         if self.config.depth == 50:
             plan = [(self.width, 1, 1), (self.width, 3, self.strides), (4 * self.width, 1, 1)]
@@ -221,7 +130,7 @@ class _Block(nn.Module):
                 taps["shortcut"] = shortcut
                 if self.config.shortcut_norm:
                     shortcut = make.norm(shortcut, "shortcut_norm")
-        total = _residual_sum(branch, shortcut)
+        total = residual_sum(branch, shortcut, self.config.branch_gradient)
         taps["pre_act"] = total
         return make.act(total), taps
 
@@ -235,7 +144,7 @@ class ResNet(Backbone):
     ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
         """Returns the mean of the last activations over positions, and the taps."""
         config, taps = self.config, Taps()
-        make = _LayerMaker(config, self.layers, train=train, deterministic=deterministic)
+        make = LayerMaker(config, self.layers, train=train, deterministic=deterministic)
         imagenet = config.stem == "imagenet"
         size, strides = (7, 2) if imagenet else (3, 1)
         x = make.conv(images, config.stage_widths[0], size, strides, "stem_conv")
@@ -259,58 +168,4 @@ class ResNet(Backbone):
                 x, block_taps = block(x, train=train, deterministic=deterministic)
                 for name, value in block_taps.items():
                     taps.add(f"layer{stage}.{i}.{name}", value)
-        return jnp.mean(x, (1, 2)), dict(taps)
-
-
-class _PreActBlock(nn.Module):
-    """Basic block with norm and activation before each convolution."""
-
-    config: Any
-    layers: Layers
-    width: int
-    strides: int
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
-    ) -> tuple[Array, dict[str, Array]]:
-        make = _LayerMaker(self.config, self.layers, train=train, deterministic=deterministic)
-        activated = make.act(make.norm(x, "norm1"))
-        taps = {"conv1": make.conv(activated, self.width, 3, self.strides, "conv1")}
-        branch = make.act(make.norm(taps["conv1"], "norm2"))
-        taps["conv2"] = branch = make.conv(branch, self.width, 3, 1, "conv2")
-        shortcut = x
-        if self.strides != 1 or x.shape[-1] != branch.shape[-1]:
-            shortcut = make.conv(activated, self.width, 1, self.strides, "shortcut")
-            taps["shortcut"] = shortcut
-        taps["pre_act"] = total = _residual_sum(branch, shortcut)
-        return total, taps
-
-
-class PreActResNet(Backbone):
-    """Backbone of `PreActResNetConfig`."""
-
-    @nn.compact
-    def features(
-        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
-    ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
-        """Returns the mean of the last activations over positions, and the taps."""
-        config, taps = self.config, Taps()
-        make = _LayerMaker(config, self.layers, train=train, deterministic=deterministic)
-        x = make.conv(images, config.stage_widths[0], 3, 1, "stem_conv")
-        taps.add("stem.conv", x)
-        for stage, width in enumerate(config.stage_widths, 1):
-            for i in range(2):
-                block = _PreActBlock(
-                    config=config,
-                    layers=self.layers,
-                    width=width,
-                    strides=2 if stage > 1 and i == 0 else 1,
-                    name=f"layer{stage}_{i}",
-                )
-                x, block_taps = block(x, train=train, deterministic=deterministic)
-                for name, value in block_taps.items():
-                    taps.add(f"layer{stage}.{i}.{name}", value)
-        if config.final_norm:
-            x = make.act(make.norm(x, "final_norm"))
         return jnp.mean(x, (1, 2)), dict(taps)

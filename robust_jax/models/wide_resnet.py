@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.base import Backbone, Taps
 from robust_jax.models.layers import Framework, Layers
-from robust_jax.models.resnet import _LayerMaker, _PreActBlock
+from robust_jax.models.pre_act_resnet import PreActBlock
+from robust_jax.models.residual import LayerMaker, ResidualConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class WideResNetConfig(NetworkConfig):
+class WideResNetConfig(ResidualConfig):
     """WRN-depth-widening: three stages of basic blocks, norm and activation before convolutions.
 
     3 x 3 stem of 16 channels; a block that changes the shape projects its activated input by a
@@ -37,6 +38,7 @@ class WideResNetConfig(NetworkConfig):
     framework: Framework = "torch"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(f"Expected depth={self.depth} to be 6 n + 4 with n >= 1.")
         if self.widening < 1:
@@ -56,12 +58,12 @@ class WideResNet(Backbone):
     ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
         """Returns the mean of the last activations over positions, and the taps."""
         config, taps = self.config, Taps()
-        make = _LayerMaker(config, self.layers, train=train, deterministic=deterministic)
+        make = LayerMaker(config, self.layers, train=train, deterministic=deterministic)
         x = make.conv(images, 16, 3, 1, "stem_conv")
         taps.add("stem.conv", x)
         for stage in (1, 2, 3):
             for i in range((config.depth - 4) // 6):
-                block = _PreActBlock(
+                block = PreActBlock(
                     config=config,
                     layers=self.layers,
                     width=16 * 2 ** (stage - 1) * config.widening,

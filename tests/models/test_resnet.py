@@ -1,5 +1,6 @@
 """Residual networks: known sizes, order of taps, shortcuts, switches."""
 
+import dataclasses
 import functools
 import math
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.models import PreActResNetConfig, ResNetConfig, default_layers
+from robust_jax.models import PreActResNetConfig, ResNetConfig, default_layers, resnet
+from robust_jax.models.pre_act_resnet import PreActBlock
 
 
 def shapes(config, size, num_classes=10, layers=None):
@@ -137,9 +139,55 @@ def test_a_zero_branch_leaves_the_shortcut():
     np.testing.assert_array_equal(total[..., 8], images[:, ::2, ::2, 0])
 
 
+@pytest.mark.parametrize("block", ["basic", "basic_shortcut", "bottleneck", "pre_act"])
+def test_the_gradient_through_a_branch_is_scaled(block):
+    """One block: d loss / dx is what the shortcut passes plus gamma times what the branch does."""
+    fields = {"width": 3, "strides": 2 if block == "basic_shortcut" else 1}
+    config = ResNetConfig(depth=50 if block == "bottleneck" else 18)
+    made = PreActBlock if block == "pre_act" else resnet._Block
+    mode = {"train": False, "deterministic": True}
+    channels = 12 if block == "bottleneck" else 3
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, channels))
+
+    def modules(gamma):
+        scaled = dataclasses.replace(config, branch_gradient=gamma)
+        return made(config=scaled, layers=default_layers(), **fields)
+
+    variables = modules(1.0).init(jax.random.key(1), images, **mode)
+
+    def block_fn(gamma):
+        return lambda x: modules(gamma).apply(variables, x, **mode)[0]
+
+    out, pullback = jax.vjp(block_fn(1.0), images)
+    cotangent = jax.random.normal(jax.random.key(2), out.shape)
+    everything = pullback(cotangent)[0]
+    # The activation after the sum; a pre-activation block has none.
+    total = modules(1.0).apply(variables, images, **mode)[1]["pre_act"]
+    passed = cotangent if block == "pre_act" else jnp.where(total > 0, cotangent, 0)
+    if block == "basic_shortcut":
+        # The projection by itself: the branch's gradient is what is left without it.
+        params = {name: variables["params"][name] for name in ("shortcut", "shortcut_norm")}
+        kernel, norm = params["shortcut"]["kernel"], params["shortcut_norm"]
+
+        def projection(x):
+            scale = norm["scale"] / np.sqrt(1 + 1e-5)
+            return (
+                jnp.einsum("bhwk,kl->bhwl", x[:, ::2, ::2], kernel[0, 0]) * scale[None, None, None]
+            )
+
+        passed = jax.vjp(projection, images)[1](passed)[0]
+    for gamma in (0.0, 0.2):
+        found, pullback = jax.vjp(block_fn(gamma), images)
+        np.testing.assert_array_equal(found, out)
+        by_hand = passed + gamma * (everything - passed)
+        np.testing.assert_allclose(pullback(cotangent)[0], by_hand, rtol=1e-4, atol=1e-5)
+    assert float(jnp.abs(everything - passed).max()) > 0.1
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"branch_gradient": 1.5}, r"Expected branch_gradient=1.5 in \[0, 1\]"),
         ({"depth": 19}, "Expected depth=19 to be one of"),
         ({"widths": (16, 32)}, r"Expected widths=\(16, 32\) to have 4 entries"),
         ({"width_multiplier": 0.01}, "Expected width_multiplier=0.01"),

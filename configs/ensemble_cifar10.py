@@ -24,7 +24,7 @@ Ours: not yet run.
 import dataclasses
 
 from eval.lpd import table4
-from eval.parl import white_box
+from eval.parl import curves
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config, Phase
@@ -53,7 +53,7 @@ VARIANTS = {
     "resnet20": recipes.parl(
         "cifar10",
         Standard(network=recipes.keras_ensemble(), vote="majority_mean_probability"),
-        white_box(0.07),
+        curves(None, (0.07,)),
     ),
     "dropout": DROPOUT,
     "dropout_everywhere": recipes.with_method(DROPOUT, where="activations", rate=0.1),

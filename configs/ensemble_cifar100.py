@@ -19,7 +19,7 @@ Ours: not yet run.
 """
 
 from eval.lpd import table4
-from eval.parl import white_box
+from eval.parl import curves
 from recipes import ensembles as recipes
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
@@ -42,7 +42,7 @@ VARIANTS = {
     "resnet20": recipes.parl(
         "cifar100",
         Standard(network=recipes.keras_ensemble(), vote="majority_mean_probability"),
-        white_box(0.07),
+        curves(None, (0.07,)),
     ),
 }
 

@@ -12,6 +12,9 @@ examples of eps = .07 transferred from a plain ensemble of three ResNet-20:
 | row      | variant                     | clean | FGSM  | BIM   | MIM   | PGD   |
 |----------|-----------------------------|-------|-------|-------|-------|-------|
 | ENS_U    | ensemble_cifar10.py:resnet20 | 93.11 | 21.87 | 7.47  | 7.27  | 1.57  |
+| ENS_ADP  | adp_cifar10.py              | 92.99 | 23.53 | 8.13  | 7.53  | 3.08  |
+| ENS_GAL  | gal_cifar10.py              | 91.22 | 22.8  | 9.3   | 8.33  | 7.64  |
+| ENS_DVERGE | dverge_cifar10.py         | 91.73 | 28.88 | 11.78 | 10.55 | 9.68  |
 | ENS_PARL | default                     | 91.09 | 28.37 | 20.80 | 16.17 | 15.65 |
 
 Table 2 and figure 5 (fewer layers, accuracy grows, robustness falls): `layers5`, `layers3`.
@@ -32,13 +35,13 @@ Further variants:
   `--training.init-from DIR` (see recipes/ensembles.py).
 """
 
-from eval.parl import white_box
+from eval.parl import curves
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config
 from robust_jax.methods import PARL
 
-BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), white_box(0.07))
+BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 
 VARIANTS = {
     "default": BASE,
@@ -47,8 +50,8 @@ VARIANTS = {
     "mean_layers": recipes.with_method(BASE, layer_reduction="mean"),
     "batch_statistics": recipes.with_method(BASE, batch_statistics="batch"),
     "running_statistics": recipes.with_method(BASE, batch_statistics="running"),
-    "parameters5": recipes.parl_parameters("cifar10", 5, white_box(0.07)),
-    "parameters6": recipes.parl_parameters("cifar10", 6, white_box(0.07)),
+    "parameters5": recipes.parl_parameters("cifar10", 5, curves(None, (0.07,))),
+    "parameters6": recipes.parl_parameters("cifar10", 6, curves(None, (0.07,))),
     "finetune": recipes.finetuned(PARL()),
 }
 

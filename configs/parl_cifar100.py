@@ -22,20 +22,20 @@ authors' later method (see `parl_cifar10.py`).
 Ours: not yet run.
 """
 
-from eval.parl import white_box
+from eval.parl import curves
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config
 from robust_jax.methods import PARL
 
-BASE = recipes.parl("cifar100", PARL(network=recipes.keras_ensemble()), white_box(0.07))
+BASE = recipes.parl("cifar100", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 
 VARIANTS = {
     "default": BASE,
     "layers5": recipes.with_method(BASE, num_layers=5),
     "layers3": recipes.with_method(BASE, num_layers=3),
-    "parameters5": recipes.parl_parameters("cifar100", 5, white_box(0.07)),
-    "parameters6": recipes.parl_parameters("cifar100", 6, white_box(0.07)),
+    "parameters5": recipes.parl_parameters("cifar100", 5, curves(None, (0.07,))),
+    "parameters6": recipes.parl_parameters("cifar100", 6, curves(None, (0.07,))),
 }
 
 

@@ -1,6 +1,9 @@
-"""A plain ensemble, and Monte-Carlo dropout, on scikit-learn's digits, a first look.
+"""Ensembles and randomised networks that the papers compare with, on scikit-learn's digits.
 
-    python train.py configs/ensemble_digits.py
+    python train.py configs/ensemble_digits.py          # independent members
+    python train.py configs/ensemble_digits.py:dverge
+
+A first look: seconds each. DVERGE starts from scratch here.
 
 Ours: not yet run.
 """
@@ -8,13 +11,35 @@ Ours: not yet run.
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config
-from robust_jax.methods import MonteCarloDropout, Standard
+from robust_jax.methods import (
+    DVERGE,
+    AdaptiveDiversityPromoting,
+    GradDiv,
+    GradientAlignment,
+    MonteCarloDropout,
+    RandomSelfEnsemble,
+    Standard,
+    StochasticActivationPruning,
+    TransferabilityReducedSmooth,
+)
 
 NETWORK = recipes.digits_ensemble()
+ALONE = NETWORK.member
 
 VARIANTS = {
     "default": recipes.digits(Standard(network=NETWORK)),
-    "dropout": recipes.digits(MonteCarloDropout(network=NETWORK.member, rate=0.2)),
+    "dropout": recipes.digits(MonteCarloDropout(network=ALONE, rate=0.2)),
+    "adp": recipes.digits(AdaptiveDiversityPromoting(network=NETWORK)),
+    "gal": recipes.digits(GradientAlignment(network=NETWORK)),
+    "deg": recipes.digits(
+        GradientAlignment(network=NETWORK, coherence="sum", weight=0.01, input_sigma=0.0)
+    ),
+    "dverge": recipes.digits(DVERGE(network=NETWORK)),
+    "trs": recipes.digits(TransferabilityReducedSmooth(network=NETWORK, num_epochs=15)),
+    "grad_div": recipes.digits(GradDiv(network=ALONE)),
+    "rse": recipes.digits(RandomSelfEnsemble(network=ALONE)),
+    "sap": recipes.digits(StochasticActivationPruning(network=ALONE, num_draws=10)),
+    "gaussian": recipes.digits(Standard(network=ALONE, input_sigma=0.25)),
 }
 
 

@@ -18,7 +18,10 @@ ECAI 2023. Table 4 (%; attacked accuracy counts only images that were right with
 | JSMA .05, .1  | 27.20, 7.73                    | 48.78, 18.67 | 68.69, 49.50 |
 | C&W .1        | 0.14                           | 61.60     | 68.60         |
 
-Seconds an epoch (section 5.4, one V100, batch size 64): baseline 54, LPD 80, DEG 703.
+ADP, the fourth column of the table, is `adp_cifar10.py:lpd`.
+
+Seconds an epoch (section 5.4, one V100, batch size 64): baseline 54, ADP 64, LPD 80, DEG 703
+(`deg`), TRS 4,106 (`trs_cifar10.py:lpd`).
 
 Ours: the full trainings are not yet run. Short ones from a public plain ensemble of three ResNet-20
 (clean 93.6 %, FGSM .01 42.6 % on the first 1,000 test images; variants below), 300 steps of 32:
@@ -35,17 +38,20 @@ PDD's code has it) logits are larger at prediction than in training, softmax sat
 of the cross-entropy vanish: the small gradients of tables 2 and 3 follow from that alone.
 `inverted` rescales; `gamma1`, `gamma10`, `gamma1000` sweep what is 100 by default.
 
-Further variants: `pdd_alone` (PDD without DEG), `batch_statistics`, `width4` and `pdd_width4` (the
-networks of figure 2, base width 4), `resnet34` and `pdd_resnet34` (surrogates of the black-box
-attack of type II), `finetune`, `finetune_pdd` and `finetune_pdd_deg`: short trainings from a public
-plain ensemble of three ResNet-20, `--training.init-from DIR` (see recipes/ensembles.py).
+Further variants: `pdd_alone` (PDD without DEG), `deg` (DEG without dropout), `batch_statistics`,
+`width4` and `pdd_width4` (the networks of figure 2, base width 4), `resnet34` and `pdd_resnet34`
+(surrogates of the black-box attack of type II), `finetune`, `finetune_pdd` and `finetune_pdd_deg`:
+short trainings from a public plain ensemble of three ResNet-20, `--training.init-from DIR` (see
+recipes/ensembles.py).
 """
+
+import dataclasses
 
 from eval.lpd import table4
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config
-from robust_jax.methods import LaplaceRates, PriorityDropout, PriorityRates
+from robust_jax.methods import GradientAlignment, LaplaceRates, PriorityDropout, PriorityRates
 
 LPD = PriorityDropout(network=recipes.resnet18_ensemble())
 PDD = PriorityDropout(network=LPD.network, rates=PriorityRates(), deg_weight=0.01)
@@ -61,6 +67,12 @@ VARIANTS = {
     "default": BASE,
     "pdd": BASE_PDD,
     "pdd_alone": recipes.with_method(BASE_PDD, deg_weight=0.0),
+    "deg": dataclasses.replace(
+        BASE,
+        method=GradientAlignment(
+            network=LPD.network, coherence="sum", weight=0.01, input_sigma=0.0
+        ),
+    ),
     "inverted": recipes.with_method(BASE, rescale="inverted"),
     **{
         f"gamma{gamma}": recipes.with_method(BASE, rates=LaplaceRates(gamma=float(gamma)))

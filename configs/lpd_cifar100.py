@@ -7,7 +7,7 @@
 `--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
 
 Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous Training",
-ECAI 2023; the baseline is `ensemble_cifar100.py`.
+ECAI 2023; the baseline is `ensemble_cifar100.py`, ADP's rows are in `adp_cifar100.py`.
 
 Table 1, entropy E of the members' decisions (equation 7):
 

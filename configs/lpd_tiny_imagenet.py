@@ -21,6 +21,8 @@ how JSMA's can exceed clean accuracy):
 Table 1, entropy E of the members' decisions: K = 3 baseline 0.2553, PDD 0.4117, LPD 0.4624; K = 5
 0.2624, 0.4126 (pdd_five), 0.4667 (five).
 
+ADP's rows are in `adp_tiny_imagenet.py`.
+
 Ours: not yet run.
 """
 

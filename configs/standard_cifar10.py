@@ -22,12 +22,17 @@ checkpoint of Rice et al.'s public log (84.9 / 45.6 under PGD-10), not their bes
 
 Further variants: `at_rice`, Rice et al.'s own recipe (PreAct-ResNet-18, PGD-10, normalised inside),
 and `depth1`, `depth2`, `depth3`, the plain networks of figure A2a (a curve without numbers).
+`gaussian0.12`, `gaussian0.25`, `gaussian0.5` and `gaussian1.0` train on images with Gaussian noise,
+the base classifiers of randomized smoothing (Cohen, Rosenfeld and Kolter, "Certified Adversarial
+Robustness via Randomized Smoothing", ICML 2019; recipe in recipes/baselines.py).
 """
 
 from eval.kap import noise_off, pgd
+from recipes import baselines
 from recipes import kap as recipes
 
 from robust_jax.config import Config
+from robust_jax.methods import Standard
 from robust_jax.models import Normalization, PreActResNetConfig, strided_cnn
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
@@ -36,6 +41,14 @@ RICE = recipes.with_method(
     NT,
     network=PreActResNetConfig(),
     normalization=Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616)),
+)
+
+GAUSSIAN = baselines.cifar10(
+    Standard(network=NT.method.network, normalization=baselines.NORMALIZATION),
+    baselines.GAUSSIAN_OPTIMIZER,
+    noise_off("cifar"),
+    num_epochs=90.0,
+    batch_size=256,
 )
 
 VARIANTS = {
@@ -47,6 +60,10 @@ VARIANTS = {
         recipes.adversarially_trained(RICE, pgd("cifar", 10), pgd("cifar", 10))
     ),
     **{f"depth{n}": recipes.with_network(NT, strided_cnn(n)) for n in (1, 2, 3)},
+    **{
+        f"gaussian{sigma}": recipes.with_method(GAUSSIAN, input_sigma=sigma)
+        for sigma in (0.12, 0.25, 0.5, 1.0)
+    },
 }
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax import config
 from robust_jax.methods import TransferabilityReducedSmooth
 from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
@@ -65,6 +66,13 @@ def test_loss_without_ascent(variables):
     config = dataclasses.replace(CONFIG, reduction="sum")
     summed = jax.jit(lambda v: config.make(TASK).loss(v, BATCH, key=jax.random.key(2), step=0))
     np.testing.assert_allclose(summed(variables)[1][1]["smoothness"], 36 * norms, rtol=1e-4)
+
+
+def test_configurations_reach_their_eps(repository):
+    file = repository / "configs" / "trs_cifar10.py"
+    for variant in config.load_module(str(file))[0].VARIANTS:
+        found = config.load(f"{file}:{variant}")
+        assert found.method.num_epochs == found.training.phases[0].epochs
 
 
 def test_ascent_finds_larger_gradients(variables):

@@ -1,0 +1,50 @@
+"""Stochastic activation pruning (SAP) on CIFAR-10, of networks that are trained already.
+
+    python evaluate.py --checkpoint runs/rls_cifar10-baseline --method configs/sap_cifar10.py
+    python evaluate.py --checkpoint runs/resnet20_akamaster \
+        --method configs/sap_cifar10.py:resnet20 --config configs/eval/kap.py:tableA1
+
+`--method` puts the pruning on any checkpoint of the same network; its weights stay as they are.
+`python train.py configs/sap_cifar10.py` trains the plain network first; its own attacks see one
+fresh pass at every step, those of the commands above the mean of ten.
+
+Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018. The RLS
+paper's table 3 calls it "Stochastic Dropout" (its reference is this paper; ResNet-50, %): FGSM .01
+58.5, PGD .01 59.0, DeepFool 56.4, C&W .01 53.4, EAD .01 38.1. Its other reading, dropout at
+prediction, is `ensemble_cifar10.py:dropout`.
+
+Variants: `default`, the ResNet-50 of `rls_cifar10.py:baseline`, ten passes (the paper's number of
+samples); `independent`, activations kept independently, many times cheaper; `resnet20`, a public
+ResNet-20 (`python -m robust_jax.interop.torch resnet20.th --architecture resnet20_akamaster`).
+
+Ours: not yet run.
+"""
+
+from recipes import baselines, rls
+from recipes import ensembles as recipes
+
+from robust_jax.config import Config
+from robust_jax.methods import StochasticActivationPruning
+from robust_jax.models import Normalization, ResNetConfig
+
+RESNET50 = baselines.compared_with_rls("cifar10")["sap"]
+RESNET20 = baselines.cifar10(
+    StochasticActivationPruning(
+        network=ResNetConfig(depth=20, shortcut="A"),
+        normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        num_draws=10,
+    ),
+    baselines.SGD,
+    rls.evaluation("cifar10", "resnet50", view="one_draw"),
+)
+
+VARIANTS = {
+    "default": RESNET50,
+    "independent": recipes.with_method(RESNET50, draws="independent"),
+    "resnet20": RESNET20,
+}
+
+
+def get_config(variant: str = "default") -> Config:
+    """Returns the configuration of a variant."""
+    return recipes.named(VARIANTS[variant], "sap_cifar10", variant)

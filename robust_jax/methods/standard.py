@@ -2,7 +2,7 @@
 
 Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
 train the base classifier of a certificate on images with Gaussian noise of standard deviation
-sigma, not clipped (section 3.3), and certify at the same sigma: `input_sigma`.
+sigma, not clipped, and certify at the same sigma: `input_sigma`.
 """
 
 import dataclasses

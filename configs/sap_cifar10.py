@@ -14,10 +14,14 @@ paper's table 3 calls it "Stochastic Dropout" (its reference is this paper; ResN
 prediction, is `ensemble_cifar10.py:dropout`.
 
 Variants: `default`, the ResNet-50 of `rls_cifar10.py:baseline`, ten passes (the paper's number of
-samples); `independent`, activations kept independently, many times cheaper; `resnet20`, a public
-ResNet-20 (`python -m robust_jax.interop.torch resnet20.th --architecture resnet20_akamaster`).
+samples); `independent`, activations kept independently, cheaper; `resnet20`, a public ResNet-20
+(`python -m robust_jax.interop.torch resnet20.th --architecture resnet20_akamaster`), and
+`resnet20_fraction3`, with three draws an activation.
 
-Ours: not yet run.
+Ours, the public ResNet-20 on the first 200 test images, clean (%; intervals of 7 points on either
+side): without pruning 93.5; pruned as in the paper (fraction 1) 54.0 in one pass; independently 58.5
+in one pass and 66.0 by ten, with fraction 3 92.0 and 93.5. The paper's own ResNet-20 is another one,
+with its activations before the convolutions. The ResNet-50: not yet run.
 """
 
 from recipes import baselines, rls
@@ -42,6 +46,7 @@ VARIANTS = {
     "default": RESNET50,
     "independent": recipes.with_method(RESNET50, draws="independent"),
     "resnet20": RESNET20,
+    "resnet20_fraction3": recipes.with_method(RESNET20, fraction=3.0),
 }
 
 

@@ -9,9 +9,9 @@ that the mean over draws is h. Nothing is trained anew: the weights are the plai
 (`evaluate.py --method configs/sap_cifar10.py` on any checkpoint of it), and training is its own.
 
 Sources of the defaults: fraction = 1 and 100 passes are those of the authors' tutorial.
-`draws="independent"` keeps every activation independently with the same probability, which is what
-a Poisson number of draws with mean r does: the same mean and scale, without the weak dependence
-between activations, many times cheaper.
+`draws="independent"` keeps every activation independently with the same probability, as a random
+number of draws would: the same mean and scale, without the weak dependence between activations, at
+about a third of the cost on a CPU.
 
 No gradient flows through the probabilities: what is kept is multiplied by constants.
 """

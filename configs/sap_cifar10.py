@@ -19,9 +19,9 @@ samples); `independent`, activations kept independently, cheaper; `resnet20`, a 
 `resnet20_fraction3`, with three draws an activation.
 
 Ours, the public ResNet-20 on the first 200 test images, clean (%; intervals of 7 points on either
-side): without pruning 93.5; pruned as in the paper (fraction 1) 54.0 in one pass; independently 58.5
-in one pass and 66.0 by ten, with fraction 3 92.0 and 93.5. The paper's own ResNet-20 is another one,
-with its activations before the convolutions. The ResNet-50: not yet run.
+side): without pruning 93.5; pruned as in the paper (fraction 1) 54.0 in one pass; independently
+58.5 in one pass and 66.0 by ten, with fraction 3 92.0 and 93.5. The paper's own ResNet-20 is
+another, with its activations before the convolutions. The ResNet-50: not yet run.
 """
 
 from recipes import baselines, rls

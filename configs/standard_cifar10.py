@@ -13,7 +13,7 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 |---------------|---------|-------|--------|------------|--------|
 | RN18-NT       | default | 94.66 | 0.0    | 0.0        | 0.87   |
 | RN18-AT-ES    | at      | 84.20 | 43.70  | 43.00      | 49.10  |
-| WRN-16-4 (BE) | not yet | 95.60 | 7.90   | 7.80       | 21.00  |
+| WRN-16-4 (BE) | `batch_ensemble_cifar10.py` | 95.60 | 7.90   | 7.80       | 21.00  |
 
 Ours: not yet run.
 

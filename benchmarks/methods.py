@@ -29,8 +29,12 @@ import rich.table
 import tyro
 
 from robust_jax.methods import (
+    DVERGE,
     KAP,
     PARL,
+    AdaptiveDiversityPromoting,
+    GradDiv,
+    GradientAlignment,
     KernelPool,
     Method,
     MethodConfig,
@@ -39,8 +43,11 @@ from robust_jax.methods import (
     PriorityDropout,
     PriorityRates,
     RandomLayerSampling,
+    RandomSelfEnsemble,
     REGroup,
     Standard,
+    StochasticActivationPruning,
+    TransferabilityReducedSmooth,
 )
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, VGGConfig
 from robust_jax.types import Batch, Task
@@ -100,6 +107,38 @@ def rows(width: float) -> list[Row]:
         Row("LPD, 3 x ResNet-20", PriorityDropout(network=three), ensemble, step_bound=1.1),
         Row("PDD, 3 x ResNet-20", pdd, ensemble, step_bound=1.1),
         Row("PDD + DEG, 3 x ResNet-20", dataclasses.replace(pdd, deg_weight=0.01), ensemble),
+        Row(
+            "ADP, 3 x ResNet-20",
+            AdaptiveDiversityPromoting(network=three),
+            ensemble,
+            step_bound=1.1,
+        ),
+        Row("GAL, 3 x ResNet-20", GradientAlignment(network=three), ensemble, step_bound=3.0),
+        Row(
+            "DEG, 3 x ResNet-20",
+            GradientAlignment(network=three, coherence="sum", weight=0.01, input_sigma=0.0),
+            ensemble,
+            step_bound=3.0,
+        ),
+        *(
+            Row(
+                f"DVERGE layer {n} of 20, 3 x ResNet-20 ({dverge_passes(n):.1f} by its passes)",
+                DVERGE(network=three, layer=n),
+                ensemble,
+            )
+            for n in (1, 10, 20)
+        ),
+        Row("TRS, 3 x ResNet-20", TransferabilityReducedSmooth(network=three), ensemble),
+        Row("RSE n = 10, ResNet-18", RandomSelfEnsemble(network=single), plain),
+        Row("GradDiv n = 4, ResNet-18", GradDiv(network=single), plain),
+        *(
+            Row(
+                f"SAP {draws}, 10 passes, ResNet-18",
+                StochasticActivationPruning(network=single, num_draws=10, draws=draws),
+                plain,
+            )
+            for draws in ("with_replacement", "independent")
+        ),
         Row("PARL H = 7, 3 x ResNet-20", PARL(network=three), ensemble, step_bound=2.7),
         Row("PARL parameters H = 5, 3 x ResNet-20", ParameterPARL(network=three), ensemble),
         Row(
@@ -120,6 +159,17 @@ def rows(width: float) -> list[Row]:
             for name, network in (("VGG-19", VGGConfig(19, norm=False)), ("ResNet-50", deep))
         ),
     ]
+
+
+def dverge_passes(layer: int, *, num_members: int = 3, num_steps: int = 10) -> float:
+    """Returns DVERGE's passes through a ResNet-20 as a ratio to the plain ensemble's.
+
+    A plain member runs forward once and backward twice (images, weights). With DVERGE it trains so
+    on every other member's images, runs forward once for its targets, and at each step of the
+    distillation forward and backward to the images, up to the layer.
+    """
+    depth = (layer - 1) / 19  # its convolutions cost the same, but for the first
+    return ((num_members - 1) * 3 + 1 + num_steps * 2 * depth) / 3
 
 
 class Compiled(NamedTuple):

@@ -3,27 +3,17 @@
 from robust_jax.attacks.adaptive import MORA, Averaged, Rescaled
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.auto import AutoAttack
-from robust_jax.attacks.base import (
-    Attack,
-    BoundedAttack,
-    View,
-    as_view,
-    bind,
-    check_images,
-    check_logits,
-)
+from robust_jax.attacks.base import Attack, BoundedAttack
 from robust_jax.attacks.black_box import Boundary
+from robust_jax.attacks.checks import check_images, check_logits
 from robust_jax.attacks.dataset import over_dataset
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.eps_search import SmallestEps
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.hop_skip_jump import HopSkipJump
-from robust_jax.attacks.minimum_norm import (
-    EAD,
-    CarliniWagner,
-    MinimumNormAttack,
-)
+from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.penalty import EAD, CarliniWagner
 from robust_jax.attacks.saliency import JSMA
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.spatial import Spatial
@@ -31,6 +21,9 @@ from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.transfer import MDI2FGSM
 from robust_jax.attacks.views import (
+    View,
+    as_view,
+    bind,
     change_with_twice_the_draws,
     eot,
     frozen,

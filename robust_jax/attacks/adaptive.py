@@ -9,12 +9,21 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import APGDBase
-from robust_jax.attacks.base import BoundedAttack
+from robust_jax.attacks.base import (
+    BoundedAttack,
+    Images,
+    Index,
+    KeyArray,
+    Labels,
+    WrappedAttack,
+)
+from robust_jax.attacks.checks import check_choice, check_counts, check_positive
+from robust_jax.attacks.runs import Found
 from robust_jax.attacks.views import Average, eot
 
 _TINY = 1e-12
@@ -84,13 +93,8 @@ class MORA(APGDBase):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if self.rule not in ("softmax", "logits", "voting"):
-            raise ValueError(
-                f"Expected rule={self.rule!r} to be one of ['logits', 'softmax', 'voting']."
-            )
-        for name in ("sharpness", "enough"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} > 0.")
+        check_choice(self, "rule", ("softmax", "logits", "voting"))
+        check_positive(self, "sharpness", "enough")
         if self.num_targets < 0:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")
 
@@ -100,15 +104,8 @@ class MORA(APGDBase):
         return self.num_restarts * (1 + self.num_targets)
 
     def run(
-        self,
-        number: Any,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
         """Returns the end of one run."""
         targets, targeted = labels, jnp.asarray(False)
         if self.num_targets:
@@ -133,8 +130,8 @@ class MORA(APGDBase):
     def members_loss(
         self,
         logits: Float[Array, "m b c"],
-        labels: Int[Array, " b"],
-        targets: Int[Array, " b"],
+        labels: Labels,
+        targets: Labels,
         targeted: Bool[Array, ""],
     ) -> Float[Array, " b"]:
         """Returns the reweighted loss of each example."""
@@ -159,7 +156,7 @@ class MORA(APGDBase):
 
 
 @dataclasses.dataclass(frozen=True)
-class OnAnotherView(BoundedAttack):
+class OnAnotherView(WrappedAttack):
     """Another attack, on a view made of the one given.
 
     Attributes:
@@ -177,33 +174,13 @@ class OnAnotherView(BoundedAttack):
                 f"threat={self.threat}."
             )
 
-    @property
-    def targeted(self) -> bool:
-        """Returns whether the labels are classes to reach."""
-        return self.attack.targeted
-
-    @property
-    def needs_logits(self) -> bool:  # type: ignore[override]
-        """Returns whether a view that gives probabilities is an error."""
-        return self.attack.needs_logits
-
-    def check(self, images: Any) -> None:
-        """Raises ValueError where images of this shape do not suit the attack."""
-        self.attack.check(images)
-
     def attacked(self, view: Any) -> Any:
         """Returns the view that the attack sees."""
         raise TypeError(f"Expected {type(self).__name__} to define attacked(view).")
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         return self.attack.perturb(self.attacked(view), images, labels, key=key, index=index)
 
@@ -225,8 +202,7 @@ class Averaged(OnAnotherView):
     def __post_init__(self) -> None:
         """Raises ValueError where the threat models differ or there are no draws."""
         super().__post_init__()
-        if self.num_samples < 1:
-            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+        check_counts(self, "num_samples")
 
     def attacked(self, view: Any) -> Any:
         """Returns the average."""
@@ -241,7 +217,7 @@ class RescaledView:
     view: Any
     sharpness: float = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
         """Returns the rescaled logits; no gradient flows through the gap."""
         logits = self.view(images, key=key)
         return self.sharpness * logits / jax.lax.stop_gradient(gap(logits))[..., None]
@@ -263,8 +239,7 @@ class Rescaled(OnAnotherView):
     def __post_init__(self) -> None:
         """Raises ValueError where the threat models differ or the gap is not positive."""
         super().__post_init__()
-        if not self.sharpness > 0:
-            raise ValueError(f"Expected sharpness={self.sharpness} > 0.")
+        check_positive(self, "sharpness")
 
     def attacked(self, view: Any) -> Any:
         """Returns the rescaled logits."""

@@ -6,12 +6,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import start_keys
-from robust_jax.attacks.runs import AttackInRuns, keep_better
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels, start_keys
+from robust_jax.attacks.checks import check_counts
+from robust_jax.attacks.runs import AttackInRuns, Found, TargetsInTurn, keep_better
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
 
 
@@ -32,9 +33,7 @@ def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return review, length
 
 
-def random_start(
-    threat: ThreatModel, images: Float[Array, "b *shape"], keys: Key[Array, " b"]
-) -> Float[Array, "b *shape"]:
+def random_start(threat: ThreatModel, images: Images, keys: Key[Array, " b"]) -> Images:
     """Returns a random point on the surface of each ball, clipped to the box."""
     shape, dtype = images.shape[1:], images.dtype
     if threat.norm == "linf":
@@ -62,17 +61,17 @@ class _State(NamedTuple):
 
 def climb(
     view: Any,
-    images: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
-    start: Float[Array, "b *shape"],
+    images: Images,
+    labels: Labels,
+    start: Images,
     *,
     loss_fn: Any,
     threat: ThreatModel,
     num_steps: int,
     rho: float,
-    key: Key[Array, ""],
+    key: KeyArray,
     decide_fn: Any = None,
-) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
+) -> Found:
     """Returns the best point on the way of one run, whether it is misclassified, and its loss."""
     review, window = checkpoints(num_steps)
     # Counts are whole: n <= rho * window is n <= its floor.
@@ -152,48 +151,56 @@ def climb(
 
 @dataclasses.dataclass(frozen=True)
 class APGDBase(AttackInRuns):
-    """What APGD and APGDT have in common.
+    """What APGD and APGDT have in common; every restart is from another random point.
 
     Attributes:
         num_steps: steps of one run.
-        num_restarts: runs, each from another random point; the best end is kept.
         rho: the step is halved unless more than this share of the steps since the last review
             raised the loss.
-        parallel: all runs (restarts, targets) at once, at so many times the memory; in turn (the
-            default) the memory is that of one batch.
     """
 
     num_steps: int = 100
-    num_restarts: int = 1
     rho: float = 0.75
-    parallel: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for steps, restarts or a share that make no sense."""
-        if self.num_steps < 1:
-            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
-        if self.num_restarts < 1:
-            raise ValueError(f"Expected num_restarts={self.num_restarts} >= 1.")
+        super().__post_init__()
+        check_counts(self, "num_steps")
         if not 0 < self.rho < 1:
             raise ValueError(f"Expected rho={self.rho} in (0, 1).")
 
-    @property
-    def runs_in_parallel(self) -> bool:
-        """Returns whether a call makes all runs at once."""
-        return self.parallel
+    def loss_fn(self, targets: Labels | None) -> losses.Loss:
+        """Returns the loss to raise, towards a class per example if any is given."""
+        raise TypeError(f"Expected {type(self).__name__} to define loss_fn(targets).")
+
+    def restart(
+        self,
+        number: Any,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        targets: Labels | None,
+        *,
+        key: KeyArray,
+        index: Index,
+    ) -> Found:
+        """Returns the best point of one run from one random start, its success and its loss."""
+        del number  # every start is a draw
+        loss_fn = self.loss_fn(targets)
+        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)
 
     def raise_loss(
         self,
         view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
+        images: Images,
+        labels: Labels,
         *,
         loss_fn: Any,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
+        key: KeyArray,
+        index: Index,
         decide_fn: Any = None,
-    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
-        """Returns the best point of one run from one random start, its success and its loss."""
+    ) -> Found:
+        """Returns the same for any loss, and any decision of a view of members."""
         return climb(
             view,
             images,
@@ -225,64 +232,21 @@ class APGD(APGDBase):
 
     loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
 
-    @property
-    def num_runs(self) -> int:
-        """Returns the number of restarts."""
-        return self.num_restarts
-
-    def run(
-        self,
-        number: Any,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
-        """Returns the end of one restart."""
-        key = rng.stream(key, "restart", number)
-        loss_fn = losses.named(self.loss)
-        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)
+    def loss_fn(self, targets: Labels | None) -> losses.Loss:
+        """Returns the loss to raise."""
+        del targets  # there are none
+        return losses.named(self.loss)
 
 
 @dataclasses.dataclass(frozen=True)
-class APGDT(APGDBase):
+class APGDT(TargetsInTurn, APGDBase):
     """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
-
-    Attributes:
-        num_targets: how many classes are tried.
 
     References:
         Croce and Hein, 2020, as for `APGD` (section 4.1).
     """
 
-    num_targets: int = 9
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a number of targets that makes no sense."""
-        super().__post_init__()
-        if self.num_targets < 1:
-            raise ValueError(f"Expected num_targets={self.num_targets} >= 1.")
-
-    @property
-    def num_runs(self) -> int:
-        """Returns the number of targets times that of restarts."""
-        return self.num_targets * self.num_restarts
-
-    def run(
-        self,
-        number: Any,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
-        """Returns the end of one restart towards one target."""
-        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
-        targets = losses.ranked_targets(logits, labels, self.num_targets)
-        loss_fn = losses.targeted_dlr(targets[:, number // self.num_restarts])
-        key = rng.stream(key, "restart", number)
-        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)
+    def loss_fn(self, targets: Labels | None) -> losses.Loss:
+        """Returns the loss to raise."""
+        assert targets is not None  # every run has some
+        return losses.targeted_dlr(targets)

@@ -17,14 +17,14 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
-from robust_jax.attacks import base, losses
+from robust_jax.attacks import checks, losses
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.base import BoundedAttack
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.runs import AttackInRuns
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2
-from robust_jax.attacks.views import eot
+from robust_jax.attacks.views import as_pytree, eot
 
 
 class Stage(NamedTuple):
@@ -118,11 +118,7 @@ class AutoAttack(BoundedAttack):
 
     def __post_init__(self) -> None:
         """Raises ValueError where attacks, version and batch size do not fit together."""
-        if self.version not in ("standard", "plus", "rand", "custom"):
-            raise ValueError(
-                f"Expected version={self.version!r} to be one of "
-                "['custom', 'plus', 'rand', 'standard']."
-            )
+        checks.check_choice(self, "version", ("standard", "plus", "rand", "custom"))
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(
                 f"Expected {len(self.attacks)} attacks to be given with version='custom' and "
@@ -133,10 +129,7 @@ class AutoAttack(BoundedAttack):
                 raise ValueError(f"Expected threat={attack.threat} to be {self.threat}.")
             if attack.targeted:
                 raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
-        if self.batch_size < 1:
-            raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
-        if self.num_samples < 1:
-            raise ValueError(f"Expected num_samples={self.num_samples} >= 1.")
+        checks.check_counts(self, "batch_size", "num_samples")
 
     def members(self) -> tuple[AttackInRuns, ...]:
         """Returns the attacks in their order."""
@@ -180,16 +173,16 @@ class AutoAttack(BoundedAttack):
         sharding = _sharding(images)
         images, labels = np.asarray(images), np.asarray(labels)
         index = np.arange(len(labels)) if index is None else np.asarray(index)
-        base.check_batch(images, labels, index)
+        checks.check_batch(images, labels, index)
         self.check(images)
         for attack in self.members():
             attack.check(images)
         if not len(images):
             empty = np.zeros(0, bool)
             return Report(images, empty, np.zeros(0, np.int32), (), ())
-        base.check_images(images, self.box)
-        view = base.as_pytree(view)
-        base.check_logits(view, images, labels, key=rng.stream(key, "check"))
+        checks.check_images(images, self.box)
+        view = as_pytree(view)
+        checks.check_logits(view, images, labels, key=rng.stream(key, "check"))
         if self.version == "rand":
             view = eot(view, self.num_samples, average="gradients")
         batches = _Batches(self.batch_size, sharding, images, labels, index)

@@ -4,56 +4,24 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.checks import check_batch, check_images, check_logits
 from robust_jax.attacks.threat import ThreatModel
-from robust_jax.types import Variables
+from robust_jax.attacks.views import as_pytree
 
-
-class View(Protocol):
-    """Returns logits of images: what the adversary may see and differentiate.
-
-    Logits are [b c]. A view may also return [s b c], s draws of a random model: attacks then
-    average the loss over the draws and decide by the mean probabilities (see `views.eot`).
-    """
-
-    def __call__(self, images: Any, *, key: Any) -> Any: ...
-
-
-def bind(method_view: Callable, variables: Variables) -> Callable:
-    """Returns the view of a method's view function at given variables.
-
-    The variables stay arguments of the compiled attack (they are leaves of the view, which is a
-    pytree), so other weights of the same shapes compile nothing anew.
-
-    Args:
-        method_view: function `(variables, images, *, key) -> logits`.
-        variables: the network's arrays.
-    """
-    return jax.tree_util.Partial(method_view, variables)
-
-
-def as_view(fn: Callable) -> Callable:
-    """Returns the view of a plain function of images; the key is not used.
-
-    Args:
-        fn: function `images -> logits`, deterministic. Arrays that it closes over are constants
-            of the compiled attack; use `bind` to keep them arguments.
-    """
-    return jax.tree_util.Partial(_without_key, jax.tree_util.Partial(fn))
-
-
-def _without_key(fn: Callable, images: Any, *, key: Any) -> Any:
-    del key
-    return fn(images)
+# The arguments of every attack.
+Images = Float[Array, "b *shape"]
+Labels = Int[Array, " b"]
+Index = Int[Array, " b"]
+KeyArray = Key[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +50,9 @@ class Attack:
     on_host: ClassVar[bool] = False
     targeted = False  # without an annotation, so that subclasses may make it a field
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for hyper-parameters that make no sense."""
+
     @property
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
@@ -91,8 +62,8 @@ class Attack:
         """Raises ValueError where images of this shape do not suit the attack."""
 
     def perturb(
-        self, view: Any, images: Array, labels: Array, *, key: Array, index: Array
-    ) -> Array:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
         raise TypeError(f"Expected {type(self).__name__} to define perturb(...).")
 
@@ -102,7 +73,7 @@ class Attack:
         images: Any,
         labels: Any,
         *,
-        key: Key[Array, ""],
+        key: KeyArray,
         index: Any = None,
     ) -> Any:
         """Returns the adversarial images.
@@ -138,83 +109,11 @@ class Attack:
         return _run(self, view, images, labels, key, index)
 
 
-def as_pytree(view: Any) -> Any:
-    """Returns the view as a pytree: a plain function becomes one without leaves."""
-    leaves = jax.tree_util.all_leaves([view])
-    return jax.tree_util.Partial(view) if leaves else view
-
-
 @jax.jit(static_argnames=("attack",))
 def _run(attack, view, images, labels, key, index):
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((view, images))
     return jax.lax.stop_gradient(attack.perturb(view, images, labels, key=key, index=index))
-
-
-def check_batch(images: Any, labels: Any, index: Any) -> None:
-    """Raises ValueError unless shapes and dtypes are those of a batch."""
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"Expected images.dtype={images.dtype} to be floating; pixels belong in the box."
-        )
-    if images.ndim < 2:
-        raise ValueError(f"Expected images.shape={images.shape} to be [b ...].")
-    for name, array in (("labels", labels), ("index", index)):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ValueError(f"Expected {name}.dtype={array.dtype} to be integer.")
-        if array.shape != images.shape[:1]:
-            raise ValueError(
-                f"Expected {name}.shape={array.shape} to be {images.shape[:1]}, one per image."
-            )
-
-
-def check_images(images: Any, bounds: tuple[float, float]) -> None:
-    """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
-    low, high = np.min(images), np.max(images)
-    if not (low >= bounds[0] - 1e-6 and high <= bounds[1] + 1e-6):
-        raise ValueError(
-            f"Expected images in bounds={bounds}, found [{low}, {high}]; normalisation belongs "
-            "inside the view."
-        )
-
-
-def check_logits(
-    view: Any,
-    images: Any,
-    labels: Any,
-    *,
-    key: Key[Array, ""],
-    allow_probabilities: bool = False,
-) -> None:
-    """Raises ValueError where a view of concrete images does not give finite logits.
-
-    Checked on at most eight images: rows that are non-negative and sum to one are taken for
-    probabilities, whose softmax would hide the model's gradients.
-    """
-    view = as_pytree(view)
-    labels = np.asarray(labels)
-    shape = jax.eval_shape(lambda v, x, k: v(x, key=k), view, images, key).shape
-    if len(shape) not in (2, 3) or shape[-2] != len(images):
-        raise ValueError(f"Expected the view's shape={shape} to be [b c] with b={len(images)}.")
-    if labels.min() < 0 or labels.max() >= shape[-1]:
-        found = f"[{labels.min()}, {labels.max()}]"
-        raise ValueError(f"Expected labels in [0, {shape[-1]}), found {found}.")
-    finite, probabilities = _describe_logits(view, images[:8], key)
-    if not finite:
-        raise ValueError("Expected the view to give finite logits, found NaN or infinity.")
-    if probabilities and not allow_probabilities:
-        raise ValueError(
-            "Expected the view to give logits, found probabilities (rows in [0, 1] that sum to "
-            "1); take their logarithm, or the values before softmax."
-        )
-
-
-@jax.jit
-def _describe_logits(view, images, key) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    logits = view(images, key=key)
-    positive = jnp.all(logits >= 0)
-    sums_to_one = jnp.all(jnp.abs(jnp.sum(logits, axis=-1) - 1) < 1e-4)
-    return jnp.all(jnp.isfinite(logits)), positive & sums_to_one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +140,59 @@ class BoundedAttack(Attack):
         self.threat.check(images.shape[1:])
 
 
-def start_keys(key: Key[Array, ""], index: Int[Array, " b"], *counters: Any) -> Key[Array, " b"]:
+@dataclasses.dataclass(frozen=True)
+class LossAttack(BoundedAttack):
+    """An attack that raises a loss.
+
+    Attributes:
+        loss: what is raised (of a targeted attack: lowered).
+        targeted: the labels are classes to reach, not to leave.
+    """
+
+    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown loss."""
+        super().__post_init__()
+        losses.named(self.loss)
+
+    def loss_fn(self) -> losses.Loss:
+        """Returns the loss to raise."""
+        loss_fn = losses.named(self.loss)
+        return losses.negated(loss_fn) if self.targeted else loss_fn
+
+    def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
+        """Returns where the attack has reached its goal."""
+        return losses.misclassified(logits, labels) != self.targeted
+
+
+@dataclasses.dataclass(frozen=True)
+class WrappedAttack(BoundedAttack):
+    """Another attack, made to attack something else or to give back something else.
+
+    Attributes:
+        attack: that attack.
+    """
+
+    attack: Attack
+
+    @property
+    def targeted(self) -> bool:
+        """Returns whether the labels are classes to reach."""
+        return self.attack.targeted
+
+    @property
+    def needs_logits(self) -> bool:  # type: ignore[override]
+        """Returns whether a view that gives probabilities is an error."""
+        return self.attack.needs_logits
+
+    def check(self, images: Any) -> None:
+        """Raises ValueError where images of this shape do not suit the attack."""
+        super().check(images)
+        self.attack.check(images)
+
+
+def start_keys(key: KeyArray, index: Index, *counters: Any) -> Key[Array, " b"]:
     """Returns each example's key for the starting point of a restart."""
     return rng.per_example(rng.stream(key, "start", *counters), index)

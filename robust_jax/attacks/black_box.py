@@ -1,15 +1,16 @@
 """Attacks that see only decisions: what they share, and Boundary."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool
 
 from robust_jax import rng
 from robust_jax.attacks import losses
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
 
@@ -34,25 +35,17 @@ class DecisionAttack(MinimumNormAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        for name in ("num_start_draws", "num_blends"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        check_counts(self, "num_start_draws", "num_blends")
 
     def fooled(
-        self, view: Any, points: Array, labels: Int[Array, " b"], *, key: Key[Array, ""]
+        self, view: Any, points: Array, labels: Labels, *, key: KeyArray
     ) -> Bool[Array, " b"]:
         """Returns where the decision is adversarial."""
         return self.succeeded(losses.decision(view(points, key=key)), labels)
 
     def starts(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns an adversarial image each, or the clean one where none was found."""
         low, high = self.bounds
         shape, dtype = images.shape[1:], images.dtype
@@ -88,14 +81,8 @@ class DecisionAttack(MinimumNormAttack):
         return jnp.where(expand(found & ~already, images), points, images)
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         starts = self.starts(view, images, labels, key=key, index=index)
         return self.approach(view, images, labels, starts, key=key, index=index)
@@ -103,13 +90,13 @@ class DecisionAttack(MinimumNormAttack):
     def approach(
         self,
         view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        starts: Float[Array, "b *shape"],
+        images: Images,
+        labels: Labels,
+        starts: Images,
         *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        key: KeyArray,
+        index: Index,
+    ) -> Images:
         """Returns the nearest adversarial images reached from given starts.
 
         Args:
@@ -151,24 +138,21 @@ class Boundary(DecisionAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if self.num_steps < 1:
-            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
-        for name in ("sphere_step", "source_step"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
+        check_counts(self, "num_steps")
+        check_positive(self, "sphere_step", "source_step")
         if not self.adaptation > 1:
             raise ValueError(f"Expected adaptation={self.adaptation} > 1.")
 
     def approach(
         self,
         view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        starts: Float[Array, "b *shape"],
+        images: Images,
+        labels: Labels,
+        starts: Images,
         *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        key: KeyArray,
+        index: Index,
+    ) -> Images:
         """Returns the nearest adversarial images reached from given starts."""
         shape, dtype = images.shape[1:], images.dtype
         rows = labels.shape

@@ -2,102 +2,59 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.minimum_norm import MinimumNormAttack
-from robust_jax.attacks.threat import expand, l2_norm
-
-
-def dual_norm(norm: str, slope: Float[Array, "b *shape"]) -> Float[Array, " b"]:
-    """Returns the size of a gradient by which a logit gap is divided to give a distance."""
-    if norm == "linf":
-        return jnp.sum(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1)
-    return l2_norm(slope)
-
-
-def nearest_boundary(
-    view: Any,
-    points: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
-    candidates: Int[Array, "b t"],
-    *,
-    norm: str,
-    key: Key[Array, ""],
-) -> tuple[Float[Array, " b"], Float[Array, "b *shape"], Float[Array, " b"], Int[Array, " b"]]:
-    """Returns the distance of the nearest linearised boundary of the candidate classes.
-
-    With it: the gradient of the logit difference to that class, the difference itself, and the
-    class. One backward pass per candidate, one after the other.
-    """
-    logits, pullback = jax.vjp(lambda points: losses.decision(view(points, key=key)), points)
-    own = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-
-    def compare(number, carry):
-        target = candidates[:, number]
-        other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
-        slope = pullback(other - own)[0]
-        gap = jnp.sum(logits * (other - own), axis=1)
-        away = jnp.abs(gap) / (dual_norm(norm, slope) + 1e-8)
-        nearer = away < carry[0]
-        return (
-            jnp.where(nearer, away, carry[0]),
-            jnp.where(expand(nearer, slope), slope, carry[1]),
-            jnp.where(nearer, gap, carry[2]),
-            jnp.where(nearer, target, carry[3]),
-        )
-
-    far = jnp.full(labels.shape, jnp.inf, points.dtype)
-    nothing = far, jnp.zeros_like(points), jnp.zeros(labels.shape, logits.dtype), labels
-    return jax.lax.fori_loop(0, candidates.shape[1], compare, nothing)
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.linearised import LinearBoundary, nearest_boundary
+from robust_jax.attacks.minimum_norm import EitherNormAttack
+from robust_jax.attacks.threat import expand, steepest
 
 
 @dataclasses.dataclass(frozen=True)
-class BoundaryStepAttack(MinimumNormAttack):
+class BoundaryStepAttack(EitherNormAttack):
     """What DeepFool and the trust-region attack have in common.
 
     Attributes:
-        distance_norm: the norm made small.
         num_steps: largest number of steps; an example stops where it is fooled.
         num_candidates: classes considered, the likeliest first, the label's not counted; at most
             all others.
     """
 
-    distance_norm: Literal["linf", "l2"] = "l2"
     num_steps: int = 50
     num_candidates: int = 9
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        for name in ("num_steps", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
-        if self.distance_norm not in ("linf", "l2"):
-            raise ValueError(
-                f"Expected distance_norm={self.distance_norm!r} to be one of ['l2', 'linf']."
-            )
+        check_counts(self, "num_steps", "num_candidates")
         if self.targeted:
             raise ValueError("Expected targeted=True to be False: the nearest class is sought.")
 
-    @property
-    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
-        """Returns the norm made small."""
-        return self.distance_norm
-
     def candidates(
-        self, view: Any, images: Array, labels: Int[Array, " b"], key: Key[Array, ""]
+        self, view: Any, images: Array, labels: Labels, key: KeyArray
     ) -> tuple[Int[Array, "b t"], Bool[Array, " b"]]:
         """Returns the classes considered, and which clean images are misclassified already."""
         logits = losses.decision(view(images, key=rng.stream(key, "candidates")))
         num_targets = min(self.num_candidates, logits.shape[1] - 1)
         ranked = losses.ranked_targets(logits, labels, num_targets)
         return ranked, losses.misclassified(logits, labels)
+
+    def nearest(
+        self, view: Any, points: Images, labels: Labels, among: Int[Array, "b t"], key: KeyArray
+    ) -> LinearBoundary:
+        """Returns the nearest linearised boundary with these classes."""
+
+        def logits_at(points):
+            return losses.decision(view(points, key=key))
+
+        return nearest_boundary(logits_at, points, labels, among, norm=self.norm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,34 +83,18 @@ class DeepFool(BoundaryStepAttack):
             raise ValueError(f"Expected nudge={self.nudge} >= 0 and finite.")
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
         candidates, fooled = self.candidates(view, images, labels, key)
 
         def step(carry):
             count, points, total, done = carry
-            away, slope, _, _ = nearest_boundary(
-                view,
-                points,
-                labels,
-                candidates,
-                norm=self.norm,
-                key=rng.stream(key, "view", 2 * count),
-            )
-            if self.norm == "linf":
-                direction = jnp.sign(slope)
-            else:
-                size = l2_norm(slope)
-                direction = slope / expand(jnp.where(size > 0, size, 1), slope)
-            total = total + expand(away + self.nudge, images) * direction
+            view_key = rng.stream(key, "view", 2 * count)
+            nearest = self.nearest(view, points, labels, candidates, view_key)
+            direction = steepest(self.norm, nearest.slope)
+            total = total + expand(nearest.distance + self.nudge, images) * direction
             moved = jnp.clip(images + (1 + self.overshoot) * total, *self.bounds)
             points = jnp.where(expand(done, images), points, moved)
             logits = losses.decision(view(points, key=rng.stream(key, "view", 2 * count + 1)))
@@ -199,8 +140,7 @@ class TrustRegion(BoundaryStepAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if not 0 < self.radius < math.inf:
-            raise ValueError(f"Expected radius={self.radius} > 0 and finite.")
+        check_positive(self, "radius")
         if not self.shrink_below <= self.grow_above:
             raise ValueError(
                 f"Expected shrink_below={self.shrink_below} <= grow_above={self.grow_above}."
@@ -214,31 +154,19 @@ class TrustRegion(BoundaryStepAttack):
             )
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
         candidates, fooled = self.candidates(view, images, labels, key)
-        target = nearest_boundary(
-            view, images, labels, candidates, norm=self.norm, key=rng.stream(key, "target")
-        )[3]
+        target = self.nearest(view, images, labels, candidates, rng.stream(key, "target")).target
 
         def difference(logits, labels):
             return losses.label_logits(logits, target) - losses.label_logits(logits, labels)
 
         def step(carry):
             count, points, slope, value, radius, done = carry
-            if self.norm == "linf":
-                direction = jnp.sign(slope)
-            else:
-                size = l2_norm(slope)
-                direction = slope / expand(jnp.where(size > 0, size, 1), slope)
+            direction = steepest(self.norm, slope)
             moved = jnp.clip(points + expand(radius, images) * direction, *self.bounds)
             foretold = jnp.sum((slope * (moved - points)).reshape(len(labels), -1), axis=1)
             new_slope, new_value, logits = losses.gradient(

@@ -1,19 +1,20 @@
 """PGD with a search for the smallest radius at which it succeeds."""
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
 
-from robust_jax.attacks.gradient import PGD, climber
-from robust_jax.attacks.minimum_norm import MinimumNormAttack, search_constant
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.gradient import PGD, Steps, climber
+from robust_jax.attacks.minimum_norm import EitherNormAttack
+from robust_jax.attacks.penalty import search_constant
 from robust_jax.attacks.threat import ThreatModel, distance
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallestEps(MinimumNormAttack):
+class SmallestEps(EitherNormAttack):
     """PGD in balls whose radius is searched for: grown while PGD fails, then bisected.
 
     Attributes:
@@ -43,21 +44,11 @@ class SmallestEps(MinimumNormAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        for name in ("num_searches", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        check_counts(self, "num_searches", "num_steps")
+        check_positive(self, "initial_eps", "relative_step")
         if not self.growth > 1:
             raise ValueError(f"Expected growth={self.growth} > 1.")
-        if not 0 < self.relative_step < math.inf:
-            raise ValueError(f"Expected relative_step={self.relative_step} > 0 and finite.")
-        if not self.initial_eps > 0:
-            raise ValueError(f"Expected initial_eps={self.initial_eps} > 0.")
         self._pgd()
-
-    @property
-    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
-        """Returns the norm made small."""
-        return self.distance_norm
 
     def _pgd(self) -> PGD:
         return PGD(
@@ -67,32 +58,19 @@ class SmallestEps(MinimumNormAttack):
         )
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
 
         def run(number, eps):
-            found, success, _ = climber(
-                self._pgd(),
-                view,
-                images,
-                labels,
-                key=key,
-                index=index,
-                num_steps=self.num_steps,
-                step_size=self.relative_step * eps,
-                eps=eps,
-                decay=None,
+            steps = Steps(
+                self.num_steps,
+                self.relative_step * eps,
                 random_start=self.random_start,
-                compares=True,
                 keep="best",
-            )(number)
+            )
+            climb = climber(self._pgd(), steps, view, images, labels, key=key, index=index, eps=eps)
+            found, success, _ = climb(number)
             return found, jnp.where(success, distance(self.norm, found, images), jnp.inf)
 
         return search_constant(run, self.num_searches, self.initial_eps, images, growth=self.growth)

@@ -1,115 +1,82 @@
 """Attacks that follow the gradient of a loss with steps of fixed length."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import BoundedAttack, start_keys
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack, start_keys
+from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.runs import best_of, keep_better
 from robust_jax.attacks.threat import expand
 
-LossName = Literal["cross_entropy", "dlr", "margin"]
+
+class Steps(NamedTuple):
+    """How a `StepAttack` climbs: x <- project(x + step_size * steepest(direction)).
+
+    Attributes:
+        num_steps: steps of one run.
+        step_size: length of a step, or one length per example.
+        decay: the direction is the gradient, or with a decay the running sum of gradients, each
+            divided by its mean absolute value.
+        random_start: start from a draw of the ball?
+        num_restarts: runs, of which the better end is kept (`keep_better`).
+        keep: "best": every point on the way competes, the start included; "last": the last one.
+        parallel_restarts: all runs at once.
+    """
+
+    num_steps: int
+    step_size: Any
+    decay: float | None = None
+    random_start: bool = False
+    num_restarts: int = 1
+    keep: Literal["best", "last"] = "last"
+    parallel_restarts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class StepAttack(BoundedAttack):
-    """An attack by repeated steps of fixed length; what FGSM, BIM, MIM and PGD have in common.
+class StepAttack(LossAttack):
+    """An attack by repeated steps of fixed length; what FGSM, BIM, MIM and PGD have in common."""
 
-    Attributes:
-        loss: what the steps raise (of a targeted attack: lower).
-        targeted: the labels are classes to reach, not to leave.
-    """
+    def steps(self) -> Steps:
+        """Returns how the attack climbs."""
+        raise TypeError(f"Expected {type(self).__name__} to define steps().")
 
-    loss: LossName = "cross_entropy"
-    targeted: bool = False
+    def attacked(self, view: Any, index: Index) -> Any:
+        """Returns the view whose gradient is followed."""
+        del index
+        return view
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for an unknown loss."""
-        losses.named(self.loss)
-
-    def loss_fn(self) -> losses.Loss:
-        """Returns the loss to raise."""
-        loss_fn = losses.named(self.loss)
-        return losses.negated(loss_fn) if self.targeted else loss_fn
-
-    def succeeded(self, logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
-        """Returns where the attack has reached its goal."""
-        return losses.misclassified(logits, labels) != self.targeted
-
-
-def climb(
-    attack: StepAttack,
-    view: Any,
-    images: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
-    *,
-    key: Key[Array, ""],
-    index: Int[Array, " b"],
-    num_steps: int,
-    step_size: Any,
-    eps: Float[Array, " b"] | None = None,
-    decay: float | None = None,
-    random_start: bool = False,
-    num_restarts: int = 1,
-    keep: Literal["best", "last"] = "last",
-    parallel_restarts: bool = False,
-) -> Float[Array, "b *shape"]:
-    """Returns the images after steps x <- project(x + step_size * steepest(direction)).
-
-    The direction is the gradient, or with `decay` the running sum of gradients, each divided by
-    its mean absolute value. Restarts keep the better end point (`keep_better`); with
-    keep="best" every point on the way competes, the start included. `eps` and `step_size` may be
-    one number per example.
-    """
-    return best_of(
-        climber(
-            attack,
-            view,
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=num_steps,
-            step_size=step_size,
-            eps=eps,
-            decay=decay,
-            random_start=random_start,
-            compares=num_restarts > 1,
-            keep=keep,
-        ),
-        num_restarts,
-        images,
-        parallel=parallel_restarts,
-    )
+    def perturb(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
+        """Returns the adversarial images."""
+        steps, view = self.steps(), self.attacked(view, index)
+        run = climber(self, steps, view, images, labels, key=key, index=index)
+        return best_of(run, steps.num_restarts, images, parallel=steps.parallel_restarts)
 
 
 def climber(
     attack: StepAttack,
+    steps: Steps,
     view: Any,
-    images: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
+    images: Images,
+    labels: Labels,
     *,
-    key: Key[Array, ""],
-    index: Int[Array, " b"],
-    num_steps: int,
-    step_size: Any,
-    eps: Float[Array, " b"] | None,
-    decay: float | None,
-    random_start: bool,
-    compares: bool,
-    keep: str,
+    key: KeyArray,
+    index: Index,
+    eps: Float[Array, " b"] | None = None,
 ) -> Any:
-    """Returns the function of a restart's number to the end of its steps, see `climb`.
+    """Returns the function of a run's number to its end: images, success, loss.
 
-    The end is (images, success, loss); with keep="last" the last two are None unless they are
-    compared, which spares a forward pass.
+    With keep="last" the last two are None unless runs are compared, which spares a forward pass.
+    `eps` is the radius of each example's ball in place of the attack's.
     """
-    threat, loss_fn = attack.threat, attack.loss_fn()
+    threat, loss_fn, step_size = attack.threat, attack.loss_fn(), steps.step_size
     if eps is not None:
         step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
 
@@ -120,7 +87,7 @@ def climber(
     def run(restart) -> Any:
         view_key = rng.stream(key, "view", restart)
         start = images
-        if random_start:
+        if steps.random_start:
             start = threat.sample(images, start_keys(key, index, restart), eps=eps)
 
         def step(number, carry):
@@ -128,19 +95,19 @@ def climber(
             slope, values, logits = losses.gradient(
                 loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
             )
-            if keep == "best":
+            if steps.keep == "best":
                 best = keep_better(best, (points, attack.succeeded(logits, labels), values))
-            if decay is not None:
+            if steps.decay is not None:
                 size = jnp.mean(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1)
-                momentum = decay * momentum + slope / expand(jnp.where(size > 0, size, 1), slope)
-                slope = momentum
+                slope = slope / expand(jnp.where(size > 0, size, 1), slope)
+                slope = momentum = steps.decay * momentum + slope
             points = threat.project(points + step_size * threat.steepest(slope), images, eps=eps)
             return points, momentum, best
 
-        momentum = None if decay is None else jnp.zeros_like(images)
-        best = nothing(start) if keep == "best" else None
-        points, _, best = jax.lax.fori_loop(0, num_steps, step, (start, momentum, best))
-        if best is None and not compares:
+        momentum = None if steps.decay is None else jnp.zeros_like(images)
+        best = nothing(start) if steps.keep == "best" else None
+        points, _, best = jax.lax.fori_loop(0, steps.num_steps, step, (start, momentum, best))
+        if best is None and steps.num_restarts == 1:
             return points, None, None
         end = judge(points, rng.stream(view_key, "end"))
         return end if best is None else keep_better(best, end)
@@ -160,34 +127,9 @@ class FGSM(StepAttack):
         Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", 2015.
     """
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
-        return climb(
-            self,
-            view,
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=1,
-            step_size=self.threat.eps,
-        )
-
-
-def check_steps(num_steps: int, step_size: float | None) -> None:
-    """Raises ValueError unless there are steps and they have a length."""
-    if num_steps < 1:
-        raise ValueError(f"Expected num_steps={num_steps} >= 1.")
-    if step_size is not None and not 0 < step_size < float("inf"):
-        raise ValueError(f"Expected step_size={step_size} > 0 and finite.")
+    def steps(self) -> Steps:
+        """Returns the one step."""
+        return Steps(1, self.threat.eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,32 +150,19 @@ class BIM(StepAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for steps that make no sense."""
         super().__post_init__()
-        check_steps(self.num_steps, self.step_size)
+        check_steps(self)
 
-    def length(self) -> float:
-        """Returns the length of a step."""
-        return self.threat.eps / self.num_steps if self.step_size is None else self.step_size
+    def steps(self) -> Steps:
+        """Returns the steps."""
+        length = self.threat.eps / self.num_steps if self.step_size is None else self.step_size
+        return Steps(self.num_steps, length)
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
-        return climb(
-            self,
-            view,
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=self.num_steps,
-            step_size=self.length(),
-        )
+
+def check_steps(config: Any) -> None:
+    """Raises ValueError unless there are steps and they have a length."""
+    check_counts(config, "num_steps")
+    if config.step_size is not None:
+        check_positive(config, "step_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,27 +187,9 @@ class MIM(BIM):
         if not 0 <= self.decay < float("inf"):
             raise ValueError(f"Expected decay={self.decay} >= 0 and finite.")
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
-        return climb(
-            self,
-            view,
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=self.num_steps,
-            step_size=self.length(),
-            decay=self.decay,
-        )
+    def steps(self) -> Steps:
+        """Returns the steps, with momentum."""
+        return super().steps()._replace(decay=self.decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,19 +220,11 @@ class PGD(StepAttack):
     parallel_restarts: bool = False
     min_probability: float = 0.0
 
-    def succeeded(self, logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
-        """Returns where the attack has reached its goal with the probability asked for."""
-        reached = super().succeeded(logits, labels)
-        if self.min_probability == 0:
-            return reached
-        return reached & (jnp.max(jax.nn.softmax(logits), axis=1) >= self.min_probability)
-
     def __post_init__(self) -> None:
         """Raises ValueError for steps or restarts that make no sense."""
         super().__post_init__()
-        check_steps(self.num_steps, self.step_size)
-        if self.num_restarts < 1:
-            raise ValueError(f"Expected num_restarts={self.num_restarts} >= 1.")
+        check_steps(self)
+        check_counts(self, "num_restarts")
         if self.num_restarts > 1 and not self.random_start:
             raise ValueError(
                 f"Expected num_restarts={self.num_restarts} to be 1 where random_start=False: "
@@ -329,31 +232,23 @@ class PGD(StepAttack):
             )
         if not 0 <= self.min_probability < 1:
             raise ValueError(f"Expected min_probability={self.min_probability} in [0, 1).")
-        if self.keep not in ("best", "last"):
-            raise ValueError(f"Expected keep={self.keep!r} to be one of ['best', 'last'].")
+        check_choice(self, "keep", ("best", "last"))
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
-        """Returns the adversarial images."""
+    def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
+        """Returns where the attack has reached its goal with the probability asked for."""
+        reached = super().succeeded(logits, labels)
+        if self.min_probability == 0:
+            return reached
+        return reached & (jnp.max(jax.nn.softmax(logits), axis=1) >= self.min_probability)
+
+    def steps(self) -> Steps:
+        """Returns the steps."""
         step_size = self.step_size
         if step_size is None:
             step_size = 2.5 * self.threat.eps / self.num_steps
-        return climb(
-            self,
-            view,
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=self.num_steps,
-            step_size=step_size,
+        return Steps(
+            self.num_steps,
+            step_size,
             random_start=self.random_start,
             num_restarts=self.num_restarts,
             keep=self.keep,

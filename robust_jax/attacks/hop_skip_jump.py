@@ -2,23 +2,24 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import rng
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.black_box import DecisionAttack
+from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.threat import distance, expand, unit_l2
 
 
 @dataclasses.dataclass(frozen=True)
-class HopSkipJump(DecisionAttack):
+class HopSkipJump(EitherNormAttack, DecisionAttack):
     """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
 
     Attributes:
-        distance_norm: the norm made small.
         num_steps: jumps.
         num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
         num_most_queries: at most so many.
@@ -29,7 +30,6 @@ class HopSkipJump(DecisionAttack):
         2020 (algorithm 2, geometric step sizes).
     """
 
-    distance_norm: Literal["linf", "l2"] = "l2"
     num_steps: int = 64
     num_first_queries: int = 100
     num_most_queries: int = 10_000
@@ -38,31 +38,19 @@ class HopSkipJump(DecisionAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        for name in ("num_steps", "num_first_queries", "num_most_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
-        if not 0 < self.threshold < math.inf:
-            raise ValueError(f"Expected threshold={self.threshold} > 0 and finite.")
-        if self.distance_norm not in ("linf", "l2"):
-            raise ValueError(
-                f"Expected distance_norm={self.distance_norm!r} to be one of ['l2', 'linf']."
-            )
-
-    @property
-    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
-        """Returns the norm made small."""
-        return self.distance_norm
+        check_counts(self, "num_steps", "num_first_queries", "num_most_queries")
+        check_positive(self, "threshold")
 
     def approach(
         self,
         view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        starts: Float[Array, "b *shape"],
+        images: Images,
+        labels: Labels,
+        starts: Images,
         *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        key: KeyArray,
+        index: Index,
+    ) -> Images:
         """Returns the nearest adversarial images reached from given starts."""
         shape, dtype = images.shape[1:], images.dtype
         size = math.prod(shape)

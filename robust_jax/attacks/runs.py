@@ -5,9 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
-from robust_jax.attacks.base import BoundedAttack
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.threat import expand
 
 
@@ -46,49 +49,94 @@ def best_of(run: Any, num_runs: int, images: Array, *, parallel: bool) -> Array:
     )[0]
 
 
+Found = tuple[Images, Bool[Array, " b"], Float[Array, " b"]]
+"""The end of a run: images, success, and the loss by which runs compare."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AttackInRuns(BoundedAttack):
     """A bounded attack made of runs (restarts, targets), of which the best end is kept.
 
     A suite makes the runs one by one, each on the examples that still stand.
+
+    Attributes:
+        num_restarts: runs, each with draws of its own.
+        parallel: all runs at once, at so many times the memory; in turn (the default) the memory
+            is that of one batch.
     """
+
+    num_restarts: int = 1
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are no runs."""
+        super().__post_init__()
+        check_counts(self, "num_restarts")
 
     @property
     def num_runs(self) -> int:
         """Returns the number of runs."""
-        raise TypeError(f"Expected {type(self).__name__} to define num_runs.")
-
-    @property
-    def runs_in_parallel(self) -> bool:
-        """Returns whether a call makes all runs at once."""
-        return False
+        return self.num_restarts
 
     def run(
+        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of one run."""
+        key = rng.stream(key, "restart", number)
+        return self.restart(number, view, images, labels, None, key=key, index=index)
+
+    def restart(
         self,
         number: Any,
         view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
+        images: Images,
+        labels: Labels,
+        targets: Labels | None,
         *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b *shape"], Bool[Array, " b"], Float[Array, " b"]]:
-        """Returns the end of one run: images, success, and the loss by which runs compare."""
-        raise TypeError(f"Expected {type(self).__name__} to define run(...).")
+        key: KeyArray,
+        index: Index,
+    ) -> Found:
+        """Returns the end of one restart, towards a class per example if any is given."""
+        raise TypeError(f"Expected {type(self).__name__} to define restart(...).")
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         return best_of(
             lambda number: self.run(number, view, images, labels, key=key, index=index),
             self.num_runs,
             images,
-            parallel=self.runs_in_parallel,
+            parallel=self.parallel,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetsInTurn(AttackInRuns):
+    """An attack in runs towards each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: how many classes are tried.
+    """
+
+    num_targets: int = 9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are no targets."""
+        super().__post_init__()
+        check_counts(self, "num_targets")
+
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of targets times that of restarts."""
+        return self.num_targets * self.num_restarts
+
+    def run(
+        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of one restart towards one target."""
+        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
+        targets = losses.ranked_targets(logits, labels, self.num_targets)
+        target, restart = targets[:, number // self.num_restarts], number % self.num_restarts
+        key = rng.stream(key, "restart", number)
+        return self.restart(restart, view, images, labels, target, key=key, index=index)

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 
 
@@ -60,10 +62,7 @@ class JSMA(MinimumNormAttack):
             raise ValueError(f"Expected theta={self.theta} in [-{width}, {width}] and not 0.")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"Expected gamma={self.gamma} in (0, 1].")
-        if self.saliency not in ("pair", "target"):
-            raise ValueError(
-                f"Expected saliency={self.saliency!r} to be one of ['pair', 'target']."
-            )
+        check_choice(self, "saliency", ("pair", "target"))
         if self.num_candidates < 2:
             raise ValueError(f"Expected num_candidates={self.num_candidates} >= 2.")
 
@@ -76,14 +75,8 @@ class JSMA(MinimumNormAttack):
             )
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
         low, high = self.bounds

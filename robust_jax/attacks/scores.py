@@ -1,32 +1,32 @@
 """SPSA and NES: gradient attacks that estimate the gradient from scores."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.gradient import StepAttack
-from robust_jax.attacks.minimum_norm import adam_step
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack
+from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.penalty import adam_step
 from robust_jax.attacks.threat import expand
 
 
 def slope_from_scores(
     loss_fn: losses.Loss,
     view: Any,
-    points: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
+    points: Images,
+    labels: Labels,
     *,
     num_samples: int,
     sigma: float,
     noise: str,
-    key: Key[Array, ""],
+    key: KeyArray,
     keys: Key[Array, " b"],
-) -> Float[Array, "b *shape"]:
+) -> Images:
     """Returns each example's loss gradient, estimated from pairs of opposite points.
 
     Args:
@@ -56,7 +56,7 @@ def slope_from_scores(
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreAttack(StepAttack):
+class ScoreAttack(LossAttack):
     """What SPSA and NES have in common.
 
     The search of an example ends where it is fooled, so its probes may leave the box but its
@@ -79,11 +79,8 @@ class ScoreAttack(StepAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        for name in ("num_steps", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"Expected sigma={self.sigma} > 0 and finite.")
+        check_counts(self, "num_steps", "num_samples")
+        check_positive(self, "sigma")
 
     def move(
         self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
@@ -92,14 +89,8 @@ class ScoreAttack(StepAttack):
         raise TypeError(f"Expected {type(self).__name__} to define move(...).")
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b *shape"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b *shape"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         loss_fn = self.loss_fn()
         keys = rng.per_example(rng.stream(key, "directions"), index)
@@ -151,8 +142,7 @@ class SPSA(ScoreAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"Expected learning_rate={self.learning_rate} > 0 and finite.")
+        check_positive(self, "learning_rate")
 
     def move(
         self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
@@ -183,8 +173,8 @@ class NES(ScoreAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(f"Expected step_size={self.step_size} > 0 and finite.")
+        if self.step_size is not None:
+            check_positive(self, "step_size")
 
     def move(
         self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array

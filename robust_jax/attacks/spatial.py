@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Attack
+from robust_jax.attacks.base import Attack, Images, Index, KeyArray, Labels
+from robust_jax.attacks.checks import check_counts, check_height_and_width
 from robust_jax.attacks.runs import keep_better
 from robust_jax.attacks.threat import check_bounds
 
@@ -81,9 +82,7 @@ class Spatial(Attack):
             raise ValueError(f"Expected max_angle={self.max_angle} in [0, 180].")
         if self.max_shift < 0:
             raise ValueError(f"Expected max_shift={self.max_shift} >= 0.")
-        for name in ("num_angles", "num_shifts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        check_counts(self, "num_angles", "num_shifts")
 
     @property
     def box(self) -> tuple[float, float]:
@@ -92,8 +91,7 @@ class Spatial(Attack):
 
     def check(self, images: Any) -> None:
         """Raises ValueError unless the images are [b h w k]."""
-        if images.ndim != 4:
-            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+        check_height_and_width(images)
 
     def grid(self) -> np.ndarray:
         """Returns the transformations tried [n 3]: angle in radians, shift down, shift right."""
@@ -103,14 +101,8 @@ class Spatial(Attack):
         return np.stack([axis.ravel() for axis in mesh], axis=1)
 
     def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b h w k"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b h w k"]:
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
         grid = jnp.asarray(self.grid(), images.dtype)

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import start_keys
-from robust_jax.attacks.runs import AttackInRuns
+from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack, start_keys
+from robust_jax.attacks.checks import check_counts, check_height_and_width
+from robust_jax.attacks.runs import AttackInRuns, Found
 from robust_jax.attacks.threat import expand, unit_l2
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
@@ -44,18 +45,15 @@ def dipole(size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(AttackInRuns):
+class Square(LossAttack, AttackInRuns):
     """Square attack: changes one random square at a time and keeps what raises the loss.
 
     Attributes:
         num_queries: proposals per run.
-        num_restarts: runs; the best end is kept.
         initial_share: share of the pixels in the first squares (p).
         loss: what must rise; misclassification is kept in any case, and ends the search.
         rescale_schedule: stretch the schedule of square sizes from 10,000 queries to
             `num_queries` (AutoAttack does not).
-        targeted: the labels are classes to reach, not to leave.
-        parallel: all runs at once, at so many times the memory.
 
     References:
         Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box
@@ -64,28 +62,22 @@ class Square(AttackInRuns):
 
     needs_logits: ClassVar[bool] = False
 
+    loss: Literal["cross_entropy", "dlr", "margin"] = "margin"
     num_queries: int = 5000
-    num_restarts: int = 1
     initial_share: float = 0.8
-    loss: Literal["margin", "cross_entropy"] = "margin"
     rescale_schedule: bool = False
-    targeted: bool = False
-    parallel: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
-        for name in ("num_queries", "num_restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        super().__post_init__()
+        check_counts(self, "num_queries")
         if not 0 < self.initial_share <= 1:
             raise ValueError(f"Expected initial_share={self.initial_share} in (0, 1].")
-        losses.named(self.loss)
 
     def check(self, images: Any) -> None:
         """Raises ValueError unless the images are [b h w k]."""
         super().check(images)
-        if images.ndim != 4:
-            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+        check_height_and_width(images)
 
     def side(self, query: int, height: int, width: int) -> int:
         """Returns the side of the squares at a query."""
@@ -100,31 +92,21 @@ class Square(AttackInRuns):
             side += side % 2 == 0
         return min(side, height, width)
 
-    @property
-    def num_runs(self) -> int:
-        """Returns the number of restarts."""
-        return self.num_restarts
-
-    @property
-    def runs_in_parallel(self) -> bool:
-        """Returns whether a call makes all runs at once."""
-        return self.parallel
-
-    def run(
+    def restart(
         self,
         number: Any,
         view: Any,
-        images: Float[Array, "b h w k"],
-        labels: Int[Array, " b"],
+        images: Images,
+        labels: Labels,
+        targets: Labels | None,
         *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b h w k"], Bool[Array, " b"], Float[Array, " b"]]:
+        key: KeyArray,
+        index: Index,
+    ) -> Found:
         """Returns the end of one restart."""
-        key = rng.stream(key, "restart", number)
+        del number, targets  # every start is a draw
         height, width, _ = images.shape[1:]
-        loss_fn = losses.named(self.loss)
-        loss_fn = losses.negated(loss_fn) if self.targeted else loss_fn
+        loss_fn = self.loss_fn()
         sides = np.array([self.side(q, height, width) for q in range(self.num_queries)])
         propose = self._propose_linf if self.threat.norm == "linf" else self._propose_l2
         keys = start_keys(key, index)
@@ -132,7 +114,7 @@ class Square(AttackInRuns):
         def judge(points, query):
             view_key = rng.stream(key, "query", query)
             loss, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
-            return points, losses.misclassified(logits, labels) != self.targeted, loss
+            return points, self.succeeded(logits, labels), loss
 
         def step(carry):
             query, (points, done, loss) = carry

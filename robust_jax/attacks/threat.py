@@ -30,12 +30,25 @@ def unit_l2(delta: Array) -> Array:
     return delta / expand(jnp.where(norm > 0, norm, 1), delta)
 
 
-def distance(norm: str, images: Array, clean: Array) -> Float[Array, " b"]:
-    """Returns the distance of each image from its clean one: "linf", "l2", "l1", or "l0".
+def steepest(norm: str, gradient: Array) -> Array:
+    """Returns the direction of length one along which the gradient's linear model rises most.
 
-    L0 is the number of features (channels of pixels) that differ.
+    Linf: its sign. L2: the gradient over its norm. A zero gradient gives a zero direction.
     """
-    delta = (images - clean).reshape(images.shape[0], -1)
+    return jnp.sign(gradient) if norm == "linf" else unit_l2(gradient)
+
+
+def distance(norm: str, images: Array, clean: Array) -> Float[Array, " b"]:
+    """Returns the distance of each image from its clean one, see `size`."""
+    return size(norm, images - clean)
+
+
+def size(norm: str, delta: Array) -> Float[Array, " b"]:
+    """Returns the norm of each example: "linf", "l2", "l1", or "l0".
+
+    L0 is the number of features (channels of pixels) that are not zero.
+    """
+    delta = delta.reshape(delta.shape[0], -1)
     if norm == "linf":
         return jnp.max(jnp.abs(delta), axis=1)
     if norm == "l2":
@@ -144,11 +157,8 @@ class ThreatModel:
         return self.project(clean + radius * noise, clean, eps=eps)
 
     def steepest(self, gradient: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
-        """Returns the direction of length one along which the gradient's linear model rises most.
-
-        Linf: its sign. L2: the gradient over its norm. A zero gradient gives a zero direction.
-        """
-        return jnp.sign(gradient) if self.norm == "linf" else unit_l2(gradient)
+        """Returns the direction along which the gradient's linear model rises most."""
+        return steepest(self.norm, gradient)
 
     def distance(
         self, images: Float[Array, "b *shape"], clean: Float[Array, "b *shape"]

@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
-from robust_jax.attacks.gradient import MIM, climb
+from robust_jax.attacks.base import Index
+from robust_jax.attacks.checks import check_height_and_width
+from robust_jax.attacks.gradient import MIM
 
 
 @jax.tree_util.register_dataclass
@@ -72,27 +74,8 @@ class MDI2FGSM(MIM):
     def check(self, images: Any) -> None:
         """Raises ValueError unless the images are [b h w k]."""
         super().check(images)
-        if images.ndim != 4:
-            raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
+        check_height_and_width(images)
 
-    def perturb(
-        self,
-        view: Any,
-        images: Float[Array, "b h w k"],
-        labels: Int[Array, " b"],
-        *,
-        key: Key[Array, ""],
-        index: Int[Array, " b"],
-    ) -> Float[Array, "b h w k"]:
-        """Returns the adversarial images."""
-        return climb(
-            self,
-            DiverseView(view, index, self.probability, self.smallest),
-            images,
-            labels,
-            key=key,
-            index=index,
-            num_steps=self.num_steps,
-            step_size=self.length(),
-            decay=self.decay,
-        )
+    def attacked(self, view: Any, index: Index) -> Any:
+        """Returns the view of changed images."""
+        return DiverseView(view, index, self.probability, self.smallest)

@@ -1,17 +1,66 @@
-"""Views made of views, so that any attack becomes an attack on a random or opaque model."""
+"""Views: models as an attack sees them.
+
+Views made of views turn any attack into one on a random or opaque model.
+"""
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
-from robust_jax.attacks import base, losses
+from robust_jax.attacks import losses
 from robust_jax.attacks.threat import expand
+from robust_jax.types import Variables
 
 Average = Literal["probabilities", "logits", "gradients"]
+
+
+class View(Protocol):
+    """Returns logits of images: what the adversary may see and differentiate.
+
+    Logits are [b c]. A view may also return [s b c], s draws of a random model: attacks then
+    average the loss over the draws and decide by the mean probabilities (see `views.eot`).
+    """
+
+    def __call__(self, images: Any, *, key: Any) -> Any: ...
+
+
+def bind(method_view: Callable, variables: Variables) -> Callable:
+    """Returns the view of a method's view function at given variables.
+
+    The variables stay arguments of the compiled attack (they are leaves of the view, which is a
+    pytree), so other weights of the same shapes compile nothing anew.
+
+    Args:
+        method_view: function `(variables, images, *, key) -> logits`.
+        variables: the network's arrays.
+    """
+    return jax.tree_util.Partial(method_view, variables)
+
+
+def as_view(fn: Callable) -> Callable:
+    """Returns the view of a plain function of images; the key is not used.
+
+    Args:
+        fn: function `images -> logits`, deterministic. Arrays that it closes over are constants
+            of the compiled attack; use `bind` to keep them arguments.
+    """
+    return jax.tree_util.Partial(_without_key, jax.tree_util.Partial(fn))
+
+
+def _without_key(fn: Callable, images: Any, *, key: Any) -> Any:
+    del key
+    return fn(images)
+
+
+def as_pytree(view: Any) -> Any:
+    """Returns the view as a pytree: a plain function becomes one without leaves."""
+    leaves = jax.tree_util.all_leaves([view])
+    return jax.tree_util.Partial(view) if leaves else view
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +116,7 @@ def eot(
         raise ValueError(
             f"Expected average={average!r} to be one of ['gradients', 'logits', 'probabilities']."
         )
-    return ExpectationOverTransformation(base.as_pytree(view), num_samples, average, parallel)
+    return ExpectationOverTransformation(as_pytree(view), num_samples, average, parallel)
 
 
 @jax.tree_util.register_dataclass
@@ -95,7 +144,7 @@ def straight_through(forward: Any, backward: Any) -> StraightThrough:
     References:
         Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", 2018.
     """
-    return StraightThrough(base.as_pytree(forward), base.as_pytree(backward))
+    return StraightThrough(as_pytree(forward), as_pytree(backward))
 
 
 @jax.tree_util.register_dataclass
@@ -122,7 +171,7 @@ def frozen(view: Any, *, key: Key[Array, ""]) -> Frozen:
         view: a random view.
         key: the draw.
     """
-    return Frozen(base.as_pytree(view), key)
+    return Frozen(as_pytree(view), key)
 
 
 @jax.tree_util.register_dataclass
@@ -197,7 +246,7 @@ def nes(
         raise ValueError(f"Expected sigma={sigma} > 0 and finite.")
     if noise not in ("gaussian", "rademacher"):
         raise ValueError(f"Expected noise={noise!r} to be one of ['gaussian', 'rademacher'].")
-    return GradientFromScores(base.as_pytree(view), num_samples, sigma, noise)
+    return GradientFromScores(as_pytree(view), num_samples, sigma, noise)
 
 
 def change_with_twice_the_draws(

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from robust_jax import attacks
 from robust_jax.attacks import losses
+from robust_jax.attacks.threat import distance
 
 
 class Victim(NamedTuple):
@@ -78,3 +79,34 @@ def linear() -> Victim:
         return images.reshape(images.shape[0], 12) @ weights
 
     return Victim(attacks.as_view(logits), images, labels)
+
+
+@pytest.fixture(scope="session")
+def exact(linear):
+    """Distances of the linear model's boundary, by norm."""
+    weights = jax.grad(lambda x: jnp.diff(linear.view(x[None], key=None)[0])[0])(linear.images[0])
+    gaps = jnp.abs(losses.margin(linear.view(linear.images, key=None), linear.labels))
+    return {
+        "linf": gaps / jnp.abs(weights).sum(),
+        "l2": gaps / jnp.linalg.norm(weights),
+        "l1": gaps / jnp.abs(weights).max(),
+    }
+
+
+@pytest.fixture(scope="session")
+def assert_exact(linear, exact):
+    """A function that holds an attack to those distances.
+
+    Every image is fooled, none nearer than the boundary, most not farther than by the slack.
+    """
+
+    def check(attack, norm, slack):
+        adversarial = attack(*linear, key=jax.random.key(19))
+        decisions = jnp.argmax(linear.view(adversarial, key=None), axis=1)
+        assert jnp.all(decisions != linear.labels)
+        ratio = distance(norm, adversarial, linear.images) / exact[norm]
+        assert float(ratio.min()) >= 0.999
+        # The nearest image of all may be closer than one step; the others are close to exact.
+        assert float(jnp.median(ratio)) <= 1 + slack
+
+    return check

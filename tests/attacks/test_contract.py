@@ -237,37 +237,3 @@ def test_optimum_on_a_linear_model(name, linear):
     delta = attacked(ThreatModel("l2", 0.05)) - linear.images
     reached = jnp.sum(delta * sign * unit[None], axis=(1, 2, 3))
     assert float(reached.min()) > 0.05 * 0.9
-
-
-def test_targeted_attacks_reach_their_class(digits):
-    targets = (digits.labels + 1) % 10
-    for make in (BIM, MIM, PGD):
-        attack = make(ThreatModel("linf", 0.4), targeted=True, num_steps=20)
-        adversarial = attack(digits.view, digits.images, targets, key=KEY)
-        reached = jnp.argmax(digits.view(adversarial, key=None), axis=1) == targets
-        assert int(reached.sum()) >= 14
-
-
-def test_best_iterate_and_restarts_never_lose_what_was_won(digits):
-    threat = ThreatModel("linf", 0.08)
-
-    def standing(**fields):
-        attack = PGD(threat, step_size=0.06, **fields)
-        adversarial = attack(digits.view, digits.images, digits.labels, key=KEY)
-        logits = digits.view(adversarial, key=None)
-        return np.asarray(jnp.argmax(logits, axis=1) == digits.labels)
-
-    best = standing(num_steps=6, keep="best")
-    assert not np.any(best & ~standing(num_steps=6, keep="last"))
-    assert not np.any(standing(num_steps=6, num_restarts=3) & ~best)
-    assert not np.any(standing(num_steps=12) & ~best)
-
-
-def test_parallel_restarts_change_nothing(digits):
-    loop = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3)
-    parallel = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3, parallel_restarts=True)
-    np.testing.assert_allclose(
-        loop(digits.view, digits.images, digits.labels, key=KEY),
-        parallel(digits.view, digits.images, digits.labels, key=KEY),
-        atol=2e-5,
-    )

@@ -133,3 +133,15 @@ def test_twice_the_draws_change_nothing_where_they_suffice():
     )
     assert 0 < once < 1
     assert abs(once - twice) <= 0.05
+
+
+def test_a_plain_function_and_a_bound_view_agree(digits):
+    attack = attacks.PGD(attacks.ThreatModel("linf", 0.1), num_steps=2)
+    bound = attack(digits.view, digits.images, digits.labels, key=KEY)
+    plain = attack(
+        attacks.as_view(lambda x: digits.view(x, key=None)),
+        digits.images,
+        digits.labels,
+        key=KEY,
+    )
+    np.testing.assert_allclose(plain, bound, atol=1e-6)

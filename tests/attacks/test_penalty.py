@@ -1,0 +1,77 @@
+"""C&W and EAD: exact distances on a linear model, sparsity, confidence, targets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.attacks import EAD, CarliniWagner, losses
+from robust_jax.attacks.penalty import adam_step
+from robust_jax.attacks.threat import distance
+
+KEY = jax.random.key(19)
+SEARCHES = {"num_searches": 6, "num_steps": 200, "initial_constant": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "slack"),
+    [
+        (CarliniWagner(**SEARCHES), "l2", 0.02),
+        (EAD(**SEARCHES, beta=1e-5), "l2", 0.03),
+    ],
+    ids=["carlini_wagner", "ead"],
+)
+def test_exact_distance_of_a_linear_model(attack, norm, slack, assert_exact):
+    assert_exact(attack, norm, slack)
+
+
+def test_ead_with_a_large_beta_is_sparse(linear, exact):
+    attack = EAD(**SEARCHES, beta=0.02, decision="l1")
+    adversarial = attack(*linear, key=KEY)
+    changed = jnp.sum(jnp.abs(adversarial - linear.images) > 1e-6, axis=(1, 2, 3))
+    l2 = CarliniWagner(**SEARCHES)(*linear, key=KEY)
+    assert float(changed.mean()) < 8 < 12
+    assert float(distance("l1", adversarial, linear.images).mean()) < float(
+        distance("l1", l2, linear.images).mean()
+    )
+    assert jnp.all(distance("l1", adversarial, linear.images) >= 0.999 * exact["l1"])
+
+
+def test_confidence_is_reached(digits):
+    attack = CarliniWagner(**SEARCHES, confidence=2.0, learning_rate=0.05)
+    adversarial = attack(*digits, key=KEY)
+    margins = losses.margin(digits.view(adversarial, key=None), digits.labels)
+    assert float(margins.min()) >= 2.0 - 1e-4
+
+
+def test_targeted(digits):
+    targets = (digits.labels + 3) % 10
+    for attack in (
+        CarliniWagner(**SEARCHES, learning_rate=0.05, targeted=True),
+        EAD(**SEARCHES, learning_rate=0.05, targeted=True),
+    ):
+        adversarial = attack(digits.view, digits.images, targets, key=KEY)
+        reached = jnp.argmax(digits.view(adversarial, key=None), axis=1) == targets
+        assert int(reached.sum()) >= 15
+
+
+def test_adam_by_hand():
+    first, mean, square = adam_step(
+        jnp.asarray([1.0]), jnp.asarray([2.0]), jnp.zeros(1), jnp.zeros(1), jnp.asarray(0), 0.1
+    )
+    # The first step is the rate times the sign.
+    np.testing.assert_allclose(first, [0.9], rtol=1e-5)
+    second, _, _ = adam_step(first, jnp.asarray([0.0]), mean, square, jnp.asarray(1), 0.1)
+    moment = (0.9 * 0.2) / (1 - 0.81)
+    scale = np.sqrt(0.999 * 0.004 / (1 - 0.999**2))
+    np.testing.assert_allclose(second, [0.9 - 0.1 * moment / scale], rtol=1e-5)
+
+
+def test_rejects():
+    for make, message in (
+        (lambda: CarliniWagner(num_searches=0), "Expected num_searches=0 >= 1"),
+        (lambda: CarliniWagner(initial_constant=0.0), "Expected initial_constant=0.0 > 0"),
+        (lambda: EAD(beta=-1.0), "Expected beta=-1.0 >= 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

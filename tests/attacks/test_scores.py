@@ -1,0 +1,42 @@
+"""Gradients estimated from scores, on a linear model."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from robust_jax import rng
+from robust_jax.attacks import NES, SPSA, ThreatModel, losses
+from robust_jax.attacks.scores import slope_from_scores
+
+KEY = jax.random.key(41)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "rademacher"])
+def test_the_estimate_points_along_the_gradient(noise, linear):
+    exact, _, _ = losses.gradient(losses.margin, *linear, key=KEY)
+    estimate = jax.jit(
+        lambda: slope_from_scores(
+            losses.margin,
+            *linear,
+            num_samples=400,
+            sigma=0.01,
+            noise=noise,
+            key=KEY,
+            keys=rng.per_example(KEY, jnp.arange(8)),
+        )
+    )()
+    flat, known = estimate.reshape(8, -1), exact.reshape(8, -1)
+    size = jnp.linalg.norm(flat, axis=1) * jnp.linalg.norm(known, axis=1)
+    # Twelve features and 400 pairs: an angle of about sqrt(12 / 400).
+    assert float(jnp.min(jnp.sum(flat * known, axis=1) / size)) > 0.95
+
+
+def test_rejects():
+    threat = ThreatModel("linf", 0.1)
+    for make, message in (
+        (lambda: SPSA(threat, num_samples=0), "Expected num_samples=0 >= 1"),
+        (lambda: SPSA(threat, learning_rate=0.0), "Expected learning_rate=0.0 > 0"),
+        (lambda: NES(threat, step_size=-1.0), "Expected step_size=-1.0 > 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()

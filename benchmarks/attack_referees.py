@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from robust_jax.attacks.base import as_pytree
+from robust_jax.attacks.views import as_pytree
 
 KEY_SEED = 0  # a deterministic view ignores its key
 

@@ -7,7 +7,7 @@ nothing and nothing is compiled per batch.
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from robust_jax import rng
 from robust_jax.attacks import checks, losses
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.base import BoundedAttack
+from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.runs import AttackInRuns
 from robust_jax.attacks.square import Square
@@ -103,6 +104,7 @@ class AutoAttack(BoundedAttack):
         batch_size: largest number of examples at a time; the rest of a batch is padded to the
             next multiple of a quarter of it.
         num_samples: draws per gradient in version "rand".
+        parallel_draws: these draws at once, at so many times the memory.
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -115,6 +117,7 @@ class AutoAttack(BoundedAttack):
     attacks: tuple[AttackInRuns, ...] = ()
     batch_size: int = 128
     num_samples: int = 20
+    parallel_draws: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where attacks, version and batch size do not fit together."""
@@ -124,7 +127,19 @@ class AutoAttack(BoundedAttack):
                 f"Expected {len(self.attacks)} attacks to be given with version='custom' and "
                 f"only then, not {self.version!r}."
             )
+        if self.parallel_draws and self.version != "rand":
+            raise ValueError(
+                f"Expected parallel_draws=True to be False with version={self.version!r}, which "
+                "draws nothing."
+            )
         for attack in self.attacks:
+            if not isinstance(attack, AttackInRuns):
+                raise ValueError(f"Expected attack={attack} to be made of runs.")
+            if attack.parallel:
+                raise ValueError(
+                    f"Expected attack={attack} not to be parallel: the suite makes one run at a "
+                    "time, on the examples that still stand."
+                )
             if attack.threat != self.threat:
                 raise ValueError(f"Expected threat={attack.threat} to be {self.threat}.")
             if attack.targeted:
@@ -157,23 +172,24 @@ class AutoAttack(BoundedAttack):
 
         Args:
             view: the model under attack.
-            images: clean images; where they are sharded over devices, so is every batch.
+            images: clean images; where they are split over devices, so is every batch.
             labels: class of each image.
             key: root of all draws.
             index: dataset row of each image; default 0, 1, ...
             progress_fn: called with one line after every batch.
 
         Raises:
-            ValueError: shapes, dtypes or values do not fit, or the arrays are being traced.
+            ValueError: shapes, dtypes or values do not fit, the arrays are being traced, or the
+                images lie on the devices of several hosts.
         """
         if isinstance(images, Tracer) or isinstance(labels, Tracer):
             raise ValueError(
                 f"Expected images={images} to be concrete: {type(self).__name__} runs on the host."
             )
-        sharding = _sharding(images)
-        images, labels = np.asarray(images), np.asarray(labels)
-        index = np.arange(len(labels)) if index is None else np.asarray(index)
-        checks.check_batch(images, labels, index)
+        index = np.arange(len(labels)) if index is None else index
+        batches = Batches(self.batch_size, images, labels, index, quarters=True)
+        images, labels = batches.images, batches.labels
+        checks.check_batch(images, labels, batches.index)
         self.check(images)
         for attack in self.members():
             attack.check(images)
@@ -184,11 +200,10 @@ class AutoAttack(BoundedAttack):
         view = as_pytree(view)
         checks.check_logits(view, images, labels, key=rng.stream(key, "check"))
         if self.version == "rand":
-            view = eot(view, self.num_samples, average="gradients")
-        batches = _Batches(self.batch_size, sharding, images, labels, index)
+            view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
         return self._report(view, batches, key, progress_fn or (lambda line: None))
 
-    def _report(self, view, batches, key, progress_fn) -> Report:
+    def _report(self, view: Any, batches: Batches, key: Any, progress_fn: Any) -> Report:
         images, standing = np.array(batches.images), np.zeros(len(batches.labels), bool)
         fallen_to = np.full(len(standing), -2, np.int32)
         random, flat = False, 0
@@ -235,54 +250,6 @@ class AutoAttack(BoundedAttack):
                     "may be masked; add queries, restarts or an adaptive attack."
                 )
         return tuple(found)
-
-
-def _sharding(images: Any) -> Any:
-    """Returns the sharding of images that lie on several devices, else None."""
-    if isinstance(images, jax.Array) and len(images.sharding.device_set) > 1:
-        return images.sharding
-    return None
-
-
-class _Batches:
-    """The examples, handed out in batches of two sizes: full, and multiples of a quarter."""
-
-    def __init__(self, batch_size, sharding, images, labels, index):
-        num_devices = 1 if sharding is None else len(sharding.device_set)
-
-        def divisible(size):
-            return -(-size // num_devices) * num_devices
-
-        self.full, self.quarter = divisible(batch_size), divisible(-(-batch_size // 4))
-        self.sharding = sharding
-        self.images, self.labels, self.index = images, labels, index
-
-    def of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Any, ...]]]:
-        """Yields parts of the rows, each with its arrays, padded by repeating a row."""
-        while len(rows):
-            # A full batch costs no more than the quarters that it would be cut into.
-            size = self.full if len(rows) > self.full - self.quarter else self.quarter
-            part, rows = rows[:size], rows[size:]
-            padded = np.concatenate([part, np.repeat(part[:1], size - len(part))])
-            arrays = self.images[padded], self.labels[padded], self.index[padded]
-            yield (
-                part,
-                tuple(
-                    jnp.asarray(array)
-                    if self.sharding is None
-                    else jax.device_put(array, _leading(self.sharding))
-                    for array in arrays
-                ),
-            )
-
-
-def _leading(sharding: Any) -> Any:
-    """Returns the sharding of the first axis alone, for arrays of any rank."""
-    if isinstance(sharding, jax.sharding.NamedSharding):
-        return jax.sharding.NamedSharding(
-            sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[:1])
-        )
-    return sharding
 
 
 @jax.jit(static_argnames=("attack",))

@@ -1,13 +1,72 @@
-"""Runs an attack over as many images as there are, in batches of one size."""
+"""Attacks over as many images as there are, on the host, in batches of one or two sizes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from rich.progress import track
 
 from robust_jax.attacks.base import Attack
+
+
+def leading_sharding(images: Any) -> NamedSharding | None:
+    """Returns how the leading axis of images that lie on several devices is split, else None.
+
+    Raises:
+        ValueError: some lie on other hosts, or the sharding is no `NamedSharding`.
+    """
+    if not isinstance(images, jax.Array):
+        return None
+    if not images.is_fully_addressable:
+        raise ValueError(f"Expected images={images.sharding} to lie on this host's devices alone.")
+    sharding = images.sharding
+    if len(sharding.device_set) == 1:
+        return None
+    if not isinstance(sharding, NamedSharding):
+        raise ValueError(f"Expected images.sharding={sharding} to be a NamedSharding.")
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+
+
+class Batches:
+    """Examples handed out in full batches, the last one padded; or also in quarters of one.
+
+    Where the images are split over devices, so is every batch, whose sizes are then rounded up
+    to a multiple of the number of devices.
+    """
+
+    def __init__(
+        self, batch_size: int, images: Any, labels: Any, index: Any, *, quarters: bool = False
+    ):
+        self.sharding = leading_sharding(images)
+        num_devices = 1 if self.sharding is None else self.sharding.mesh.size
+
+        def divisible(size: int) -> int:
+            return -(-size // num_devices) * num_devices
+
+        self.full = divisible(batch_size)
+        self.quarter = divisible(-(-batch_size // 4)) if quarters else self.full
+        self.images, self.labels, self.index = map(np.asarray, (images, labels, index))
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.labels)
+
+    def of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Array, ...]]]:
+        """Yields parts of the rows, each with its images, labels, index, padded by a row."""
+        while len(rows):
+            # A full batch costs no more than the quarters that it would be cut into.
+            size = self.full if len(rows) > self.full - self.quarter else self.quarter
+            part, rows = rows[:size], rows[size:]
+            padded = np.concatenate([part, np.repeat(part[:1], size - len(part))])
+            arrays = self.images[padded], self.labels[padded], self.index[padded]
+            if self.sharding is None:
+                yield part, tuple(map(jnp.asarray, arrays))
+            else:
+                yield part, jax.device_put(arrays, self.sharding)
 
 
 def over_dataset(
@@ -28,7 +87,7 @@ def over_dataset(
     Args:
         attack: the attack.
         view: the model under attack.
-        images: clean images [n ...].
+        images: clean images [n ...]; where they are split over devices, so is every batch.
         labels: class of each image.
         key: root of all draws.
         batch_size: images at a time.
@@ -39,12 +98,16 @@ def over_dataset(
     """
     if batch_size < 1:
         raise ValueError(f"Expected batch_size={batch_size} >= 1.")
-    images, labels = np.asarray(images), np.asarray(labels)
-    adversarial = np.empty_like(images)
-    starts = range(0, len(images), batch_size)
-    for start in track(starts, description=type(attack).__name__, disable=not progress):
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        padded = np.concatenate([rows, np.full(batch_size - len(rows), rows[0])])
-        found = attack(view, images[padded], labels[padded], key=key, index=padded)
+    batches = Batches(batch_size, images, labels, np.arange(len(labels)))
+    adversarial = np.empty_like(batches.images)
+    total = -(-len(batches) // batches.full)
+    parts = track(
+        batches.of(np.arange(len(batches))),
+        description=type(attack).__name__,
+        total=total,
+        disable=not progress,
+    )
+    for rows, (part, part_labels, index) in parts:
+        found = attack(view, part, part_labels, key=key, index=index)
         adversarial[rows] = jax.device_get(found)[: len(rows)]
     return adversarial

@@ -1,12 +1,15 @@
 """AutoAttack on the host: what falls, what it costs in compilations, and its warnings."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import TypeCheckError
 
-from robust_jax.attacks import APGD, APGDT, FAB, FABT, AutoAttack, Square, ThreatModel, auto
+from robust_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, Square, ThreatModel, auto
 
 KEY = jax.random.key(13)
 THREAT = ThreatModel("linf", 0.14)
@@ -68,11 +71,22 @@ def test_few_compilations_and_any_batch_size(digits):
     np.testing.assert_allclose(first.images[:7], again.images, atol=2e-5)
 
 
-def test_sharded_over_devices(digits):
-    attack = AutoAttack(THREAT, version="custom", attacks=QUICK[:1], batch_size=16)
+def test_sharded_over_devices(digits, monkeypatch):
+    attack = AutoAttack(THREAT, version="custom", attacks=QUICK[:1], batch_size=15)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(digits.images, NamedSharding(mesh, PartitionSpec("data")))
+    one_run, rows_of_device = auto._one_run, []
+
+    def watched(*arguments):
+        found, fallen = one_run(*arguments)
+        rows_of_device.extend(shard.data.shape[0] for shard in found.addressable_shards)
+        return found, fallen
+
+    monkeypatch.setattr(auto, "_one_run", watched)
     there = attack.report(digits.view, spread, digits.labels, key=KEY)
+    # Sixteen images stand at first, of batches of 15 rounded up to the four devices.
+    assert rows_of_device == [4, 4, 4, 4]
+    monkeypatch.undo()
     here = attack.report(digits.view, digits.images, digits.labels, key=KEY)
     np.testing.assert_array_equal(there.standing, here.standing)
     np.testing.assert_allclose(there.images, here.images, atol=2e-5)
@@ -126,6 +140,10 @@ def test_rand_attacks_a_random_model(digits):
     assert report.warnings == ()
     assert len(report.stages) == 2
     assert report.standing.sum() < 16
+    at_once = dataclasses.replace(attack, parallel_draws=True)
+    np.testing.assert_array_equal(
+        at_once.report(noisy, digits.images, digits.labels, key=KEY).standing, report.standing
+    )
 
 
 def test_bad_input(digits):
@@ -135,8 +153,15 @@ def test_bad_input(digits):
         AutoAttack(THREAT, version="custom")
     with pytest.raises(ValueError, match=r"Expected threat=ThreatModel.*eps=0.14"):
         AutoAttack(ThreatModel("linf", 0.1), version="custom", attacks=QUICK)
-    targeted = Square(THREAT, targeted=True)
-    with pytest.raises(ValueError, match="not to be targeted"):
-        AutoAttack(THREAT, version="custom", attacks=(targeted,))
+    for member, message in (
+        (Square(THREAT, targeted=True), "not to be targeted"),
+        (APGD(THREAT, num_restarts=2, parallel=True), "not to be parallel"),
+        (PGD(THREAT), "to be made of runs|Expected type: tuple"),
+    ):
+        # The type checker of the tests is asked first; without it the ValueError is raised.
+        with pytest.raises((ValueError, TypeCheckError), match=message):
+            AutoAttack(THREAT, version="custom", attacks=(member,))
+    with pytest.raises(ValueError, match="Expected parallel_draws=True to be False"):
+        AutoAttack(THREAT, parallel_draws=True)
     with pytest.raises(ValueError, match="runs on the host"):
         jax.jit(lambda x: AutoAttack(THREAT)(digits.view, x, digits.labels, key=KEY))(digits.images)

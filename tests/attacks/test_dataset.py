@@ -1,10 +1,13 @@
 """A whole dataset in batches of one size."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robust_jax import attacks
 from robust_jax.attacks import PGD, ThreatModel, base
+from robust_jax.attacks.dataset import Batches
 
 KEY = jax.random.key(1)
 
@@ -20,3 +23,19 @@ def test_over_dataset_is_one_program_and_any_batch_size(digits):
         attack, digits.view, digits.images[:0], digits.labels[:0], key=KEY, batch_size=7
     )
     assert empty.shape == (0, 8, 8, 1)
+
+
+def test_over_dataset_over_devices(digits):
+    attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.device_put(digits.images, NamedSharding(mesh, PartitionSpec("data")))
+    batches = Batches(10, spread, digits.labels, jnp.arange(16))
+    sizes = [
+        [shard.data.shape[0] for shard in images.addressable_shards]
+        for _, (images, _, _) in batches.of(np.arange(16))
+    ]
+    assert sizes == [[3, 3, 3, 3], [3, 3, 3, 3]]
+    there = attacks.over_dataset(
+        attack, digits.view, spread, digits.labels, key=KEY, batch_size=10, progress=False
+    )
+    np.testing.assert_allclose(there, attack(*digits, key=KEY), atol=2e-5)

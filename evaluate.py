@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from robust_jax import (
+    certification,
     checkpoints,
     command_line,
     config,
@@ -20,6 +22,7 @@ from robust_jax import (
     logging,
     protocol,
     records,
+    report,
     sanity,
     serialization,
     sharding,
@@ -126,7 +129,7 @@ def run(
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
-            for name in evaluator.steps
+            for name in [*evaluator.steps, *wanted.certificates]
         }
         found = evaluation.evaluate(
             evaluator, checkpoint.variables, split, directory=out,
@@ -135,16 +138,31 @@ def run(
                 tasks[name], completed=done, total=total, visible=True
             ),
         )  # fmt: skip
-    summary = records.summarize(found, wanted, records.wall_seconds(out))
+        certificates = certification.certify(
+            wanted, method, checkpoint.variables, split, np.asarray(list(found["clean"])), mesh,
+            directory=out,
+            on_image=lambda name, done, total: bar.update(
+                tasks[name], completed=done, total=total, visible=True
+            ),
+        )  # fmt: skip
+    summary = records.summarize(found, wanted, records.seconds_by_attack(out))
     findings = sanity.check_records(found, wanted)
     if wanted.sanity:
         findings += sanity.probe_split(method, checkpoint.variables, split, found, wanted)
+    summary["certificates"] = {
+        name: certification.summarize(*one) for name, one in certificates.items()
+    }
     summary["sanity"] = [finding._asdict() for finding in findings]
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, evaluation.describe(wanted))
     logging.print_findings(findings)
-    logging.say(f"Records and summary in {out}")
+    report.write(
+        out, checkpoint, method, split,
+        title=title, summary=summary, config=wanted, records=found, findings=findings,
+        certificates=certificates,
+    )  # fmt: skip
+    logging.say(f"Records, summary and report.html in {out}")
 
 
 if __name__ == "__main__":

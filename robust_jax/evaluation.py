@@ -22,7 +22,7 @@ from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
 from robust_jax.protocol import CLEAN, AttackRun, Evaluation, Judge
-from robust_jax.records import Decision, Record, Records, append_lines, resume
+from robust_jax.records import Decision, Record, Records, append_lines, resume, save_shown
 from robust_jax.sharding import batched, check_batch_size, replicated
 from robust_jax.types import Batch, Task, Variables
 
@@ -282,6 +282,8 @@ def _run(
         judgement = jax.device_get(evaluator.steps[name](*models, batch, attack_labels, key))
         lines = _records(_local(batch._replace(image=batch.label)), judgement, name)
         if file is not None:
+            if number == 0:
+                save_shown(file, lines, judgement.shown)
             append_lines(file, [record.to_json() for record in lines])
             seconds = time.perf_counter() - began
             append_lines(file.parent.parent / "seconds.jsonl", [{"name": name, "seconds": seconds}])

@@ -38,12 +38,17 @@ class Judgement(NamedTuple):
         l2: Euclidean norm of the change.
         view_fooled: does the attacked view itself, under a fresh key, have it wrong? False on
             clean images.
+        shown: the first `NUM_SHOWN` images, for the report.
     """
 
     decisions: dict[str, Decisions]
     linf: Float[Array, " b"]
     l2: Float[Array, " b"]
     view_fooled: Bool[Array, " b"]
+    shown: Float[Array, "n ..."]
+
+
+NUM_SHOWN = 8
 
 
 Predictor = Callable[..., Float[Array, "s b c"]]
@@ -130,6 +135,7 @@ def judge_images(
         linf=jnp.max(jnp.abs(delta), axis=-1),
         l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
         view_fooled=view_fooled,
+        shown=images[:NUM_SHOWN],
     )
 
 

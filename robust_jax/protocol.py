@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, Literal
 
 from robust_jax.attacks import Attack, AutoAttack
+from robust_jax.certify import Smoothing
 
 CLEAN = "clean"
 """Name of the records without an attack."""
@@ -95,6 +96,8 @@ class Evaluation:
         judges: by the name that tables print; the first is the headline.
         worst_of: further rows, each the worst case per example over the attacks it names
             (DVERGE's any-of set of transferred examples).
+        certificates: certifiers of the deployed rule, by the name that the report prints.
+        num_certified: the first chosen examples that are certified; None for all.
         split: "test", "validation" or "train".
         num_examples: how many examples; of "correct_per_class", in each class; None for all.
         selection: which. "first" and "random" (seeded) rows; "correct": the first rows that the
@@ -117,6 +120,8 @@ class Evaluation:
     attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)
     judges: dict[str, Judge] = dataclasses.field(default_factory=lambda: {"accuracy": Judge()})
     worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    certificates: dict[str, Smoothing] = dataclasses.field(default_factory=dict)
+    num_certified: int | None = 500
     split: Literal["test", "validation", "train"] = "test"
     num_examples: int | None = None
     selection: Selection = "first"
@@ -136,7 +141,7 @@ class Evaluation:
             raise ValueError("Expected judges={} to name at least one.")
         if CLEAN in self.attacks:
             raise ValueError(f"Expected attacks to leave the name {CLEAN!r} to the clean images.")
-        for name in [*self.attacks, *self.judges]:
+        for name in [*self.attacks, *self.judges, *self.certificates]:
             if "/" in name or "@" in name:
                 raise ValueError(f"Expected name={name!r} without '/' and '@': it names a file.")
         for name, members in self.worst_of.items():
@@ -154,14 +159,16 @@ class Evaluation:
 
 REDUCED_EXAMPLES = 64
 REDUCED_EOT = 4
+REDUCED_VOTES = 1_000
 _REDUCED_FIELDS = {"num_restarts": 1, "num_queries": 200}
 
 
 def reduced(evaluation: Evaluation) -> Evaluation:
     """Returns the evaluation at the small budget, stamped so.
 
-    64 examples, one restart, 200 queries of Square, 4 draws of EOT: enough to see that everything
-    runs and what breaks outright, on any machine. Its numbers are not comparable with anybody's.
+    64 examples, one restart, 200 queries of Square, 4 draws of EOT, 1,000 votes of smoothing:
+    enough to see that everything runs and what breaks outright, on any machine. Its numbers are
+    not comparable with anybody's.
     """
 
     def smaller_attack(attack: Any) -> Any:
@@ -196,6 +203,11 @@ def reduced(evaluation: Evaluation) -> Evaluation:
             )
             for name, run in evaluation.attacks.items()
         },
+        certificates={
+            name: dataclasses.replace(found, num_samples=min(found.num_samples, REDUCED_VOTES))
+            for name, found in evaluation.certificates.items()
+        },
+        num_certified=REDUCED_EXAMPLES,
         num_examples=limit if examples is None else min(limit, examples),
         batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),
         budget="reduced",

@@ -6,7 +6,7 @@ holds the clean predictions. An evaluation that was stopped goes on after the la
 
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +86,21 @@ def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
             stream.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray) -> None:
+    """Writes the first images of a records file beside it, from process 0 alone."""
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = records[: len(images)]
+        index = np.asarray([record.index for record in kept], np.int32)
+        np.savez_compressed(file.with_suffix(".npz"), index=index, images=images[: len(kept)])
+
+
+def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and images [n h w k] that `save_shown` wrote for an attack."""
+    with np.load(pathlib.Path(directory) / "records" / f"{name}.npz") as found:
+        return found["index"], found["images"]
+
+
 def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, Record]:
     """Returns the records of the whole batches in a file, and cuts anything after them off.
 
@@ -120,13 +135,17 @@ def read_records(directory: str | pathlib.Path) -> Records:
     return records
 
 
-def wall_seconds(directory: pathlib.Path) -> float:
-    """Returns the time that the batches of an evaluation took, over all its starts."""
-    lines = (directory / "seconds.jsonl").read_text().splitlines()
-    return sum(json.loads(line)["seconds"] for line in lines)
+def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
+    """Returns the time that the batches of each attack took, over all starts of an evaluation."""
+    found: dict[str, float] = {}
+    for line in map(json.loads, (directory / "seconds.jsonl").read_text().splitlines()):
+        found[line["name"]] = found.get(line["name"], 0.0) + line["seconds"]
+    return found
 
 
-def summarize(records: Records, config: Evaluation, wall_seconds: float) -> dict[str, Any]:
+def summarize(
+    records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Returns the numbers of an evaluation, fractions in [0, 1] with 95 % Wilson intervals.
 
     The headline judge's numbers stand at the top, every judge's under `judges`:
@@ -142,7 +161,7 @@ def summarize(records: Records, config: Evaluation, wall_seconds: float) -> dict
     Args:
         records: from `evaluate`.
         config: the protocol.
-        wall_seconds: time the evaluation took.
+        seconds: time of each attack, `seconds_by_attack`.
     """
     judges = {judge: _of_judge(records, config, judge) for judge in config.judges}
     headline = next(iter(judges.values()))
@@ -151,7 +170,8 @@ def summarize(records: Records, config: Evaluation, wall_seconds: float) -> dict
         "num_examples": len(records[CLEAN]),
         "selection": config.selection,
         "budget": config.budget,
-        "wall_seconds": wall_seconds,
+        "wall_seconds": sum((seconds or {}).values()),
+        "seconds": dict(seconds or {}),
         **{name: headline[name] for name in top},
         "judges": judges,
     }

@@ -312,7 +312,7 @@ def validate(
     if validator is None:
         return {}
     found = evaluation.evaluate(validator, state.deployed, data.validation)
-    summary = records.summarize(found, validator.config, 0.0)
+    summary = records.summarize(found, validator.config)
     values = {"accuracy": summary["clean_accuracy"]}
     if "validation" in summary["robust_accuracy"]:
         values["robust_accuracy"] = summary["robust_accuracy"]["validation"]

@@ -81,7 +81,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     attacked = records_of(model, data, **fields)
     assert all(attacked["pgd"][row].linf > 0 for row in wrong)
     wanted = dataclasses.replace(small.config().evaluation, **fields)
-    summary = records.summarize(attacked, wanted, 0.0)
+    summary = records.summarize(attacked, wanted)
     right = {row for row, record in attacked["clean"].items() if record.headline.correct}
     both = sum(attacked["pgd"][row].headline.correct for row in right)
     assert summary["robust_accuracy"]["pgd"] == both / 90
@@ -115,7 +115,10 @@ def test_stopped_evaluation_goes_on(model, data, tmp_path, cut):
     assert len(file.read_text().splitlines()) == 90
     read = records.read_records(tmp_path)
     assert read["clean"] == expected["clean"]
-    assert records.wall_seconds(tmp_path) > 0
+    assert records.seconds_by_attack(tmp_path)["pgd"] > 0
+    index, shown = records.read_shown(tmp_path, "pgd")
+    assert shown.shape == (8, 8, 8, 1)
+    assert list(index) == [row for row, record in expected["pgd"].items() if record.linf > 0][:8]
 
 
 def test_foreign_records_are_refused(model, data, tmp_path):
@@ -168,7 +171,7 @@ def test_columns_judge_the_same_images(data):
     fields |= {"skip_misclassified": False}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     found = records_of((method, variables), data, **fields)
-    summary = records.summarize(found, wanted, 0.0)["judges"]
+    summary = records.summarize(found, wanted)["judges"]
     assert list(summary["paper"]["robust_accuracy"]) == ["fgsm"]
     assert list(summary["honest"]["robust_accuracy"]) == ["fgsm", "pgd"]
     assert summary["paper"]["worst_case_accuracy"] == summary["paper"]["robust_accuracy"]["fgsm"]
@@ -273,9 +276,10 @@ def test_summary_is_a_reduction_of_the_records():
             "b": rows([False, True, True, True], [True, True, True, False]),
         },
         wanted,
-        wall_seconds=2.0,
+        {"clean": 0.5, "a": 1.5},
     )
     assert summary["num_examples"] == 4
+    assert summary["wall_seconds"] == 2.0
     assert summary["clean_accuracy"] == 0.75
     assert summary["robust_accuracy"] == {"a": 0.25}
     assert summary["worst_case_accuracy"] == 0.25

@@ -10,10 +10,10 @@ LAYERS = [
     {"protocol", "logging", "interrupt", "command_line"},
     {"config", "records", "judging"},
     {"checkpoints", "plan"},
-    {"evaluation", "analysis", "sanity"},
-    {"training", "interop"},
+    {"evaluation", "certification", "analysis", "sanity"},
+    {"training", "interop", "report"},
 ]
-INSIDE = {("attacks", "serialization"), ("models", "voting")}
+INSIDE = {("attacks", "serialization"), ("models", "voting"), ("certify", "sharding")}
 """Same-layer imports that are allowed, besides a package's own."""
 
 

@@ -4,17 +4,24 @@ import json
 
 from robust_jax import logging
 
-SUMMARY = {
-    "num_examples": 4,
+JUDGE = {
     "clean_accuracy": 0.75,
     "robust_accuracy": {"fgsm": 0.5, "pgd": 0.25},
     "worst_case_accuracy": 0.25,
-    "wall_seconds": 1.5,
+    "worst_of": {"both": 0.2},
     "intervals": {
         "clean_accuracy": [0.3, 0.95],
         "robust_accuracy": {"fgsm": [0.15, 0.85], "pgd": [0.05, 0.7]},
         "worst_case_accuracy": [0.05, 0.7],
+        "worst_of": {"both": [0.04, 0.6]},
     },
+}
+SUMMARY = {
+    "num_examples": 4,
+    "selection": "random",
+    "budget": "reduced",
+    "wall_seconds": 1.5,
+    "judges": {"honest": JUDGE},
 }
 
 
@@ -37,6 +44,8 @@ def test_table_shows_every_number(capsys):
     logging.print_summary("title", SUMMARY, {"pgd": "PGD, eps 0.1"})
     printed = capsys.readouterr().out
     for text in ("title", "75.00 %", "50.00 %", "25.00 %", "30.00 .. 95.00", "PGD, eps 0.1"):
+        assert text in printed
+    for text in ("honest", "both", "20.00 %", "Selection: random", "not comparable"):
         assert text in printed
     assert "worst case" in printed
     assert "4 examples, 1.5 s" in printed

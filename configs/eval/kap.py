@@ -17,6 +17,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 * honest: the paper's PGD beside APGD through 20 draws (cross-entropy and DLR), AutoAttack's images
   of the noise-off copy of the same weights, and Square on the predictor under fixed draws; the
   honest column decides by the mean of 20 fresh draws;
+* figureA8: randomized smoothing, sigma .12, .25, .5 and 1 of noise on the input, 500 images; the
+  noise inside the network is part of the smoothed classifier;
 * converged: PGD with 100 x 5 restarts and 1000 steps, three losses. PGD-20 at 2/255 is far from
   converged on these networks, so no PGD number of the paper should be quoted without this one.
 
@@ -31,6 +33,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
+from robust_jax.certify import Smoothing
 from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 
@@ -218,6 +221,11 @@ VARIANTS = {
     "tableA6": table_a6(),
     "figure2": curve("linf", {f"{n}of255": n / 255 for n in (2, 4, 8, 12, 16, 24, 32)}),
     "figureA7": curve("l2", {f"l2_{eps}": eps for eps in (0.25, 0.5, 1.0, 1.5, 2.0)}),
+    "figureA8": Evaluation(
+        certificates={f"sigma {sigma}": Smoothing(sigma) for sigma in (0.12, 0.25, 0.5, 1.0)},
+        judges=ONE_DRAW,
+        num_examples=500,
+    ),
     "converged": converged(),
     "honest": honest(),
 }

@@ -36,6 +36,7 @@ from robust_jax.analysis.geometry import (
     norms,
     perturbations,
     tsne,
+    with_members,
     zero_share,
 )
 from robust_jax.analysis.layer_votes import LayerVotes, layer_votes
@@ -83,5 +84,6 @@ __all__ = [
     "summarize_gradients",
     "transfer",
     "tsne",
+    "with_members",
     "zero_share",
 ]

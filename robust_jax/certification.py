@@ -1,0 +1,104 @@
+"""Certificates of an evaluation: made image by image, kept line by line, gone on with when stopped.
+
+`certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained)
+and radius.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from robust_jax import rng
+from robust_jax.attacks import bind
+from robust_jax.certify import Certificate, average_certified_radius, certified_accuracy
+from robust_jax.data import Split, eval_batches
+from robust_jax.methods import Method
+from robust_jax.protocol import Evaluation
+from robust_jax.records import append_lines
+from robust_jax.sharding import replicated
+from robust_jax.types import Variables
+
+Certificates = dict[str, tuple[Certificate, np.ndarray]]
+"""By name, with the images' labels."""
+
+
+def certify(
+    config: Evaluation,
+    method: Method,
+    variables: Variables,
+    split: Split,
+    rows: np.ndarray,
+    mesh: Mesh,
+    *,
+    directory: pathlib.Path,
+    on_image: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Certificates:
+    """Returns the certificates of the deployed rule that a protocol asks for.
+
+    Args:
+        config: the protocol.
+        method: what is certified: `predict`, whose own randomness is part of it.
+        variables: its arrays, replicated over the mesh.
+        split: the examples.
+        rows: chosen ones; the first `config.num_certified` of them are certified.
+        mesh: splits the noisy copies of each image.
+        directory: where certificates/ is kept and gone on with.
+        on_image: told (certifier, images done, images) after each.
+    """
+    rows = rows[: config.num_certified]
+    predict = bind(method.predict, variables)
+    root = rng.stream(jax.random.key(config.seed), "certification")
+    found = {}
+    for name, certifier in config.certificates.items():
+        file = directory / "certificates" / f"{name}.jsonl"
+        lines = _read(file, rows)
+        for row in rows[len(lines) :].tolist():
+            chosen = np.asarray([row], np.int32)
+            (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
+            key = rng.stream(root, name)
+            one = certifier(predict, batch.image[:1], key=key, index=chosen, mesh=mesh)
+            line = {
+                "index": row,
+                "label": int(batch.label[0]),
+                "certified": int(one.label[0]),
+                "radius": float(one.radius[0]),
+            }
+            append_lines(file, [line])
+            lines.append(line)
+            on_image(name, len(lines), len(rows))
+        certificate = Certificate(
+            np.asarray([line["certified"] for line in lines], np.int32),
+            np.asarray([line["radius"] for line in lines], np.float64),
+        )
+        found[name] = certificate, np.asarray([line["label"] for line in lines], np.int32)
+    return found
+
+
+def summarize(certificate: Certificate, labels: np.ndarray) -> dict[str, float | int]:
+    """Returns the share certified as their class at radius 0, that of abstentions, mean radius."""
+    return {
+        "num_images": len(labels),
+        "certified_accuracy": float(certified_accuracy(certificate, labels, [0.0])[0]),
+        "abstained": float(np.mean(certificate.label < 0)),
+        "average_certified_radius": average_certified_radius(certificate, labels),
+    }
+
+
+def _read(file: pathlib.Path, rows: np.ndarray) -> list[dict]:
+    """Returns the whole lines of a file, which must be of the first rows in their order."""
+    if not file.is_file():
+        return []
+    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in whole][: len(rows)]
+    if [line["index"] for line in lines] != rows[: len(lines)].tolist():
+        raise ValueError(f"Expected {str(file)!r} to hold this evaluation's images in order.")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"read {file.name}")
+    if jax.process_index() == 0:
+        file.write_text("".join(whole))
+    return lines

@@ -1,0 +1,138 @@
+"""The report: one page that needs nothing beside it and says what the records say."""
+
+import dataclasses
+import html.parser
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import evaluate
+from robust_jax import certification, checkpoints, config, sharding
+from robust_jax.attacks import PGD, Square, ThreatModel
+from robust_jax.certify import Smoothing
+from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.methods import KAP, Standard
+from robust_jax.models import EnsembleConfig
+from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
+from tests import small
+
+
+class Page(html.parser.HTMLParser):
+    """What a reader sees: headings, words, and where pictures come from."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.words, self.sources = [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.sources += [value[:22] for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(Digits()))
+
+
+def report(directory, data, method_config, wanted):
+    method = method_config.make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    experiment = config.Config(name="<small> & co", data=data.config, method=method_config)
+    names = tuple(map(str, range(10)))
+    checkpoint = checkpoints.Checkpoint(experiment, data.task, names, 3, {}, variables)
+    mesh = sharding.make_mesh(1)
+    evaluate.run(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
+    return Page((directory / "report.html").read_text()), json.loads(
+        (directory / "summary.json").read_text()
+    )
+
+
+def test_everything_is_on_the_page(tmp_path, data):
+    threats = [ThreatModel("linf", eps) for eps in (0.05, 0.1)]
+    wanted = Evaluation(
+        attacks={
+            **{f"pgd {t.eps}": AttackRun(PGD(t, num_steps=3), view="noise_off") for t in threats},
+            "square": AttackRun(Square(threats[1], num_queries=5), adaptive=True),
+        },
+        judges=side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=2)),
+        certificates={"sigma 0.5": Smoothing(0.5, num_selection=8, num_samples=64)},
+        num_certified=5,
+        num_examples=48,
+        batch_size=48,
+        budget="reduced",
+    )
+    page, summary = report(tmp_path, data, KAP(network=small.NETWORK, sigma=0.2), wanted)
+    assert page.headings == [
+        "Accuracy", "Can these numbers be trusted?", "Accuracy over eps", "Certified accuracy",
+        "Images and their adversarial twins", "Which classes are taken for which",
+        "Inside the network", "Other columns, and time",
+    ]  # fmt: skip
+    assert set(page.sources) == {"data:image/png;base64,"}
+    assert "<small> & co" in page.words
+    assert "Reduced budget" in page.words
+    for judge in summary["judges"].values():
+        for value in [judge["clean_accuracy"], *judge["robust_accuracy"].values()]:
+            assert f"{100 * value:.2f} %" in page.words
+    for finding in summary["sanity"]:
+        assert finding["text"] in page.words
+    assert summary["certificates"]["sigma 0.5"]["num_images"] == 5
+    assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
+
+
+def test_members_and_nothing_attacked(tmp_path, data):
+    ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
+    page, summary = report(tmp_path, data, ensemble, Evaluation(num_examples=8, batch_size=8))
+    assert "Members of the ensemble" in page.headings
+    assert "Accuracy over eps" not in page.headings
+    assert summary["worst_case_accuracy"] == summary["clean_accuracy"]
+
+
+def test_certificates_go_on_where_they_were_stopped(tmp_path, data):
+    method = Standard(network=small.NETWORK).make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    smoothing = Smoothing(0.3, num_selection=16, num_samples=100, batch_size=64)
+    wanted = Evaluation(certificates={"a": smoothing}, num_certified=4)
+    rows = np.asarray([3, 5, 8, 13, 21], np.int32)
+
+    def run(directory, num_devices=1):
+        mesh = sharding.make_mesh(num_devices)
+        placed = jax.device_put(variables, sharding.replicated(mesh))
+        return certification.certify(
+            wanted, method, placed, data.test, rows, mesh, directory=directory
+        )["a"]
+
+    expected, labels = run(tmp_path / "whole")
+    assert labels.tolist() == data.test.arrays[1][rows[:4]].tolist()
+    assert expected.radius.max() > 0
+    again, _ = run(tmp_path / "devices", num_devices=4)
+    assert again.label.tolist() == expected.label.tolist()
+    file = tmp_path / "whole" / "certificates" / "a.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1] + lines[2][:7])
+    resumed, _ = run(tmp_path / "whole")
+    assert resumed.radius.tolist() == expected.radius.tolist()
+    assert file.read_text().splitlines(keepends=True) == lines
+    file.write_text(lines[1] + lines[0])
+    with pytest.raises(ValueError, match="to hold this evaluation's images in order"):
+        run(tmp_path / "whole")
+
+
+def test_reduced_budget_reaches_certificates():
+    found = reduced(Evaluation(certificates={"a": Smoothing(0.5)}))
+    assert found.certificates == {"a": dataclasses.replace(Smoothing(0.5), num_samples=1000)}
+    assert found.num_certified == 64

@@ -16,33 +16,33 @@ KEY_SEED = 0  # a deterministic view ignores its key
 class TorchView(torch.nn.Module):
     """A deterministic view [b h w k] -> logits as a torch module on [b k h w] images.
 
-    Batches are padded to a power of two: attacks that shrink their batch at every step would
-    otherwise compile one program per size.
+    Batches are padded to a few sizes (`bucket`): attacks that shrink their batch at every step
+    would otherwise compile one program per size.
     """
 
     def __init__(self, view):
         super().__init__()
         view, key = as_pytree(view), jax.random.key(KEY_SEED)
         forward = jax.jit(lambda view, images: view(images, key=key))
-
-        @jax.jit
-        def backward(view, images, cotangent):
-            return jax.vjp(lambda x: view(x, key=key), images)[1](cotangent)[0]
+        # The way back is kept, so that no forward pass is computed twice.
+        both = jax.jit(lambda view, images: jax.vjp(lambda x: view(x, key=key), images))
+        backward = jax.jit(lambda pullback, cotangent: pullback(cotangent)[0])
 
         class Bridge(torch.autograd.Function):
             @staticmethod
             def forward(ctx, images):
-                ctx.images = images.detach()
-                logits = forward(view, to_jax(ctx.images))[: len(images)]
-                return torch.from_numpy(np.array(logits))
+                if ctx.needs_input_grad[0]:
+                    logits, ctx.pullback = both(view, to_jax(images))
+                else:
+                    logits = forward(view, to_jax(images))
+                return torch.from_numpy(np.array(logits[: len(images)]))
 
             @staticmethod
             def backward(ctx, cotangent):
                 padded = np.zeros((bucket(len(cotangent)), cotangent.shape[1]), np.float32)
                 padded[: len(cotangent)] = cotangent.numpy()
-                slope = backward(view, to_jax(ctx.images), jnp.asarray(padded))
-                slope = np.asarray(slope)[: len(cotangent)].transpose(0, 3, 1, 2)
-                return torch.from_numpy(np.ascontiguousarray(slope))
+                slope = np.asarray(backward(ctx.pullback, jnp.asarray(padded)))[: len(cotangent)]
+                return to_torch(slope)
 
         self._bridge = Bridge
 
@@ -52,13 +52,14 @@ class TorchView(torch.nn.Module):
 
 
 def bucket(size: int) -> int:
-    """Returns the power of two that a batch is padded to."""
-    return 1 << max(size - 1, 0).bit_length()
+    """Returns the size that a batch is padded to: a power of two, or three quarters of one."""
+    whole = 1 << max(size - 1, 0).bit_length()
+    return whole * 3 // 4 if whole >= 4 and size <= whole * 3 // 4 else whole
 
 
 def to_jax(images):
     """Returns a torch batch [b k h w] as a padded JAX batch [b h w k]."""
-    array = images.cpu().numpy().transpose(0, 2, 3, 1)
+    array = images.detach().cpu().numpy().transpose(0, 2, 3, 1)
     padded = np.zeros((bucket(len(array)), *array.shape[1:]), np.float32)
     padded[: len(array)] = array
     return jnp.asarray(padded)
@@ -123,14 +124,14 @@ def foolbox_distances(view, images, labels, attack, *, norm, starting_points=Non
     """
     import foolbox
 
-    key = jax.random.key(KEY_SEED)
-    forward = jax.jit(lambda x: view(x, key=key))
-    # Foolbox mixes ranks and dtypes, which strict flags forbid.
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        model = foolbox.JAXModel(forward, bounds=(0, 1))
-        fields = {} if starting_points is None else {"starting_points": starting_points}
-        found = attack.run(model, jnp.asarray(images), jnp.asarray(labels), **fields)
-        delta = np.asarray(found - images).reshape(len(labels), -1)
-        fooled = np.argmax(forward(found), axis=1) != np.asarray(labels)
+    # Through torch: Foolbox's own steps compile one program per operation and shape in JAX.
+    model = foolbox.PyTorchModel(TorchView(view).eval(), bounds=(0, 1), device="cpu")
+    targets = torch.from_numpy(np.asarray(labels)).long()
+    fields = {} if starting_points is None else {"starting_points": to_torch(starting_points)}
+    clean = to_torch(images)
+    torch.manual_seed(0)
+    found = attack.run(model, clean, targets, **fields)
+    delta = (found - clean).numpy().reshape(len(labels), -1)
+    fooled = (model(found).argmax(dim=1) != targets).numpy()
     order = {"l2": 2, "linf": np.inf}[norm]
     return np.where(fooled, np.linalg.norm(delta, ord=order, axis=1), np.inf)

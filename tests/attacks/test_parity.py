@@ -1,4 +1,4 @@
-"""The official AutoAttack code and Foolbox against ours, on the same JAX network.
+"""The official AutoAttack code and Foolbox against ours, on the same JAX networks.
 
 The comparison on 512 CIFAR-10 images is `benchmarks/autoattack_parity.py`.
 """
@@ -20,8 +20,12 @@ from robust_jax.attacks import (
     DeepFool,
     HopSkipJump,
     ThreatModel,
+    bind,
 )
 from robust_jax.attacks.threat import distance
+from robust_jax.data import TFDS
+from robust_jax.interop.torch import import_state_dict, load_state_dict
+from robust_jax.models import Classifier, default_layers
 
 KEY = jax.random.key(17)
 
@@ -38,20 +42,59 @@ def referees(repository):
     return module
 
 
+@pytest.fixture(scope="module")
+def resnet20(tfds_dir, public_checkpoints):
+    """The public ResNet-20's view, and the first 64 test images of CIFAR-10 with their labels."""
+    network, normalization, variables = import_state_dict(
+        load_state_dict(public_checkpoints / "akamaster_resnet20_cifar10.th"), "resnet20_akamaster"
+    )
+    classifier = Classifier(network.make(10, default_layers()), normalization)
+
+    def logits(variables, images, *, key):
+        del key
+        return classifier.apply(variables, images, train=False, deterministic=True).logits
+
+    test = TFDS(name="cifar10", data_dir=str(tfds_dir)).load().test
+    images, labels = zip(*(test[row] for row in range(64)), strict=True)
+    images = np.stack(images).astype(np.float32) / np.float32(255)
+    return bind(logits, variables), images, np.asarray(labels, np.int32)
+
+
+# Of the 64 images those that fall to APGD-CE, or are wrong, and the first three that stand. Each
+# image that stands costs nine runs on either side: all 64 would take five minutes on one core.
+FALLING = [2, 6, 7, 10, 11, 13, 14, 15, 16, 17, 19, 20, 24, 27, 29, 30, 33, 34, 38, 40, 41, 44, 45]
+FALLING += [46, 47, 51, 53, 54, 58, 62]
+ROWS_APGD_T = [*FALLING, 0, 1, 3]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "make"), [("apgd_ce", APGD), ("apgd_t", APGDT)])
-def test_official_autoattack(name, make, many_digits, referees):
+@pytest.mark.parametrize(
+    ("name", "make", "rows", "batch_size"),
+    [("apgd_ce", APGD, range(64), 64), ("apgd_t", APGDT, ROWS_APGD_T, 16)],
+    ids=["apgd_ce", "apgd_t"],
+)
+def test_official_autoattack(name, make, rows, batch_size, resnet20, referees):
     pytest.importorskip("pyautoattack", reason="needs pyautoattack (pip install -e '.[parity]')")
-    threat = ThreatModel("linf", 0.14)
-    view, images, labels = many_digits
-    ours = AutoAttack(threat, version="custom", attacks=(make(threat),), batch_size=64)
-    standing = ours.report(view, images, labels, key=KEY).standing
-    theirs = referees.official(referees.TorchView(view), images, labels, threat, [name])
-    logits = view(jnp.asarray(theirs), key=None)
-    theirs_standing = np.asarray(jnp.argmax(logits, axis=1) == labels)
-    assert 8 <= theirs_standing.sum() <= 56
-    assert standing.sum() <= theirs_standing.sum() + 1
+    view, images, labels = resnet20
+    images, labels = images[list(rows)], labels[list(rows)]
+    threat = ThreatModel("linf", 0.5 / 255)
+    forward = jax.jit(lambda images: view(images, key=None))
+
+    def stands(found):
+        return np.argmax(forward(found), axis=1) == labels
+
+    suite = AutoAttack(threat, version="custom", attacks=(make(threat),), batch_size=batch_size)
+    report = suite.report(view, images, labels, key=KEY)
+    ours = stands(report.images)
+    assert np.abs(report.images - images).max() <= threat.eps + 1e-6
+    np.testing.assert_array_equal(ours, report.standing)
+    found = referees.official(referees.TorchView(view), images, labels, threat, [name])
+    theirs = stands(found)
+    print(name, "ours", ours.sum(), "theirs", theirs.sum(), "clean", stands(images).sum())
+    assert 3 <= theirs.sum() <= stands(images).sum() - 20
+    # Stricter than two more in number: at most two that fell to theirs stand here.
+    assert np.sum(ours & ~theirs) <= 2
 
 
 def distances(view, adversarial, images, labels, norm):
@@ -60,7 +103,6 @@ def distances(view, adversarial, images, labels, norm):
     return np.where(fooled, distance(norm, adversarial, images), np.inf)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["carlini_wagner", "ead", "deepfool_l2", "deepfool_linf"])
 def test_foolbox_minimum_norm(name, many_digits, referees):
@@ -103,7 +145,6 @@ def test_foolbox_minimum_norm(name, many_digits, referees):
     assert np.median(own) <= 1.02 * np.median(found)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["boundary", "hop_skip_jump"])
 def test_foolbox_decisions(name, many_digits, referees):

@@ -1,6 +1,6 @@
 """Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`."""
 
-from robust_jax.attacks.adaptive import MORA, Averaged, Rescaled
+from robust_jax.attacks.adaptive import MORA, Averaged, Rescaled, in_float64
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.auto import AutoAttack
 from robust_jax.attacks.base import Attack, BoundedAttack
@@ -69,6 +69,7 @@ __all__ = [
     "check_logits",
     "eot",
     "frozen",
+    "in_float64",
     "nes",
     "over_dataset",
     "straight_through",

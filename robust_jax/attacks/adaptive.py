@@ -2,6 +2,10 @@
 
 Transfer from the noise-off copy of the same weights needs no attack of its own: attack the view
 `noise_off` and judge by the deployed rule.
+
+Whether float32 hides gradients is checked in float64, in a process of its own that is started with
+JAX_ENABLE_X64=1 and JAX_PLATFORMS=cpu: attacks compute in the images' dtype, so the same attack on
+`in_float64((view, images))` is all it takes (of a method: its configuration has dtype="float64").
 """
 
 import dataclasses
@@ -244,3 +248,19 @@ class Rescaled(OnAnotherView):
     def attacked(self, view: Any) -> Any:
         """Returns the rescaled logits."""
         return RescaledView(view, self.sharpness)
+
+
+def in_float64(tree: Any) -> Any:
+    """Returns the tree (images, a view with its arrays) with every float array in float64.
+
+    Raises:
+        ValueError: the process was not started with JAX_ENABLE_X64=1.
+    """
+    if not jax.config.read("jax_enable_x64"):
+        raise ValueError("Expected jax_enable_x64=False to be True: start with JAX_ENABLE_X64=1.")
+
+    def widen(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(widen, tree)

@@ -100,7 +100,8 @@ class JSMA(MinimumNormAttack):
             spare = most - jnp.sum(changed, axis=1, dtype=jnp.int32)
             pair, found = self.best_pair(alpha, beta, room, ~changed, spare)
             searching = searching & found & ~reached
-            moved = jnp.any(jnp.arange(num_features)[None, None] == pair[..., None], axis=1)
+            features = jnp.arange(num_features, dtype=pair.dtype)
+            moved = jnp.any(features[None, None] == pair[..., None], axis=1)
             moved = moved & searching[:, None]
             points = jnp.where(moved, jnp.clip(points + self.theta, low, high), points)
             return count + 1, points, changed | moved, searching, reached

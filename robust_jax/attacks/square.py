@@ -107,7 +107,8 @@ class Square(LossAttack, AttackInRuns):
         del number, targets  # every start is a draw
         height, width, _ = images.shape[1:]
         loss_fn = self.loss_fn()
-        sides = np.array([self.side(q, height, width) for q in range(self.num_queries)])
+        sides = [self.side(query, height, width) for query in range(self.num_queries)]
+        sides = np.array(sides, np.int32)
         propose = self._propose_linf if self.threat.norm == "linf" else self._propose_l2
         keys = start_keys(key, index)
 
@@ -235,6 +236,7 @@ def _window(
 ) -> Float[Array, "h w"]:
     """Returns one inside a square of random place and zero outside."""
     row, column = _corner(draws, side, height, width)
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    rows = jnp.arange(height, dtype=jnp.int32)[:, None]
+    columns = jnp.arange(width, dtype=jnp.int32)[None]
     inside = (rows >= row) & (rows < row + side) & (columns >= column) & (columns < column + side)
     return inside.astype(draws.dtype)

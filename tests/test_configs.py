@@ -24,7 +24,7 @@ from robust_jax.data import TFDS, Folder
 from robust_jax.methods import KAP, MethodConfig, RandomLayerSampling, REGroup, Standard
 from robust_jax.models import Normalization
 from robust_jax.plan import make_plan
-from robust_jax.protocol import Evaluation
+from robust_jax.protocol import Evaluation, Judge
 from robust_jax.sharding import make_mesh
 from robust_jax.types import Batch, Task
 
@@ -333,6 +333,7 @@ def jpeg_sources(tmp_path_factory):
         "lpd_cifar10",
         "lpd_tiny_imagenet",
         "parl_cifar10",
+        "rls_cifar10",
     ],
 )
 def test_one_step_at_the_papers_size(file, jpeg_sources, tmp_path, monkeypatch):
@@ -351,7 +352,8 @@ def test_one_step_at_the_papers_size(file, jpeg_sources, tmp_path, monkeypatch):
             found.evaluation,
             attacks={"pgd": attack},
             batch_size=2,
-            num_draws=1,
+            judges={"one draw": Judge(num_draws=1)},
+            sanity=False,
             num_examples=None,
             skip_misclassified=False,
         ),

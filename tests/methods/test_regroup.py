@@ -9,12 +9,19 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, eval_batches, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
 from robust_jax.methods.regroup_responses import divergence, log_responses, soft_count
-from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, ResNetConfig
+from robust_jax.models import (
+    CNNConfig,
+    EnsembleConfig,
+    PreActResNetConfig,
+    ResNetConfig,
+    imagenet_vgg,
+)
 from robust_jax.types import Batch, Task
 
 TASK = Task((8, 8, 1), 10, 100)
@@ -356,3 +363,41 @@ def test_bad_input(make, message):
 
 def initialise(config):
     return jax.eval_shape(config.make(TASK).init, key=jax.random.key(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "num_layers"),
+    [(imagenet_vgg(19, norm=False), 19), (ResNetConfig(50, stem="imagenet"), 54)],
+)
+def test_fit_attack_and_predict_at_the_papers_size(network, num_layers):
+    task = Task((224, 224, 3), 3, 3)
+    method = REGroup(network=network).make(task)
+    images = jax.random.uniform(jax.random.key(0), (3, 224, 224, 3))
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
+    assert len([n for n in method_taps(method, variables, images) if "pre_act" not in n]) == (
+        num_layers
+    )
+    # The head is replaced so that the images are of three classes, and all are right.
+    surrogate = jax.jit(lambda variables: method.views["surrogate"](variables, images, key=None))
+    backbone = variables["params"]["backbone"]
+    head = max(backbone, key=lambda name: name.startswith("linear"))
+    logits = np.asarray(surrogate(variables))
+    mixed, *_ = np.linalg.lstsq(logits - logits.mean(0), 9 * np.eye(3) - 3, rcond=None)
+    kernel, bias = backbone[head]["kernel"] @ mixed, backbone[head]["bias"] @ mixed
+    backbone[head] = {"kernel": kernel, "bias": bias - logits.mean(0) @ mixed}
+    labels = jnp.argmax(surrogate(variables), axis=-1)
+    assert len(set(labels.tolist())) == 3
+    batch = Batch(images, labels, jnp.ones(3, bool), jnp.arange(3))
+    fitted = method.fit(variables, [batch], key=None)
+    assert {len(layers) for layers in fitted["fitted"].values()} == {5}
+    attack = PGD(ThreatModel("linf", 4 / 255), num_steps=1, loss="margin")
+    view = bind(method.views["deployed"], fitted)
+    attacked = attack(view, images, labels, key=jax.random.key(2))
+    counts = jax.jit(method.predict)(fitted, attacked)
+    # Each of the ten voters gives 2, 1 and 0 points.
+    np.testing.assert_array_equal(jnp.sum(counts, axis=-1), [30, 30, 30])
+
+
+def method_taps(method, variables, images):
+    return jax.eval_shape(lambda v, i: method.views["taps"](v, i, key=None), variables, images)

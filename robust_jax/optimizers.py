@@ -90,6 +90,7 @@ class OptimizerConfig:
             For "adamw" the decoupled decay of Loshchilov and Hutter (2019).
         decay: which parameters decay: "all" (PyTorch's default) or convolution "kernels" only
             (the Keras recipes).
+        epsilon: in the denominator of "adam" and "adamw".
         clip_norm: largest global gradient norm; None for no clipping.
         schedule: factor on the learning rate over the run.
     """
@@ -100,6 +101,7 @@ class OptimizerConfig:
     nesterov: bool = False
     weight_decay: float = 0.0
     decay: Literal["all", "kernels"] = "all"
+    epsilon: float = 1e-8
     clip_norm: float | None = None
     schedule: Schedule = Schedule()
 
@@ -110,6 +112,8 @@ class OptimizerConfig:
             raise ValueError(f"Expected 0 <= momentum={self.momentum} < 1.")
         if self.weight_decay < 0:
             raise ValueError(f"Expected weight_decay={self.weight_decay} >= 0.")
+        if self.epsilon <= 0:
+            raise ValueError(f"Expected epsilon={self.epsilon} > 0.")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"Expected clip_norm={self.clip_norm} > 0.")
 
@@ -126,11 +130,12 @@ class OptimizerConfig:
         mask = _kernels if self.decay == "kernels" else None
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         if self.name == "adamw":
-            return optax.chain(clip, optax.adamw(rate, weight_decay=self.weight_decay, mask=mask))
+            adamw = optax.adamw(rate, eps=self.epsilon, weight_decay=self.weight_decay, mask=mask)
+            return optax.chain(clip, adamw)
         decay = optax.add_decayed_weights(self.weight_decay, mask)
         decay = decay if self.weight_decay else optax.identity()
         if self.name == "adam":
-            return optax.chain(clip, decay, optax.adam(rate))
+            return optax.chain(clip, decay, optax.adam(rate, eps=self.epsilon))
         momentum = self.momentum or None
         return optax.chain(clip, decay, optax.sgd(rate, momentum, nesterov=self.nesterov))
 

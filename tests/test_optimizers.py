@@ -54,12 +54,12 @@ def test_sgd_is_pytorch_s(nesterov):
 
 
 def test_adam_with_coupled_decay():
-    found = run(OptimizerConfig("adam", learning_rate=0.01, weight_decay=0.1))["bias"]
+    found = run(OptimizerConfig("adam", learning_rate=0.01, weight_decay=0.1, epsilon=0.5))["bias"]
     p, first, second = PARAMS["bias"], 0.0, 0.0
     for t, gradients in enumerate(GRADIENTS, 1):
         g = gradients["bias"] + 0.1 * p
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
-        p = p - 0.01 * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        p = p - 0.01 * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 0.5)
     np.testing.assert_allclose(found, p, rtol=1e-4)
 
 

@@ -5,7 +5,7 @@ recipes/rls.py); here are those of the methods' own code:
 
 * GAL, DVERGE and its plain baseline: DVERGE's repository. ResNet-20, images normalised inside,
   batch size 128, 200 epochs, a tenth of the rate after 100 and 150, weight decay 1e-4. DVERGE and
-  the baseline: SGD .1; GAL: Adam 1e-3 (with 1e-7 in its denominator, here 1e-8);
+  the baseline: SGD .1; GAL: Adam 1e-3 with 1e-7 in its denominator;
 * TRS: its authors' code. Adam 1e-3, weight decay 1e-4, batch size 128, 120 epochs, a tenth every
   40. Its eps are those of MNIST; on CIFAR-10 they grow from .01 to .03, a choice of this project;
 * RSE: the authors' later code (BayesianDefense). VGG-16, no normalisation, SGD .01, weight decay
@@ -41,9 +41,10 @@ ADAM = OptimizerConfig(
     name="adam",
     learning_rate=1e-3,
     weight_decay=1e-4,
+    epsilon=1e-7,
     schedule=MultiStep(epochs=(100.0, 150.0)),
 )
-TRS_OPTIMIZER = dataclasses.replace(ADAM, schedule=MultiStep(epochs=(40.0, 80.0)))
+TRS_OPTIMIZER = dataclasses.replace(ADAM, epsilon=1e-8, schedule=MultiStep(epochs=(40.0, 80.0)))
 RSE_OPTIMIZER = OptimizerConfig(
     learning_rate=0.01, weight_decay=5e-4, schedule=MultiStep(epochs=(80.0, 140.0, 180.0))
 )

@@ -1,0 +1,202 @@
+"""Randomized smoothing: an L2 radius from the votes of a classifier under Gaussian input noise."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+from scipy import special
+
+from robust_jax import rng
+from robust_jax.certify.base import Certificate, as_pytree
+from robust_jax.sharding import batched, check_batch_size, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing:
+    """Certifier of g(x) = argmax_c P(predict(x + noise) = c), noise ~ N(0, sigma^2) per pixel.
+
+    Called as `smoothing(predict, images, key=key)`. The class with the most of `num_selection`
+    votes is tested with `num_samples` fresh votes: if p, the lower confidence bound of its
+    probability, exceeds 1/2, the radius is R = sigma * quantile(p) of the standard normal.
+
+    `predict` may itself be random (noise on activations, sampled layers). The probability is then
+    over its own draws too, g is the majority under both, and that g is what is certified, not one
+    draw of `predict`. Only the noise on the input earns the radius: `sigma` says nothing of noise
+    inside the network, which changes the radius through the votes alone. `predict` must draw
+    anew for each row of a batch, or the votes are not independent.
+
+    Guarantees:
+        For each image, with probability at least 1 - alpha over the draws, the certifier abstains
+        or g gives the returned label to every x' with ||x' - x||_2 < radius. The draw of input
+        noise depends on the key, the image's index and the number of the vote alone: for a
+        deterministic `predict` neither batch size nor mesh changes a vote (up to the rounding of
+        `predict`). Noise is added in pixel units and not clipped.
+
+    Attributes:
+        sigma: standard deviation of the noise on the input.
+        num_selection: votes by which the class is chosen (the paper's n_0).
+        num_samples: votes by which it is tested (n).
+        alpha: probability of a wrong certificate.
+        batch_size: most noisy copies of an image in one pass of `predict`.
+
+    References:
+        Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized smoothing",
+        2019, theorem 1 and algorithm CERTIFY.
+    """
+
+    sigma: float
+    num_selection: int = 100
+    num_samples: int = 100_000
+    alpha: float = 0.001
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a field makes no sense."""
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise ValueError(f"Expected sigma={self.sigma} > 0 and finite.")
+        for name in ("num_selection", "num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"Expected alpha={self.alpha} in (0, 1).")
+
+    def __call__(
+        self,
+        predict: Callable[..., Array],
+        images: Any,
+        *,
+        key: Key[Array, ""],
+        index: Any = None,
+        mesh: Mesh | None = None,
+    ) -> Certificate:
+        """Returns each image's certified class and radius; label -1 and radius 0 to abstain.
+
+        Args:
+            predict: base classifier `(images, *, key) -> scores [b c]`, compiled once. Arrays
+                held as leaves of a `jax.tree_util.Partial` stay arguments of the compiled call.
+            images: [b ...], floating point, in pixel units.
+            key: root of all draws.
+            index: dataset row of each image [b]; default 0, 1, ..., b-1. Give it where a batch
+                is a part of a dataset.
+            mesh: splits the noisy copies of each image over its devices; `batch_size` must be a
+                multiple of their number.
+
+        Raises:
+            ValueError: shapes or dtypes do not fit, or scores are NaN.
+        """
+        images = jnp.asarray(images)
+        index = np.arange(len(images)) if index is None else np.asarray(index)
+        if images.ndim < 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"Expected images of shape {images.shape} and dtype {images.dtype} to be [b ...] "
+                "and floating."
+            )
+        if index.shape != images.shape[:1]:
+            raise ValueError(
+                f"Expected index.shape={index.shape} to be {images.shape[:1]}, one per image."
+            )
+        predict = as_pytree(predict)
+        if mesh is not None:
+            check_batch_size(self.batch_size, mesh)
+            predict, images, key = jax.device_put((predict, images, key), replicated(mesh))
+
+        label = np.full(len(images), -1, np.int32)
+        radius = np.zeros(len(images), np.float64)
+        for i, (image, row) in enumerate(zip(images, index, strict=True)):
+            selection, test = (
+                self._votes(predict, image, rng.stream(key, name, int(row)), num, mesh)
+                for name, num in (
+                    ("selection", self.num_selection),
+                    ("test", self.num_samples),
+                )
+            )
+            chosen = int(np.argmax(selection))
+            bound = lower_confidence_bound(int(test[chosen]), self.num_samples, self.alpha)
+            if bound > 0.5:
+                label[i], radius[i] = chosen, self.sigma * special.ndtri(bound)
+        return Certificate(label, radius)
+
+    def _votes(
+        self,
+        predict: Callable[..., Array],
+        image: Array,
+        key: Key[Array, ""],
+        num_votes: int,
+        mesh: Mesh | None,
+    ) -> Int[np.ndarray, " c"]:
+        """Returns how many of the votes each class got.
+
+        Raises:
+            ValueError: some scores are NaN.
+        """
+        # The smallest batches that need no more passes than the largest: little is masked.
+        num_batches = -(-num_votes // self.batch_size)
+        num_devices = 1 if mesh is None else mesh.size
+        batch_size = -(-num_votes // (num_batches * num_devices)) * num_devices
+        votes = np.asarray(
+            _count(predict, image, self.sigma, key, num_votes, batch_size, num_batches, mesh)
+        )
+        if votes.sum() != num_votes:
+            raise ValueError(f"Expected scores to be numbers, found NaN in {num_votes} draws.")
+        return votes
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _count(
+    predict: Callable[..., Array],
+    image: Array,
+    sigma: Float[Array, ""] | float,
+    key: Key[Array, ""],
+    num_votes: int,
+    batch_size: int,
+    num_batches: int,
+    mesh: Mesh | None,
+) -> Int[Array, " c"]:
+    """Returns the votes for each class; rows past `num_votes` and NaN scores do not vote."""
+
+    def draw(vote_key: Key[Array, ""]) -> Array:
+        # Flat: the counters of a shaped draw cost more than the draw itself.
+        return jax.random.normal(vote_key, (image.size,), image.dtype).reshape(image.shape)
+
+    def scores_of(batch: Int[Array, ""] | int) -> tuple[Array, Array]:
+        rows = batch * batch_size + jnp.arange(batch_size)
+        noise = jax.vmap(draw)(rng.per_example(rng.stream(key, "input noise"), rows))
+        noisy = image[None] + jnp.asarray(sigma, image.dtype) * noise
+        if mesh is not None:
+            noisy = lax.with_sharding_constraint(noisy, batched(mesh))
+        return rows, predict(noisy, key=rng.stream(key, "predict", batch))
+
+    def add(batch: Int[Array, ""], votes: Int[Array, " c"]) -> Int[Array, " c"]:
+        rows, scores = scores_of(batch)
+        counts = (rows < num_votes) & ~jnp.any(jnp.isnan(scores), axis=1)
+        winner = jax.nn.one_hot(jnp.argmax(scores, axis=1), len(votes), dtype=jnp.int32)
+        return votes + jnp.sum(jnp.where(counts[:, None], winner, 0), axis=0)
+
+    shape = jax.eval_shape(lambda: scores_of(0)[1]).shape
+    if len(shape) != 2 or shape[0] != batch_size:
+        raise ValueError(f"Expected scores.shape={shape} to be [b c] with b={batch_size}.")
+    return lax.fori_loop(0, num_batches, add, jnp.zeros(shape[1], jnp.int32))
+
+
+def lower_confidence_bound(num_successes: int, num_trials: int, alpha: float) -> float:
+    """Returns a bound that the probability of a success exceeds with probability 1 - alpha.
+
+    It is exact (Clopper and Pearson): the probability at which as many successes or more have
+    probability alpha, computed in float64.
+
+    Args:
+        num_successes: successes seen.
+        num_trials: independent trials made.
+        alpha: probability of a bound above the truth.
+    """
+    if num_successes == 0:
+        return 0.0
+    return float(special.betaincinv(num_successes, num_trials - num_successes + 1, alpha))

@@ -1,0 +1,169 @@
+"""Randomized smoothing: closed-form radii, coverage, counts, and what a vote depends on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from robust_jax import sharding
+from robust_jax.certify import (
+    Certificate,
+    Smoothing,
+    average_certified_radius,
+    certified_accuracy,
+    lower_confidence_bound,
+)
+
+KEY = jax.random.key(3)
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(np.float32)
+NORM = float(np.linalg.norm(WEIGHTS))
+SIGMA = 0.5
+
+
+def image_at(distance: float) -> np.ndarray:
+    """Returns one image at this distance from the half-space's border."""
+    return (0.3 + (distance - 0.3 * WEIGHTS.sum() / NORM) * WEIGHTS / NORM)[None].astype(np.float32)
+
+
+def half_space(images, *, key):
+    """Returns logits of two classes: class 1 where weights * image > 0."""
+    del key
+    score = jnp.sum(images * WEIGHTS[None], axis=(1, 2, 3))
+    return jnp.stack([-score, score], axis=1)
+
+
+def noisy_half_space(images, *, key, scale=0.8 * SIGMA * NORM):
+    return half_space(images, key=None) + jnp.stack(
+        [jnp.zeros(len(images)), 2 * scale * jax.random.normal(key, (len(images),))], axis=1
+    )
+
+
+def radius_of(probability: float, num_samples: int, alpha: float, spread: float = 0.0) -> float:
+    """Returns the radius of a count `spread` standard deviations from the expected one."""
+    deviation = np.sqrt(num_samples * probability * (1 - probability))
+    count = num_samples * probability + spread * deviation
+    return SIGMA * special.ndtri(stats.beta.ppf(alpha, count, num_samples - count + 1))
+
+
+@pytest.mark.parametrize(
+    ("predict", "share"), [(half_space, 1.0), (noisy_half_space, 1 / np.hypot(1, 0.8))]
+)
+def test_radius_of_a_half_space(predict, share):
+    """The margin over the norm; noise inside the classifier lowers the vote, not sigma."""
+    smoothing = Smoothing(SIGMA, num_samples=20_000, alpha=0.01, batch_size=1024)
+    distance = 0.6
+    certificate = smoothing(predict, image_at(distance), key=KEY)
+    probability = stats.norm.cdf(distance / SIGMA * share)
+    assert certificate.label.tolist() == [1]
+    # Five standard deviations either way.
+    lowest, highest = (radius_of(probability, 20_000, 0.01, spread) for spread in (-5, 5))
+    assert lowest < certificate.radius[0] < highest
+    assert certificate.radius[0] < distance * share, "above the truth with probability 0.01"
+    assert highest - lowest < 0.15 * distance
+
+
+def test_abstains_at_the_border():
+    smoothing = Smoothing(SIGMA, num_samples=500, batch_size=500)
+    certificate = smoothing(half_space, image_at(0.0), key=KEY)
+    assert certificate.label.tolist() == [-1]
+    assert certificate.radius.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_counts_every_vote_once(batch_size):
+    smoothing = Smoothing(1.0, num_selection=10, num_samples=100, batch_size=batch_size)
+    certificate = smoothing(
+        lambda images, *, key: jnp.tile(jnp.asarray([[0.0, 1.0, 1.0]]), (len(images), 1)),
+        image_at(0.0),
+        key=KEY,
+    )
+    assert certificate.label.tolist() == [1], "ties go to the lowest class"
+    np.testing.assert_allclose(certificate.radius, special.ndtri(0.001 ** (1 / 100)), rtol=1e-12)
+
+
+def test_votes_depend_on_key_and_index_alone():
+    images = np.concatenate([image_at(0.1), image_at(0.5), image_at(-0.4)])
+    smoothing = Smoothing(SIGMA, num_selection=50, num_samples=300, batch_size=300)
+    expected = smoothing(half_space, images, key=KEY)
+    assert expected.label.tolist()[1:] == [1, 0]
+    for batch_size in (64, 100):
+        again = Smoothing(SIGMA, num_selection=50, num_samples=300, batch_size=batch_size)
+        np.testing.assert_array_equal(again(half_space, images, key=KEY).radius, expected.radius)
+    again = Smoothing(SIGMA, num_selection=50, num_samples=300, batch_size=64)
+    split = again(half_space, images, key=KEY, mesh=sharding.make_mesh(4))
+    np.testing.assert_array_equal(split.radius, expected.radius)
+    alone = smoothing(half_space, images[1:], key=KEY, index=np.asarray([1, 2]))
+    np.testing.assert_array_equal(alone.radius, expected.radius[1:])
+    other = smoothing(half_space, images[1:], key=KEY)
+    assert (other.radius != expected.radius[1:]).any()
+
+
+def test_other_weights_compile_nothing_anew():
+    traces = []
+
+    def predict(weights, images, *, key):
+        traces.append(1)
+        return half_space(images * weights, key=key)
+
+    smoothing = Smoothing(SIGMA, num_selection=10, num_samples=10)
+    for weight in (1.0, -1.0):
+        bound = jax.tree_util.Partial(predict, jnp.float32(weight))
+        smoothing(bound, image_at(2.0), key=KEY)
+        num_traces = len(traces) if weight > 0 else num_traces
+    assert len(traces) == num_traces
+
+
+def test_confidence_bound():
+    """It is Clopper and Pearson's, and lies above the truth as seldom as alpha says."""
+    for successes, trials in ((0, 10), (1, 10), (7, 10), (10, 10), (99_990, 100_000)):
+        exact = stats.binomtest(successes, trials).proportion_ci(1 - 2 * 0.05, "exact").low
+        np.testing.assert_allclose(
+            lower_confidence_bound(successes, trials, 0.05), exact, rtol=1e-9
+        )
+    counts = np.random.default_rng(1).binomial(60, 0.8, 20_000)
+    wrong = np.mean([lower_confidence_bound(int(count), 60, 0.1) > 0.8 for count in counts])
+    # Exact intervals of counts cover a little more than they say.
+    assert 0.04 < wrong < 0.1
+
+
+def test_numbers_of_certificates():
+    certificate = Certificate(np.asarray([1, 2, -1, 0]), np.asarray([0.5, 1.0, 0.0, 0.25]))
+    labels = np.asarray([1, 1, 0, 0])
+    accuracy = certified_accuracy(certificate, labels, [0.0, 0.25, 0.3, 1.0])
+    assert accuracy.tolist() == [0.5, 0.5, 0.25, 0.0]
+    assert average_certified_radius(certificate, labels) == 0.75 / 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sigma": 0.0}, "sigma=0.0 > 0"),
+        ({"num_samples": 0}, "num_samples=0 >= 1"),
+        ({"batch_size": 0}, "batch_size=0 >= 1"),
+        ({"alpha": 1.0}, r"alpha=1.0 in \(0, 1\)"),
+    ],
+)
+def test_fields_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Smoothing(**({"sigma": 1.0} | fields))
+
+
+def test_arguments_are_checked():
+    smoothing = Smoothing(1.0, num_samples=10, batch_size=10)
+    image = image_at(0.0)
+    with pytest.raises(ValueError, match="floating"):
+        smoothing(half_space, image.astype(np.uint8), key=KEY)
+    with pytest.raises(ValueError, match="one per image"):
+        smoothing(half_space, image, key=KEY, index=np.arange(2))
+    with pytest.raises(ValueError, match="multiple of the 4 devices"):
+        smoothing(half_space, image, key=KEY, mesh=sharding.make_mesh(4))
+    with pytest.raises(ValueError, match=r"\[b c\]"):
+        smoothing(lambda images, *, key: jnp.sum(images), image, key=KEY)
+    with pytest.raises(ValueError, match="found NaN"):
+        smoothing(lambda x, *, key: half_space(x, key=key) * jnp.nan, image, key=KEY)
+    certificate = Certificate(np.asarray([1]), np.asarray([0.5]))
+    with pytest.raises(ValueError, match="one per image"):
+        certified_accuracy(certificate, np.asarray([1, 2]), [0.0])
+    with pytest.raises(ValueError, match=">= 0"):
+        certified_accuracy(certificate, np.asarray([1]), [-1.0])

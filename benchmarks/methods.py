@@ -356,7 +356,8 @@ class Arguments:
         batch_size: of steps and predictions.
         repeats: times that each method and its reference take turns.
         width: multiplies the widths of ResNet-18 (KAP, dropout).
-        only: rows whose name contains one of these, in any case; empty for all.
+        only: rows whose name contains one of these, in any case; empty for all. Some rows are
+            printed alone, and leave the kept table as it is.
     """
 
     batch_size: int = 64
@@ -384,7 +385,8 @@ def main(arguments: Arguments) -> None:
         line = cells(measure(row, arguments.batch_size, arguments.repeats))
         table.add_row(*line)
         text.append("| " + " | ".join(line) + " |")
-        path.write_text("\n".join(text) + "\n")  # a run that is stopped keeps its rows
+        if not arguments.only:
+            path.write_text("\n".join(text) + "\n")  # a run that is stopped keeps its rows
     rich.print(table)
 
 

@@ -71,7 +71,8 @@ class Record(NamedTuple):
     def from_json(cls, line: dict[str, Any]) -> "Record":
         """Returns the record of a line."""
         decisions = {judge: Decision(**found) for judge, found in line["decisions"].items()}
-        return cls(**line | {"decisions": decisions})
+        fields: dict[str, Any] = {**line, "decisions": decisions}
+        return cls(**fields)
 
 
 Records = dict[str, dict[int, Record]]

@@ -94,22 +94,24 @@ def _headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> st
 
     names = dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"])
     groups = dict.fromkeys(n for judge in judges.values() for n in judge["worst_of"])
-    rows = [["clean", *cells("clean_accuracy"), ""]]
+
+    def named(name: str, what: str) -> str:
+        return f"{text(name)}<br><small>{text(what)}</small>"
+
+    rows = [["clean", *cells("clean_accuracy")]]
     for name in names:
-        what = f"<small>{text(descriptions.get(name, ''))}</small>"
-        rows.append([text(name), *cells("robust_accuracy", name), what])
+        what = descriptions.get(name, "")
+        rows.append([named(name, what), *cells("robust_accuracy", name)])
     for name in groups:
-        rows.append(
-            [text(name), *cells("worst_of", name), "<small>worst case of its attacks</small>"]
-        )
-    worst = "<small>right clean and under every attack that the column counts</small>"
-    rows.append(["worst case", *cells("worst_case_accuracy"), worst])
+        rows.append([named(name, "worst case of its attacks"), *cells("worst_of", name)])
+    worst = named("worst case", "right clean and under every attack that the column counts")
+    rows.append([worst, *cells("worst_case_accuracy")])
     lead = (
         "<p>Accuracy over all chosen images, with 95 % Wilson intervals. The columns judge the "
         "same adversarial images by different rules; a dash: an attack that the column does not "
         "count.</p>"
     )
-    return lead + table(["attack", *judges, ""], rows, total=True)
+    return lead + table(["attack", *judges], rows, total=True)
 
 
 def _findings(findings: Sequence[Finding]) -> str:

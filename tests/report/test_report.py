@@ -30,7 +30,7 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
         self.sources += [value[:22] for name, value in attrs if name in ("src", "href")]
 

@@ -52,13 +52,19 @@ def test_rules_by_hand():
     )
 
 
-def test_voting_loss_by_hand():
-    # Margins in gaps: -1, 1 (cut at .2) and -1/3; a majority of three needs the two largest.
-    logits = jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[3.0, 2.0, 0.0]]])
-    loss = MORA(THREAT, rule="voting").members_loss(
-        logits, jnp.asarray([0]), jnp.asarray([0]), jnp.asarray(False)
-    )
-    np.testing.assert_allclose(loss, [0.2 - 1 / 3], rtol=1e-5)
+def test_loss_by_hand():
+    # Gaps of 2, 4 and 1: however sure a member is, the class it prefers has probability 4 / 6.
+    logits = jnp.log(2.0) * jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    own, no = jnp.asarray([0]), jnp.asarray(False)
+    for rule in ("softmax", "voting"):
+        attack = MORA(THREAT, rule=rule, sharpness=2 * float(np.log(2)))
+        loss = attack.members_loss(logits, own, own, no)
+        np.testing.assert_allclose(loss, -np.log((4 / 6 + 1 / 6 + 1 / 6) / 3), rtol=1e-5)
+    # The mean is log 2 / 3 * (2, 4, 1), its gap log 2: with sharpness log 2 powers of two.
+    loss = MORA(THREAT, rule="logits", sharpness=float(np.log(2)))
+    found = loss.members_loss(logits, own, own, no)
+    powers = 2.0 ** (np.array([2, 4, 1]) / 3)
+    np.testing.assert_allclose(found, -np.log(powers[0] / powers.sum()), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["softmax", "logits", "voting"])

@@ -14,7 +14,7 @@ eps .003 39 and 37; eps .01, the smallest of PARL's paper, 0 and 0.
 import dataclasses
 import pathlib
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,8 @@ def load(arguments: Arguments):
 
     def members(variables, images, *, key):
         del key
-        return classifier.apply(variables, images, train=False, deterministic=True).member_logits
+        outputs: Any = classifier.apply(variables, images, train=False, deterministic=True)
+        return outputs.member_logits
 
     test = TFDS(name="cifar10", data_dir=arguments.data_dir).load().test
     images, labels = zip(*(test[row] for row in range(arguments.num_images)), strict=True)

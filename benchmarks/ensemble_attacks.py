@@ -8,8 +8,8 @@ the members; both have the same steps from the same random start, and both are j
 MORA must not leave more images standing. Needs the extra: pip install "robust_jax[torch]".
 
 128 images, 100 steps, rule softmax, on one CPU core (clean 121): eps .002 APGD-CE 72, MORA 71;
-eps .003 39 and 37; eps .01, the smallest of the PARL paper, 0 and 0. Rule voting, 50 steps, eps .003
-(clean 119): 34 and 30.
+eps .003 39 and 37; eps .01, the smallest of the PARL paper, 0 and 0. Rule voting, 50 steps (clean
+119): eps .003 34 and 30.
 """
 
 import dataclasses

@@ -126,13 +126,20 @@ def score_shapes(method: MethodConfig, task: Task):
 
 
 def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
-    """Returns the method without the noise of the loss or the prediction.
+    """Returns the method without what matters to its loss ("training") or its prediction alone.
 
-    The variants of table A6 differ in nothing else, so what does not depend on it is traced once.
+    Many variants differ in nothing else, so that what does not depend on it is traced once.
     """
-    if not isinstance(method, KAP):
-        return method
-    off = {f"{kind}_in_{stage}": False for stage in where for kind in ("noise", "input_noise")}
+    if isinstance(method, RandomLayerSampling):
+        alone = {
+            "training": {"loss": "cross_entropy_of_mean", "statistics": "training"},
+            "prediction": {"num_draws": 1},
+        }
+        off = {name: value for stage in where for name, value in alone[stage].items()}
+    elif isinstance(method, KAP):
+        off = {f"{kind}_in_{stage}": False for stage in where for kind in ("noise", "input_noise")}
+    else:
+        off = {}
     return dataclasses.replace(method, **off)
 
 

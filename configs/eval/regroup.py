@@ -15,8 +15,8 @@ Every variant has two columns, the softmax network and REGroup, on the same adve
   smallest eps, as foolbox 2 does;
 * table5: SPSA at 4/255 and 8/255;
 * honest: the oblivious PGD of the paper, and attacks on REGroup itself: PGD and APGD-T on the Borda
-  count with the gradient of soft counts of several temperatures, and on the KL margin; Square on
-  the count. Not in the paper's column.
+  count with the gradient of soft counts of several temperatures, on the KL margin, and by matching
+  the features of another class; Square on the count. Not in the paper's column.
 
 Deviation: all images are attacked and count, not those alone that fooled the softmax network.
 """
@@ -102,7 +102,7 @@ def honest() -> Evaluation:
         pgd = PGD(threat, num_steps=40, loss="margin")
         adaptive = {
             f"pgd40_{name}_{view}": AttackRun(pgd, view=view)
-            for view in ("deployed", "deployed_1", "deployed_0.01", "kl_margin")
+            for view in ("deployed", "deployed_1", "deployed_0.01", "kl_margin", "feature_match")
         }
         adaptive |= {
             f"apgdt_{name}_kl_margin": AttackRun(APGDT(threat), view="kl_margin"),

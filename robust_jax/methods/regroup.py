@@ -24,7 +24,7 @@ Where paper and code leave a choice, the first named is the default:
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
@@ -39,6 +39,7 @@ from robust_jax.methods.regroup_fit import Pass, fit_fn
 from robust_jax.methods.regroup_responses import (
     SIGNS,
     Responses,
+    affinity,
     divergence,
     log_responses,
     soft_count,
@@ -70,14 +71,19 @@ class REGroup(MethodConfig):
 
     Views:
         deployed: the Borda count as `predict` has it, with the gradient of `soft_borda`
-            (straight through), per voter: the rule that decides, made attackable. `deployed_T` is
-            the same at a temperature T of `temperatures`.
+            (straight through), per voter and centred as it is: the rule that decides, made
+            attackable. `deployed_T` is the same at a temperature T of `temperatures`.
         noise_off: the same as `deployed`; nothing is random.
         soft_borda: Borda counts whose comparisons are sigmoids,
-            sum over other classes y' of sigmoid((KL_y' - KL_y) / temperature), mean over voters.
+            sum over other classes y' of sigmoid((KL_y' - KL_y) / temperature), mean over voters,
+            less the mean count of a class, (c - 1) / 2.
             Attack it with the loss "margin": counts are no logits.
         kl_margin: minus the sum of the divergences over voters; the loss "margin" on it is the
             KL margin.
+        feature_match: likeness of the responses to each class's mixture, mean over voters of
+            `affinity`: the loss "margin" leads the features of every voting layer to another
+            class's, as Sabour et al., "Adversarial manipulation of deep representations", 2016,
+            lead them to a guide image's.
         surrogate: logits of the softmax network, which the paper's attacks see.
         train: the softmax network with batch statistics.
         members: the voters' scores, minus the divergence of each layer and sign [m b c].
@@ -169,12 +175,12 @@ class REGroup(MethodConfig):
         def run(variables, images):
             return _run(network, {k: v for k, v in variables.items() if k != "fitted"}, images)
 
-        def voters(variables, images, *deltas):
-            """Returns minus the divergence of every voting layer and sign, for each delta."""
+        def voters(variables, images, *deltas, score=lambda *pair: -divergence(*pair)):
+            """Returns the score of every class by every voting layer and sign, for each delta."""
             if "fitted" not in variables:
                 raise ValueError("Expected variables to hold 'fitted': call fit(...) first.")
             layers = run(variables, images).layers
-            return [_voters(self, variables["fitted"], layers, delta) for delta in deltas]
+            return [_voters(self, variables["fitted"], layers, delta, score) for delta in deltas]
 
         def init(*, key):
             variables = dict(method.init(key=key))
@@ -190,14 +196,14 @@ class REGroup(MethodConfig):
         def soft_borda(variables, images, *, key=None):
             del key
             (scores,) = voters(variables, images, self.surrogate_delta)
-            return soft_count(scores, self.temperature)
+            return _centred(soft_count(scores, self.temperature))
 
         def straight_through(temperature):
             def view(variables, images, *, key=None):
                 del key
                 exact, smooth = voters(variables, images, self.delta, self.surrogate_delta)
                 soft, hard = soft_count(smooth, temperature), voting.borda(exact) / len(exact)
-                return lax.stop_gradient(hard - soft) + soft
+                return _centred(lax.stop_gradient(hard - soft) + soft)
 
             return view
 
@@ -211,6 +217,9 @@ class REGroup(MethodConfig):
             "soft_borda": soft_borda,
             "kl_margin": lambda variables, images, *, key=None: jnp.sum(
                 voters(variables, images, self.surrogate_delta)[0], axis=0
+            ),
+            "feature_match": lambda variables, images, *, key=None: jnp.mean(
+                voters(variables, images, self.surrogate_delta, score=affinity)[0], axis=0
             ),
             "surrogate": method.views["noise_off"],
             "members": lambda variables, images, *, key=None: voters(variables, images, self.delta)[
@@ -238,14 +247,23 @@ def _run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k
     return Pass(outputs.logits, dict(sorted(taps.items())))
 
 
+def _centred(counts: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """Returns Borda counts less their mean: those of two classes would look like probabilities."""
+    return counts - (counts.shape[-1] - 1) / 2
+
+
 def _voters(
-    config: REGroup, fitted: Responses, outputs: dict[str, Array], delta: float
+    config: REGroup,
+    fitted: Responses,
+    outputs: dict[str, Array],
+    delta: float,
+    score: Callable[[Array, Array], Array],
 ) -> Float[Array, "m b c"]:
-    """Returns minus the divergence of every voting layer and sign."""
+    """Returns the score of every class by every voting layer and sign."""
     layers = config.voting_layers(sorted(fitted[config.signs[0]]))
     tapped = log_responses(outputs, layers, config.signs, delta)
     return jnp.concatenate(
-        [-divergence(fitted[s][name], tapped[s][name]) for s in config.signs for name in layers]
+        [score(fitted[s][name], tapped[s][name]) for s in config.signs for name in layers]
     )
 
 

@@ -50,6 +50,17 @@ def divergence(
     return negative_entropy[:, None, :] - cross
 
 
+def affinity(
+    classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
+) -> Float[Array, "m b c"]:
+    """Returns Bhattacharyya's coefficient of p and C_y for every class y, 1 where they are equal.
+
+    Twice its distance from 1 is the squared distance of the square roots of p and C_y.
+    """
+    roots = jnp.exp(log_response / 2)
+    return jnp.einsum("mck,mbk->mbc", jnp.sqrt(classes), roots, precision="highest")
+
+
 def soft_count(scores: Float[Array, "m b c"], temperature: float) -> Float[Array, "b c"]:
     """Returns the mean over voters of sum_{y' != y} sigmoid((s_y - s_y') / temperature).
 

@@ -14,7 +14,7 @@ from robust_jax.data import DataConfig, Digits, eval_batches, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
-from robust_jax.methods.regroup_responses import divergence, log_responses, soft_count
+from robust_jax.methods.regroup_responses import affinity, divergence, log_responses, soft_count
 from robust_jax.models import (
     CNNConfig,
     EnsembleConfig,
@@ -233,7 +233,9 @@ def test_signs_and_views(trained):
         total = total + method.predict(alone, images)
     scores = both.predict(fitted, images)
     np.testing.assert_array_equal(scores, total)
-    np.testing.assert_allclose(both.views["deployed"](fitted, images) * 4, scores, rtol=1e-5)
+    # Four voters; a class has 4.5 of 9 points on average.
+    deployed = both.views["deployed"](fitted, images)
+    np.testing.assert_allclose((deployed + 4.5) * 4, scores, rtol=1e-5)
     slopes = [
         jax.grad(lambda x, view=both.views[name]: jnp.sum(view(fitted, x)[:, 3]))(images)
         for name in ("deployed", "soft_borda")
@@ -241,10 +243,41 @@ def test_signs_and_views(trained):
     chex.assert_trees_all_close(*slopes, rtol=1e-5, atol=1e-7)
     members = both.views["members"](fitted, images)
     assert members.shape == (4, 16, 10)
+    matched = both.views["feature_match"](fitted, images)
+    assert matched.shape == (16, 10)
+    # Mixtures of responses are likest to the images of their own class.
+    right = both.views["surrogate"](fitted, images).argmax(-1) == batch.label[:16]
+    assert jnp.mean(matched.argmax(-1)[right] == batch.label[:16][right]) > 0.5
     close = REGroup(network=CNN, num_layers=2, surrogate_delta=1e-20).make(TASK)
     np.testing.assert_allclose(
         close.views["kl_margin"](fitted, images), members.sum(0), rtol=1e-4, atol=1e-3
     )
+
+
+def test_affinity_is_a_distance_of_square_roots():
+    classes, response = np.random.default_rng(0).dirichlet(np.ones(5), (2, 1, 3))
+    squares = ((np.sqrt(response)[0, :, None] - np.sqrt(classes)[0, None]) ** 2).sum(-1)
+    found = affinity(*(jnp.asarray(x, jnp.float32) for x in (classes, np.log(response))))
+    np.testing.assert_allclose(1 - found[0], squares / 2, atol=1e-6)
+
+
+def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
+    two = jax.tree.map(lambda leaf: leaf[:16], trained[1])
+    task = TASK._replace(num_classes=2)
+    method = REGroup(network=CNN, num_layers=1, responses="positive").make(task)
+    variables = method.init(key=jax.random.key(0))
+    logits = method.views["surrogate"](variables, two.image, key=None)
+    # Half of the images are of either class.
+    linear = variables["params"]["backbone"]["linear"]
+    linear["bias"] -= jnp.median(logits - logits[:, :1], axis=0)
+    right = jnp.argmax(method.views["surrogate"](variables, two.image, key=None), -1)
+    assert jnp.sum(right) == 8
+    fitted = method.fit(variables, [two._replace(label=right)], key=None)
+    view = bind(method.views["deployed"], fitted)
+    attack = PGD(ThreatModel("linf", 0.1), num_steps=2, loss="margin")
+    attacked = attack(view, two.image, right, key=jax.random.key(1))
+    assert jnp.max(jnp.abs(attacked - two.image)) <= 0.1 + 1e-6
+    np.testing.assert_allclose(jnp.sum(view(attacked, key=None), -1), 0, atol=1e-6)
 
 
 def test_soft_count_is_the_borda_count_when_cold():

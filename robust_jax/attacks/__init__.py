@@ -24,10 +24,10 @@ from robust_jax.attacks.views import (
     View,
     as_view,
     bind,
-    change_with_twice_the_draws,
     eot,
     frozen,
     nes,
+    standing_with_twice_the_draws,
     straight_through,
 )
 
@@ -64,7 +64,6 @@ __all__ = [
     "View",
     "as_view",
     "bind",
-    "change_with_twice_the_draws",
     "check_images",
     "check_logits",
     "eot",
@@ -72,5 +71,6 @@ __all__ = [
     "in_float64",
     "nes",
     "over_dataset",
+    "standing_with_twice_the_draws",
     "straight_through",
 ]

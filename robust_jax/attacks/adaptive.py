@@ -189,7 +189,7 @@ class Averaged(OnAnotherView):
     """Another attack on the average of fresh draws of a random model, for every noise defence.
 
     Attributes:
-        num_samples: draws per evaluation; check with `change_with_twice_the_draws`.
+        num_samples: draws per evaluation; check with `standing_with_twice_the_draws`.
         average: what is averaged, see `eot`.
         parallel: all draws at once, at so many times the memory.
     """

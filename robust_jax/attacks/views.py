@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
@@ -249,7 +249,7 @@ def nes(
     return GradientFromScores(as_pytree(view), num_samples, sigma, noise)
 
 
-def change_with_twice_the_draws(
+def standing_with_twice_the_draws(
     attack: Any,
     view: Any,
     images: Array,
@@ -259,10 +259,10 @@ def change_with_twice_the_draws(
     judge: Any,
     key: Key[Array, ""],
     average: Average = "gradients",
-) -> tuple[float, float]:
-    """Returns the accuracy under attack with so many draws per gradient, and with twice as many.
+) -> tuple[Bool[Array, " b"], Bool[Array, " b"]]:
+    """Returns which images stand with so many draws per gradient, and with twice as many.
 
-    Where the two differ by more than a percent, the number of draws is too small to trust.
+    Where their shares differ by more than a percent, the number of draws is too small to trust.
 
     Args:
         attack: an attack.
@@ -274,11 +274,11 @@ def change_with_twice_the_draws(
         key: root of all draws.
         average: what `eot` averages.
     """
-    accuracies = []
-    for draws in (num_samples, 2 * num_samples):
-        adversarial = attack(
-            eot(view, draws, average=average), images, labels, key=rng.stream(key, "attack")
-        )
+
+    def standing(draws: int) -> Bool[Array, " b"]:
+        averaged = eot(view, draws, average=average)
+        adversarial = attack(averaged, images, labels, key=rng.stream(key, "attack"))
         scores = judge(adversarial, key=rng.stream(key, "judge"))
-        accuracies.append(float(jnp.mean(jnp.argmax(scores, axis=1) == labels)))
-    return accuracies[0], accuracies[1]
+        return jnp.argmax(scores, axis=1) == labels
+
+    return standing(num_samples), standing(2 * num_samples)

@@ -1,12 +1,12 @@
 """Checks that need the records alone: orders of attacks that masked gradients turn round."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robust_jax import metrics, serialization
 from robust_jax.attacks import BoundedAttack, ThreatModel
-from robust_jax.protocol import CLEAN, AttackRun, Evaluation
+from robust_jax.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation
 from robust_jax.records import Records
 from robust_jax.sanity.findings import Finding, outranks
 
@@ -26,6 +26,8 @@ def check_records(records: Records, config: Evaluation) -> list[Finding]:
         too_few(records),
         attacked_view_decides(records, config),
         black_box(records, config),
+        honest_column(records, config),
+        adaptive_attacks(records, config),
         *monotone(records, config),
     ]
 
@@ -118,7 +120,7 @@ def black_box(records: Records, config: Evaluation) -> Finding:
         black = [m for m in members if is_black_box(config.attacks[m])]
         if not white or not black:
             continue
-        together = [all(row) for row in zip(*(standing(records, m, judge) for m in white))]  # noqa: B905
+        together = worst_case(records, white, judge)
         for member in black:
             compared += 1
             beaten, alone = outranks(standing(records, member, judge), together)
@@ -139,6 +141,77 @@ def black_box(records: Records, config: Evaluation) -> Finding:
             "Add Square or a transfer attack at the eps of the white-box attacks.",
         )
     return Finding(name, "passed", f"{compared} black-box attacks, none beats the white box.")
+
+
+def honest_column(records: Records, config: Evaluation) -> Finding:
+    """Returns a flag where the honest column leaves more standing than the paper's own.
+
+    Ball by ball and image by image: the worst case of all attacks by the honest judge against the
+    worst case of the paper's attacks by the paper's judge.
+    """
+    name = "honest column at or below the paper's"
+    if not {PAPER, HONEST} <= set(config.judges):
+        return Finding(name, "not run", "This evaluation does not have both columns.")
+    compared = []
+    for threat, members in balls(config).items():
+        known = [m for m in members if not config.attacks[m].adaptive]
+        if not known:
+            continue
+        paper = worst_case(records, known, PAPER)
+        honest = worst_case(records, members, HONEST)
+        ball = f"{threat.norm} eps {threat.eps:.4g}"
+        shares = f"{100 * _mean(honest):.1f} % to {100 * _mean(paper):.1f} %"
+        above, alone = outranks(paper, honest)
+        if above:
+            return Finding(
+                name,
+                "flag",
+                f"At {ball} {alone} examples stand in the honest column alone ({shares}).",
+                "Attack what the honest column decides by: its own draws (draws='fixed'), more of "
+                "them (EOT), more steps and restarts. Until then quote the paper's column.",
+            )
+        compared.append(f"{ball}: {shares}")
+    if not compared:
+        return Finding(name, "not run", "No bounded attack is counted by the paper's column.")
+    return Finding(name, "passed", f"Honest to paper's, {'; '.join(compared)}.")
+
+
+def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
+    """Returns a flag where a paper's own attacks beat those made against its defence."""
+    name, compared = "adaptive attacks beat the paper's", []
+    judge = list(config.judges)[-1]
+    for threat, members in balls(config).items():
+        adaptive = [m for m in members if config.attacks[m].adaptive]
+        known = [m for m in members if not config.attacks[m].adaptive]
+        if not adaptive or not known:
+            continue
+        made, given = (worst_case(records, names, judge) for names in (adaptive, known))
+        ball = f"{threat.norm} eps {threat.eps:.4g}"
+        shares = f"{100 * _mean(made):.1f} % to {100 * _mean(given):.1f} %"
+        beaten, alone = outranks(given, made)
+        if beaten:
+            return Finding(
+                name,
+                "flag",
+                f"At {ball} {alone} examples that stand under every adaptive attack fall to the "
+                f"paper's ({shares}).",
+                "The adaptive attacks do not adapt: check their views and losses, add steps.",
+            )
+        compared.append(f"{ball}: {shares}")
+    if not compared:
+        return Finding(name, "not run", "No ball of this evaluation has both kinds.")
+    return Finding(
+        name, "passed", f"Left by adaptive attacks to the paper's, {'; '.join(compared)}."
+    )
+
+
+def worst_case(records: Records, names: Sequence[str], judge: str) -> list[bool]:
+    """Returns which examples are right clean and under each of the attacks."""
+    return [all(row) for row in zip(*(standing(records, n, judge) for n in names), strict=True)]
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)
 
 
 def monotone(records: Records, config: Evaluation) -> list[Finding]:

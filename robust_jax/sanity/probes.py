@@ -16,6 +16,7 @@ from robust_jax.judging import predictor
 from robust_jax.methods import Method
 from robust_jax.protocol import CLEAN, Evaluation, Judge
 from robust_jax.records import Records
+from robust_jax.sanity.draws import enough_draws
 from robust_jax.sanity.findings import Finding, outranks
 from robust_jax.types import Variables
 
@@ -58,7 +59,8 @@ def probe(
     for name, view in views.items():
         findings += [on.probabilities(name, view), on.gradients(name, view)]
     findings += [on.unbounded(), on.rescaling(config)]
-    return findings
+    draws = enough_draws(method, variables, on.images, on.labels, config, key=on.stream("draws"))
+    return [*findings, draws]
 
 
 def probe_split(

@@ -3,7 +3,7 @@
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation, side_by_side
 from robust_jax.records import Decision, Record
 from robust_jax.sanity import check_records, outranks
 from robust_jax.sanity.from_records import pairs_by
@@ -41,21 +41,66 @@ def test_neighbours_in_one_field():
 
 
 def records_of(standing):
-    """Records of attacks that leave the given numbers standing: nested sets, of 100 examples."""
+    """Records of attacks that leave the given numbers standing: nested sets, of 100 examples.
 
-    def record(row, right):
-        decision = Decision(int(not right), right, [0], float(right))
-        return Record(row, 0, 0.0, 0.0, not right, {"accuracy": decision})
+    A number is every judge's, a dict each judge's own.
+    """
 
+    def record(row, numbers):
+        decisions = {
+            judge: Decision(int(row >= number), row < number, [0], float(row < number))
+            for judge, number in numbers.items()
+        }
+        return Record(row, 0, 0.0, 0.0, False, decisions)
+
+    judges = next(
+        (number for number in standing.values() if isinstance(number, dict)), ["accuracy"]
+    )
     return {
-        name: {row: record(row, row < number) for row in range(100)}
+        name: {
+            row: record(row, number if isinstance(number, dict) else dict.fromkeys(judges, number))
+            for row in range(100)
+        }
         for name, number in {"clean": 100, **standing}.items()
     }
 
 
-def status(standing, runs):
-    found = check_records(records_of(standing), Evaluation(attacks=runs))
+def status(standing, runs, **fields):
+    found = check_records(records_of(standing), Evaluation(attacks=runs, **fields))
+    assert all(finding.next_step for finding in found if finding.status == "flag")
     return {finding.check: finding.status for finding in found}
+
+
+def test_an_honest_column_above_the_papers_is_a_flag():
+    runs = {
+        "pgd": AttackRun(PGD(THREAT)),
+        "pgd_eot": AttackRun(PGD(THREAT), eot_samples=4, adaptive=True),
+    }
+    name = "honest column at or below the paper's"
+
+    def found(paper, honest, adaptive=100):
+        both = {"pgd": {"paper": paper, "honest": honest},
+                "pgd_eot": {"paper": 0, "honest": adaptive}}  # fmt: skip
+        return status(both, runs, judges=side_by_side())[name]
+
+    assert found(paper=50, honest=60) == "flag"
+    assert found(paper=50, honest=54) == "passed"  # 4 of 4 is chance
+    assert found(paper=50, honest=60, adaptive=40) == "passed"
+    assert found(paper=50, honest=30) == "passed"
+    assert status({"pgd": 50, "pgd_eot": 60}, runs)[name] == "not run"
+
+
+def test_adaptive_attacks_weaker_than_the_papers_are_a_flag():
+    runs = {
+        "pgd": AttackRun(PGD(THREAT), view="surrogate"),
+        "soft": AttackRun(PGD(THREAT), adaptive=True),
+        "hard": AttackRun(PGD(THREAT, num_steps=5), adaptive=True),
+    }
+    name = "adaptive attacks beat the paper's"
+    assert status({"pgd": 50, "soft": 60, "hard": 70}, runs)[name] == "flag"
+    assert status({"pgd": 50, "soft": 70, "hard": 40}, runs)[name] == "passed"
+    wider = runs | {"pgd": AttackRun(PGD(ThreatModel("linf", 0.2)))}
+    assert status({"pgd": 50, "soft": 60, "hard": 70}, wider)[name] == "not run"
 
 
 def test_square_below_white_box_is_a_flag():

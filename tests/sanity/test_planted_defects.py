@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from robust_jax import evaluation, sanity, sharding
-from robust_jax.attacks import PGD, Square, ThreatModel, losses
+from robust_jax.attacks import FGSM, PGD, Square, ThreatModel, losses
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import Method
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation, Judge
+from robust_jax.sanity.draws import enough_draws
 
 RADII = (0.1, 0.2)
 HIDDEN = 64
@@ -141,3 +142,28 @@ def test_an_attack_on_draws_that_the_judge_never_sees(params, data):
     found = method(masked, stochastic=True, one_key=masked_at_one_key)
     assert "attacked view and judge agree" in flags(found, params, data, view="one_key")
     assert "attacked view and judge agree" not in flags(found, params, data, eot_samples=20)
+
+
+def drowned(params, images, *, key):
+    """One noise for the batch, so loud that a single draw's gradient says little."""
+    return network(params, images + 0.5 * jax.random.normal(key, images.shape[1:])[None])
+
+
+def test_draws_that_do_not_suffice(params, data):
+    """One draw of a very noisy model raises the flag; 16 do not."""
+    images = jnp.asarray(data.test.arrays[0] / 255, jnp.float32)
+    labels = jnp.asarray(data.test.arrays[1], jnp.int32)
+
+    def found(rule, **run):
+        # A single step: many steps average over their own draws.
+        runs = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)), **run)}
+        wanted = Evaluation(attacks=runs, judges={"honest": Judge(num_draws=64)})
+        made = method(rule, stochastic=rule is drowned, quiet=sound)
+        return enough_draws(made, params, images, labels, wanted, key=jax.random.key(0))
+
+    few, many = found(drowned), found(drowned, eot_samples=16)
+    assert few.status == "flag", few
+    assert few.next_step
+    assert many.status == "passed", many
+    assert found(sound).status == "not run"
+    assert found(drowned, view="quiet").status == "not run"

@@ -119,7 +119,8 @@ def run(
         "name": checkpoint.config.name,
         "step": checkpoint.step,
         "method": serialization.to_json(checkpoint.config.method),
-        "evaluation": serialization.to_json(wanted),
+        # What a paper prints changes no number of ours.
+        "evaluation": serialization.to_json(dataclasses.replace(wanted, printed=None)),
         "sources": {
             name: [s.config.name, s.step, serialization.to_json(s.config.method)]
             for name, s in sources.items()
@@ -146,6 +147,7 @@ def run(
             ),
         )  # fmt: skip
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
+    summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)
     if wanted.sanity:
         findings += sanity.probe_split(method, checkpoint.variables, split, found, wanted)

@@ -195,12 +195,13 @@ def load_module(spec: str) -> tuple[types.ModuleType, str]:
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
-    # Config files of a folder share helpers by importing one another.
-    sys.path.insert(0, str(path.resolve().parent))
+    # Config files share helpers by importing one another: of their folder and the one above it.
+    folders = [str(folder) for folder in path.resolve().parents[:2]]
+    sys.path[:0] = folders
     try:
         module_spec.loader.exec_module(module)
     finally:
-        sys.path.pop(0)
+        del sys.path[: len(folders)]
     if variant not in module.VARIANTS:
         raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
     return module, variant

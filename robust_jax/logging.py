@@ -116,12 +116,14 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
     if jax.process_index() != 0:
         return
     table = rich.table.Table(title=title, title_justify="left")
-    judges = summary["judges"]
-    for heading in ("attack", *judges, "what"):
+    judges, paper = summary["judges"], summary.get("printed")
+    printed = {} if paper is None else {f"printed, {paper['table']}": paper}
+    for heading in ("attack", *judges, *printed, "what"):
         table.add_column(heading)
 
     def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
-        table.add_row(name, *map(_cell, cells), what)
+        beside = [printed_cell(found, name) for found in printed.values()]
+        table.add_row(name, *map(_cell, cells), *beside, what)
 
     def cells(field: str, name: str) -> list[tuple[float, list[float]] | None]:
         return [
@@ -149,6 +151,31 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
         lines.append("REDUCED BUDGET: not comparable with any other number")
     for line in lines:
         console.print(line, highlight=False)
+
+
+COUNTS = {
+    "accuracy": "",
+    "given_clean_correct": "of those right clean",
+    "successes": "of those that fell in the first column",
+}
+"""What a paper's number counts, where that is not all images."""
+
+
+def printed_cell(printed: Mapping[str, Any], row: str) -> str:
+    """Returns a paper's number, and ours where the paper does not count all images.
+
+    Args:
+        printed: from `records.beside_the_paper`.
+        row: name of the row.
+    """
+    if row not in printed["rows"]:
+        return "-"
+    paper, ours = (printed["rows"][row][name] for name in ("paper", "ours"))
+    words = COUNTS[printed["of"]]
+    if not words or row == "clean":
+        return f"{100 * paper:.2f} %"
+    counted = "-" if ours is None else f"{100 * ours:.2f} %"
+    return f"{100 * paper:.2f} % {words} (ours: {counted})"
 
 
 def print_findings(findings: Iterable[Any]) -> None:

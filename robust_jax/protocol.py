@@ -87,6 +87,36 @@ class AttackRun:
             raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
 
 
+Count = Literal["accuracy", "given_clean_correct", "successes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Printed:
+    """Numbers that a paper prints (%), to stand beside ours.
+
+    Attributes:
+        table: where.
+        rows: by configuration name of the checkpoint (a cited one: in words), then by the row of
+            our table.
+        cited: those of `rows` that the paper only repeats from others.
+        of: what the paper counts. "accuracy" over all images; "given_clean_correct" over those that
+            are right clean; "successes" over those that the attack turned wrong for the headline's
+            judge. The clean row is accuracy whichever.
+        judge: the column that it compares with; None for the headline's.
+    """
+
+    table: str
+    rows: dict[str, dict[str, float]]
+    cited: tuple[str, ...] = ()
+    of: Count = "accuracy"
+    judge: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.cited if name not in self.rows]
+        if unknown:
+            raise ValueError(f"Expected cited={unknown} to be among rows={list(self.rows)}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What evaluate.py measures on a checkpoint.
@@ -114,6 +144,7 @@ class Evaluation:
         sanity: probe the model for the automatic checks of `robust_jax.sanity`; those that need
             the records alone always run.
         budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
+        printed: what the paper prints for the checkpoints of its table; changes no number of ours.
         seed: root of the evaluation's random keys.
     """
 
@@ -130,6 +161,7 @@ class Evaluation:
     skip_misclassified: bool = True
     sanity: bool = True
     budget: Literal["full", "reduced"] = "full"
+    printed: Printed | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,6 +182,14 @@ class Evaluation:
                 raise ValueError(f"Expected worst_of={name!r} to name attacks, found {unknown}.")
             if name in self.attacks:
                 raise ValueError(f"Expected worst_of={name!r} not to be an attack's name.")
+        if self.printed is not None:
+            known = {CLEAN, *self.attacks, *self.worst_of}
+            found = {row for rows in self.printed.rows.values() for row in rows}
+            if not found <= known or self.printed.judge not in (None, *self.judges):
+                raise ValueError(
+                    f"Expected printed={self.printed.table!r} to name rows and a judge of this "
+                    f"evaluation, found {sorted(found - known)}, {self.printed.judge!r}."
+                )
 
     @property
     def sources(self) -> list[str]:

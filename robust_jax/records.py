@@ -178,6 +178,43 @@ def summarize(
     }
 
 
+def beside_the_paper(
+    summary: Mapping[str, Any], config: Evaluation, name: str
+) -> dict[str, Any] | None:
+    """Returns what the paper prints for a checkpoint, and our number counted as it counts.
+
+    Args:
+        summary: from `summarize`.
+        config: the protocol.
+        name: the checkpoint's configuration.
+
+    Returns:
+        `table`, `of` (what is counted) and `rows`: by row, `paper` and `ours`, fractions. None
+        where the paper's table does not have the checkpoint.
+    """
+    found = config.printed
+    if found is None or name not in found.rows:
+        return None
+    judge = summary["judges"][found.judge or next(iter(summary["judges"]))]
+
+    def ours(row: str) -> float | None:
+        if row == CLEAN:
+            return judge["clean_accuracy"]
+        if found.of == "accuracy":
+            return (judge["robust_accuracy"] | judge["worst_of"])[row]
+        value = judge[found.of][row]
+        return value["accuracy"] if found.of == "successes" else value
+
+    return {
+        "table": found.table,
+        "of": found.of,
+        "rows": {
+            row: {"paper": percent / 100, "ours": ours(row)}
+            for row, percent in found.rows[name].items()
+        },
+    }
+
+
 def _share(correct: Iterable[bool]) -> tuple[float, list[float]]:
     values = list(correct)
     return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))

@@ -11,6 +11,8 @@ import importlib.util
 import json
 import math
 import pathlib
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -394,3 +396,34 @@ def test_one_step_at_the_papers_size(file, jpeg_sources, tmp_path, monkeypatch):
     assert set(found["clean"]) == {0, 1}
     for record in found["pgd"].values():
         assert 0 < record.linf <= attack.attack.threat.eps * (1 + 1e-5)
+
+
+def test_printed_numbers_are_those_of_the_docstrings():
+    """Each stands in the docstring of the checkpoint's file, or of one that this names."""
+    documented = functools.cache(
+        lambda file: config.load_module(str(REPOSITORY / "configs" / file))[0]
+    )
+    found = [config.load_evaluation(spec).printed for spec in EVALUATIONS]
+    found += [config.load(spec).evaluation.printed for spec in CONFIGS]
+    tables = {repr(printed): printed for printed in found if printed is not None}
+    assert len(tables) >= 17
+    for printed in tables.values():
+        for model, rows in printed.rows.items():
+            if model in printed.cited:
+                continue
+            file, *variant = model.split("-")
+            module = documented(file)
+            assert not variant or variant[0] in module.VARIANTS
+            text = module.__doc__
+            for other in re.findall(r"`(\w+)\.py", text):
+                if (REPOSITORY / "configs" / f"{other}.py").is_file():
+                    text += documented(other).__doc__
+            written = {float(number) for number in re.findall(r"\d*\.?\d+", text)}
+            assert set(rows.values()) <= written, (model, set(rows.values()) - written)
+
+
+@pytest.mark.parametrize("name", [path.name for path in (REPOSITORY / "configs/eval").glob("*.py")])
+def test_an_evaluation_finds_its_helpers_alone(name, monkeypatch):
+    for module in ("recipes", "recipes.printed", "recipes.rls"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert config.load_evaluation(str(REPOSITORY / "configs" / "eval" / name))

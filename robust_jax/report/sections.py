@@ -8,7 +8,8 @@ import numpy as np
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
-from robust_jax.protocol import CLEAN, Evaluation
+from robust_jax.logging import COUNTS, printed_cell
+from robust_jax.protocol import CLEAN, Evaluation, Printed
 from robust_jax.records import Record, Records
 from robust_jax.report.measure import Diversity, Measured
 from robust_jax.report.page import Section, picture, table, text
@@ -49,7 +50,7 @@ def sections(
         certificates: by name, with the labels.
         measured: what was asked of the model beside the records.
     """
-    yield Section("Accuracy", _headline(summary, descriptions))
+    yield Section("Accuracy", _headline(summary, descriptions) + _papers_table(config.printed))
     yield Section("Can these numbers be trusted?", _findings(findings))
     curves = list(_curves(config, records))
     if curves:
@@ -79,7 +80,7 @@ def _with_interval(value: float, bounds: Sequence[float]) -> str:
 
 
 def _headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str:
-    judges = summary["judges"]
+    judges, paper = summary["judges"], summary.get("printed")
 
     def cells(field: str, name: str | None = None) -> list[str]:
         found = []
@@ -90,6 +91,8 @@ def _headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> st
                 continue
             value = values if name is None else values[name]
             found.append(_with_interval(value, bounds if name is None else bounds[name]))
+        if paper is not None:
+            found.append(text(printed_cell(paper, name or field.removesuffix("_accuracy"))))
         return found
 
     names = dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"])
@@ -111,7 +114,25 @@ def _headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> st
         "same adversarial images by different rules; a dash: an attack that the column does not "
         "count.</p>"
     )
-    return lead + table(["attack", *judges], rows, total=True)
+    printed = [] if paper is None else [f"printed, {paper['table']}"]
+    return lead + table(["attack", *judges, *printed], rows, total=True)
+
+
+def _papers_table(printed: Printed | None) -> str:
+    if printed is None:
+        return ""
+    names = list(dict.fromkeys(name for row in printed.rows.values() for name in row))
+    rows = []
+    for model, numbers in printed.rows.items():
+        mark = " <small>cited from others</small>" if model in printed.cited else ""
+        cells = [f"{numbers[name]:.2f} %" if name in numbers else NOTHING for name in names]
+        rows.append([text(model) + mark, *cells])
+    counted = COUNTS[printed.of]
+    words = f" Under attack it counts accuracy {counted}." if counted else ""
+    return (
+        f"<details><summary>The paper's {text(printed.table)}</summary><p>As printed; not measured "
+        f"here.{words}</p>{table(['model', *names], rows)}</details>"
+    )
 
 
 def _findings(findings: Sequence[Finding]) -> str:

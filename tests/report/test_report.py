@@ -16,7 +16,8 @@ from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import EnsembleConfig
-from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
+from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
+from robust_jax.records import beside_the_paper
 from tests import small
 
 
@@ -75,6 +76,13 @@ def test_everything_is_on_the_page(tmp_path, data):
         num_examples=48,
         batch_size=48,
         budget="reduced",
+        printed=Printed(
+            "table 9",
+            {"<small> & co": {"clean": 12.34, "pgd 0.05": 56.78}, "another": {"square": 9.87}},
+            cited=("another",),
+            of="given_clean_correct",
+            judge="honest",
+        ),
     )
     page, summary = report(tmp_path, data, KAP(network=small.NETWORK, sigma=0.2), wanted)
     assert page.headings == [
@@ -88,6 +96,11 @@ def test_everything_is_on_the_page(tmp_path, data):
     for judge in summary["judges"].values():
         for value in [judge["clean_accuracy"], *judge["robust_accuracy"].values()]:
             assert f"{100 * value:.2f} %" in page.words
+    ours = summary["judges"]["honest"]["given_clean_correct"]["pgd 0.05"]
+    counted = "-" if ours is None else f"{100 * ours:.2f} %"
+    for words in ("printed, table 9", "12.34 %", "anothercited from others"):
+        assert words in page.words.replace(" cited", "cited")
+    assert f"56.78 % of those right clean (ours: {counted})" in page.words
     for finding in summary["sanity"]:
         assert finding["text"] in page.words
     assert summary["certificates"]["sigma 0.5"]["num_images"] == 5
@@ -136,3 +149,25 @@ def test_reduced_budget_reaches_certificates():
     found = reduced(Evaluation(certificates={"a": Smoothing(0.5)}))
     assert found.certificates == {"a": dataclasses.replace(Smoothing(0.5), num_samples=1000)}
     assert found.num_certified == 64
+
+
+@pytest.mark.parametrize(
+    ("of", "ours"), [("accuracy", 0.5), ("given_clean_correct", 0.6), ("successes", 0.7)]
+)
+def test_our_number_is_counted_as_the_paper_counts(of, ours):
+    judge = {
+        "clean_accuracy": 0.9,
+        "robust_accuracy": {"a": 0.5},
+        "worst_of": {},
+        "given_clean_correct": {"a": 0.6},
+        "successes": {"a": {"count": 10, "accuracy": 0.7}},
+    }
+    printed = Printed("table 1", {"mine": {"clean": 80.0, "a": 40.0}}, of=of)
+    wanted = Evaluation(attacks={"a": AttackRun(PGD(ThreatModel("linf", 0.1)))}, printed=printed)
+    found = beside_the_paper({"judges": {"accuracy": judge}}, wanted, "mine")
+    assert found["rows"] == {
+        "clean": {"paper": 0.8, "ours": 0.9}, "a": {"paper": 0.4, "ours": ours}
+    }  # fmt: skip
+    assert beside_the_paper({"judges": {"accuracy": judge}}, wanted, "other") is None
+    with pytest.raises(ValueError, match="to name rows and a judge"):
+        Evaluation(printed=printed)

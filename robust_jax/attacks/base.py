@@ -145,20 +145,27 @@ class LossAttack(BoundedAttack):
     """An attack that raises a loss.
 
     Attributes:
-        loss: what is raised (of a targeted attack: lowered).
+        loss: what is raised (of a targeted attack: lowered). "kl" is the divergence of the
+            prediction from that of the clean image, which needs no label (TRADES' inner attack).
         targeted: the labels are classes to reach, not to leave.
     """
 
-    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dlr", "margin", "kl"] = "cross_entropy"
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown loss."""
+        """Raises ValueError for an unknown loss, or one that has no target."""
         super().__post_init__()
-        losses.named(self.loss)
+        if self.loss != "kl":
+            losses.named(self.loss)
+        elif self.targeted:
+            raise ValueError("Expected loss='kl' with targeted=False: it sees no label.")
 
-    def loss_fn(self) -> losses.Loss:
-        """Returns the loss to raise."""
+    def loss_fn(self, view: Any, images: Images, *, key: KeyArray) -> losses.Loss:
+        """Returns the loss to raise around these clean images."""
+        if self.loss == "kl":
+            clean = view(images, key=rng.stream(key, "clean"))
+            return losses.kl(losses.decision(clean))
         loss_fn = losses.named(self.loss)
         return losses.negated(loss_fn) if self.targeted else loss_fn
 

@@ -24,6 +24,8 @@ class Steps(NamedTuple):
         decay: the direction is the gradient, or with a decay the running sum of gradients, each
             divided by its mean absolute value.
         random_start: start from a draw of the ball?
+        start_sigma: the draw is Gaussian around the clean image, with this standard deviation, and
+            projected; None for a uniform one.
         num_restarts: runs, of which the better end is kept (`keep_better`).
         keep: "best": every point on the way competes, the start included; "last": the last one.
         parallel_restarts: all runs at once.
@@ -33,6 +35,7 @@ class Steps(NamedTuple):
     step_size: Any
     decay: float | None = None
     random_start: bool = False
+    start_sigma: float | None = None
     num_restarts: int = 1
     keep: Literal["best", "last"] = "last"
     parallel_restarts: bool = False
@@ -41,6 +44,14 @@ class Steps(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class StepAttack(LossAttack):
     """An attack by repeated steps of fixed length; what FGSM, BIM, MIM and PGD have in common."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a loss without gradient at the start."""
+        super().__post_init__()
+        if self.loss == "kl" and not getattr(self, "random_start", False):
+            raise ValueError(
+                "Expected loss='kl' with random_start=True: it has no gradient at the clean image."
+            )
 
     def steps(self) -> Steps:
         """Returns how the attack climbs."""
@@ -76,7 +87,8 @@ def climber(
     With keep="last" the last two are None unless runs are compared, which spares a forward pass.
     `eps` is the radius of each example's ball in place of the attack's.
     """
-    threat, loss_fn, step_size = attack.threat, attack.loss_fn(), steps.step_size
+    threat, step_size = attack.threat, steps.step_size
+    loss_fn = attack.loss_fn(view, images, key=key)
     if eps is not None:
         step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
 
@@ -88,7 +100,14 @@ def climber(
         view_key = rng.stream(key, "view", restart)
         start = images
         if steps.random_start:
-            start = threat.sample(images, start_keys(key, index, restart), eps=eps)
+            keys = start_keys(key, index, restart)
+            if steps.start_sigma is None:
+                start = threat.sample(images, keys, eps=eps)
+            else:
+                noise = jax.vmap(lambda k: jax.random.normal(k, images.shape[1:], images.dtype))(
+                    keys
+                )
+                start = threat.project(images + steps.start_sigma * noise, images, eps=eps)
 
         def step(number, carry):
             points, momentum, best = carry
@@ -199,7 +218,9 @@ class PGD(StepAttack):
     Attributes:
         num_steps: number of steps.
         step_size: length of a step; None is 2.5 * eps / num_steps (Madry et al.).
-        random_start: start from a uniform draw of the ball rather than from the clean image.
+        random_start: start from a draw of the ball rather than from the clean image.
+        start_sigma: standard deviation of a Gaussian draw around the clean image (.001 in TRADES
+            and MART); None for a uniform draw of the ball.
         num_restarts: number of starts, of which the best end is kept.
         keep: "best": of all points on the way the best one (a success before a failure, then the
             larger loss; one more forward pass); "last": the last point, as most papers did.
@@ -215,6 +236,7 @@ class PGD(StepAttack):
     num_steps: int = 10
     step_size: float | None = None
     random_start: bool = True
+    start_sigma: float | None = None
     num_restarts: int = 1
     keep: Literal["best", "last"] = "best"
     parallel_restarts: bool = False
@@ -225,6 +247,10 @@ class PGD(StepAttack):
         super().__post_init__()
         check_steps(self)
         check_counts(self, "num_restarts")
+        if self.start_sigma is not None:
+            check_positive(self, "start_sigma")
+            if not self.random_start:
+                raise ValueError(f"Expected start_sigma={self.start_sigma} with random_start=True.")
         if self.num_restarts > 1 and not self.random_start:
             raise ValueError(
                 f"Expected num_restarts={self.num_restarts} to be 1 where random_start=False: "
@@ -250,6 +276,7 @@ class PGD(StepAttack):
             self.num_steps,
             step_size,
             random_start=self.random_start,
+            start_sigma=self.start_sigma,
             num_restarts=self.num_restarts,
             keep=self.keep,
             parallel_restarts=self.parallel_restarts,

@@ -92,7 +92,7 @@ class ScoreAttack(LossAttack):
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
-        loss_fn = self.loss_fn()
+        loss_fn = self.loss_fn(view, images, key=key)
         keys = rng.per_example(rng.stream(key, "directions"), index)
 
         def fooled(points, view_key):

@@ -106,7 +106,7 @@ class Square(LossAttack, AttackInRuns):
         """Returns the end of one restart."""
         del number, targets  # every start is a draw
         height, width, _ = images.shape[1:]
-        loss_fn = self.loss_fn()
+        loss_fn = self.loss_fn(view, images, key=key)
         sides = [self.side(query, height, width) for query in range(self.num_queries)]
         sides = np.array(sides, np.int32)
         propose = self._propose_linf if self.threat.norm == "linf" else self._propose_l2

@@ -13,6 +13,7 @@ from robust_jax.methods.laplace_priority_dropout import (
     PriorityDropout,
     PriorityRates,
 )
+from robust_jax.methods.mart import MART
 from robust_jax.methods.parl import PARL
 from robust_jax.methods.parl_parameters import ParameterPARL
 from robust_jax.methods.random_layer_sampling import RandomLayerSampling
@@ -20,12 +21,15 @@ from robust_jax.methods.random_self_ensemble import RandomSelfEnsemble
 from robust_jax.methods.regroup import REGroup
 from robust_jax.methods.standard import Standard
 from robust_jax.methods.stochastic_activation_pruning import StochasticActivationPruning
+from robust_jax.methods.trades import TRADES
 from robust_jax.methods.transferability_reduced_smooth import TransferabilityReducedSmooth
 
 __all__ = [
     "DVERGE",
     "KAP",
+    "MART",
     "PARL",
+    "TRADES",
     "AdaptiveDiversityPromoting",
     "BatchEnsemble",
     "GradDiv",

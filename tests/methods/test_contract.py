@@ -17,7 +17,9 @@ from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open
 from robust_jax.methods import (
     DVERGE,
     KAP,
+    MART,
     PARL,
+    TRADES,
     AdaptiveDiversityPromoting,
     BatchEnsemble,
     GradDiv,
@@ -77,6 +79,15 @@ METHODS: dict[str, MethodConfig] = {
     "trs": TransferabilityReducedSmooth(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
     "grad_div": GradDiv(network=TINY_CNN, num_samples=2, num_draws=2),
     "rse": RandomSelfEnsemble(network=TINY_CNN, num_draws=3),
+    # Steps along the gradient itself: the sign of one that is zero but for rounding may differ.
+    "trades": TRADES(
+        network=TINY_CNN,
+        attack=PGD(ThreatModel("l2", 0.5), loss="kl", num_steps=2, start_sigma=0.01, keep="last"),
+    ),
+    "mart": MART(
+        network=TINY_CNN,
+        attack=PGD(ThreatModel("l2", 0.5), num_steps=2, start_sigma=0.01, keep="last"),
+    ),
     "sap": StochasticActivationPruning(network=TINY_CNN, num_draws=3),
 }
 

@@ -22,25 +22,25 @@ checkpoint of Rice et al.'s public log (84.9 / 45.6 under PGD-10), not their bes
 
 Further variants: `at_rice`, Rice et al.'s own recipe (PreAct-ResNet-18, PGD-10, normalised inside),
 and `depth1`, `depth2`, `depth3`, the plain networks of figure A2a (a curve without numbers).
+Adversarial training by others' own recipes (recipes/adversarial.py): `fast_at` (Wong et al., FGSM
+from a random start), `trades` (Zhang et al.), `mart` (Wang et al.).
 `gaussian0.12`, `gaussian0.25`, `gaussian0.5` and `gaussian1.0` train on images with Gaussian noise,
 the base classifiers of randomized smoothing (Cohen, Rosenfeld and Kolter, "Certified Adversarial
 Robustness via Randomized Smoothing", ICML 2019; recipe in recipes/baselines.py).
 """
 
 from eval.kap import noise_off, pgd
-from recipes import baselines
+from recipes import adversarial, baselines
 from recipes import kap as recipes
 
 from robust_jax.config import Config
 from robust_jax.methods import Standard
-from robust_jax.models import Normalization, PreActResNetConfig, strided_cnn
+from robust_jax.models import PreActResNetConfig, strided_cnn
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
 
 RICE = recipes.with_method(
-    NT,
-    network=PreActResNetConfig(),
-    normalization=Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616)),
+    NT, network=PreActResNetConfig(), normalization=adversarial.NORMALIZATION
 )
 
 GAUSSIAN = baselines.cifar10(
@@ -59,6 +59,9 @@ VARIANTS = {
     "at_rice": recipes.with_rice_optimizer(
         recipes.adversarially_trained(RICE, pgd("cifar", 10), pgd("cifar", 10))
     ),
+    "fast_at": adversarial.fast(noise_off("cifar")),
+    "trades": adversarial.trades(noise_off("cifar")),
+    "mart": adversarial.mart(noise_off("cifar")),
     **{f"depth{n}": recipes.with_network(NT, strided_cnn(n)) for n in (1, 2, 3)},
     **{
         f"gaussian{sigma}": recipes.with_method(GAUSSIAN, input_sigma=sigma)

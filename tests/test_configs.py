@@ -25,6 +25,8 @@ from robust_jax.config import Config
 from robust_jax.data import TFDS, Folder
 from robust_jax.methods import (
     KAP,
+    MART,
+    TRADES,
     MethodConfig,
     RandomLayerSampling,
     RandomSelfEnsemble,
@@ -184,7 +186,7 @@ def test_training_and_evaluation_are_built(spec):
     assert found.evaluation.attacks
     # A best checkpoint is chosen, on examples carved from the training split.
     assert found.data.validation_size > 0
-    attacked = found.training.adversarial is not None
+    attacked = found.training.adversarial is not None or isinstance(found.method, TRADES | MART)
     assert found.training.best_by == ("robust_accuracy" if attacked else "accuracy")
 
 
@@ -234,6 +236,8 @@ def test_networks_are_the_papers():
         ("standard_cifar10.py:at", {0: 0.1, 99.9: 0.1, 100.1: 0.01, 150.1: 0.001}),
         ("kap_tiny_imagenet.py:default", {0: 0.1, 30.1: 0.01, 60.1: 0.001, 89.9: 0.001}),
         ("kap_imagenet.py:default", {0: 0.1, 40.1: 0.01, 80.1: 0.001, 99.9: 0.001}),
+        ("standard_cifar10.py:fast_at", {0: 0.0, 7.5: 0.1, 15: 0.2, 22.5: 0.1, 30: 0.0}),
+        ("standard_cifar10.py:mart", {0: 0.01, 74.1: 0.001, 89.1: 1e-4, 99.1: 1e-5}),
         ("standard_imagenet.py:at", {0: 0.0, 0.5: 0.2, 1: 0.4, 6: 0.04, 12: 0.004, 15: 0.0004}),
     ],
 )

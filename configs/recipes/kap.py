@@ -131,9 +131,17 @@ def adversarially_trained(config: Config, attack: Attack, validation_attack: Att
         Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018; Rice,
         Wong, Kolter, "Overfitting in adversarially robust deep learning", 2020.
     """
+    config = stopped_early(config, validation_attack)
+    training = dataclasses.replace(
+        config.training, adversarial=AdversarialTraining(attack, view="train")
+    )
+    return dataclasses.replace(config, training=training)
+
+
+def stopped_early(config: Config, validation_attack: Attack) -> Config:
+    """Returns the configuration whose best checkpoint is chosen under attack."""
     training = dataclasses.replace(
         config.training,
-        adversarial=AdversarialTraining(attack, view="train"),
         best_by="robust_accuracy",
         validation_attack=validation_attack,
         validation_examples=1000,

@@ -1,0 +1,152 @@
+"""A run around its steps: batches, metrics, validation, the fit at the end."""
+
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from robust_jax import checkpoints, evaluation, records, rng
+from robust_jax.config import Config
+from robust_jax.data import Data, eval_batches, train_batches
+from robust_jax.methods import Method
+from robust_jax.plan import Plan
+from robust_jax.protocol import AttackRun, Evaluation, Judge
+from robust_jax.sharding import batched
+from robust_jax.training.state import TrainState
+from robust_jax.training.step import Metrics
+from robust_jax.types import Batch
+
+
+def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Iterator[Batch]:
+    """Yields the batches of the steps from `start` to the end of the plan."""
+    for phase in range(plan.phase_at(start), len(plan.batch_sizes)):
+        end = min(plan.starts[phase + 1], plan.num_steps)
+        first = max(start, plan.starts[phase])
+        stream = train_batches(
+            data,
+            plan.batch_sizes[phase],
+            plan.image_sizes[phase],
+            first - plan.starts[phase],
+            batched(mesh),
+            seed=seed,
+            first_epoch=int(plan.epochs[phase]),
+        )
+        yield from itertools.islice(stream, max(0, end - first))
+
+
+def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str, float]:
+    """Returns the mean metrics of some steps, read from the device.
+
+    Args:
+        pending: (step, metrics) of each; at least one.
+        last_good: step of the last checkpoint; None where there is none.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names the step and the last good checkpoint.
+    """
+    values = jax.device_get([metrics for _, metrics in pending])
+    for (step, _), value in zip(pending, values, strict=True):
+        if not np.isfinite(value["loss"]):
+            kept = "none yet" if last_good is None else f"that of step {last_good}"
+            raise FloatingPointError(
+                f"Expected loss={value['loss']} at step {step} to be finite; the last good "
+                f"checkpoint is {kept}."
+            )
+    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+
+
+def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:
+    """Returns the lines that say what a run is about to do."""
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"]))
+    sizes = ", ".join(
+        f"{size} (global; {size // mesh.size} per device)"
+        for size in dict.fromkeys(plan.batch_sizes)
+    )
+    height, width, channels = data.task.input_shape
+    return [
+        f"{config.name}: {type(config.method).__name__} on {type(config.data.source).__name__}, "
+        f"{num_parameters:,} parameters",
+        f"{data.task.num_train:,} training, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test images of {height} x {width} x {channels}, "
+        f"{data.task.num_classes} classes",
+        f"{mesh.size} x {mesh.devices.flat[0].device_kind}, batch size {sizes or 'none'}",
+        f"{plan.num_steps:,} steps, {plan.epoch_at(plan.num_steps):g} epochs",
+    ]
+
+
+def make_validator(
+    method: Method, config: Config, data: Data, mesh: Mesh
+) -> evaluation.Evaluator | None:
+    """Returns the evaluator of the validation split; None where the split is empty.
+
+    Raises:
+        ValueError: the best checkpoint is chosen by robust accuracy and there is no split.
+    """
+    attack = config.training.validation_attack
+    if len(data.validation) == 0:
+        if attack is not None:
+            raise ValueError("Expected validation_size=0 > 0 to validate by an attack.")
+        return None
+    return evaluation.make_evaluator(
+        method,
+        Evaluation(
+            attacks={} if attack is None else {"validation": AttackRun(attack)},
+            split="validation",
+            num_examples=config.training.validation_examples,
+            batch_size=config.evaluation.batch_size,
+            judges={"accuracy": Judge(num_draws=1)},
+            seed=config.seed,
+        ),
+        mesh,
+    )
+
+
+def validate(
+    validator: evaluation.Evaluator | None, state: TrainState, data: Data
+) -> dict[str, float]:
+    """Returns accuracy, and accuracy under the validation attack; nothing without a split."""
+    if validator is None:
+        return {}
+    found = evaluation.evaluate(validator, state.deployed, data.validation)
+    summary = records.summarize(found, validator.config)
+    values = {"accuracy": summary["clean_accuracy"]}
+    if "validation" in summary["robust_accuracy"]:
+        values["robust_accuracy"] = summary["robust_accuracy"]["validation"]
+    return values
+
+
+def fit(
+    manager: Any,
+    workdir: str | pathlib.Path,
+    method: Method,
+    config: Config,
+    data: Data,
+    plan: Plan,
+    mesh: Mesh,
+) -> checkpoints.Checkpoint:
+    """Returns the best checkpoint, fitted where the method fits.
+
+    The fitted checkpoint is saved as the step after the last, with the metrics of the one that it
+    was fitted on, and so becomes the best.
+    """
+    best = checkpoints.load(workdir, mesh)
+    if method.fit is None or "fitted" in best.variables:
+        return best
+    train_batches_once = eval_batches(data.train, config.evaluation.batch_size, None, batched(mesh))
+    key = rng.stream(jax.random.key(config.seed), "fit")
+    fitted = method.fit(best.variables, train_batches_once, key=key)
+    checkpoints.save(
+        manager,
+        plan.num_steps + 1,
+        model=fitted,
+        optimizer=None,
+        config=config,
+        task=data.task,
+        class_names=data.class_names,
+        metrics=best.metrics,
+    )
+    return checkpoints.load(workdir, mesh)

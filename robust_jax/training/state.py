@@ -1,0 +1,145 @@
+"""The state of a training run: fresh, saved, and restored bit for bit."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from robust_jax import checkpoints, rng
+from robust_jax.config import Config, TrainingConfig
+from robust_jax.data import Data
+from robust_jax.methods import Method
+from robust_jax.models import Normalization
+from robust_jax.sharding import replicated
+from robust_jax.types import Variables
+
+
+class TrainState(NamedTuple):
+    """What changes from step to step; random keys and the data's position follow from `step`.
+
+    Attributes:
+        step: number of steps taken.
+        variables: the network's arrays.
+        optimizer: optax's state.
+        average: moving average of the variables; empty where none is kept.
+    """
+
+    step: Int[Array, ""]
+    variables: Variables
+    optimizer: Any
+    average: Variables
+
+    @property
+    def deployed(self) -> Variables:
+        """Returns the variables that are validated and deployed."""
+        return self.average or self.variables
+
+
+def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Variables:
+    """Returns the variables that training starts from, replicated over the mesh.
+
+    Fresh ones from the seed, with the training images' statistics where the network normalises by
+    them; or those of `init_from`, of which a `fitted` collection is left behind.
+
+    Raises:
+        ValueError: `init_from` holds no checkpoint, or one of another architecture.
+    """
+    init = jax.jit(lambda key: method.init(key=key), out_shardings=replicated(mesh))
+    source = config.training.init_from
+    if source is not None:
+        found = checkpoints.load(source, mesh).variables
+        expected = jax.eval_shape(init, jax.random.key(0))
+        checkpoints.check_architecture(found, expected, name=f"init_from {source!r}")
+        return {name: found[name] for name in expected}
+    variables = init(rng.stream(jax.random.key(config.seed), "init"))
+    return _with_statistics(variables, config.method.normalization, data, mesh)
+
+
+def _with_statistics(
+    variables: Variables, normalization: Normalization, data: Data, mesh: Mesh
+) -> Variables:
+    if normalization.statistics == "given":
+        return variables
+    found = data.statistics
+    constants = {"mean": found.pixel_mean, "std": jnp.ones_like(found.pixel_mean)}
+    if normalization.statistics == "train_channel":
+        constants = {"mean": found.channel_mean, "std": found.channel_std}
+    return {**variables, "constants": jax.device_put(constants, replicated(mesh))}
+
+
+def init_state(
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    config: TrainingConfig,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the state before the first step."""
+
+    def build(variables):
+        # Copies, so that no two donated arrays are the same buffer.
+        copy = jax.tree.map(jnp.copy, variables)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            variables=variables,
+            optimizer=optimizer.init(variables["params"]),
+            average=copy if config.ema_decay is not None else {},
+        )
+
+    return jax.jit(build, out_shardings=replicated(mesh))(variables)
+
+
+def save(
+    manager: Any,
+    state: TrainState,
+    *,
+    config: Config,
+    data: Data,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a checkpoint of the state: what is deployed, and what resuming needs besides."""
+    resume = {"step": state.step, "optimizer": state.optimizer}
+    if state.average:
+        resume["variables"] = state.variables
+    checkpoints.save(
+        manager,
+        int(state.step),
+        model=state.deployed,
+        optimizer=resume,
+        config=config,
+        task=data.task,
+        class_names=data.class_names,
+        metrics=metrics,
+    )
+
+
+def restore(
+    manager: Any, workdir: str | pathlib.Path, step: int, state: TrainState, mesh: Mesh
+) -> TrainState:
+    """Returns the state of a checkpoint that `save` wrote, bit for bit, on this mesh.
+
+    Args:
+        manager: the work directory's.
+        workdir: the work directory.
+        step: which checkpoint.
+        state: a state of the same shapes.
+        mesh: devices to restore to; another number of them than wrote it is fine.
+    """
+    model = checkpoints.load(workdir, mesh, step=step).variables
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        {"step": state.step, "optimizer": state.optimizer},
+    )
+    if state.average:
+        abstract["variables"] = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+            dict(state.variables),
+        )
+    found = checkpoints.restore_optimizer(manager, step, abstract)
+    model = {name: model[name] for name in state.variables}
+    variables = found.get("variables", model)
+    return TrainState(found["step"], variables, found["optimizer"], model if state.average else {})

@@ -95,8 +95,9 @@ class AutoAttack(BoundedAttack):
     code it decides by the mean probability of the draws, not by the last one, and re-judges every
     success under fresh draws, so that lucky draws are not kept.
 
-    Checked against the official code on 512 images: APGD-CE, APGD-DLR and APGD-T. Not yet at that
-    size: FAB-T, Square and the whole suite, so do not quote its number as AutoAttack's.
+    Checked against the official code on 512 images: each of the attacks alone, APGD-CE, APGD-DLR,
+    APGD-T, FAB-T and Square, and the beginning of the suite, which bounds what the whole leaves
+    from above (`benchmarks/autoattack_parity.py`).
 
     Attributes:
         version: "standard", "plus", "rand", or "custom" for the attacks below.

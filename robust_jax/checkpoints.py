@@ -56,11 +56,15 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.Checkpoint
         workdir: the run's directory.
         best_by: metric whose largest value is the best.
     """
+
+    def value(metrics: Any) -> float:
+        return metrics[best_by]
+
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(1),
             preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics[best_by],
+                get_metric_fn=value,
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),
@@ -68,6 +72,8 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.Checkpoint
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
+        # Without it no metrics are written, and a resumed run would not know its best checkpoint.
+        best_fn=value,
         cleanup_tmp_directories=True,
         # The step donates its state: a save must have read it before training goes on.
         enable_async_checkpointing=False,
@@ -223,6 +229,11 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
             + "."
         )
     return steps[-1]
+
+
+def kept_metrics(workdir: str | pathlib.Path) -> dict[int, dict[str, float]]:
+    """Returns the validation metrics of each checkpoint that is kept, by step."""
+    return {step: _read_meta(workdir, step)["metrics"] for step in _steps(workdir)}
 
 
 def check_architecture(variables: Variables, expected: Variables, *, name: str) -> None:

@@ -52,6 +52,14 @@ def test_last_and_best_are_kept(tmp_path, variables):
     assert checkpoints.resumable_step(tmp_path, CONFIG) == 5
 
 
+def test_best_of_an_earlier_session_is_kept(tmp_path, variables):
+    """A run that is started again knows the metrics of what it finds."""
+    write(tmp_path, variables, {1: 0.9, 2: 0.5})
+    write(tmp_path, variables, {3: 0.4, 4: None})
+    assert checkpoints.kept_metrics(tmp_path) == {1: {"accuracy": 0.9}, 4: {}}
+    assert checkpoints.load(tmp_path, sharding.make_mesh(1)).step == 1
+
+
 def test_restores_on_other_devices(tmp_path, variables):
     spread = jax.device_put(variables, sharding.replicated(sharding.make_mesh(4)))
     write(tmp_path, spread, {1: None})

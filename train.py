@@ -57,12 +57,17 @@ def main(arguments: Arguments) -> None:
     validator = training.make_validator(method, cfg, data, mesh)
     evaluation.make_evaluator(method, cfg.evaluation, mesh)
     variables = training.init_variables(cfg, data, method, mesh)
-    state = training.init_state(variables, optimizer, cfg.training, mesh)
+    image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
+    state = training.init_state(variables, optimizer, cfg.training, mesh, image_shape)
     for line in training.header(cfg, data, plan, state, mesh):
         logging.say(line)
 
     manager = checkpoints.open_manager(workdir, best_by=cfg.training.best_by)
-    if last is not None and last < plan.num_steps:
+    monitor = cfg.training.overfitting
+    stops = monitor is not None and monitor.action == "stop"
+    collapsed = stops and training.overfits(cfg.training, workdir)
+    finished = last is not None and bool(last >= plan.num_steps or collapsed)
+    if last is not None and not finished:
         state = training.restore(manager, workdir, last, state, mesh)
     if plan.num_steps == 0 and last is None:
         training.save(manager, state, config=cfg, data=data)  # nothing to train: fitted as it is
@@ -80,7 +85,8 @@ def main(arguments: Arguments) -> None:
         interrupt.Watch() as watch,
     ):
         task = bar.add_task("train", total=plan.num_steps, completed=start, status="")
-        stream = training.batches(data, plan, mesh, seed=cfg.seed, start=start)
+        first = plan.num_steps if finished else start
+        stream = training.batches(data, plan, mesh, seed=cfg.seed, start=first)
         for step, batch in enumerate(stream, start=start + 1):
             state, metrics = step_fn(state, batch, key)
             pending.append((step, metrics))
@@ -98,6 +104,11 @@ def main(arguments: Arguments) -> None:
                 training.save(manager, state, config=cfg, data=data, metrics=found)
                 last = step
                 rate.read()
+                warning = training.overfits(cfg.training, workdir) if validate else None
+                if warning:
+                    logging.say(warning)
+                if warning and stops:
+                    break
             if stop:
                 logging.say(f"Stopped and saved at step {step}; the same command goes on.")
                 return

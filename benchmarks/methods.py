@@ -28,10 +28,16 @@ import rich
 import rich.table
 import tyro
 
+from robust_jax import sharding, training
+from robust_jax.attacks import PGD, ThreatModel
+from robust_jax.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
+from robust_jax.data import Augmentation
 from robust_jax.methods import (
     DVERGE,
     KAP,
+    MART,
     PARL,
+    TRADES,
     AdaptiveDiversityPromoting,
     GradDiv,
     GradientAlignment,
@@ -69,6 +75,7 @@ class Row(NamedTuple):
             networks for one ensemble of three).
         fits: measure, in the place of the training step, fitting on a batch beside the reference's
             prediction of it (REGroup, whose training step is the plain network's).
+        training: of the method; the reference trains on clean images.
     """
 
     name: str
@@ -78,6 +85,7 @@ class Row(NamedTuple):
     predict_bound: float | None = None
     reference_repeats: int = 1
     fits: bool = False
+    training: TrainingConfig = TrainingConfig()
 
 
 def rows(width: float) -> list[Row]:
@@ -139,6 +147,12 @@ def rows(width: float) -> list[Row]:
             )
             for draws in ("with_replacement", "independent")
         ),
+        *(
+            Row(name, plain, plain, step_bound=bound, training=trained)
+            for name, trained, bound in adversarial_trainings()
+        ),
+        Row("TRADES-10, ResNet-18", TRADES(network=single), plain, step_bound=10.0),
+        Row("MART-10, ResNet-18", MART(network=single), plain, step_bound=10.0),
         Row("PARL H = 7, 3 x ResNet-20", PARL(network=three), ensemble, step_bound=2.7),
         Row("PARL parameters H = 5, 3 x ResNet-20", ParameterPARL(network=three), ensemble),
         Row(
@@ -158,6 +172,27 @@ def rows(width: float) -> list[Row]:
             )
             for name, network in (("VGG-19", VGGConfig(19, norm=False)), ("ResNet-50", deep))
         ),
+    ]
+
+
+def adversarial_trainings() -> list[tuple[str, TrainingConfig, float | None]]:
+    """Returns adversarial trainings of a plain network: name, training, bound.
+
+    A plain step runs forward once and backward twice (images of every layer, weights). A step of
+    PGD needs no gradient of weights: two thirds of it. A step of Free-AT is one replay.
+    """
+    threat = ThreatModel("linf", eps=8 / 255)
+    pgd = AdversarialTraining(PGD(threat, num_steps=10, step_size=2 / 255, keep="last"))
+    fast = AdversarialTraining(PGD(threat, num_steps=1, step_size=10 / 255, keep="last"))
+    return [
+        ("PGD-10, ResNet-18", TrainingConfig(adversarial=pgd), 8.5),
+        ("Fast-AT, ResNet-18", TrainingConfig(adversarial=fast), 1.9),
+        (
+            "Free-AT, ResNet-18",
+            TrainingConfig(adversarial=FreeAdversarialTraining(threat)),
+            None,
+        ),
+        ("AWP (2.0 by its passes), ResNet-18", TrainingConfig(weight_perturbation=0.01), None),
     ]
 
 
@@ -200,25 +235,15 @@ def num_bytes(compiled: Any) -> int:
 
 
 @functools.cache  # several rows have the same reference
-def build(config: MethodConfig, batch_size: int) -> Compiled:
+def build(config: MethodConfig, trained: TrainingConfig, batch_size: int) -> Compiled:
     """Returns the method's training step and prediction, compiled and run once."""
-    method = config.make(TASK)
+    method, mesh = config.make(TASK), sharding.make_mesh(1)
     optimizer = optax.sgd(0.01, momentum=0.9)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    moments = optimizer.init(variables["params"])
     index = jnp.arange(batch_size)
     images = jax.random.uniform(jax.random.key(1), (batch_size, *TASK.input_shape))
     batch = Batch(images, index % TASK.num_classes, jnp.ones(batch_size, bool), index)
     key = jax.random.key(2)
-
-    def step(variables, moments, batch, key):
-        def loss(params):
-            return method.loss({**variables, "params": params}, batch, key=key, step=0)
-
-        (value, (moved, _)), slope = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        updates, moments = optimizer.update(slope, moments)
-        params = optax.apply_updates(variables["params"], updates)
-        return {**variables, **moved, "params": params}, moments, value
 
     def predict(variables, images, key):
         return method.predict(variables, images, key=key)
@@ -240,16 +265,16 @@ def build(config: MethodConfig, batch_size: int) -> Compiled:
         )
 
     compiled_predict = jax.jit(predict).lower(variables, images, key).compile()
-    compiled_step = jax.jit(step, donate_argnums=(0, 1)).lower(variables, moments, batch, key)
-    compiled_step = compiled_step.compile()
-    state = [variables, moments]
+    step = training.make_train_step(method, optimizer, trained, Augmentation(), mesh)
+    state = [training.init_state(variables, optimizer, trained, mesh, images.shape)]
+    compiled_step = step.lower(state[0], batch, key).compile()
 
     def run_step():
-        state[0], state[1], value = compiled_step(state[0], state[1], batch, key)
-        return jax.block_until_ready(value)
+        state[0], metrics = compiled_step(state[0], batch, key)
+        return jax.block_until_ready(metrics)
 
     def run_predict():
-        return jax.block_until_ready(compiled_predict(state[0], images, key))
+        return jax.block_until_ready(compiled_predict(state[0].variables, images, key))
 
     run_step()
     run_predict()
@@ -298,7 +323,8 @@ class Measured(NamedTuple):
 
 def measure(row: Row, batch_size: int, repeats: int) -> Measured:
     """Returns the medians over repeats in which method and reference take turns."""
-    method, reference = build(row.config, batch_size), build(row.reference, batch_size)
+    method = build(row.config, row.training, batch_size)
+    reference = build(row.reference, TrainingConfig(), batch_size)
     times: dict[str, list[float]] = {"step": [], "predict": []}
     ratios: dict[str, list[float]] = {"step": [], "predict": []}
     for _ in range(repeats):

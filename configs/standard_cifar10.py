@@ -23,7 +23,8 @@ checkpoint of Rice et al.'s public log (84.9 / 45.6 under PGD-10), not their bes
 Further variants: `at_rice`, Rice et al.'s own recipe (PreAct-ResNet-18, PGD-10, normalised inside),
 and `depth1`, `depth2`, `depth3`, the plain networks of figure A2a (a curve without numbers).
 Adversarial training by others' own recipes (recipes/adversarial.py): `fast_at` (Wong et al., FGSM
-from a random start), `trades` (Zhang et al.), `mart` (Wang et al.).
+from a random start), `free_at` (Shafahi et al., replayed batches), `trades` (Zhang et al.), `mart`
+(Wang et al.) and `awp` (Wu et al., `at_rice` with perturbed weights).
 `gaussian0.12`, `gaussian0.25`, `gaussian0.5` and `gaussian1.0` train on images with Gaussian noise,
 the base classifiers of randomized smoothing (Cohen, Rosenfeld and Kolter, "Certified Adversarial
 Robustness via Randomized Smoothing", ICML 2019; recipe in recipes/baselines.py).
@@ -51,15 +52,19 @@ GAUSSIAN = baselines.cifar10(
     batch_size=256,
 )
 
+AT_RICE = recipes.with_rice_optimizer(
+    recipes.adversarially_trained(RICE, pgd("cifar", 10), pgd("cifar", 10))
+)
+
 VARIANTS = {
     "default": NT,
     "at": recipes.with_rice_optimizer(
         recipes.adversarially_trained(NT, pgd("cifar", 20), pgd("cifar", 10))
     ),
-    "at_rice": recipes.with_rice_optimizer(
-        recipes.adversarially_trained(RICE, pgd("cifar", 10), pgd("cifar", 10))
-    ),
+    "at_rice": AT_RICE,
+    "awp": adversarial.with_training(AT_RICE, weight_perturbation=0.01),
     "fast_at": adversarial.fast(noise_off("cifar")),
+    "free_at": adversarial.free(noise_off("cifar")),
     "trades": adversarial.trades(noise_off("cifar")),
     "mart": adversarial.mart(noise_off("cifar")),
     **{f"depth{n}": recipes.with_network(NT, strided_cnn(n)) for n in (1, 2, 3)},

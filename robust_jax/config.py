@@ -8,7 +8,7 @@ import types
 from typing import Literal
 
 from robust_jax import serialization
-from robust_jax.attacks import Attack
+from robust_jax.attacks import Attack, ThreatModel
 from robust_jax.data import DataConfig
 from robust_jax.methods import MethodConfig
 from robust_jax.optimizers import OptimizerConfig
@@ -54,6 +54,56 @@ class AdversarialTraining:
 
 
 @dataclasses.dataclass(frozen=True)
+class FreeAdversarialTraining:
+    """Training on replayed batches, at the price of clean training (Shafahi et al., 2019).
+
+    Each batch is trained on `num_replays` times in a row, with the same augmentation. One backward
+    pass gives the gradient of the weights, for a step of the optimizer, and that of the images,
+    along which the perturbation of the next replay moves. The perturbation is carried over batches
+    too, and starts at zero where a phase has other sizes.
+
+    A step of the run is a replay, so that epochs of `phases` and schedules count steps as ever,
+    and the run sees each image 1 / num_replays as often.
+
+    Attributes:
+        threat: ball of the perturbation.
+        num_replays: replays of a batch, m in the paper.
+        step_size: length of the perturbation's step; None is eps.
+    """
+
+    threat: ThreatModel
+    num_replays: int = 8
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_replays < 1:
+            raise ValueError(f"Expected num_replays={self.num_replays} >= 1.")
+        if self.step_size is not None and self.step_size <= 0:
+            raise ValueError(f"Expected step_size={self.step_size} > 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OverfittingMonitor:
+    """Looks out for catastrophic overfitting: accuracy under PGD that falls all at once.
+
+    Training on one step of FGSM can end so (Wong, Rice and Kolter, 2020, who stop where accuracy
+    falls by .2 from one epoch to the next). Here it is compared with the best checkpoint's.
+
+    Attributes:
+        drop: how far robust validation accuracy may lie below the best so far.
+        action: "warn" says so and goes on; "stop" ends the training, also of a run that is started
+            again. The best checkpoint is deployed either way.
+    """
+
+    drop: float = 0.2
+    action: Literal["warn", "stop"] = "warn"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.drop < 1:
+            raise ValueError(f"Expected 0 < drop={self.drop} < 1.")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How long a run trains, on what, and which of its checkpoints is the best.
 
@@ -61,6 +111,9 @@ class TrainingConfig:
         phases: run one after another. Without any, nothing is trained: the network of `init_from`
             is only fitted, by a method that has something to fit (REGroup).
         adversarial: adversarial examples in the step; None for clean training.
+        weight_perturbation: gamma of adversarial weight perturbation (Wu, Xia and Wang, 2020): the
+            step takes the gradient where each kernel is moved up the loss by gamma times its own
+            norm, and applies it to the kernels as they are. 0 for none; one more pass where not.
         init_from: work directory or checkpoint whose variables the run starts from.
         ema_decay: decay of the exponential moving average of the variables, which is then what
             is validated and deployed; None for none.
@@ -70,10 +123,12 @@ class TrainingConfig:
             `validation_attack`.
         validation_attack: attack on the validation split (view "deployed").
         validation_examples: how many validation examples it attacks; None for all.
+        overfitting: what to do where robust validation accuracy falls; None for nothing.
     """
 
     phases: tuple[Phase, ...] = (Phase(epochs=1.0),)
-    adversarial: AdversarialTraining | None = None
+    adversarial: AdversarialTraining | FreeAdversarialTraining | None = None
+    weight_perturbation: float = 0.0
     init_from: str | None = None
     ema_decay: float | None = None
     max_steps: int | None = None
@@ -81,6 +136,7 @@ class TrainingConfig:
     best_by: Literal["accuracy", "robust_accuracy"] = "accuracy"
     validation_attack: Attack | None = None
     validation_examples: int | None = None
+    overfitting: OverfittingMonitor | None = None
 
     def __post_init__(self) -> None:
         if not self.phases and self.init_from is None:
@@ -95,6 +151,18 @@ class TrainingConfig:
             raise ValueError(f"Expected validate_every={self.validate_every} > 0.")
         if self.best_by == "robust_accuracy" and self.validation_attack is None:
             raise ValueError("Expected validation_attack=None to be an attack, for best_by.")
+        if self.overfitting is not None and self.best_by != "robust_accuracy":
+            raise ValueError(
+                f"Expected best_by={self.best_by!r} to be 'robust_accuracy', for overfitting."
+            )
+        if self.weight_perturbation < 0:
+            raise ValueError(f"Expected weight_perturbation={self.weight_perturbation} >= 0.")
+
+    @property
+    def num_replays(self) -> int:
+        """Returns how many steps in a row have the same batch."""
+        found = self.adversarial
+        return found.num_replays if isinstance(found, FreeAdversarialTraining) else 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from robust_jax.config import TrainingConfig
 from robust_jax.sharding import check_batch_size
+from robust_jax.types import Task
 
 
 class Plan(NamedTuple):
@@ -18,6 +19,7 @@ class Plan(NamedTuple):
         batch_sizes: global batch size of each phase.
         image_sizes: image size of each phase; None for the dataset's own.
         num_steps: steps to take (`max_steps` may end the run early).
+        num_replays: steps in a row with the same batch; phases are multiples of it.
     """
 
     starts: tuple[int, ...]
@@ -25,10 +27,20 @@ class Plan(NamedTuple):
     batch_sizes: tuple[int, ...]
     image_sizes: tuple[int | None, ...]
     num_steps: int
+    num_replays: int = 1
 
     def phase_at(self, step: int) -> int:
         """Returns the phase that a step belongs to; 0 where there are none."""
         return max(0, min(bisect.bisect_right(self.starts, step), len(self.batch_sizes)) - 1)
+
+    def image_shape_at(self, step: int, task: Task) -> tuple[int, int, int, int]:
+        """Returns the shape of a step's batch of images."""
+        height, width, channels = task.input_shape
+        if not self.batch_sizes:
+            return 0, height, width, channels
+        phase = self.phase_at(step)
+        size = self.image_sizes[phase]
+        return self.batch_sizes[phase], size or height, size or width, channels
 
     def epoch_at(self, step: int) -> float:
         """Returns the epoch reached before a step."""
@@ -66,8 +78,8 @@ def make_plan(config: TrainingConfig, num_train: int, mesh: Mesh) -> Plan:
             raise ValueError(
                 f"Expected batch_size={phase.batch_size} <= {num_train} training examples."
             )
-        num_steps = max(1, round(phase.epochs * (num_train // phase.batch_size)))
-        starts.append(starts[-1] + num_steps)
+        num_batches = phase.epochs * (num_train // phase.batch_size) / config.num_replays
+        starts.append(starts[-1] + max(1, round(num_batches)) * config.num_replays)
         epochs.append(epochs[-1] + phase.epochs)
     return Plan(
         starts=tuple(starts),
@@ -75,4 +87,5 @@ def make_plan(config: TrainingConfig, num_train: int, mesh: Mesh) -> Plan:
         batch_sizes=tuple(phase.batch_size for phase in config.phases),
         image_sizes=tuple(phase.image_size for phase in config.phases),
         num_steps=min(starts[-1], config.max_steps or starts[-1]),
+        num_replays=config.num_replays,
     )

@@ -99,6 +99,21 @@ def test_config_comes_back_from_json(spec):
     assert found.name == (file if variant == "default" else f"{file}-{variant}")
 
 
+def test_readme_lists_every_variant():
+    """The rows of configs/README.md: `file.py`, or a blank for the file above, then variants."""
+    lines = (REPOSITORY / "configs" / "README.md").read_text().splitlines()
+    listed, files = set(), []
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[1] not in ("variant", "---"):
+            files = re.findall(r"`(\w+)\.py`", cells[0]) or files
+            listed |= {f"{f}:{v}" for f in files for v in re.findall(r"[\w.]+", cells[1])}
+    # Table A6 has one row for its 32 variants, which have a test of their own.
+    grid = re.compile("kap_cifar10:a6_")
+    found = {identify(spec) for spec in CONFIGS}
+    assert {n for n in listed if not grid.match(n)} == {n for n in found if not grid.match(n)}
+
+
 @parametrize("spec", EVALUATIONS)
 def test_evaluation_comes_back_from_json(spec):
     found = config.load_evaluation(spec)
@@ -237,6 +252,7 @@ def test_networks_are_the_papers():
         ("kap_tiny_imagenet.py:default", {0: 0.1, 30.1: 0.01, 60.1: 0.001, 89.9: 0.001}),
         ("kap_imagenet.py:default", {0: 0.1, 40.1: 0.01, 80.1: 0.001, 99.9: 0.001}),
         ("standard_cifar10.py:fast_at", {0: 0.0, 7.5: 0.1, 15: 0.2, 22.5: 0.1, 30: 0.0}),
+        ("standard_cifar10.py:free_at", {0: 0.0, 22: 0.02, 44: 0.04, 66: 0.02, 88: 0.0}),
         ("standard_cifar10.py:mart", {0: 0.01, 74.1: 0.001, 89.1: 1e-4, 99.1: 1e-5}),
         ("standard_imagenet.py:at", {0: 0.0, 0.5: 0.2, 1: 0.4, 6: 0.04, 12: 0.004, 15: 0.0004}),
     ],

@@ -12,8 +12,14 @@ import pytest
 
 import train
 from robust_jax import checkpoints, sharding, training
-from robust_jax.attacks import PGD
-from robust_jax.config import AdversarialTraining, Phase, TrainingConfig
+from robust_jax.attacks import FGSM, PGD
+from robust_jax.config import (
+    AdversarialTraining,
+    FreeAdversarialTraining,
+    OverfittingMonitor,
+    Phase,
+    TrainingConfig,
+)
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
 from robust_jax.methods import Standard
 from robust_jax.models import Normalization
@@ -62,11 +68,17 @@ def test_phases_go_on_counting_epochs():
     assert found[2].index.tolist() != found[0].index[:360].tolist()
 
 
-@pytest.mark.parametrize("method", [None, noisy()], ids=["standard", "kap"])
-def test_resume_is_bitwise(tmp_path, method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "adversarial"),
+    [
+        (None, AdversarialTraining(PGD(THREAT, num_steps=2))),
+        (noisy(), FreeAdversarialTraining(THREAT, num_replays=2)),  # stopped between two replays
+    ],
+    ids=["standard", "kap_free"],
+)
+def test_resume_is_bitwise(tmp_path, method, adversarial, monkeypatch):
     """A run stopped in mid-epoch by SIGTERM ends in the same bits as one that was not."""
-    attack = AdversarialTraining(PGD(THREAT, num_steps=2))
-    cfg = config(method, adversarial=attack)
+    cfg = config(method, adversarial=adversarial)
     run(cfg, tmp_path / "whole")
 
     real = training.make_train_step
@@ -94,6 +106,40 @@ def test_resume_is_bitwise(tmp_path, method, monkeypatch):
     losses = [{row["step"]: row["loss"] for row in rows if "loss" in row} for rows in lines]
     assert losses[0][22] == losses[1][22]
     assert 7 in losses[1]
+
+
+def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
+    """A run that goes on from a robust checkpoint and is far less so at its next validation."""
+    cfg = config(
+        phases=(Phase(epochs=3.0, batch_size=104),),
+        best_by="robust_accuracy",
+        validation_attack=FGSM(THREAT),
+        overfitting=OverfittingMonitor(action="stop"),
+    )
+    evaluated = dataclasses.replace(cfg.evaluation, attacks={}, sanity=False)
+    cfg = dataclasses.replace(cfg, evaluation=evaluated)
+    data, mesh = open_data(cfg.data), sharding.make_mesh(1)
+    variables = training.init_variables(cfg, data, cfg.method.make(data.task), mesh)
+    plan = make_plan(cfg.training, data.task.num_train, mesh)
+    optimizer = cfg.optimizer.make(plan.step_at, plan.epochs[-1])
+    state = training.init_state(variables, optimizer, cfg.training, mesh)
+    robust = {"accuracy": 0.99, "robust_accuracy": 0.98}
+    with checkpoints.open_manager(tmp_path, best_by="robust_accuracy") as manager:
+        state = state._replace(step=state.step + 11)
+        training.save(manager, state, config=cfg, data=data, metrics=robust)
+
+    found = run(cfg, tmp_path)
+    kept = checkpoints.kept_metrics(tmp_path)
+    assert set(kept) == {11, 22}  # of the 33 steps
+    assert kept[22]["robust_accuracy"] < 0.78
+    assert found.step == 11
+    assert "Catastrophic overfitting: robust validation" in capsys.readouterr().out
+    run(cfg, tmp_path)
+    assert set(checkpoints.kept_metrics(tmp_path)) == {11, 22}
+    # A larger drop is none, and no monitor sees none.
+    larger = dataclasses.replace(cfg.training, overfitting=OverfittingMonitor(drop=0.985))
+    assert training.overfits(larger, tmp_path) is None
+    assert training.overfits(TrainingConfig(), tmp_path) is None
 
 
 def test_finished_run_evaluates_again(tmp_path, capsys):
@@ -171,6 +217,11 @@ def test_step_compiles_once_and_average_follows():
         (lambda: TrainingConfig(phases=()), "Expected init_from=None to name a checkpoint"),
         (lambda: TrainingConfig(ema_decay=1.0), "Expected 0 < ema_decay=1.0 < 1."),
         (lambda: TrainingConfig(best_by="robust_accuracy"), "Expected validation_attack=None"),
+        (
+            lambda: TrainingConfig(overfitting=OverfittingMonitor()),
+            "Expected best_by='accuracy' to be 'robust_accuracy', for overfitting.",
+        ),
+        (lambda: OverfittingMonitor(drop=0.0), "Expected 0 < drop=0.0 < 1."),
         (lambda: TrainingConfig(validate_every=0.0), "Expected validate_every=0.0 > 0."),
     ],
 )

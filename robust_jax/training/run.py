@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robust_jax import checkpoints, evaluation, records, rng
-from robust_jax.config import Config
+from robust_jax.config import Config, TrainingConfig
 from robust_jax.data import Data, eval_batches, train_batches
 from robust_jax.methods import Method
 from robust_jax.plan import Plan
@@ -26,16 +26,18 @@ def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Ite
     for phase in range(plan.phase_at(start), len(plan.batch_sizes)):
         end = min(plan.starts[phase + 1], plan.num_steps)
         first = max(start, plan.starts[phase])
+        batch, replay = divmod(first - plan.starts[phase], plan.num_replays)
         stream = train_batches(
             data,
             plan.batch_sizes[phase],
             plan.image_sizes[phase],
-            first - plan.starts[phase],
+            batch,
             batched(mesh),
             seed=seed,
             first_epoch=int(plan.epochs[phase]),
         )
-        yield from itertools.islice(stream, max(0, end - first))
+        replayed = (each for batch in stream for each in itertools.repeat(batch, plan.num_replays))
+        yield from itertools.islice(replayed, replay, max(replay, replay + end - first))
 
 
 def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str, float]:
@@ -117,6 +119,22 @@ def validate(
     if "validation" in summary["robust_accuracy"]:
         values["robust_accuracy"] = summary["robust_accuracy"]["validation"]
     return values
+
+
+def overfits(config: TrainingConfig, workdir: str | pathlib.Path) -> str | None:
+    """Returns a line that says so where the last checkpoint lies far below the best; None else."""
+    kept = checkpoints.kept_metrics(workdir)
+    monitor, name = config.overfitting, "robust_accuracy"
+    if monitor is None or not kept or name not in kept[max(kept)]:
+        return None
+    best = max(kept, key=lambda step: kept[step].get(name, -1.0))
+    now, highest = kept[max(kept)][name], kept[best][name]
+    if highest - now <= monitor.drop:
+        return None
+    return (
+        f"Catastrophic overfitting: robust validation accuracy fell from {highest:.3f} at step "
+        f"{best} to {now:.3f} at step {max(kept)}."
+    )
 
 
 def fit(

@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from robust_jax import checkpoints, rng
-from robust_jax.config import Config, TrainingConfig
+from robust_jax.config import Config, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Data
 from robust_jax.methods import Method
 from robust_jax.models import Normalization
-from robust_jax.sharding import replicated
+from robust_jax.sharding import batched, replicated
 from robust_jax.types import Variables
 
 
@@ -27,12 +27,14 @@ class TrainState(NamedTuple):
         variables: the network's arrays.
         optimizer: optax's state.
         average: moving average of the variables; empty where none is kept.
+        perturbation: of Free-AT, that of the last step's images; empty without.
     """
 
     step: Int[Array, ""]
     variables: Variables
     optimizer: Any
     average: Variables
+    perturbation: Any
 
     @property
     def deployed(self) -> Variables:
@@ -72,13 +74,34 @@ def _with_statistics(
     return {**variables, "constants": jax.device_put(constants, replicated(mesh))}
 
 
+def state_sharding(mesh: Mesh) -> Any:
+    """Returns how a state lies on the mesh: all of it everywhere, but perturbations of images."""
+    everywhere: Any = replicated(mesh)
+    return TrainState(everywhere, everywhere, everywhere, everywhere, batched(mesh))
+
+
 def init_state(
     variables: Variables,
     optimizer: optax.GradientTransformation,
     config: TrainingConfig,
     mesh: Mesh,
+    image_shape: tuple[int, ...] = (),
 ) -> TrainState:
-    """Returns the state before the first step."""
+    """Returns the state before the first step.
+
+    Args:
+        variables: what training starts from.
+        optimizer: from `OptimizerConfig.make`.
+        config: whether there is an average, and a perturbation.
+        mesh: where the state lies.
+        image_shape: of a batch of images, for the perturbation of Free-AT.
+
+    Raises:
+        ValueError: Free-AT without an image shape.
+    """
+    free = isinstance(config.adversarial, FreeAdversarialTraining)
+    if free and len(image_shape) != 4:
+        raise ValueError(f"Expected image_shape={image_shape} to be [b h w k] for Free-AT.")
 
     def build(variables):
         # Copies, so that no two donated arrays are the same buffer.
@@ -88,9 +111,20 @@ def init_state(
             variables=variables,
             optimizer=optimizer.init(variables["params"]),
             average=copy if config.ema_decay is not None else {},
+            perturbation=jnp.zeros(image_shape) if free else {},
         )
 
-    return jax.jit(build, out_shardings=replicated(mesh))(variables)
+    return jax.jit(build, out_shardings=state_sharding(mesh))(variables)
+
+
+def _resumed(state: TrainState) -> dict[str, Any]:
+    """Returns what resuming needs besides what is deployed."""
+    others = {
+        "variables": dict(state.variables) if state.average else {},
+        "perturbation": state.perturbation,
+    }
+    others = {name: value for name, value in others.items() if jax.tree.leaves(value)}
+    return {"step": state.step, "optimizer": state.optimizer, **others}
 
 
 def save(
@@ -102,14 +136,11 @@ def save(
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Writes a checkpoint of the state: what is deployed, and what resuming needs besides."""
-    resume = {"step": state.step, "optimizer": state.optimizer}
-    if state.average:
-        resume["variables"] = state.variables
     checkpoints.save(
         manager,
         int(state.step),
         model=state.deployed,
-        optimizer=resume,
+        optimizer=_resumed(state),
         config=config,
         task=data.task,
         class_names=data.class_names,
@@ -126,20 +157,20 @@ def restore(
         manager: the work directory's.
         workdir: the work directory.
         step: which checkpoint.
-        state: a state of the same shapes.
+        state: a state of the same shapes, on the mesh.
         mesh: devices to restore to; another number of them than wrote it is fine.
     """
     model = checkpoints.load(workdir, mesh, step=step).variables
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        {"step": state.step, "optimizer": state.optimizer},
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        _resumed(state),
     )
-    if state.average:
-        abstract["variables"] = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-            dict(state.variables),
-        )
     found = checkpoints.restore_optimizer(manager, step, abstract)
     model = {name: model[name] for name in state.variables}
-    variables = found.get("variables", model)
-    return TrainState(found["step"], variables, found["optimizer"], model if state.average else {})
+    return TrainState(
+        step=found["step"],
+        variables=found.get("variables", model),
+        optimizer=found["optimizer"],
+        average=model if state.average else {},
+        perturbation=found.get("perturbation", {}),
+    )

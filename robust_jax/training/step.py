@@ -4,17 +4,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import bind
-from robust_jax.config import TrainingConfig
+from robust_jax.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, augment
 from robust_jax.methods import Method
 from robust_jax.sharding import batched, replicated
-from robust_jax.training.state import TrainState
+from robust_jax.training.state import TrainState, state_sharding
 from robust_jax.types import Batch, Variables
 
 Metrics = dict[str, Float[Array, ""]]
@@ -37,42 +38,94 @@ def make_train_step(
         ValueError: adversarial training of a view that the method does not have.
     """
     adversarial = config.adversarial
-    attacked_view = method.view("train" if adversarial is None else adversarial.view)
+    free = adversarial if isinstance(adversarial, FreeAdversarialTraining) else None
+    view_name = adversarial.view if isinstance(adversarial, AdversarialTraining) else "train"
+    attacked_view = method.view(view_name)
 
     def step_fn(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        def stream(name: str) -> Key[Array, ""]:
-            return rng.stream(key, name, state.step)
+        def stream(name: str, step: Any = state.step) -> Key[Array, ""]:
+            return rng.stream(key, name, step)
 
-        images = augment(augmentation, batch.image, key=stream("augment"))
-        if adversarial is not None:
+        replayed = stream("augment", state.step // config.num_replays)
+        clean = images = augment(augmentation, batch.image, key=replayed)
+        if isinstance(adversarial, AdversarialTraining):
             view = bind(attacked_view, state.variables)
             images = adversarial.attack(
-                view, images, batch.label, key=stream("attack"), index=batch.index
+                view, clean, batch.label, key=stream("attack"), index=batch.index
             )
-        batch = batch._replace(image=images)
+        elif free is not None and state.perturbation.shape == clean.shape:
+            images = free.threat.project(clean + state.perturbation, clean)
         params, rest = _split(state.variables)
 
-        def loss_fn(params):
+        def loss_fn(params, images):
             return method.loss(
-                {"params": params, **rest}, batch, key=stream("loss"), step=state.step
+                {"params": params, **rest},
+                batch._replace(image=images),
+                key=stream("loss"),
+                step=state.step,
             )
 
-        (loss, (moved, metrics)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        where = params
+        if config.weight_perturbation:
+            slopes, _ = jax.grad(loss_fn, has_aux=True)(params, images)
+            where = perturb_weights(params, slopes, config.weight_perturbation)
+        wanted = (0,) if free is None else (0, 1)
+        loss_and_gradients = jax.value_and_grad(loss_fn, wanted, has_aux=True)
+        (loss, (moved, metrics)), (gradients, *slope) = loss_and_gradients(where, images)
         updates, moments = optimizer.update(gradients, state.optimizer, params)
         variables = {"params": optax.apply_updates(params, updates), **rest, **moved}
         average = state.average
         if config.ema_decay is not None:
             average = _moved_average(average, variables, 1 - config.ema_decay)
+        perturbation = state.perturbation
+        if free is not None:
+            perturbation = _ascended(free, images, clean, slope[0]) - clean
         metrics = {"loss": loss, **metrics, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, variables, moments, average), metrics
+        return TrainState(state.step + 1, variables, moments, average, perturbation), metrics
 
-    everywhere = replicated(mesh)
+    everywhere, states = replicated(mesh), state_sharding(mesh)
     return jax.jit(
         step_fn,
-        in_shardings=(everywhere, batched(mesh), everywhere),
-        out_shardings=(everywhere, everywhere),
+        in_shardings=(states, batched(mesh), everywhere),
+        out_shardings=(states, everywhere),
         donate_argnums=0,
     )
+
+
+def _ascended(config: FreeAdversarialTraining, images: Array, clean: Array, slope: Array) -> Array:
+    """Returns the images after a step up the loss, in the ball around the clean ones."""
+    threat = config.threat
+    step_size = threat.eps if config.step_size is None else config.step_size
+    return threat.project(images + step_size * threat.steepest(slope), clean)
+
+
+def perturb_weights(params: Variables, slopes: Variables, gamma: float) -> Variables:
+    """Returns the parameters with every kernel moved up the loss by gamma times its own norm.
+
+    A kernel is a convolution's or a linear layer's; of stacked members each has its own norm.
+
+    Args:
+        params: the network's parameters.
+        slopes: gradients of the loss at them.
+        gamma: relative size of the move.
+
+    References:
+        Wu, Xia and Wang, "Adversarial weight perturbation helps robust generalization", 2020,
+        equation 10, and its code, which takes one step for the perturbation, as here. The code
+        lets weight decay act at the perturbed weights, here it acts at the weights as they are.
+    """
+
+    def move(path: Any, weight: Array, slope: Array) -> Array:
+        if getattr(path[-1], "key", None) != "kernel":
+            return weight
+        axes = tuple(range(-4 if weight.ndim >= 4 else -2, 0))
+
+        def norm(array: Array) -> Array:
+            return jnp.sqrt(jnp.sum(jnp.square(array), axes, keepdims=True))
+
+        return weight + gamma * norm(weight) * slope / (norm(slope) + 1e-20)
+
+    return jax.tree_util.tree_map_with_path(move, params, slopes)
 
 
 def _moved_average(average: Variables, variables: Variables, share: float) -> Variables:

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from robust_jax import rng, serialization, sharding, training
-from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.config import TrainingConfig
+from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
+from robust_jax.config import AdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import (
     DVERGE,
@@ -261,6 +261,21 @@ def test_devices_do_not_matter(built, batch):
     found = built.train(batch, num_devices=4, num_steps=5)
     # Sums over devices round differently; a parameter near zero has no relative accuracy.
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adversarial_training(built, batch):
+    """Every method can be trained on its own adversarial examples, by any of its views."""
+    mesh = sharding.make_mesh(1)
+    for view in ("train", "deployed"):
+        attack = AdversarialTraining(FGSM(ThreatModel("linf", 0.1)), view)
+        config = TrainingConfig(adversarial=attack)
+        step_fn = training.make_train_step(built.method, SGD, config, Augmentation(), mesh)
+        state = jax.eval_shape(
+            lambda v, config=config: training.init_state(v, SGD, config, mesh), built.variables
+        )
+        # Traced, not compiled: what runs is the attack and the loss of the tests above.
+        moved, _ = jax.eval_shape(step_fn, state, batch, jax.random.key(0))
+        chex.assert_trees_all_equal_shapes_and_dtypes(moved, state)
 
 
 def test_streams_differ():

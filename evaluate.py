@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Literal
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -130,22 +131,25 @@ def run(
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
-            for name in [*evaluator.steps, *wanted.certificates]
+            for name in [*evaluator.steps, *certification.names(wanted)]
         }
+
+        def on_progress(name: str, done: int, total: int) -> None:
+            bar.update(tasks[name], completed=done, total=total, visible=True)
+
         found = evaluation.evaluate(
             evaluator, checkpoint.variables, split, directory=out,
             sources={name: source.variables for name, source in sources.items()},
-            on_batch=lambda name, done, total: bar.update(
-                tasks[name], completed=done, total=total, visible=True
-            ),
+            on_batch=on_progress,
         )  # fmt: skip
-        certificates = certification.certify(
-            wanted, method, checkpoint.variables, split, np.asarray(list(found["clean"])), mesh,
-            directory=out,
-            on_image=lambda name, done, total: bar.update(
-                tasks[name], completed=done, total=total, visible=True
-            ),
-        )  # fmt: skip
+        rows = np.asarray(list(found["clean"]))
+        models = {None: (method, checkpoint.variables)}
+        models |= {name: (source_methods[name], sources[name].variables) for name in wanted.others}
+        certificates = {}
+        for other, model in models.items():
+            certificates |= certification.certify(
+                wanted, *model, split, rows, mesh, directory=out, other=other, on_image=on_progress
+            )
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
     summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)
@@ -155,7 +159,8 @@ def run(
         name: certification.summarize(*one) for name, one in certificates.items()
     }
     summary["sanity"] = [finding._asdict() for finding in findings]
-    (out / "summary.json").write_text(json.dumps(summary, indent=2))
+    if jax.process_index() == 0:
+        (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, evaluation.describe(wanted))
     logging.print_findings(findings)

@@ -1,21 +1,24 @@
 """Certificates of an evaluation: made image by image, kept line by line, gone on with when stopped.
 
-`certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained)
-and radius.
+`certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained),
+radius and, where the certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
 """
 
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from robust_jax import rng
 from robust_jax.attacks import bind
-from robust_jax.certify import Certificate, average_certified_radius, certified_accuracy
+from robust_jax.certify import Certificate, Margins, average_certified_radius, certified_accuracy
 from robust_jax.data import Split, eval_batches
 from robust_jax.methods import Method
 from robust_jax.protocol import Evaluation
@@ -36,47 +39,81 @@ def certify(
     mesh: Mesh,
     *,
     directory: pathlib.Path,
+    other: str | None = None,
     on_image: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Certificates:
-    """Returns the certificates of the deployed rule that a protocol asks for.
+    """Returns the certificates that a protocol asks for.
 
     Args:
         config: the protocol.
-        method: what is certified: `predict`, whose own randomness is part of it.
+        method: what is certified. By smoothing: `predict`, whose own randomness is part of it; by
+            margins: the mean of the members' logits, which no softmax or vote hides from bounds.
         variables: its arrays, replicated over the mesh.
         split: the examples.
         rows: chosen ones; the first `config.num_certified` of them are certified.
         mesh: splits the noisy copies of each image.
         directory: where certificates/ is kept and gone on with.
+        other: name of the checkpoint, where it is one of `config.others`.
         on_image: told (certifier, images done, images) after each.
+
+    Raises:
+        ValueError: margins are asked of a random method.
     """
     rows = rows[: config.num_certified]
     predict = bind(method.predict, variables)
+    logits: Any = bind(mean_logits(method), variables)
     root = rng.stream(jax.random.key(config.seed), "certification")
     found = {}
-    for name, certifier in config.certificates.items():
+    for title, certifier in config.certificates.items():
+        name = _name(title, other)
+        if isinstance(certifier, Margins) and method.stochastic:
+            raise ValueError(f"Expected certificate={name!r} of a method without randomness.")
         file = directory / "certificates" / f"{name}.jsonl"
         lines = _read(file, rows)
         for row in rows[len(lines) :].tolist():
             chosen = np.asarray([row], np.int32)
             (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
             key = rng.stream(root, name)
-            one = certifier(predict, batch.image[:1], key=key, index=chosen, mesh=mesh)
+            if isinstance(certifier, Margins):
+                one = certifier(logits, batch.image[:1], batch.label[:1])
+            else:
+                one = certifier(predict, batch.image[:1], key=key, index=chosen, mesh=mesh)
             line = {
                 "index": row,
                 "label": int(batch.label[0]),
                 "certified": int(one.label[0]),
                 "radius": float(one.radius[0]),
             }
+            if one.margin is not None:
+                line["margin"] = float(one.margin[0])
             append_lines(file, [line])
             lines.append(line)
             on_image(name, len(lines), len(rows))
         certificate = Certificate(
             np.asarray([line["certified"] for line in lines], np.int32),
             np.asarray([line["radius"] for line in lines], np.float64),
-        )
+            np.asarray([line["margin"] for line in lines], np.float64)
+            if isinstance(certifier, Margins) else None,
+        )  # fmt: skip
         found[name] = certificate, np.asarray([line["label"] for line in lines], np.int32)
     return found
+
+
+def names(config: Evaluation) -> list[str]:
+    """Returns the names of all certificates that a protocol asks for."""
+    return [
+        _name(title, other) for other in (None, *config.others) for title in config.certificates
+    ]
+
+
+def _name(title: str, other: str | None) -> str:
+    return title if other is None else f"{title}@{other}"
+
+
+def mean_logits(method: Method) -> Callable[..., Array]:
+    """Returns the mean of the members' logits, (variables, images) -> [b c]."""
+    members = method.view("members")
+    return lambda variables, images: jnp.mean(members(variables, images, key=None), axis=0)
 
 
 def summarize(certificate: Certificate, labels: np.ndarray) -> dict[str, float | int]:

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any, Literal
 
 from robust_jax.attacks import Attack, AutoAttack
-from robust_jax.certify import Smoothing
+from robust_jax.certify import Margins, Smoothing
 
 CLEAN = "clean"
 """Name of the records without an attack."""
@@ -126,7 +126,11 @@ class Evaluation:
         judges: by the name that tables print; the first is the headline.
         worst_of: further rows, each the worst case per example over the attacks it names
             (DVERGE's any-of set of transferred examples).
-        certificates: certifiers of the deployed rule, by the name that the report prints.
+        certificates: certifiers, by the name that the report prints: of the deployed rule
+            (smoothing), or of the mean of the members' logits (margins).
+        others: names of further checkpoints that a selection by correctness asks too, and that are
+            certified beside this one (figure 2 of the LPD paper). `evaluate.py --sources NAME DIR`
+            says which they are.
         num_certified: the first chosen examples that are certified; None for all.
         split: "test", "validation" or "train".
         num_examples: how many examples; of "correct_per_class", in each class; None for all.
@@ -151,7 +155,8 @@ class Evaluation:
     attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)
     judges: dict[str, Judge] = dataclasses.field(default_factory=lambda: {"accuracy": Judge()})
     worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    certificates: dict[str, Smoothing] = dataclasses.field(default_factory=dict)
+    certificates: dict[str, Smoothing | Margins] = dataclasses.field(default_factory=dict)
+    others: tuple[str, ...] = ()
     num_certified: int | None = 500
     split: Literal["test", "validation", "train"] = "test"
     num_examples: int | None = None
@@ -173,7 +178,7 @@ class Evaluation:
             raise ValueError("Expected judges={} to name at least one.")
         if CLEAN in self.attacks:
             raise ValueError(f"Expected attacks to leave the name {CLEAN!r} to the clean images.")
-        for name in [*self.attacks, *self.judges, *self.certificates]:
+        for name in [*self.attacks, *self.judges, *self.certificates, *self.others]:
             if "/" in name or "@" in name:
                 raise ValueError(f"Expected name={name!r} without '/' and '@': it names a file.")
         for name, members in self.worst_of.items():
@@ -193,8 +198,9 @@ class Evaluation:
 
     @property
     def sources(self) -> list[str]:
-        """Returns the names of the checkpoints that attacks are transferred from."""
-        return sorted({run.source for run in self.attacks.values() if run.source is not None})
+        """Returns the names of the checkpoints that attacks are transferred from, and of others."""
+        named = {run.source for run in self.attacks.values() if run.source is not None}
+        return sorted(named | set(self.others))
 
 
 REDUCED_EXAMPLES = 64
@@ -245,6 +251,8 @@ def reduced(evaluation: Evaluation) -> Evaluation:
         },
         certificates={
             name: dataclasses.replace(found, num_samples=min(found.num_samples, REDUCED_VOTES))
+            if isinstance(found, Smoothing)
+            else found
             for name, found in evaluation.certificates.items()
         },
         num_certified=REDUCED_EXAMPLES,

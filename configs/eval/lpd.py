@@ -10,6 +10,9 @@ towards a random class; C&W searches the constant from .1, and is not bounded.
         --sources oblivious runs/A adaptive runs/B
 
 * table4_cifar10 (default), table4_tiny_imagenet: white box;
+* figure2: smallest margins by CROWN and by intervals at eps = .0005, of the first 200 images that
+  LPD and both others get right (`width4` checkpoints; --sources baseline DIR adp DIR);
+  figure2_alone: that the checkpoint alone gets right;
 * figure3: PGD over eps in both norms;
 * table5: PGD and JSMA of two other ensembles, one plain (type I) and one with the same defence
   (type II);
@@ -36,6 +39,7 @@ from robust_jax.attacks import (
     Rescaled,
     ThreatModel,
 )
+from robust_jax.certify import Margins
 from robust_jax.protocol import AttackRun, Evaluation
 
 TABLE4_CIFAR10 = printed.table(
@@ -118,6 +122,17 @@ def figure3() -> Evaluation:
     return Evaluation(attacks=attacks, attack_labels="predicted", num_examples=1000)
 
 
+def figure2(others: tuple[str, ...] = ()) -> Evaluation:
+    """Returns the margins of 200 images that this model, and all others, get right."""
+    return Evaluation(
+        certificates={"CROWN": Margins(0.0005), "interval": Margins(0.0005, bound="interval")},
+        others=others,
+        num_certified=200,
+        num_examples=200,
+        selection="correct",
+    )
+
+
 def converged() -> Evaluation:
     """Returns PGD with 100 steps and 5 restarts, three losses, at .02 and .04."""
     attacks = {
@@ -163,6 +178,8 @@ VARIANTS = {
     "default": table4((0.02, 0.04), (0.02, 0.04)),
     "table4_cifar10": table4((0.02, 0.04), (0.02, 0.04)),
     "table4_tiny_imagenet": table4((0.02, 0.04), (0.01, 0.02)),
+    "figure2": figure2(("baseline", "adp")),
+    "figure2_alone": figure2(),
     "figure3": figure3(),
     "table5": table5(),
     "converged": converged(),

@@ -3,11 +3,13 @@
 from robust_jax.certify.base import Certificate, average_certified_radius, certified_accuracy
 from robust_jax.certify.crown import certified, crown_margins, smallest_margin
 from robust_jax.certify.intervals import Bounds, interval_bounds
+from robust_jax.certify.margins import Margins
 from robust_jax.certify.smoothing import Smoothing, lower_confidence_bound
 
 __all__ = [
     "Bounds",
     "Certificate",
+    "Margins",
     "Smoothing",
     "average_certified_radius",
     "certified",

@@ -14,10 +14,13 @@ class Certificate(NamedTuple):
     Attributes:
         label: certified class of each image; -1 where the certifier abstains.
         radius: of the ball, in pixel units; 0 where it abstains.
+        margin: lower bound of the smallest margin (logits) in the ball; None where the certifier
+            has no margins.
     """
 
     label: Int[np.ndarray, " b"]
     radius: Float[np.ndarray, " b"]
+    margin: Float[np.ndarray, " b"] | None = None
 
 
 def certified_accuracy(

@@ -188,10 +188,6 @@ def _curves(config: Evaluation, records: Records) -> Iterator[str]:
 
 
 def _certified(certificates: Mapping[str, tuple[Certificate, np.ndarray]]) -> str:
-    curves = {
-        name: analysis.Certified(found.radius, found.label == labels)
-        for name, (found, labels) in certificates.items()
-    }
     rows = []
     for name, (found, labels) in certificates.items():
         right = found.label == labels
@@ -205,10 +201,22 @@ def _certified(certificates: Mapping[str, tuple[Certificate, np.ndarray]]) -> st
             ]
         )
     headings = ["certifier", "certified at radius 0", "abstained", "average radius", "images"]
-    figure = picture(
-        analysis.certified_curves(curves), "Share of images certified as their class at a radius."
-    )
-    return table(headings, rows) + figure
+    pictures = []
+    curves = {
+        name: analysis.Certified(found.radius, found.label == labels)
+        for name, (found, labels) in certificates.items()
+        if found.margin is None
+    }
+    if curves:
+        words = "Share of images certified as their class at a radius."
+        pictures.append(picture(analysis.certified_curves(curves), words))
+    margins = {
+        name: found.margin for name, (found, _) in certificates.items() if found.margin is not None
+    }
+    if margins:
+        words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
+        pictures.append(picture(analysis.margin_scatter(margins), words))
+    return table(headings, rows) + "".join(pictures)
 
 
 def _pictures(

@@ -1,6 +1,7 @@
 """The device mesh: made here and nowhere else."""
 
 import dataclasses
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -68,6 +69,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batched(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array whose leading axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def local(tree: Any) -> Any:
+    """Returns replicated arrays as this host's own copies, on one of its devices.
+
+    What is computed of them involves no other host: every host that computes it gets the same.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
+    )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -58,7 +58,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def finish(processes, timeout=240):
+def finish(processes, timeout=480):
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output[-2000:]
@@ -83,6 +83,10 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, repository, config_fi
     ]
     for name in ("num_examples", "clean_accuracy", "robust_accuracy", "worst_case_accuracy"):
         assert summaries[0][name] == summaries[1][name]
+    checks = [[(found["check"], found["status"]) for found in s["sanity"]] for s in summaries]
+    assert checks[0] == checks[1]
+    assert any("has gradients" in check for check, _ in checks[0])
+    assert "Inside the network" in (tmp_path / "pair" / "report.html").read_text()
     lines = (tmp_path / "pair" / "records" / "clean.jsonl").read_text().splitlines()
     assert [json.loads(line)["index"] for line in lines] == list(range(90))
 

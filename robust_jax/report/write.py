@@ -19,6 +19,7 @@ from robust_jax.report.measure import measure
 from robust_jax.report.page import text, write_page
 from robust_jax.report.sections import sections
 from robust_jax.sanity import Finding
+from robust_jax.sharding import local
 
 NUM_MEASURED = 64
 MAX_PICTURES = 4
@@ -38,7 +39,7 @@ def write(
     findings: Sequence[Finding],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]] | None = None,
 ) -> None:
-    """Writes report.html, from one process alone (of several, none: images live on all hosts).
+    """Writes report.html, from process 0 alone: it measures on its own copy of the model.
 
     Args:
         out: directory of the evaluation.
@@ -52,7 +53,7 @@ def write(
         findings: of the sanity checks.
         certificates: by name, with the images' labels.
     """
-    if jax.process_count() > 1:
+    if jax.process_index() != 0:
         return
     names = [name for name in config.attacks if len(read_shown(out, name)[0])][:MAX_PICTURES]
     shown = {name: read_shown(out, name) for name in names}
@@ -67,7 +68,7 @@ def write(
         measured = measure(
             method,
             checkpoint.config.method,
-            checkpoint.variables,
+            local(checkpoint.variables),
             images,
             labels,
             threat,

@@ -8,19 +8,15 @@ import numpy as np
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
-from robust_jax.logging import COUNTS, printed_cell
-from robust_jax.protocol import CLEAN, Evaluation, Printed
+from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.records import Record, Records
 from robust_jax.report.measure import Diversity, Measured
 from robust_jax.report.page import Section, picture, table, text
+from robust_jax.report.tables import checks, details, headline, papers_table, percent
 from robust_jax.sanity import Finding
-
-NOTHING = "-"
 
 MAX_CLASSES = 20
 """Most classes whose confusion is drawn."""
-
-STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
 
 
 def sections(
@@ -50,8 +46,8 @@ def sections(
         certificates: by name, with the labels.
         measured: what was asked of the model beside the records.
     """
-    yield Section("Accuracy", _headline(summary, descriptions) + _papers_table(config.printed))
-    yield Section("Can these numbers be trusted?", _findings(findings))
+    yield Section("Accuracy", headline(summary, descriptions) + papers_table(config.printed))
+    yield Section("Can these numbers be trusted?", checks(findings))
     curves = list(_curves(config, records))
     if curves:
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
@@ -67,94 +63,7 @@ def sections(
     network = _network(measured, class_names)
     if network:
         yield Section("Inside the network", f'<div class="figures">{network}</div>')
-    yield Section("Other columns, and time", _details(summary))
-
-
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.2f} %"
-
-
-def _with_interval(value: float, bounds: Sequence[float]) -> str:
-    low, high = (f"{100 * bound:.1f}" for bound in bounds)
-    return f"{_percent(value)} <small>{low} to {high}</small>"
-
-
-def _headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str:
-    judges, paper = summary["judges"], summary.get("printed")
-
-    def cells(field: str, name: str | None = None) -> list[str]:
-        found = []
-        for judge in judges.values():
-            values, bounds = judge[field], judge["intervals"][field]
-            if name is not None and name not in values:
-                found.append(NOTHING)
-                continue
-            value = values if name is None else values[name]
-            found.append(_with_interval(value, bounds if name is None else bounds[name]))
-        if paper is not None:
-            found.append(text(printed_cell(paper, name or field.removesuffix("_accuracy"))))
-        return found
-
-    names = dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"])
-    groups = dict.fromkeys(n for judge in judges.values() for n in judge["worst_of"])
-
-    def named(name: str, what: str) -> str:
-        return f"{text(name)}<br><small>{text(what)}</small>"
-
-    rows = [["clean", *cells("clean_accuracy")]]
-    for name in names:
-        what = descriptions.get(name, "")
-        rows.append([named(name, what), *cells("robust_accuracy", name)])
-    for name in groups:
-        rows.append([named(name, "worst case of its attacks"), *cells("worst_of", name)])
-    worst = named("worst case", "right clean and under every attack that the column counts")
-    rows.append([worst, *cells("worst_case_accuracy")])
-    lead = (
-        "<p>Accuracy over all chosen images, with 95 % Wilson intervals. The columns judge the "
-        "same adversarial images by different rules; a dash: an attack that the column does not "
-        "count.</p>"
-    )
-    printed = [] if paper is None else [f"printed, {paper['table']}"]
-    return lead + table(["attack", *judges, *printed], rows, total=True)
-
-
-def _papers_table(printed: Printed | None) -> str:
-    if printed is None:
-        return ""
-    names = list(dict.fromkeys(name for row in printed.rows.values() for name in row))
-    rows = []
-    for model, numbers in printed.rows.items():
-        mark = " <small>cited from others</small>" if model in printed.cited else ""
-        cells = [f"{numbers[name]:.2f} %" if name in numbers else NOTHING for name in names]
-        rows.append([text(model) + mark, *cells])
-    counted = COUNTS[printed.of]
-    words = f" Under attack it counts accuracy {counted}." if counted else ""
-    return (
-        f"<details><summary>The paper's {text(printed.table)}</summary><p>As printed; not measured "
-        f"here.{words}</p>{table(['model', *names], rows)}</details>"
-    )
-
-
-def _findings(findings: Sequence[Finding]) -> str:
-    def rows(statuses: Sequence[str]) -> list[list[str]]:
-        return [
-            [
-                f'<span class="status {status.replace(" ", "")}">{STATUS_WORDS[status]}</span>',
-                text(finding.check),
-                f"{text(finding.text)} <b>{text(finding.next_step)}</b>"
-                if status in ("flag", "note") else text(finding.text),
-            ]
-            for status in statuses
-            for finding in findings
-            if finding.status == status
-        ]  # fmt: skip
-
-    raised, others = rows(("flag", "note")), rows(("passed", "not run"))
-    num_flags = sum(finding.status == "flag" for finding in findings)
-    lead = f"<p>{num_flags} flags among {len(findings)} checks.</p>"
-    body = table(["", "check", "what was found, and what to do"], raised) if raised else ""
-    rest = table(["", "check", "what was found"], others)
-    return f"{lead}{body}<details><summary>All other checks</summary>{rest}</details>"
+    yield Section("Other columns, and time", details(summary))
 
 
 def _standing(records: Records, name: str, judge: str) -> np.ndarray:
@@ -194,8 +103,8 @@ def _certified(certificates: Mapping[str, tuple[Certificate, np.ndarray]]) -> st
         rows.append(
             [
                 text(name),
-                _percent(float(right.mean())),
-                _percent(float((found.label < 0).mean())),
+                percent(float(right.mean())),
+                percent(float((found.label < 0).mean())),
                 f"{float(np.where(right, found.radius, 0).mean()):.3f}",
                 str(len(labels)),
             ]
@@ -263,7 +172,7 @@ def _diversity(found: Diversity) -> str:
     num_members = len(found.correct)
     names = [f"member {number + 1}" for number in range(num_members)]
     rows = [
-        ["clean accuracy", ", ".join(_percent(float(r.mean())) for r in found.correct)],
+        ["clean accuracy", ", ".join(percent(float(r.mean())) for r in found.correct)],
         [
             "interrater agreement",
             f"{found.agreement:.3f} <small>1: right on the same images</small>",
@@ -277,7 +186,7 @@ def _diversity(found: Diversity) -> str:
              f"{middle:.3g} <small>{low:.3g} to {high:.3g}</small>"]
         )  # fmt: skip
         low, middle, high = numbers["L_s"]
-        zero = ", ".join(_percent(share) for share in numbers["zero_share"])
+        zero = ", ".join(percent(share) for share in numbers["zero_share"])
         rows.append(
             [f"L<sub>s</sub>, {loss.replace('_', '-')}",
              f"{middle:.3g} <small>{low:.3g} to {high:.3g}; zero gradients: {zero}</small>"]
@@ -324,30 +233,3 @@ def _network(measured: Measured | None, class_names: Sequence[str]) -> str:
         )
         parts.append(picture(figure, "t-SNE of the clean images' activations."))
     return "".join(parts)
-
-
-def _details(summary: Mapping[str, Any]) -> str:
-    judges = summary["judges"]
-    headings = ["attack"]
-    for judge in judges:
-        headings += [f"{judge}: given clean right", "one draw", "#S, right of those"]
-    rows = []
-    for name in dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"]):
-        row = [text(name)]
-        for found in judges.values():
-            if name not in found["robust_accuracy"]:
-                row += [NOTHING] * 3
-                continue
-            successes = found["successes"][name]
-            row += [
-                _percent(found["given_clean_correct"][name]),
-                _percent(found["single_draw"][name]),
-                f"{successes['count']}, {_percent(successes['accuracy'])}",
-            ]
-        seconds = summary["seconds"].get(name)
-        rows.append([*row, NOTHING if seconds is None else f"{seconds:.1f} s"])
-    words = (
-        "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
-        "a column has right of those alone is what some papers print; it is no robust accuracy.</p>"
-    )
-    return words + table([*headings, "time"], rows)

@@ -1,0 +1,133 @@
+"""The report's tables: accuracy, the paper's numbers, findings, other columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robust_jax.logging import COUNTS, printed_cell
+from robust_jax.protocol import Printed
+from robust_jax.report.page import table, text
+from robust_jax.sanity import Finding
+
+NOTHING = "-"
+
+STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
+
+
+def percent(value: float | None) -> str:
+    """Returns a fraction in percent; a dash for none."""
+    return NOTHING if value is None else f"{100 * value:.2f} %"
+
+
+def _with_interval(value: float, bounds: Sequence[float]) -> str:
+    low, high = (f"{100 * bound:.1f}" for bound in bounds)
+    return f"{percent(value)} <small>{low} to {high}</small>"
+
+
+def headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str:
+    """Returns the table of accuracies: attacks are rows, judges columns, the paper's last."""
+    judges, paper = summary["judges"], summary.get("printed")
+
+    def cells(field: str, name: str | None = None) -> list[str]:
+        found = []
+        for judge in judges.values():
+            values, bounds = judge[field], judge["intervals"][field]
+            if name is not None and name not in values:
+                found.append(NOTHING)
+                continue
+            value = values if name is None else values[name]
+            found.append(_with_interval(value, bounds if name is None else bounds[name]))
+        if paper is not None:
+            found.append(text(printed_cell(paper, name or field.removesuffix("_accuracy"))))
+        return found
+
+    names = dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"])
+    groups = dict.fromkeys(n for judge in judges.values() for n in judge["worst_of"])
+
+    def named(name: str, what: str) -> str:
+        return f"{text(name)}<br><small>{text(what)}</small>"
+
+    rows = [["clean", *cells("clean_accuracy")]]
+    for name in names:
+        what = descriptions.get(name, "")
+        rows.append([named(name, what), *cells("robust_accuracy", name)])
+    for name in groups:
+        rows.append([named(name, "worst case of its attacks"), *cells("worst_of", name)])
+    worst = named("worst case", "right clean and under every attack that the column counts")
+    rows.append([worst, *cells("worst_case_accuracy")])
+    lead = (
+        "<p>Accuracy over all chosen images, with 95 % Wilson intervals. The columns judge the "
+        "same adversarial images by different rules; a dash: an attack that the column does not "
+        "count.</p>"
+    )
+    printed = [] if paper is None else [f"printed, {paper['table']}"]
+    return lead + table(["attack", *judges, *printed], rows, total=True)
+
+
+def papers_table(printed: Printed | None) -> str:
+    """Returns the whole table of the paper, folded."""
+    if printed is None:
+        return ""
+    names = list(dict.fromkeys(name for row in printed.rows.values() for name in row))
+    rows = []
+    for model, numbers in printed.rows.items():
+        mark = " <small>cited from others</small>" if model in printed.cited else ""
+        cells = [f"{numbers[name]:.2f} %" if name in numbers else NOTHING for name in names]
+        rows.append([text(model) + mark, *cells])
+    counted = COUNTS[printed.of]
+    words = f" Under attack it counts accuracy {counted}." if counted else ""
+    return (
+        f"<details><summary>The paper's {text(printed.table)}</summary><p>As printed; not measured "
+        f"here.{words}</p>{table(['model', *names], rows)}</details>"
+    )
+
+
+def checks(findings: Sequence[Finding]) -> str:
+    """Returns the flags and notes of the sanity checks, and the others folded."""
+
+    def rows(statuses: Sequence[str]) -> list[list[str]]:
+        return [
+            [
+                f'<span class="status {status.replace(" ", "")}">{STATUS_WORDS[status]}</span>',
+                text(finding.check),
+                f"{text(finding.text)} <b>{text(finding.next_step)}</b>"
+                if status in ("flag", "note") else text(finding.text),
+            ]
+            for status in statuses
+            for finding in findings
+            if finding.status == status
+        ]  # fmt: skip
+
+    raised, others = rows(("flag", "note")), rows(("passed", "not run"))
+    num_flags = sum(finding.status == "flag" for finding in findings)
+    lead = f"<p>{num_flags} flags among {len(findings)} checks.</p>"
+    body = table(["", "check", "what was found, and what to do"], raised) if raised else ""
+    rest = table(["", "check", "what was found"], others)
+    return f"{lead}{body}<details><summary>All other checks</summary>{rest}</details>"
+
+
+def details(summary: Mapping[str, Any]) -> str:
+    """Returns what the papers count besides, and the time that each attack took."""
+    judges = summary["judges"]
+    headings = ["attack"]
+    for judge in judges:
+        headings += [f"{judge}: given clean right", "one draw", "#S, right of those"]
+    rows = []
+    for name in dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"]):
+        row = [text(name)]
+        for found in judges.values():
+            if name not in found["robust_accuracy"]:
+                row += [NOTHING] * 3
+                continue
+            successes = found["successes"][name]
+            row += [
+                percent(found["given_clean_correct"][name]),
+                percent(found["single_draw"][name]),
+                f"{successes['count']}, {percent(successes['accuracy'])}",
+            ]
+        seconds = summary["seconds"].get(name)
+        rows.append([*row, NOTHING if seconds is None else f"{seconds:.1f} s"])
+    words = (
+        "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
+        "a column has right of those alone is what some papers print; it is no robust accuracy.</p>"
+    )
+    return words + table([*headings, "time"], rows)

@@ -391,6 +391,7 @@ def test_one_step_at_the_papers_size(file, jpeg_sources, tmp_path, monkeypatch):
         evaluation=dataclasses.replace(
             found.evaluation,
             attacks={"pgd": attack},
+            printed=None,
             batch_size=2,
             judges={"one draw": Judge(num_draws=1)},
             sanity=False,

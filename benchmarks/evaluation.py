@@ -10,7 +10,6 @@ import pathlib
 import tempfile
 
 import jax
-import jax.numpy as jnp
 import timing
 import tyro
 
@@ -61,8 +60,7 @@ def rows(arguments: Arguments) -> list[list[str]]:
     def attacked(variables, batch):
         view = bind(method.view("deployed"), variables)
         key = jax.random.key(0)
-        images = batch.image.astype(jnp.float32)
-        return attack(view, images, batch.label, key=key, index=batch.index)
+        return attack(view, batch.image, batch.label, key=key, index=batch.index)
 
     def harness():
         with tempfile.TemporaryDirectory() as folder:

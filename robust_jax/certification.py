@@ -55,9 +55,6 @@ def certify(
         directory: where certificates/ is kept and gone on with.
         other: name of the checkpoint, where it is one of `config.others`.
         on_image: told (certifier, images done, images) after each.
-
-    Raises:
-        ValueError: margins are asked of a random method.
     """
     rows = rows[: config.num_certified]
     predict = bind(method.predict, variables)
@@ -66,8 +63,6 @@ def certify(
     found = {}
     for title, certifier in config.certificates.items():
         name = _name(title, other)
-        if isinstance(certifier, Margins) and method.stochastic:
-            raise ValueError(f"Expected certificate={name!r} of a method without randomness.")
         file = directory / "certificates" / f"{name}.jsonl"
         lines = _read(file, rows)
         for row in rows[len(lines) :].tolist():

@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, Key
 
 from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
+from robust_jax.certify import Margins
 from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
@@ -61,8 +62,8 @@ def make_evaluator(
         sources: methods of the checkpoints that attacks are transferred from.
 
     Raises:
-        ValueError: an attack's view does not exist, its source is not given, or the batch does not
-            split over the mesh.
+        ValueError: an attack's view does not exist, its source is not given, margins are to be
+            certified of a random method, or the batch does not split over the mesh.
     """
     check_batch_size(config.batch_size, mesh)
     sources = dict(sources or {})
@@ -71,6 +72,10 @@ def make_evaluator(
             f"Expected sources={sorted(sources)} to be {config.sources}, those that this "
             "evaluation transfers from (--sources NAME DIR)."
         )
+    for title, certifier in config.certificates.items():
+        certified = [method, *(sources[name] for name in config.others)]
+        if isinstance(certifier, Margins) and any(found.stochastic for found in certified):
+            raise ValueError(f"Expected certificate={title!r} of methods without randomness.")
     predictors = {
         name: predictor(method, judge, config.seed) for name, judge in config.judges.items()
     }

@@ -26,18 +26,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import metrics
 from robust_jax.attacks import PGD, Attack, ThreatModel
 from robust_jax.attacks.losses import best_other, kl, label_logits
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
-    classifier,
-    cross_entropy,
-    network_method,
-)
-from robust_jax.methods.trades import two_passes
-from robust_jax.models import default_layers
+from robust_jax.methods.base import Method, MethodConfig, cross_entropy
+from robust_jax.methods.trades import on_both
 from robust_jax.types import Task
 
 
@@ -86,21 +78,11 @@ class MART(MethodConfig):
         Raises:
             ValueError: there is no such view to attack.
         """
-        network = classifier(self, task, default_layers())
-        method = network_method(network, self, task)
-        view = method.view(self.view)
 
-        def loss(variables, batch, *, key, step):
-            del step
-            found = two_passes(network, self.vote, self.attack, view, variables, batch, key=key)
-            unsure = 1 - jnp.exp(label_logits(jax.nn.log_softmax(found.clean), batch.label))
-            divergence = jnp.mean(kl(found.clean)(found.adversarial, batch.label) * unsure)
-            report = {
-                "accuracy": metrics.accuracy(found.clean, batch.label),
-                "adversarial_accuracy": metrics.accuracy(found.adversarial, batch.label),
-                "divergence": divergence,
-            }
-            boosted = boosted_cross_entropy(found.adversarial, batch.label, self.label_smoothing)
-            return boosted + self.weight * divergence, (found.moved, report)
+        def loss(passes, labels):
+            unsure = 1 - jnp.exp(label_logits(jax.nn.log_softmax(passes.clean), labels))
+            divergence = jnp.mean(kl(passes.clean)(passes.adversarial, labels) * unsure)
+            boosted = boosted_cross_entropy(passes.adversarial, labels, self.label_smoothing)
+            return boosted + self.weight * divergence, divergence
 
-        return method._replace(loss=loss)
+        return on_both(self, task, self.attack, self.view, loss)

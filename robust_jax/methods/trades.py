@@ -21,12 +21,12 @@ members train together, not each for itself.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng, voting
 from robust_jax.attacks import PGD, Attack, ThreatModel, bind
@@ -34,14 +34,13 @@ from robust_jax.attacks.losses import kl
 from robust_jax.methods.base import (
     Method,
     MethodConfig,
-    View,
     classifier,
     cross_entropy,
     forward_fn,
     network_method,
 )
 from robust_jax.models import default_layers
-from robust_jax.types import Batch, Task, Variables
+from robust_jax.types import Task, Variables
 
 
 class Passes(NamedTuple):
@@ -49,49 +48,58 @@ class Passes(NamedTuple):
 
     Attributes:
         clean: logits of the vote on clean images.
-        adversarial: logits of the vote on adversarial images, made inside.
-        moved: collections that both passes moved, the clean one first.
+        adversarial: logits of the vote on adversarial images.
     """
 
     clean: Float[Array, "b c"]
     adversarial: Float[Array, "b c"]
-    moved: Variables
 
 
-def two_passes(
-    network: nn.Module,
-    vote: voting.Vote,
+def on_both(
+    config: MethodConfig,
+    task: Task,
     attack: Attack,
-    view: View,
-    variables: Variables,
-    batch: Batch,
-    *,
-    key: Key[Array, ""],
-) -> Passes:
-    """Returns the passes of a loss that sees clean and adversarial images.
+    view_name: str,
+    loss_fn: Callable[[Passes, Int[Array, " b"]], tuple[Float[Array, ""], Float[Array, ""]]],
+) -> Method:
+    """Returns a network whose loss sees clean and adversarial images, which it makes inside.
 
     Args:
-        network: a classifier without random layers.
-        vote: how the members of an ensemble decide.
-        attack: makes the adversarial images.
-        view: the method's view that it attacks; no gradient flows through it.
-        variables: the network's arrays.
-        batch: clean images.
-        key: key of the attack.
+        config: network and vote.
+        task: the dataset's shape.
+        attack: makes the adversarial images; no gradient flows through it.
+        view_name: what it attacks.
+        loss_fn: function of the passes and labels to the loss and the divergence to report.
+
+    Raises:
+        ValueError: there is no such view to attack.
     """
-    attacked = bind(view, jax.lax.stop_gradient(variables))
-    images = attack(
-        attacked, batch.image, batch.label, key=rng.stream(key, "attack"), index=batch.index
-    )
-    forward = forward_fn(network)
-    logits: list[Any] = []
-    moved: Variables = {}
-    for each in (batch.image, images):
-        outputs, moved = forward(
-            {**variables, **moved}, each, key=None, train=True, deterministic=True
+    network = classifier(config, task, default_layers())
+    method, forward = network_method(network, config, task), forward_fn(network)
+    view = method.view(view_name)
+
+    def loss(variables, batch, *, key, step):
+        del step
+        attacked = bind(view, jax.lax.stop_gradient(variables))
+        images = attack(
+            attacked, batch.image, batch.label, key=rng.stream(key, "attack"), index=batch.index
         )
-        logits.append(voting.logits(outputs.member_logits, vote))
-    return Passes(logits[0], logits[1], moved)
+        logits: list[Any] = []
+        moved: Variables = {}
+        for each in (batch.image, images):
+            outputs, moved = forward(
+                {**variables, **moved}, each, key=None, train=True, deterministic=True
+            )
+            logits.append(voting.logits(outputs.member_logits, config.vote))
+        value, divergence = loss_fn(Passes(*logits), batch.label)
+        report = {
+            "accuracy": metrics.accuracy(logits[0], batch.label),
+            "adversarial_accuracy": metrics.accuracy(logits[1], batch.label),
+            "divergence": divergence,
+        }
+        return value, (moved, report)
+
+    return method._replace(loss=loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +138,10 @@ class TRADES(MethodConfig):
         Raises:
             ValueError: there is no such view to attack.
         """
-        network = classifier(self, task, default_layers())
-        method = network_method(network, self, task)
-        view = method.view(self.view)
 
-        def loss(variables, batch, *, key, step):
-            del step
-            found = two_passes(network, self.vote, self.attack, view, variables, batch, key=key)
-            divergence = jnp.mean(kl(found.clean)(found.adversarial, batch.label))
-            report = {
-                "accuracy": metrics.accuracy(found.clean, batch.label),
-                "adversarial_accuracy": metrics.accuracy(found.adversarial, batch.label),
-                "divergence": divergence,
-            }
-            crossed = cross_entropy(found.clean, batch.label, self.label_smoothing)
-            return crossed + self.beta * divergence, (found.moved, report)
+        def loss(passes, labels):
+            divergence = jnp.mean(kl(passes.clean)(passes.adversarial, labels))
+            crossed = cross_entropy(passes.clean, labels, self.label_smoothing)
+            return crossed + self.beta * divergence, divergence
 
-        return method._replace(loss=loss)
+        return on_both(self, task, self.attack, self.view, loss)

@@ -85,7 +85,7 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
         assert interval <= crown <= smallest + 1e-5
     noisy = KAP(network=network, sigma=0.1).make(data.task)
     with pytest.raises(ValueError, match="without randomness"):
-        certification.certify(wanted, noisy, others, data.test, rows, mesh, directory=tmp_path)
+        evaluation.make_evaluator(noisy, wanted, mesh, {"plain": other})
 
 
 @pytest.mark.parametrize("fields", [{"eps": 0.0}, {"eps": math.inf}, {"chunk_size": 0}])

@@ -8,12 +8,15 @@ Liu et al., "Towards Robust Neural Networks via Random Self-ensemble", ECCV 2018
 authors' later code (recipes/baselines.py). The row of the RLS paper's tables 3 and 5 is a ResNet-50
 with that paper's training, `rls_cifar10.py:rse`.
 
+`finetune`: a short training from a public plain ensemble of three ResNet-20,
+`--training.init-from DIR` (see recipes/ensembles.py).
+
 The attacks are RLS's of table 2: on one fresh pass at every step, judged by the mean of ten passes.
 
 Ours: not yet run.
 """
 
-from recipes import baselines, rls
+from recipes import baselines, ensembles, rls
 
 from robust_jax.config import Config
 from robust_jax.methods import RandomSelfEnsemble
@@ -24,6 +27,7 @@ VARIANTS = {
         baselines.RSE_OPTIMIZER,
         rls.evaluation("cifar10", "vgg16", view="one_draw"),
     ),
+    "finetune": ensembles.finetuned(RandomSelfEnsemble()),
 }
 
 

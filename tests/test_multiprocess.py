@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ def get_config(variant):
 
 
 def start(repository, config, workdir, *, num_processes, devices, process=0, port=0):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
     command = [sys.executable, "train.py", str(config), "--workdir", str(workdir)]
     if num_processes > 1:
         command += [

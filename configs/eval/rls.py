@@ -12,7 +12,11 @@ BMVC 2020.
   what is deployed (fresh draws at every step) and on the pure sub-models, APGD on means of 20
   fresh draws (of probabilities, and of the losses' gradients), APGD and Square on the predictor
   under fixed draws (two predictions, 2 N models). Columns: the paper's rule, the mean of ten fresh
-  predictions, and the predictor under fixed draws.
+  predictions, and the predictor under fixed draws;
+* honest_one_draw (RSE, SAP): beside the paper's FGSM and PGD on one fresh pass, both of them and
+  APGD on the mean of 20 fresh passes (EOT) and on the network without its randomness, APGD and
+  Square under 20 fixed passes. Columns: the paper's rule and the mean of two fresh predictions,
+  each a mean of the method's own passes.
 
 eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 """
@@ -101,6 +105,24 @@ def honest() -> Evaluation:
     return Evaluation(attacks=found, judges=judges, num_examples=1000, batch_size=128)
 
 
+def honest_one_draw() -> Evaluation:
+    """Returns attacks on one pass, as the paper's, beside attacks through and around the noise."""
+    paper = recipes.attacks("cifar10", "resnet50", view="one_draw")
+    paper = {name: paper[name] for name in ("fgsm_0.01", "pgd10_0.01")}
+    threat = ThreatModel("linf", RADII["0.01"])
+    attacks = {name: run.attack for name, run in paper.items()} | {"apgd_0.01": APGD(threat)}
+    eot = {"view": "one_draw", "eot_samples": 20}
+    adaptive = {f"{name}_eot20": AttackRun(attack, **eot) for name, attack in attacks.items()}
+    adaptive |= {
+        "apgd_0.01_noise_off": AttackRun(APGD(threat), view="noise_off"),
+        "apgd_0.01_fixed20": AttackRun(APGD(threat), **eot, draws="fixed"),
+        "square_0.01_fixed20": AttackRun(Square(threat), **eot, draws="fixed"),
+    }
+    adaptive = {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
+    judges = side_by_side(honest=Judge(num_draws=2))
+    return Evaluation(attacks=paper | adaptive, judges=judges, num_examples=1000, batch_size=128)
+
+
 VARIANTS = {
     "default": recipes.evaluation("cifar10", "resnet50"),
     "table1": recipes.evaluation("cifar10", "resnet50"),
@@ -110,6 +132,7 @@ VARIANTS = {
     "table3_deterministic": table3("deployed"),
     "table4": table4(),
     "honest": honest(),
+    "honest_one_draw": honest_one_draw(),
 }
 
 

@@ -152,66 +152,82 @@ def honest_column(records: Records, config: Evaluation) -> Finding:
     name = "honest column at or below the paper's"
     if not {PAPER, HONEST} <= set(config.judges):
         return Finding(name, "not run", "This evaluation does not have both columns.")
-    compared = []
-    for threat, members in balls(config).items():
-        known = [m for m in members if not config.attacks[m].adaptive]
-        if not known:
-            continue
-        paper = worst_case(records, known, PAPER)
-        honest = worst_case(records, members, HONEST)
-        ball = f"{threat.norm} eps {threat.eps:.4g}"
-        shares = f"{100 * _mean(honest):.1f} % to {100 * _mean(paper):.1f} %"
-        above, alone = outranks(paper, honest)
-        if above:
-            return Finding(
-                name,
-                "flag",
-                f"At {ball} {alone} examples stand in the honest column alone ({shares}).",
-                "Attack what the honest column decides by: its own draws (draws='fixed'), more of "
-                "them (EOT), more steps and restarts. Until then quote the paper's column.",
-            )
-        compared.append(f"{ball}: {shares}")
-    if not compared:
-        return Finding(name, "not run", "No bounded attack is counted by the paper's column.")
-    return Finding(name, "passed", f"Honest to paper's, {'; '.join(compared)}.")
+    sides = [
+        (ball, worst_case(records, own + adaptive, HONEST), worst_case(records, own, PAPER))
+        for ball, own, adaptive in by_origin(config)
+        if own
+    ]
+    return at_or_below(
+        name,
+        sides,
+        said="Honest to paper's",
+        absent="No bounded attack is counted by the paper's column.",
+        wrong="examples stand in the honest column alone",
+        step="Attack what the honest column decides by: its own draws (draws='fixed'), more of "
+        "them (EOT), more steps and restarts. Until then quote the paper's column.",
+    )
 
 
 def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where a paper's own attacks beat those made against its defence."""
-    name, compared = "adaptive attacks beat the paper's", []
     judge = list(config.judges)[-1]
+    sides = [
+        (ball, worst_case(records, adaptive, judge), worst_case(records, own, judge))
+        for ball, own, adaptive in by_origin(config)
+        if own and adaptive
+    ]
+    return at_or_below(
+        "adaptive attacks beat the paper's",
+        sides,
+        said="Left by adaptive attacks to the paper's",
+        absent="No ball of this evaluation has both kinds.",
+        wrong="examples that stand under every adaptive attack fall to the paper's",
+        step="The adaptive attacks do not adapt: check their views and losses, add steps.",
+    )
+
+
+def by_origin(config: Evaluation) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields each ball in words, its attacks of the paper, and its adaptive ones."""
     for threat, members in balls(config).items():
-        adaptive = [m for m in members if config.attacks[m].adaptive]
-        known = [m for m in members if not config.attacks[m].adaptive]
-        if not adaptive or not known:
-            continue
-        made, given = (worst_case(records, names, judge) for names in (adaptive, known))
-        ball = f"{threat.norm} eps {threat.eps:.4g}"
-        shares = f"{100 * _mean(made):.1f} % to {100 * _mean(given):.1f} %"
-        beaten, alone = outranks(given, made)
-        if beaten:
-            return Finding(
-                name,
-                "flag",
-                f"At {ball} {alone} examples that stand under every adaptive attack fall to the "
-                f"paper's ({shares}).",
-                "The adaptive attacks do not adapt: check their views and losses, add steps.",
-            )
+        adaptive = [name for name in members if config.attacks[name].adaptive]
+        own = [name for name in members if name not in adaptive]
+        yield f"{threat.norm} eps {threat.eps:.4g}", own, adaptive
+
+
+def at_or_below(
+    name: str,
+    sides: Sequence[tuple[str, list[bool], list[bool]]],
+    *,
+    said: str,
+    absent: str,
+    wrong: str,
+    step: str,
+) -> Finding:
+    """Returns a flag where, beyond chance, the first side leaves more standing than the second.
+
+    Args:
+        name: of the check.
+        sides: by ball, which examples stand under each side.
+        said: what the shares are.
+        absent: the text where nothing can be compared.
+        wrong: what is said of the examples that stand on the first side alone.
+        step: what to do then.
+    """
+    compared = []
+    for ball, low, high in sides:
+        shares = f"{100 * sum(low) / len(low):.1f} % to {100 * sum(high) / len(high):.1f} %"
+        above, alone = outranks(high, low)
+        if above:
+            return Finding(name, "flag", f"At {ball} {alone} {wrong} ({shares}).", step)
         compared.append(f"{ball}: {shares}")
     if not compared:
-        return Finding(name, "not run", "No ball of this evaluation has both kinds.")
-    return Finding(
-        name, "passed", f"Left by adaptive attacks to the paper's, {'; '.join(compared)}."
-    )
+        return Finding(name, "not run", absent)
+    return Finding(name, "passed", f"{said}, {'; '.join(compared)}.")
 
 
 def worst_case(records: Records, names: Sequence[str], judge: str) -> list[bool]:
     """Returns which examples are right clean and under each of the attacks."""
     return [all(row) for row in zip(*(standing(records, n, judge) for n in names), strict=True)]
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)
 
 
 def monotone(records: Records, config: Evaluation) -> list[Finding]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Key
 from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
+from robust_jax.compilation import jitted
 from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
@@ -91,7 +92,7 @@ def make_evaluator(
 
 def _jitted(step: Callable[..., Judgement], mesh: Mesh) -> StepFn:
     over_batch, everywhere = batched(mesh), replicated(mesh)
-    return jax.jit(
+    return jitted(
         step,
         in_shardings=(everywhere, everywhere, over_batch, over_batch, everywhere),
         out_shardings=everywhere,

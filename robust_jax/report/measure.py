@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from robust_jax import analysis, metrics, rng
 from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.methods import KAP, Method, MethodConfig, REGroup
+from robust_jax.compilation import jitted
+from robust_jax.methods import KAP, Method, MethodConfig
 from robust_jax.types import Variables
 
 MIN_TSNE = 40
@@ -77,24 +78,30 @@ def measure(
     """
     key = rng.stream(jax.random.key(seed), "report")
     found_diversity = None
-    # REGroup's members are its layers, which no adversary makes examples for one by one.
-    if not isinstance(config, REGroup) and _num_members(method, variables, images, key) > 1:
+    if _has_members(method, variables, images, key):
         ball = threat or ThreatModel("linf", 0.01)
         found_diversity = _diversity(method, variables, images, labels, ball, key)
     embedding = None
     if len(images) >= MIN_TSNE:
-        taps = jax.jit(method.view("taps"))(variables, images, key=rng.stream(key, "taps"))
+        taps = jitted(method.view("taps"))(variables, images, key=rng.stream(key, "taps"))
         last = analysis.with_members(taps[sorted(taps)[-2]])[0]
         perplexity = min(30.0, len(images) / 4)
         embedding = analysis.tsne(last.reshape(len(images), -1), perplexity=perplexity, seed=seed)
     return Measured(found_diversity, embedding, np.asarray(labels), _sheet(config, variables))
 
 
-def _num_members(method: Method, variables: Variables, images: Array, key: Array) -> int:
-    shape: Any = jax.eval_shape(
-        lambda v, i: method.view("members")(v, i, key=key), variables, images
-    )
-    return shape.shape[0]
+def _has_members(method: Method, variables: Variables, images: Array, key: Array) -> bool:
+    """Returns whether its members are networks with activations of their own.
+
+    Draws of one random network and REGroup's layers are not.
+    """
+
+    def members(variables: Variables, images: Array) -> tuple[Any, Any]:
+        tap = next(iter(method.view("taps")(variables, images, key=key).values()))
+        return method.view("members")(variables, images, key=key), analysis.with_members(tap)
+
+    voters, networks = jax.eval_shape(members, variables, images)
+    return voters.shape[0] == networks.shape[0] > 1
 
 
 def _diversity(
@@ -106,7 +113,7 @@ def _diversity(
     key: Array,
 ) -> Diversity:
     members: Any = bind(method.view("members"), variables)
-    logits = jax.jit(lambda m, i, k: m(i, key=k))(members, images, rng.stream(key, "members"))
+    logits = jitted(lambda m, i, k: m(i, key=k))(members, images, rng.stream(key, "members"))
     right = jnp.argmax(logits, axis=-1) == labels[None]
     gradients = {}
     for loss in ("cross_entropy", "margin"):

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, standing_with_twice_the_draws
+from robust_jax.compilation import jitted
 from robust_jax.judging import predictor
 from robust_jax.methods import Method
 from robust_jax.protocol import AttackRun, Evaluation
@@ -49,10 +49,10 @@ def enough_draws(
         step = "Attack the deployed view with eot_samples > 1." if method.stochastic else ""
         return Finding(CHECK, "not run", text, step)
     run = config.attacks[name]
-    decide = jax.jit(predictor(method, list(config.judges.values())[-1], config.seed))
+    decide = jitted(predictor(method, list(config.judges.values())[-1], config.seed))
     once, twice = standing_with_twice_the_draws(
         # Traced, so that a view of probabilities is another check's finding and no error here.
-        jax.jit(lambda *given, key: run.attack(*given, key=key)),
+        jitted(lambda *given, key: run.attack(*given, key=key)),
         bind(method.view(run.view), variables),
         images,
         labels,
@@ -101,6 +101,6 @@ def _most_draws(
 
 
 def _is_random(view: Any, images: Array, key: Array) -> bool:
-    logits = jax.jit(lambda view, images, key: view(images, key=key))
+    logits = jitted(lambda view, images, key: view(images, key=key))
     two = [np.asarray(logits(view, images, rng.stream(key, "draw", n))) for n in (0, 1)]
     return bool(np.abs(two[0] - two[1]).max() > 0)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from robust_jax import metrics, rng
 from robust_jax.attacks import PGD, BoundedAttack, ThreatModel, bind, losses
 from robust_jax.attacks.views import eot
+from robust_jax.compilation import jitted
 from robust_jax.data import Split, eval_batches
 from robust_jax.judging import predictor
 from robust_jax.methods import Method
@@ -90,7 +91,7 @@ class Probes:
         self.method, self.variables, self.key = method, variables, key
         self.images, self.labels = images, labels
         judge = Judge(num_draws=NUM_DRAWS)
-        self.predict = jax.jit(predictor(method, judge, 0))
+        self.predict = jitted(predictor(method, judge, 0))
 
     def stream(self, name: str, *indices: int) -> Key[Array, ""]:
         """Returns the key of a purpose."""
@@ -101,16 +102,23 @@ class Probes:
         scores = self.predict(self.variables, images, key=self.stream("judge"))
         return (jnp.argmax(jnp.mean(scores, axis=0), axis=-1) == self.labels).tolist()
 
-    def attack(
-        self, attack: BoundedAttack, wrap: Callable[[Any], Any] = lambda view: view
-    ) -> Array:
-        """Returns the images after an attack on the deployed view."""
+    def attacked(self, attack: BoundedAttack) -> Callable[[float], Array]:
+        """Returns a function of a scale: the images after an attack on the logits divided by it.
+
+        They are the deployed view's, averaged over a few draws where it is random.
+        """
         view: Any = bind(self.method.view("deployed"), self.variables)
         if self.method.stochastic:
             view = eot(view, NUM_DRAWS)
         key = self.stream("attack")
         # Traced, so that a view of probabilities becomes a finding and not an error.
-        return jax.jit(lambda *given: attack(*given, key=key))(wrap(view), self.images, self.labels)
+        run = jitted(lambda *given: attack(*given, key=key))
+
+        def at(scale: float) -> Array:
+            divided = jax.tree_util.Partial(_divided, view, jnp.float32(scale))
+            return run(divided, self.images, self.labels)
+
+        return at
 
     def input_range(self) -> Finding:
         """Returns a flag unless the images use the box [0, 1] as pixels do."""
@@ -128,7 +136,7 @@ class Probes:
     def randomness(self) -> Finding:
         """Returns a flag where the model is random and does not say so, or the other way round."""
         name = "randomness as declared"
-        predict = jax.jit(lambda v, i, k: self.method.predict(v, i, key=k))
+        predict = jitted(lambda v, i, k: self.method.predict(v, i, key=k))
         keys = [self.stream("randomness", n) for n in (0, 0, 1)]
         first, again, other = (np.asarray(predict(self.variables, self.images, k)) for k in keys)
         same_key, other_key = np.abs(first - again).max(), np.abs(first - other).max()
@@ -159,7 +167,7 @@ class Probes:
     def probabilities(self, name: str, view: Any) -> Finding:
         """Returns a flag where an attacked view gives probabilities."""
         check = f"view {name!r} gives logits"
-        logits = np.asarray(jax.jit(view)(self.variables, self.images, key=self.stream("view")))
+        logits = np.asarray(jitted(view)(self.variables, self.images, key=self.stream("view")))
         if (logits >= 0).all() and np.abs(logits.sum(-1) - 1).max() < 1e-3:
             return Finding(
                 check,
@@ -192,8 +200,8 @@ class Probes:
             total = lambda logits: jnp.sum(losses.cross_entropy(logits, self.labels))  # noqa: E731
             return logits, jax.grad(total)(logits)
 
-        logits, slopes = jax.jit(loss_slopes)(self.variables, self.images, self.stream("view"))
-        pull = jax.jit(pulled_back)
+        logits, slopes = jitted(loss_slopes)(self.variables, self.images, self.stream("view"))
+        pull = jitted(pulled_back)
         single = np.asarray(pull(self.variables, self.images, slopes, self.stream("view")))
         wide = np.asarray(logits, np.float64)
         wide = wide - wide.max(-1, keepdims=True)
@@ -229,7 +237,7 @@ class Probes:
     def unbounded(self) -> Finding:
         """Returns a flag where an attack without a bound leaves more than chance."""
         attack = PGD(ThreatModel("linf", 1.0), num_steps=NUM_STEPS, step_size=0.1, loss="margin")
-        standing = self.standing(self.attack(attack))
+        standing = self.standing(self.attacked(attack)(1.0))
         num_classes = self.predict(self.variables, self.images, key=self.stream("judge")).shape[-1]
         left, chance = sum(standing), 1 / num_classes
         low, _ = metrics.interval(left, len(standing))
@@ -257,17 +265,13 @@ class Probes:
         if not threats:
             return Finding(check, "not run", "No bounded attack names a ball.")
         threat = min(threats, key=lambda found: (found.norm, found.eps))
-        attack = PGD(threat, num_steps=NUM_STEPS)
-        deployed = jax.jit(self.method.view("deployed"))
+        attacked = self.attacked(PGD(threat, num_steps=NUM_STEPS))
+        deployed = jitted(self.method.view("deployed"))
         logits = deployed(self.variables, self.images, key=self.stream("view"))
         margins = losses.margin(losses.decision(logits), self.labels)
         scale = float(jnp.median(jnp.abs(margins))) or 1.0
-
-        def rescaled(view: Any) -> Any:
-            return jax.tree_util.Partial(_divided, view, jnp.asarray(scale, margins.dtype))
-
-        plain = self.standing(self.attack(attack))
-        better, alone = outranks(self.standing(self.attack(attack, rescaled)), plain)
+        plain = self.standing(attacked(1.0))
+        better, alone = outranks(self.standing(attacked(scale)), plain)
         text = (
             f"PGD-{NUM_STEPS} at {threat.norm} eps {threat.eps:.4g} leaves {sum(plain)} of "
             f"{len(plain)}; with logits divided by {scale:.3g}, their median margin, it makes "
@@ -284,4 +288,5 @@ class Probes:
 
 
 def _divided(view: Any, scale: Any, images: Any, *, key: Any) -> Any:
-    return view(images, key=key) / scale
+    logits = view(images, key=key)
+    return logits / scale.astype(logits.dtype)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from robust_jax import checkpoints, rng
+from robust_jax.compilation import jitted
 from robust_jax.config import Config, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Data
 from robust_jax.methods import Method
@@ -51,11 +52,11 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
     Raises:
         ValueError: `init_from` holds no checkpoint, or one of another architecture.
     """
-    init = jax.jit(lambda key: method.init(key=key), out_shardings=replicated(mesh))
+    init = jitted(lambda key: method.init(key=key), out_shardings=replicated(mesh))
     source = config.training.init_from
     if source is not None:
         found = checkpoints.load(source, mesh).variables
-        expected = jax.eval_shape(init, jax.random.key(0))
+        expected = init.eval_shape(jax.random.key(0))
         checkpoints.check_architecture(found, expected, name=f"init_from {source!r}")
         return {name: found[name] for name in expected}
     variables = init(rng.stream(jax.random.key(config.seed), "init"))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import bind
+from robust_jax.compilation import jitted
 from robust_jax.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, augment
 from robust_jax.methods import Method
@@ -84,7 +85,7 @@ def make_train_step(
         return TrainState(state.step + 1, variables, moments, average, perturbation), metrics
 
     everywhere, states = replicated(mesh), state_sharding(mesh)
-    return jax.jit(
+    return jitted(
         step_fn,
         in_shardings=(states, batched(mesh), everywhere),
         out_shardings=(states, everywhere),

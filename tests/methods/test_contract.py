@@ -270,7 +270,7 @@ def test_adversarial_training(built, batch):
     step_fn = training.make_train_step(built.method, SGD, config, Augmentation(), mesh)
     state = jax.eval_shape(lambda v: training.init_state(v, SGD, config, mesh), built.variables)
     # Traced, not compiled: what runs is the attack and the loss of the tests above.
-    moved, _ = jax.eval_shape(step_fn, state, batch, jax.random.key(0))
+    moved, _ = step_fn.eval_shape(state, batch, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(moved, state)
 
 

@@ -14,7 +14,7 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.methods import KAP, Standard
+from robust_jax.methods import KAP, RandomLayerSampling, RandomSelfEnsemble, Standard
 from robust_jax.models import EnsembleConfig
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
 from robust_jax.records import beside_the_paper
@@ -113,6 +113,20 @@ def test_members_and_nothing_attacked(tmp_path, data):
     assert "Members of the ensemble" in page.headings
     assert "Accuracy over eps" not in page.headings
     assert summary["worst_case_accuracy"] == summary["clean_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        RandomLayerSampling(network=small.NETWORK, num_draws=3),
+        RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2),
+    ],
+    ids=["rls", "rse"],
+)
+def test_draws_of_a_network_are_not_its_members(tmp_path, data, method):
+    wanted = Evaluation(num_examples=8, batch_size=8, sanity=False)
+    page, _ = report(tmp_path, data, method, wanted)
+    assert "Members of the ensemble" not in page.headings
 
 
 def test_certificates_go_on_where_they_were_stopped(tmp_path, data):

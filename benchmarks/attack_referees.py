@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from robust_jax.attacks.views import as_pytree
+from robust_jax.compilation import jitted
 
 KEY_SEED = 0  # a deterministic view ignores its key
 
@@ -23,10 +24,10 @@ class TorchView(torch.nn.Module):
     def __init__(self, view):
         super().__init__()
         view, key = as_pytree(view), jax.random.key(KEY_SEED)
-        forward = jax.jit(lambda view, images: view(images, key=key))
+        forward = jitted(lambda view, images: view(images, key=key))
         # The way back is kept, so that no forward pass is computed twice.
-        both = jax.jit(lambda view, images: jax.vjp(lambda x: view(x, key=key), images))
-        backward = jax.jit(lambda pullback, cotangent: pullback(cotangent)[0])
+        both = jitted(lambda view, images: jax.vjp(lambda x: view(x, key=key), images))
+        backward = jitted(lambda pullback, cotangent: pullback(cotangent)[0])
 
         class Bridge(torch.autograd.Function):
             @staticmethod

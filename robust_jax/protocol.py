@@ -8,7 +8,7 @@ rule and an honest one stand beside each other on the same adversarial images.
 import dataclasses
 from typing import Any, Literal
 
-from robust_jax.attacks import Attack, AutoAttack
+from robust_jax.attacks import Attack, AutoAttack, Averaged
 from robust_jax.certify import Margins, Smoothing
 
 CLEAN = "clean"
@@ -224,12 +224,12 @@ def reduced(evaluation: Evaluation) -> Evaluation:
             for name, value in _REDUCED_FIELDS.items()
             if name in names
         }
-        if isinstance(attack, AutoAttack):
-            if attack.version == "rand":
-                fields["num_samples"] = min(attack.num_samples, REDUCED_EOT)
-            else:
-                members = tuple(map(smaller_attack, attack.members()))
-                fields |= {"version": "custom", "attacks": members}
+        random = isinstance(attack, AutoAttack) and attack.version == "rand"
+        if random or isinstance(attack, Averaged):
+            fields["num_samples"] = min(attack.num_samples, REDUCED_EOT)
+        elif isinstance(attack, AutoAttack):
+            members = tuple(map(smaller_attack, attack.members()))
+            fields |= {"version": "custom", "attacks": members}
         for name in names:
             inner = getattr(attack, name)
             if isinstance(inner, Attack):

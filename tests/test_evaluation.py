@@ -12,7 +12,7 @@ import pytest
 import evaluate
 import train
 from robust_jax import checkpoints, evaluation, judging, records, rng, sharding
-from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, bind
+from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Averaged, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP
 from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
@@ -229,7 +229,10 @@ def test_reduced_budget_shrinks_every_attack():
     apgd = APGD(small.THREAT, num_restarts=5)
     suite = AutoAttack(small.THREAT)
     runs = {"apgd": AttackRun(apgd, eot_samples=20), "suite": AttackRun(suite)}
+    runs["averaged"] = AttackRun(Averaged(small.THREAT, apgd))
     found = reduced(Evaluation(attacks=runs))
+    averaged = found.attacks["averaged"].attack
+    assert (averaged.num_samples, averaged.attack.num_restarts) == (4, 1)
     assert found.attacks["apgd"] == AttackRun(
         dataclasses.replace(apgd, num_restarts=1), eot_samples=4
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robust_jax import checkpoints, sharding, voting
+from robust_jax.compilation import jitted
 from robust_jax.interop import torch as importer
 from robust_jax.models import Classifier, default_layers
 
@@ -32,7 +33,7 @@ def load(folder: pathlib.Path, name: str):
         outputs = classifier.apply(variables, images, train=False, deterministic=True)
         return outputs.member_logits
 
-    return state_dict, variables, jax.jit(member_logits)
+    return state_dict, variables, jitted(member_logits)
 
 
 class Reference:

@@ -87,7 +87,7 @@ def main(arguments: Arguments) -> None:
     sources = {name: checkpoints.load(path, mesh) for name, path in arguments.sources.items()}
     data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
     if arguments.method is not None:
-        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method).method)
+        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
     names = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
              for spec in (arguments.config or "default", arguments.method) if spec]  # fmt: skip
     names += [path.name for path in arguments.sources.values()]
@@ -119,11 +119,17 @@ def run(
     description = {
         "name": checkpoint.config.name,
         "step": checkpoint.step,
+        "weights": checkpoints.fingerprint(checkpoint.variables),
         "method": serialization.to_json(checkpoint.config.method),
         # What a paper prints changes no number of ours.
         "evaluation": serialization.to_json(dataclasses.replace(wanted, printed=None)),
         "sources": {
-            name: [s.config.name, s.step, serialization.to_json(s.config.method)]
+            name: {
+                "name": s.config.name,
+                "step": s.step,
+                "weights": checkpoints.fingerprint(s.variables),
+                "method": serialization.to_json(s.config.method),
+            }
             for name, s in sources.items()
         },
     }

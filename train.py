@@ -124,4 +124,6 @@ if __name__ == "__main__":
         given = sys.argv[1:]
         spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
         default = Arguments(config.load(spec))
-        main(command_line.parse(Arguments, args=given, default=default, description=__doc__))
+        arguments = command_line.parse(Arguments, args=given, default=default, description=__doc__)
+        named = config.renamed(arguments.config, default.config)
+        main(dataclasses.replace(arguments, config=named))

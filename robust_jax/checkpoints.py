@@ -8,12 +8,14 @@ is whole, so one that is interrupted never costs the previous one.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -21,8 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 import robust_jax
 from robust_jax import serialization
 from robust_jax.config import MAY_CHANGE, Config
-from robust_jax.methods import MethodConfig
-from robust_jax.sharding import replicated
+from robust_jax.sharding import local, replicated
 from robust_jax.types import Task, Variables
 
 FORMAT = 1
@@ -187,15 +188,34 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     )
 
 
-def with_method(checkpoint: Checkpoint, method: MethodConfig) -> Checkpoint:
-    """Returns the checkpoint with the same weights under another method's rules.
+def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
+    """Returns the checkpoint with the same weights under another configuration's method and name.
 
     Raises:
-        ValueError: the weights are of another architecture than the method's.
+        ValueError: the weights are of another architecture than the method's, or one of the two
+            methods needs what the other's `fit` did not gather.
     """
-    expected = jax.eval_shape(method.make(checkpoint.task).init, key=jax.random.key(0))
+    method = config.method.make(checkpoint.task)
+    expected = jax.eval_shape(method.init, key=jax.random.key(0))
     check_architecture(checkpoint.variables, expected, name="checkpoint")
-    return checkpoint._replace(config=dataclasses.replace(checkpoint.config, method=method))
+    fitted = method.fit is not None or "fitted" in checkpoint.variables
+    if fitted and config.method != checkpoint.config.method:
+        raise ValueError(
+            f"Expected method={config.name!r} to be the checkpoint's own: one of the two is fitted "
+            "to training images, which train.py with --training.init-from does anew."
+        )
+    changed = dataclasses.replace(checkpoint.config, method=config.method, name=config.name)
+    return checkpoint._replace(config=changed)
+
+
+def fingerprint(variables: Variables) -> str:
+    """Returns twelve hex digits that two models share only if all their arrays are equal."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(local(variables)):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:

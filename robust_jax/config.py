@@ -230,6 +230,16 @@ def load_evaluation(spec: str) -> Evaluation:
     return serialization.check(evaluation)
 
 
+def renamed(config: Config, default: Config) -> Config:
+    """Returns the configuration, named "...-changed" where its method is not its file's any more.
+
+    Names find the paper's printed row, and the work directory where none is given.
+    """
+    if config.method == default.method or config.name != default.name:
+        return config
+    return dataclasses.replace(config, name=f"{config.name}-changed")
+
+
 def with_data_dir(data: DataConfig, data_dir: str | None) -> DataConfig:
     """Returns the data configuration with its dataset at another place; None changes nothing.
 

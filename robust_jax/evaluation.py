@@ -25,7 +25,7 @@ from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
 from robust_jax.protocol import CLEAN, AttackRun, Evaluation, Judge
 from robust_jax.records import Decision, Record, Records, append_lines, resume, save_shown
-from robust_jax.sharding import batched, check_batch_size, replicated
+from robust_jax.sharding import batched, check_batch_size, local, replicated
 from robust_jax.types import Batch, Task, Variables
 
 StepFn = Callable[..., Judgement]
@@ -150,15 +150,24 @@ def _attack_step(
 
     if not run.attack.on_host:
         return _jitted(step, mesh)
-    if jax.process_count() > 1:
-        raise ValueError(f"Expected one process: {name} runs on the host.")
     judge_step = _jitted(judge, mesh)
 
     def host_step(variables, source, batch, labels, key):
-        images = attack(variables, source, batch, labels, key)
-        return judge_step(variables, source, batch, jax.device_put(images, batched(mesh)), key)
+        given = variables, source, batch, labels
+        if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
+            given = *local((variables, source)), *jax.device_put(_local((batch, labels)))
+        images = _spread(attack(*given, key), mesh)
+        return judge_step(variables, source, batch, images, key)
 
     return host_step
+
+
+def _spread(images: Array, mesh: Mesh) -> Array:
+    """Returns images that every host holds whole, split over all devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(images, batched(mesh))
+    whole = np.asarray(images)
+    return jax.make_array_from_callback(whole.shape, batched(mesh), lambda part: whole[part])
 
 
 def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:

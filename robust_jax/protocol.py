@@ -123,7 +123,8 @@ class Evaluation:
 
     Attributes:
         attacks: by the name that tables print.
-        judges: by the name that tables print; the first is the headline.
+        judges: by the name that tables print; the first is the headline. `deciding` names the one
+            that the sanity checks and the figures ask.
         worst_of: further rows, each the worst case per example over the attacks it names
             (DVERGE's any-of set of transferred examples).
         certificates: certifiers, by the name that the report prints: of the deployed rule
@@ -197,6 +198,11 @@ class Evaluation:
                 )
 
     @property
+    def deciding(self) -> str:
+        """Returns the judge whose word counts: the honest one, the last where there is none."""
+        return HONEST if HONEST in self.judges else list(self.judges)[-1]
+
+    @property
     def sources(self) -> list[str]:
         """Returns the names of the checkpoints that attacks are transferred from, and of others."""
         named = {run.source for run in self.attacks.values() if run.source is not None}
@@ -212,9 +218,10 @@ _REDUCED_FIELDS = {"num_restarts": 1, "num_queries": 200}
 def reduced(evaluation: Evaluation) -> Evaluation:
     """Returns the evaluation at the small budget, stamped so.
 
-    64 examples, one restart, 200 queries of Square, 4 draws of EOT, 1,000 votes of smoothing:
-    enough to see that everything runs and what breaks outright, on any machine. Its numbers are
-    not comparable with anybody's.
+    64 examples (6 of each class, where they are counted by class), one restart, 200 queries of
+    Square, 4 draws of EOT and of fixed judges, 1,000 votes of smoothing: enough to see that
+    everything runs and what breaks outright, on any machine. Its numbers are not comparable with
+    anybody's.
     """
 
     def smaller_attack(attack: Any) -> Any:
@@ -248,6 +255,13 @@ def reduced(evaluation: Evaluation) -> Evaluation:
                 eot_samples=min(run.eot_samples, REDUCED_EOT),
             )
             for name, run in evaluation.attacks.items()
+        },
+        # The predictor under fixed draws is judged by those that were attacked.
+        judges={
+            name: dataclasses.replace(judge, num_draws=min(judge.num_draws, REDUCED_EOT))
+            if judge.rule == "fixed"
+            else judge
+            for name, judge in evaluation.judges.items()
         },
         certificates={
             name: dataclasses.replace(found, num_samples=min(found.num_samples, REDUCED_VOTES))

@@ -97,7 +97,9 @@ def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray
 
 
 def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows and images [n h w k] that `save_shown` wrote for an attack."""
+    """Returns rows and images [n h w k] that `save_shown` wrote for an attack; none it skipped."""
+    if not (pathlib.Path(directory) / "records" / f"{name}.npz").is_file():
+        return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
     with np.load(pathlib.Path(directory) / "records" / f"{name}.npz") as found:
         return found["index"], found["images"]
 

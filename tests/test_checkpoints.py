@@ -113,6 +113,27 @@ def test_another_architecture_is_named(tmp_path, variables):
         checkpoints.load(tmp_path, sharding.make_mesh(1))
 
 
+def test_another_method_brings_its_name_and_refuses_what_was_fitted(tmp_path, variables):
+    write(tmp_path, variables, {1: 0.5})
+    found = checkpoints.load(tmp_path, sharding.make_mesh(1))
+    smoothed = dataclasses.replace(CONFIG.method, label_smoothing=0.1)
+    other = dataclasses.replace(CONFIG, name="other", method=smoothed)
+    changed = checkpoints.with_method(found, other)
+    assert (changed.config.name, changed.config.method) == ("other", smoothed)
+    assert checkpoints.fingerprint(changed.variables) == checkpoints.fingerprint(found.variables)
+    fitted = found._replace(variables={**found.variables, "fitted": {"a": jnp.zeros(3)}})
+    assert checkpoints.with_method(fitted, CONFIG) == fitted
+    with pytest.raises(ValueError, match="method='other' to be the checkpoint's own"):
+        checkpoints.with_method(fitted, other)
+
+
+def test_fingerprints_tell_models_apart(variables):
+    digits = checkpoints.fingerprint(variables)
+    assert digits == checkpoints.fingerprint(jax.tree.map(jnp.copy, variables))
+    bumped = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].add(1e-3), variables)
+    assert digits != checkpoints.fingerprint(bumped)
+
+
 def test_newer_format_is_refused(tmp_path, variables, monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", 99)
     write(tmp_path, variables, {1: None})

@@ -215,6 +215,17 @@ def test_evaluation_is_built(spec, method):
         evaluation.make_evaluator(method, wanted, make_mesh(4), sources)
 
 
+def test_another_method_on_the_command_line_is_another_name():
+    default = load("kap_cifar10.py")
+    louder = dataclasses.replace(default, method=dataclasses.replace(default.method, sigma=0.3))
+    assert config.renamed(louder, default).name == "kap_cifar10-changed"
+    mine = dataclasses.replace(louder, name="mine")
+    longer = dataclasses.replace(default, seed=3)
+    assert [config.renamed(c, default).name for c in (default, mine, longer)] == [
+        "kap_cifar10", "mine", "kap_cifar10",
+    ]  # fmt: skip
+
+
 def num_parameters(name: str) -> int:
     method = without_noise(load(name).method, "training", "prediction")
     leaves = jax.tree.leaves(variable_shapes(method, task_of(name))["params"])

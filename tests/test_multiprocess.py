@@ -19,9 +19,17 @@ import sys
 sys.path.insert(0, {repository!r})
 from tests import small
 import dataclasses
+from robust_jax.attacks import APGD, AutoAttack
+from robust_jax.protocol import AttackRun
 VARIANTS = ("default",)
 def get_config(variant):
     cfg = small.config(small.noisy() if {noisy} else None, max_steps=22)
+    if {noisy}:  # a suite runs on the host
+        apgd = APGD(small.THREAT, num_steps=2)
+        suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
+        attacks = cfg.evaluation.attacks | {{"suite": AttackRun(suite, view="noise_off")}}
+        evaluation = dataclasses.replace(cfg.evaluation, attacks=attacks)
+        cfg = dataclasses.replace(cfg, evaluation=evaluation)
     return dataclasses.replace(cfg, runtime=dataclasses.replace(cfg.runtime, num_devices=None))
 """
 

@@ -18,7 +18,8 @@ towards a random class; C&W searches the constant from .1, and is not bounded.
   (type II);
 * converged: PGD with 100 steps and 5 restarts, three losses, on logits as they are;
 * honest: the paper's PGD beside AutoAttack, PGD-100 on logits divided by their own gap (LPD's large
-  logits starve ten steps of gradient, see `lpd_cifar10.py`), and MORA on the members.
+  logits starve ten steps of gradient, see `lpd_cifar10.py`), and MORA on the members. Columns:
+  the paper's attacks, and all.
 
 The paper counts only images that were right before the attack: `given_clean_correct` of
 summary.json.
@@ -40,7 +41,7 @@ from robust_jax.attacks import (
     ThreatModel,
 )
 from robust_jax.certify import Margins
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.protocol import AttackRun, Evaluation, side_by_side
 
 TABLE4_CIFAR10 = printed.table(
     "table 4",
@@ -171,7 +172,9 @@ def honest() -> Evaluation:
         }
         attacks[f"pgd_{eps}"] = AttackRun(pgd(eps))
         attacks |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
-    return Evaluation(attacks=attacks, attack_labels="predicted", num_examples=1000)
+    return Evaluation(
+        attacks=attacks, judges=side_by_side(), attack_labels="predicted", num_examples=1000
+    )
 
 
 VARIANTS = {

@@ -5,7 +5,7 @@ predictions", arXiv 2006.10679, 2020; sizes from table 7.
 
     python evaluate.py --checkpoint runs/regroup_cifar10 --config configs/eval/regroup.py:honest
 
-Every variant has two columns, the softmax network and REGroup, on the same adversarial images:
+Every variant has columns of the softmax network and of REGroup on the same adversarial images:
 
 * table1: PGD on the softmax network at 16/255 (V50K: all images);
 * default: PGD on the softmax network at 4/255 (table 7) and at other eps (figure 2);
@@ -17,7 +17,8 @@ Every variant has two columns, the softmax network and REGroup, on the same adve
 * table5: SPSA at 4/255 and 8/255 on V2K;
 * honest: the oblivious PGD of the paper, and attacks on REGroup itself: PGD and APGD-T on the Borda
   count with the gradient of soft counts of several temperatures, on the KL margin, and by matching
-  the features of another class; Square on the count. Not in the paper's column.
+  the features of another class; Square on the count. REGroup has two columns there: `paper`
+  without them, `honest` with.
 
 Deviation: all images are attacked and count, not those alone that fooled the softmax network.
 """
@@ -39,7 +40,7 @@ from robust_jax.attacks import (
     ThreatModel,
     TrustRegion,
 )
-from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed
+from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
 
 RADII = {"0.5of255": 0.5 / 255, "1of255": 1 / 255, "2of255": 2 / 255, "8of255": 8 / 255}
 JUDGES = {"softmax": Judge(view="surrogate", adaptive=False), "REGroup": Judge()}
@@ -178,8 +179,9 @@ def honest() -> Evaluation:
         f"adaptive_{name}": tuple(k for k, run in attacks.items() if name in k and run.adaptive)
         for name in ("0.5of255", "1of255", "2of255")
     }
+    judges = {"softmax": JUDGES["softmax"]} | side_by_side()
     return Evaluation(
-        attacks=attacks, judges=JUDGES, worst_of=by_eps, num_examples=1000, batch_size=128
+        attacks=attacks, judges=judges, worst_of=by_eps, num_examples=1000, batch_size=128
     )
 
 

@@ -15,8 +15,8 @@ BMVC 2020.
   predictions, and the predictor under fixed draws;
 * honest_one_draw (RSE, SAP): beside the paper's FGSM and PGD on one fresh pass, both of them and
   APGD on the mean of 20 fresh passes (EOT) and on the network without its randomness, APGD and
-  Square under 20 fixed passes. Columns: the paper's rule and the mean of two fresh predictions,
-  each a mean of the method's own passes.
+  Square on the prediction under fixed draws. Columns: the paper's rule, the mean of two fresh
+  predictions, each a mean of the method's own passes, and the prediction under fixed draws.
 
 eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 """
@@ -115,11 +115,11 @@ def honest_one_draw() -> Evaluation:
     adaptive = {f"{name}_eot20": AttackRun(attack, **eot) for name, attack in attacks.items()}
     adaptive |= {
         "apgd_0.01_noise_off": AttackRun(APGD(threat), view="noise_off"),
-        "apgd_0.01_fixed20": AttackRun(APGD(threat), **eot, draws="fixed"),
-        "square_0.01_fixed20": AttackRun(Square(threat), **eot, draws="fixed"),
+        "apgd_0.01_fixed": AttackRun(APGD(threat), draws="fixed"),
+        "square_0.01_fixed": AttackRun(Square(threat), draws="fixed"),
     }
     adaptive = {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
-    judges = side_by_side(honest=Judge(num_draws=2))
+    judges = side_by_side(honest=Judge(num_draws=2)) | {"fixed": Judge(rule="fixed", num_draws=1)}
     return Evaluation(attacks=paper | adaptive, judges=judges, num_examples=1000, batch_size=128)
 
 

@@ -118,6 +118,10 @@ class BatchEnsemble(MethodConfig):
         )
         network = classifier(self, task, layers)
 
+        def by_member(rows: Array) -> Array:
+            rows = rows.reshape(-1, self.num_members, *rows.shape[1:])
+            return jnp.swapaxes(rows, 0, 1)
+
         def run(variables, images, *, train):
             # Row b * m + i is member i of example b, so a device keeps its own examples.
             rows = jnp.repeat(images, self.num_members, axis=0)
@@ -128,8 +132,7 @@ class BatchEnsemble(MethodConfig):
                 deterministic=True,
                 mutable=["batch_stats"] if train else [],
             )
-            logits = outputs.logits.reshape(len(images), self.num_members, -1)
-            return jnp.swapaxes(logits, 0, 1), moved
+            return by_member(outputs.logits), jax.tree.map(by_member, outputs.taps), moved
 
         def init(*, key):
             images = jnp.zeros((self.num_members, *task.input_shape), jnp.float32)
@@ -137,7 +140,7 @@ class BatchEnsemble(MethodConfig):
 
         def loss(variables, batch, *, key, step):
             del key, step
-            member_logits, moved = run(variables, batch.image, train=True)
+            member_logits, _, moved = run(variables, batch.image, train=True)
             losses = jax.vmap(
                 lambda logits: cross_entropy(logits, batch.label, self.label_smoothing)
             )(member_logits)
@@ -147,6 +150,10 @@ class BatchEnsemble(MethodConfig):
         def members(variables, images, *, key=None):
             del key
             return run(variables, images, train=False)[0]
+
+        def taps(variables, images, *, key=None):
+            del key
+            return run(variables, images, train=False)[1]
 
         def predict(variables, images, *, key=None):
             return voting.scores(members(variables, images, key=key), self.vote)
@@ -163,5 +170,6 @@ class BatchEnsemble(MethodConfig):
             "noise_off": deployed,
             "train": train_view,
             "members": members,
+            "taps": taps,
         }
         return Method(init, loss, predict, views)

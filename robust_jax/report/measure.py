@@ -44,7 +44,7 @@ class Measured(NamedTuple):
 
     Attributes:
         diversity: of an ensemble; None of a single network.
-        embedding: t-SNE of the last tap [b 2], None where there are too few images.
+        embedding: t-SNE of the last tap [b 2], None where there are too few images or no taps.
         labels: of the images that were embedded.
         kernel: of the first convolution of a KAP network, and its sheet; None of others.
     """
@@ -77,12 +77,12 @@ def measure(
         seed: of the embedding and of random draws.
     """
     key = rng.stream(jax.random.key(seed), "report")
-    found_diversity = None
-    if _has_members(method, variables, images, key):
+    found_diversity = embedding = None
+    has_taps = "taps" in method.views
+    if has_taps and _has_members(method, variables, images, key):
         ball = threat or ThreatModel("linf", 0.01)
-        found_diversity = _diversity(method, variables, images, labels, ball, key)
-    embedding = None
-    if len(images) >= MIN_TSNE:
+        found_diversity = _diversity(method, config, variables, images, labels, ball, key)
+    if has_taps and len(images) >= MIN_TSNE:
         taps = jitted(method.view("taps"))(variables, images, key=rng.stream(key, "taps"))
         last = analysis.with_members(taps[sorted(taps)[-2]])[0]
         perplexity = min(30.0, len(images) / 4)
@@ -106,6 +106,7 @@ def _has_members(method: Method, variables: Variables, images: Array, key: Array
 
 def _diversity(
     method: Method,
+    config: MethodConfig,
     variables: Variables,
     images: Array,
     labels: Array,
@@ -129,6 +130,7 @@ def _diversity(
         images,
         labels,
         key=rng.stream(key, "transfer"),
+        vote=config.vote,
     )
     accuracy = jnp.concatenate(
         [jnp.mean(sent.members, axis=-1), jnp.mean(sent.ensemble, axis=-1)[:, None]], axis=1

@@ -76,7 +76,7 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
 
 def _curves(config: Evaluation, records: Records) -> Iterator[str]:
     """Yields a figure for each norm of which attacks come at two eps or more."""
-    judge = list(config.judges)[-1]
+    judge = config.deciding
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in ("linf", "l2"):
         series: dict[str, dict[float, np.ndarray]] = {}
@@ -154,7 +154,7 @@ def _pictures(
 
 
 def _confusion(config: Evaluation, records: Records, class_names: Sequence[str]) -> str:
-    judge = list(config.judges)[-1]
+    judge = config.deciding
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
     def figure(name: str) -> str:

@@ -74,7 +74,7 @@ def write(
             threat,
             seed=config.seed,
         )
-    network = type(checkpoint.config.method).__name__
+    network, num_classes = type(checkpoint.config.method).__name__, checkpoint.task.num_classes
     lead = (
         f'<p class="quiet">{text(network)} · {summary["num_examples"]} images of the '
         f"{text(config.split)} split, selection: {text(config.selection)} · attacks move away from "
@@ -94,7 +94,7 @@ def write(
             evaluation.describe(config),
             shown=shown,
             clean_images=dict(zip(wanted, clean_images, strict=True)),
-            class_names=checkpoint.class_names,
+            class_names=checkpoint.class_names or [str(n) for n in range(num_classes)],
             certificates=certificates or {},
             measured=measured,
         ),

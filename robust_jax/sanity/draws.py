@@ -32,7 +32,7 @@ def enough_draws(
 ) -> Finding:
     """Returns a flag where twice the draws make the attack of most draws stronger.
 
-    Both runs have the same keys and are decided by the last column's judge under the same draws.
+    Both runs have the same keys and are decided by the judge that counts under the same draws.
     A drop of 1 % or more that chance explains on so few images is a note.
 
     Args:
@@ -49,7 +49,7 @@ def enough_draws(
         step = "Attack the deployed view with eot_samples > 1." if method.stochastic else ""
         return Finding(CHECK, "not run", text, step)
     run = config.attacks[name]
-    decide = jitted(predictor(method, list(config.judges.values())[-1], config.seed))
+    decide = jitted(predictor(method, config.judges[config.deciding], config.seed))
     once, twice = standing_with_twice_the_draws(
         # Traced, so that a view of probabilities is another check's finding and no error here.
         jitted(lambda *given, key: run.attack(*given, key=key)),

@@ -21,7 +21,7 @@ STRENGTHS = ("eps", "num_steps", "num_restarts", "eot_samples")
 
 
 def check_records(records: Records, config: Evaluation) -> list[Finding]:
-    """Returns what the records of an evaluation say about its attacks, by the headline's judge."""
+    """Returns what the records of an evaluation say about its attacks, by the deciding judge."""
     return [
         too_few(records),
         attacked_view_decides(records, config),
@@ -77,7 +77,7 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
     is no defect of an evaluation that has an adaptive one beside it.
     """
     name = "attacked view and judge agree"
-    judge = list(config.judges)[-1]
+    judge = config.deciding
     worst: tuple[float, str, str] | None = None
     for threat, members in balls(config).items():
         best: tuple[float, str] | None = None
@@ -114,7 +114,7 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
 def black_box(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where queries or transfer beat the white-box attacks of the same ball."""
     name, compared = "white box beats black box", 0
-    judge = list(config.judges)[-1]
+    judge = config.deciding
     for threat, members in balls(config).items():
         white = [m for m in members if not is_black_box(config.attacks[m])]
         black = [m for m in members if is_black_box(config.attacks[m])]
@@ -170,7 +170,7 @@ def honest_column(records: Records, config: Evaluation) -> Finding:
 
 def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where a paper's own attacks beat those made against its defence."""
-    judge = list(config.judges)[-1]
+    judge = config.deciding
     sides = [
         (ball, worst_case(records, adaptive, judge), worst_case(records, own, judge))
         for ball, own, adaptive in by_origin(config)

@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,10 +15,17 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.methods import KAP, RandomLayerSampling, RandomSelfEnsemble, Standard
+from robust_jax.methods import (
+    KAP,
+    BatchEnsemble,
+    RandomLayerSampling,
+    RandomSelfEnsemble,
+    Standard,
+)
 from robust_jax.models import EnsembleConfig
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
 from robust_jax.records import beside_the_paper
+from robust_jax.report.measure import measure
 from tests import small
 
 
@@ -50,12 +58,11 @@ def data():
     return open_data(DataConfig(Digits()))
 
 
-def report(directory, data, method_config, wanted):
+def report(directory, data, method_config, wanted, class_names=tuple(map(str, range(10)))):
     method = method_config.make(data.task)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     experiment = config.Config(name="<small> & co", data=data.config, method=method_config)
-    names = tuple(map(str, range(10)))
-    checkpoint = checkpoints.Checkpoint(experiment, data.task, names, 3, {}, variables)
+    checkpoint = checkpoints.Checkpoint(experiment, data.task, class_names, 3, {}, variables)
     mesh = sharding.make_mesh(1)
     evaluate.run(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
     return Page((directory / "report.html").read_text()), json.loads(
@@ -116,17 +123,41 @@ def test_members_and_nothing_attacked(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "num_members"),
     [
-        RandomLayerSampling(network=small.NETWORK, num_draws=3),
-        RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2),
+        (RandomLayerSampling(network=small.NETWORK, num_draws=3), None),
+        (RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2), None),
+        (BatchEnsemble(network=small.NETWORK, num_members=2), 2),
     ],
-    ids=["rls", "rse"],
+    ids=["rls", "rse", "batch_ensemble"],
 )
-def test_draws_of_a_network_are_not_its_members(tmp_path, data, method):
-    wanted = Evaluation(num_examples=8, batch_size=8, sanity=False)
-    page, _ = report(tmp_path, data, method, wanted)
-    assert "Members of the ensemble" not in page.headings
+def test_members_are_networks_not_draws_of_one(data, method, num_members):
+    made = method.make(data.task)
+    variables = jax.jit(lambda key: made.init(key=key))(jax.random.key(0))
+    images, labels = (np.stack(column) for column in zip(*map(data.test.__getitem__, range(40)),
+                                                         strict=True))  # fmt: skip
+    images, labels = jnp.asarray(images / 255, jnp.float32), jnp.asarray(labels, jnp.int32)
+    found = measure(made, method, variables, images, labels, None)
+    if num_members is None:
+        assert found.diversity is None
+    else:
+        assert found.diversity.transfer.shape == (num_members, num_members + 1)
+    assert found.embedding.shape == (40, 2)
+
+
+def test_nothing_to_show_and_no_class_names(tmp_path, data):
+    """One image, wrong already, is not attacked; an imported network may not name its classes."""
+    method = Standard(network=small.NETWORK)
+    wanted = Evaluation(
+        attacks={"pgd": AttackRun(PGD(ThreatModel("linf", 0.1), num_steps=1))},
+        num_examples=1, batch_size=8, sanity=False,
+    )  # fmt: skip
+    page, summary = report(tmp_path / "one", data, method, wanted, class_names=())
+    assert summary["num_examples"] == 1
+    assert "Images and their adversarial twins" not in page.headings
+    wanted = dataclasses.replace(wanted, num_examples=8, skip_misclassified=False)
+    page, _ = report(tmp_path / "eight", data, method, wanted, class_names=())
+    assert "Images and their adversarial twins" in page.headings
 
 
 def test_certificates_go_on_where_they_were_stopped(tmp_path, data):

@@ -3,7 +3,7 @@
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
-from robust_jax.protocol import AttackRun, Evaluation, side_by_side
+from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.records import Decision, Record
 from robust_jax.sanity import check_records, outranks
 from robust_jax.sanity.from_records import pairs_by
@@ -101,6 +101,18 @@ def test_adaptive_attacks_weaker_than_the_papers_are_a_flag():
     assert status({"pgd": 50, "soft": 70, "hard": 40}, runs)[name] == "passed"
     wider = runs | {"pgd": AttackRun(PGD(ThreatModel("linf", 0.2)))}
     assert status({"pgd": 50, "soft": 60, "hard": 70}, wider)[name] == "not run"
+
+
+def test_the_honest_column_is_asked_and_not_the_one_beside_it():
+    runs = {"pgd": AttackRun(PGD(THREAT)), "fixed": AttackRun(PGD(THREAT), adaptive=True)}
+    judges = side_by_side() | {"fixed": Judge(rule="fixed")}
+    assert Evaluation(judges=judges).deciding == "honest"
+    assert Evaluation(judges={"a": Judge(), "b": Judge()}).deciding == "b"
+    standing = {
+        "pgd": {"paper": 50, "honest": 50, "fixed": 50},
+        "fixed": {"paper": 100, "honest": 100, "fixed": 0},
+    }
+    assert status(standing, runs, judges=judges)["adaptive attacks beat the paper's"] == "flag"
 
 
 def test_square_below_white_box_is_a_flag():

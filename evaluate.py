@@ -7,6 +7,8 @@ and attack) and summary.json. An evaluation that was stopped goes on where it wa
 import dataclasses
 import json
 import pathlib
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import Literal
 
@@ -108,7 +110,7 @@ def run(
     sources: Mapping[str, checkpoints.Checkpoint] | None = None,
     progress: bool = True,
 ) -> None:
-    """Runs an evaluation of a restored checkpoint; prints the table, writes the summary."""
+    """Runs an evaluation of a restored checkpoint; prints the table, writes summary and report."""
     sources = sources or {}
     method = checkpoint.config.method.make(checkpoint.task)
     source_methods = {name: s.config.method.make(s.task) for name, s in sources.items()}
@@ -157,6 +159,7 @@ def run(
                 wanted, *model, split, rows, mesh, directory=out, other=other, on_image=on_progress
             )
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
+    summary["command"] = shlex.join(["python", *sys.argv])
     summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)
     if wanted.sanity:

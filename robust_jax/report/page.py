@@ -39,6 +39,7 @@ figcaption { color: var(--quiet); max-width: 75ch; }
   gap: 8px 28px; align-items: start; }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--accent); }
 tr.total small { font-weight: 400; }
+code { overflow-wrap: anywhere; }
 @media (max-width: 640px) { td.number small { display: block; } th, td { padding-right: 10px; } }
 @media print { main { padding: 0; } details { display: block; } }
 """

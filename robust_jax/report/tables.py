@@ -106,7 +106,7 @@ def checks(findings: Sequence[Finding]) -> str:
 
 
 def details(summary: Mapping[str, Any]) -> str:
-    """Returns what the papers count besides, and the time that each attack took."""
+    """Returns what the papers count besides, the time of each attack, and the command."""
     judges = summary["judges"]
     headings = ["attack"]
     for judge in judges:
@@ -130,4 +130,5 @@ def details(summary: Mapping[str, Any]) -> str:
         "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
         "a column has right of those alone is what some papers print; it is no robust accuracy.</p>"
     )
-    return words + table([*headings, "time"], rows)
+    command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
+    return words + table([*headings, "time"], rows) + command

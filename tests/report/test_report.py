@@ -4,6 +4,10 @@ import dataclasses
 import html.parser
 import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +39,15 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.headings, self.words, self.sources = [], [], "", []
+        self.silent = []  # pictures without a text alternative
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         if tag not in ("meta", "img", "br"):
             self.open.append(tag)
+        if tag == "img" and not dict(attrs).get("alt"):
+            self.silent.append(tag)
         self.sources += [value[:22] for name, value in attrs if name in ("src", "href")]
 
     def handle_endtag(self, tag):
@@ -51,6 +58,25 @@ class Page(html.parser.HTMLParser):
             self.words += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
+
+
+def assert_fits(file, width):
+    """In a browser, where there is one: nothing is wider than the window, nothing goes wrong."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        return
+    root = "document.documentElement"
+    script = f"<script>document.title = `${{{root}.scrollWidth}} ${{{root}.clientWidth}}`</script>"
+    copy = file.with_name(f"{width}.html")
+    copy.write_text(file.read_text().replace("</body>", f"{script}</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    found = subprocess.run(
+        [browser, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert ":CONSOLE" not in found.stderr
+    measured = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
+    assert int(measured[1]) <= int(measured[2])
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +124,7 @@ def test_everything_is_on_the_page(tmp_path, data):
         "Inside the network", "Other columns, and time",
     ]  # fmt: skip
     assert set(page.sources) == {"data:image/png;base64,"}
+    assert page.silent == []
     assert "<small> & co" in page.words
     assert "Reduced budget" in page.words
     for judge in summary["judges"].values():
@@ -111,6 +138,9 @@ def test_everything_is_on_the_page(tmp_path, data):
     for finding in summary["sanity"]:
         assert finding["text"] in page.words
     assert summary["certificates"]["sigma 0.5"]["num_images"] == 5
+    assert shlex.join(["python", *sys.argv]) in page.words
+    for width in (1200, 480):
+        assert_fits(tmp_path / "report.html", width)
     assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 

@@ -1,0 +1,98 @@
+"""Several evaluations side by side: what is one column, what is one row, what is refused."""
+
+import dataclasses
+import json
+import statistics
+
+import jax
+import pytest
+
+import evaluate
+from robust_jax import checkpoints, config, sharding
+from robust_jax.analysis import compare
+from robust_jax.attacks import PGD, ThreatModel
+from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.methods import Standard
+from robust_jax.protocol import AttackRun, Evaluation
+from tests import small
+
+METHOD = Standard(network=small.NETWORK)
+
+
+def attacked(eps):
+    run = AttackRun(PGD(ThreatModel("linf", eps), num_steps=1))
+    return Evaluation(attacks={"pgd": run}, num_examples=24, batch_size=24, sanity=False)
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory):
+    """Two networks under one protocol, and one of them under another eps."""
+    root = tmp_path_factory.mktemp("evaluations")
+    data = open_data(DataConfig(Digits()))
+    made = METHOD.make(data.task)
+    init = jax.jit(lambda key: made.init(key=key))
+    for name, seed, eps in (("first", 0, 0.05), ("second", 1, 0.05), ("wider", 0, 0.3)):
+        cfg = config.Config(name="small", data=data.config, method=METHOD, seed=seed)
+        model = checkpoints.Checkpoint(
+            cfg, data.task, tuple("0123456789"), 3, {}, init(jax.random.key(seed))
+        )
+        wanted = dataclasses.replace(attacked(eps), seed=seed)
+        out = root / name
+        evaluate.run(model, wanted, sharding.make_mesh(1), data=data, out=out, progress=False)
+    return [root / name for name in ("first", "second", "wider")]
+
+
+def test_seeds_are_one_column_and_other_settings_another_row(directories, tmp_path, capsys):
+    runs = [compare.read(directory) for directory in directories]
+    columns = compare.columns(runs)
+    assert [len(members) for members in columns.values()] == [2, 1]
+    assert list(columns) == [f"small ({directories[0]})", f"small ({directories[2]})"]
+    rows = list(compare.rows(columns))
+    assert [row.name for row in rows] == ["clean", "pgd", "worst case", "pgd", "worst case"]
+    assert [[len(found) for found in row.found] for row in rows] == [
+        [2, 1], [2, 0], [2, 0], [0, 1], [0, 1],
+    ]  # fmt: skip
+    assert "eps 0.05" in rows[1].what
+    assert "eps 0.3" in rows[3].what
+    clean = [100 * run.summary["clean_accuracy"] for run in runs[:2]]
+    mean, deviation = statistics.mean(clean), statistics.stdev(clean)
+    assert compare.cell(rows[0].found[0]) == f"{mean:.2f} % +- {deviation:.2f}, n = 2"
+    compare.compare(directories, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert f"{mean:.2f} % +- {deviation:.2f}, n = 2" in page
+    assert str(directories[1]) in page
+    assert "Not the same" not in page
+    assert "worst case" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_said(directories, tmp_path):
+    one, other = (compare.read(directory) for directory in directories[:2])
+    fewer = other._replace(
+        summary={**other.summary, "num_examples": 7, "budget": "reduced"},
+        config=dataclasses.replace(other.config, attack_labels="predicted"),
+    )
+    assert compare.warnings([one, fewer]) == [
+        "Reduced budget: not comparable with any other number.",
+        "Not the same images: test first 24; test first 7.",
+        "Not the same labels to move away from: true; predicted.",
+    ]
+    with pytest.raises(ValueError, match="to hold an evaluation that has ended"):
+        compare.compare([*directories, tmp_path], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="at least one directory"):
+        compare.compare([], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_another_model_in_the_same_directory_is_refused(directories):
+    """Records are those of one set of weights, whatever its name and step."""
+    found = json.loads((directories[0] / "evaluation.json").read_text())
+    data = open_data(DataConfig(Digits()))
+    made = METHOD.make(data.task)
+    cfg = config.Config(name="small", data=data.config, method=METHOD)
+    variables = jax.jit(lambda key: made.init(key=key))(jax.random.key(5))
+    model = checkpoints.Checkpoint(cfg, data.task, tuple("0123456789"), 3, {}, variables)
+    with pytest.raises(ValueError, match=rf"\.weights: '{found['weights']}' != "):
+        evaluate.run(
+            model, attacked(0.05), sharding.make_mesh(1), data=data, out=directories[0],
+            progress=False,
+        )  # fmt: skip

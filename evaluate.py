@@ -159,6 +159,8 @@ def run(
                 wanted, *model, split, rows, mesh, directory=out, other=other, on_image=on_progress
             )
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
+    if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
+        summary["candidates"] = records.candidates(out)
     summary["command"] = shlex.join(["python", *sys.argv])
     summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)

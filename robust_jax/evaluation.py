@@ -23,7 +23,7 @@ from robust_jax.compilation import jitted
 from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
-from robust_jax.protocol import CLEAN, AttackRun, Evaluation, Judge
+from robust_jax.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
 from robust_jax.records import Decision, Record, Records, append_lines, resume, save_shown
 from robust_jax.sharding import batched, check_batch_size, local, replicated
 from robust_jax.types import Batch, Task, Variables
@@ -206,7 +206,7 @@ def evaluate(
         ValueError: nothing is chosen, or an attack returned images that are not finite.
     """
     config, sources = evaluator.config, sources or {}
-    conditional = config.selection in ("correct", "correct_per_class")
+    conditional = config.selection in BY_CORRECTNESS
     candidates = _candidates(config, split)
 
     def run(name, rows, labels=None, source=None):

@@ -146,11 +146,20 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
     console.print(table)
     lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
     if summary["selection"] != "first":
-        lines.append(f"Selection: {summary['selection']}")
+        lines.append(f"Selection: {selected(summary)}")
     if summary["budget"] == "reduced":
         lines.append("REDUCED BUDGET: not comparable with any other number")
     for line in lines:
         console.print(line, highlight=False)
+
+
+def selected(summary: Mapping[str, Any]) -> str:
+    """Returns how the examples were chosen, in words."""
+    found = summary.get("candidates")
+    if found is None:
+        return summary["selection"]
+    share = f"{100 * found['clean_accuracy']:.2f} %"
+    return f"{summary['selection']}, of {found['num_examples']} of which {share} are right clean"
 
 
 COUNTS = {

@@ -15,6 +15,7 @@ CLEAN = "clean"
 """Name of the records without an attack."""
 
 Selection = Literal["first", "random", "correct", "correct_per_class"]
+BY_CORRECTNESS = ("correct", "correct_per_class")
 
 
 @dataclasses.dataclass(frozen=True)

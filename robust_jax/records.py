@@ -138,6 +138,13 @@ def read_records(directory: str | pathlib.Path) -> Records:
     return records
 
 
+def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
+    found = read_records(directory)[CLEAN].values()
+    share, interval = _share(record.headline.correct for record in found)
+    return {"num_examples": len(found), "clean_accuracy": share, "interval": interval}
+
+
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
     """Returns the time that the batches of each attack took, over all starts of an evaluation."""
     found: dict[str, float] = {}

@@ -12,6 +12,7 @@ from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
 from robust_jax.checkpoints import Checkpoint
 from robust_jax.data import Split, eval_batches
+from robust_jax.logging import selected
 from robust_jax.methods import Method
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.records import Records, read_shown
@@ -77,8 +78,8 @@ def write(
     network, num_classes = type(checkpoint.config.method).__name__, checkpoint.task.num_classes
     lead = (
         f'<p class="quiet">{text(network)} · {summary["num_examples"]} images of the '
-        f"{text(config.split)} split, selection: {text(config.selection)} · attacks move away from "
-        f"the {text(config.attack_labels)} label · {summary['wall_seconds']:.0f} s</p>"
+        f"{text(config.split)} split, selection: {text(selected(summary))} · attacks move away "
+        f"from the {text(config.attack_labels)} label · {summary['wall_seconds']:.0f} s</p>"
     )
     if config.budget == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'

@@ -188,6 +188,13 @@ def test_nothing_to_show_and_no_class_names(tmp_path, data):
     wanted = dataclasses.replace(wanted, num_examples=8, skip_misclassified=False)
     page, _ = report(tmp_path / "eight", data, method, wanted, class_names=())
     assert "Images and their adversarial twins" in page.headings
+    wanted = dataclasses.replace(wanted, selection="correct", num_examples=2, batch_size=128)
+    page, summary = report(tmp_path / "right", data, method, wanted)
+    assert summary["clean_accuracy"] == 1
+    assert summary["candidates"]["num_examples"] == len(data.test)
+    share = summary["candidates"]["clean_accuracy"]
+    assert 0 < share < 1
+    assert f"correct, of {len(data.test)} of which {100 * share:.2f} % are right" in page.words
 
 
 def test_certificates_go_on_where_they_were_stopped(tmp_path, data):

@@ -173,7 +173,7 @@ def run(
     if jax.process_index() == 0:
         (out / "summary.json").write_text(json.dumps(summary, indent=2))
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
-    logging.print_summary(title, summary, evaluation.describe(wanted))
+    logging.print_summary(title, summary, protocol.describe(wanted))
     logging.print_findings(findings)
     report.write(
         out, checkpoint, method, split,

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from robust_jax import rng, serialization
+from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
 from robust_jax.compilation import jitted
@@ -333,29 +333,6 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         fooled = bool(judgement.view_fooled[i])
         records.append(Record(index, label, linf, l2, fooled, decisions))
     return records
-
-
-def describe(config: Evaluation) -> dict[str, str]:
-    """Returns a line on each attack: its class, its fields, its view."""
-    lines = {}
-    for name, run in config.attacks.items():
-        fields = serialization.to_json(run.attack)
-        threat = fields.pop("threat", None)
-        words = [fields.pop("type")]
-        if threat is not None:
-            words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
-        words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
-        words.append(f"on {run.view}")
-        if run.draws == "fixed":
-            words.append(f"{run.eot_samples} fixed draws")
-        elif run.eot_samples > 1:
-            words.append(f"EOT {run.eot_samples}")
-        if run.source is not None:
-            words.append(f"of {run.source}")
-        if run.adaptive:
-            words.append("adaptive")
-        lines[name] = ", ".join(words)
-    return lines
 
 
 def check_data(data: Data, task: Task, split: Split) -> None:

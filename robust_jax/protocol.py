@@ -8,6 +8,7 @@ rule and an honest one stand beside each other on the same adversarial images.
 import dataclasses
 from typing import Any, Literal
 
+from robust_jax import serialization
 from robust_jax.attacks import Attack, AutoAttack, Averaged
 from robust_jax.certify import Margins, Smoothing
 
@@ -275,3 +276,26 @@ def reduced(evaluation: Evaluation) -> Evaluation:
         batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),
         budget="reduced",
     )
+
+
+def describe(config: Evaluation) -> dict[str, str]:
+    """Returns a line on each attack: its class, its fields, its view."""
+    lines = {}
+    for name, run in config.attacks.items():
+        fields = serialization.to_json(run.attack)
+        threat = fields.pop("threat", None)
+        words = [fields.pop("type")]
+        if threat is not None:
+            words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
+        words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
+        words.append(f"on {run.view}")
+        if run.draws == "fixed":
+            words.append(f"{run.eot_samples} fixed draws")
+        elif run.eot_samples > 1:
+            words.append(f"EOT {run.eot_samples}")
+        if run.source is not None:
+            words.append(f"of {run.source}")
+        if run.adaptive:
+            words.append("adaptive")
+        lines[name] = ", ".join(words)
+    return lines

@@ -11,7 +11,7 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, evaluation, judging, records, rng, sharding
+from robust_jax import checkpoints, evaluation, judging, protocol, records, rng, sharding
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Averaged, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP
@@ -352,6 +352,6 @@ def test_description_names_what_matters():
     wanted = Evaluation(
         attacks={"p": AttackRun(PGD(ThreatModel("linf", 8 / 255)), view="noise_off", eot_samples=4)}
     )
-    assert evaluation.describe(wanted) == {
+    assert protocol.describe(wanted) == {
         "p": "PGD, linf eps 0.03137, num_steps 10, num_restarts 1, on noise_off, EOT 4"
     }

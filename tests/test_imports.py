@@ -4,10 +4,10 @@ import ast
 import pathlib
 
 LAYERS = [
-    {"types", "rng"},
+    {"types", "rng", "compilation"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
-    {"protocol", "logging", "interrupt", "command_line"},
+    {"protocol", "logging", "interrupt", "command_line", "page"},
     {"config", "records", "judging"},
     {"checkpoints", "plan"},
     {"evaluation", "certification", "analysis", "sanity"},

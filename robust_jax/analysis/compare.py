@@ -18,9 +18,9 @@ import rich.console
 import rich.table
 import tyro
 
-from robust_jax import command_line, evaluation, serialization
+from robust_jax import command_line, protocol, serialization
+from robust_jax.page import Section, table, text, write_page
 from robust_jax.protocol import CLEAN, Evaluation
-from robust_jax.report.page import Section, table, text, write_page
 
 NOTHING = "-"
 
@@ -120,7 +120,7 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     """Returns a judge's accuracies with their intervals."""
     if judge not in run.summary["judges"]:
         return {}
-    numbers, described = run.summary["judges"][judge], evaluation.describe(run.config)
+    numbers, described = run.summary["judges"][judge], protocol.describe(run.config)
     bounds, counted = numbers["intervals"], numbers["robust_accuracy"]
     settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
     lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}

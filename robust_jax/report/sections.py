@@ -8,10 +8,10 @@ import numpy as np
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
+from robust_jax.page import Section, picture, table, text
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.records import Record, Records
 from robust_jax.report.measure import Diversity, Measured
-from robust_jax.report.page import Section, picture, table, text
 from robust_jax.report.tables import checks, details, headline, papers_table, percent
 from robust_jax.sanity import Finding
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robust_jax.logging import COUNTS, printed_cell
+from robust_jax.page import table, text
 from robust_jax.protocol import Printed
-from robust_jax.report.page import table, text
 from robust_jax.sanity import Finding
 
 NOTHING = "-"

@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from robust_jax import evaluation
+from robust_jax import protocol
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
 from robust_jax.checkpoints import Checkpoint
 from robust_jax.data import Split, eval_batches
 from robust_jax.logging import selected
 from robust_jax.methods import Method
+from robust_jax.page import text, write_page
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.records import Records, read_shown
 from robust_jax.report.measure import measure
-from robust_jax.report.page import text, write_page
 from robust_jax.report.sections import sections
 from robust_jax.sanity import Finding
 from robust_jax.sharding import local
@@ -92,7 +92,7 @@ def write(
             config,
             records,
             findings,
-            evaluation.describe(config),
+            protocol.describe(config),
             shown=shown,
             clean_images=dict(zip(wanted, clean_images, strict=True)),
             class_names=checkpoint.class_names or [str(n) for n in range(num_classes)],

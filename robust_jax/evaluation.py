@@ -153,10 +153,10 @@ def _attack_step(
     judge_step = _jitted(judge, mesh)
 
     def host_step(variables, source, batch, labels, key):
-        given = variables, source, batch, labels
+        models, examples = (variables, source), (batch, labels)
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
-            given = *local((variables, source)), *jax.device_put(_local((batch, labels)))
-        images = _spread(attack(*given, key), mesh)
+            models, examples = local(models), jax.device_put(_local(examples))
+        images = _spread(attack(*models, *examples, key), mesh)
         return judge_step(variables, source, batch, images, key)
 
     return host_step

@@ -153,7 +153,8 @@ def _attack_step(
     judge_step = _jitted(judge, mesh)
 
     def host_step(variables, source, batch, labels, key):
-        models, examples = (variables, source), (batch, labels)
+        models: Any = (variables, source)
+        examples: Any = (batch, labels)
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             models, examples = local(models), jax.device_put(_local(examples))
         images = _spread(attack(*models, *examples, key), mesh)

@@ -152,12 +152,14 @@ def _attack_step(
         return _jitted(step, mesh)
     judge_step = _jitted(judge, mesh)
 
-    def host_step(variables, source, batch, labels, key):
-        models: Any = (variables, source)
-        examples: Any = (batch, labels)
+    def attack_here(variables, source, batch, labels, key):
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
-            models, examples = local(models), jax.device_put(_local(examples))
-        images = _spread(attack(*models, *examples, key), mesh)
+            variables, source = local((variables, source))
+            batch, labels = jax.device_put(_local((batch, labels)))
+        return _spread(attack(variables, source, batch, labels, key), mesh)
+
+    def host_step(variables, source, batch, labels, key):
+        images = attack_here(variables, source, batch, labels, key)
         return judge_step(variables, source, batch, images, key)
 
     return host_step

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng
 from robust_jax.attacks import PGD, BoundedAttack, ThreatModel, bind, losses
-from robust_jax.attacks.views import eot
 from robust_jax.compilation import jitted
 from robust_jax.data import Split, eval_batches
 from robust_jax.judging import predictor
@@ -25,7 +24,10 @@ from robust_jax.types import Variables
 NUM_IMAGES = 64
 NUM_STEPS = 20
 NUM_DRAWS = 4
-"""Draws of a random model: of the judge, and averaged by the probing attacks."""
+"""Predictions of a random model that the probes' judge averages.
+
+Their attacks take one fresh draw at every step: what is deployed may be a mean of many already.
+"""
 
 ZERO = 1e-12
 """Norm of a gradient that counts as none."""
@@ -105,11 +107,9 @@ class Probes:
     def attacked(self, attack: BoundedAttack) -> Callable[[float], Array]:
         """Returns a function of a scale: the images after an attack on the logits divided by it.
 
-        They are the deployed view's, averaged over a few draws where it is random.
+        They are the deployed view's, under a fresh key at every step where it is random.
         """
         view: Any = bind(self.method.view("deployed"), self.variables)
-        if self.method.stochastic:
-            view = eot(view, NUM_DRAWS)
         key = self.stream("attack")
         # Traced, so that a view of probabilities becomes a finding and not an error.
         run = jitted(lambda *given: attack(*given, key=key))

@@ -26,7 +26,7 @@ import dataclasses
 from recipes import printed
 from recipes import rls as recipes
 
-from robust_jax.attacks import APGD, PGD, Averaged, Square, ThreatModel
+from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Square, ThreatModel
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
 
 TABLE3 = printed.table(
@@ -105,22 +105,25 @@ def honest() -> Evaluation:
     return Evaluation(attacks=found, judges=judges, num_examples=1000, batch_size=128)
 
 
-def honest_one_draw() -> Evaluation:
+def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
     """Returns attacks on one pass, as the paper's, beside attacks through and around the noise."""
-    paper = recipes.attacks("cifar10", "resnet50", view="one_draw")
-    paper = {name: paper[name] for name in ("fgsm_0.01", "pgd10_0.01")}
-    threat = ThreatModel("linf", RADII["0.01"])
-    attacks = {name: run.attack for name, run in paper.items()} | {"apgd_0.01": APGD(threat)}
+    threat = ThreatModel("linf", eps)
+    own = {
+        "fgsm": FGSM(threat),
+        "pgd10": PGD(threat, num_steps=10, random_start=False, keep="last"),
+    }
+    attacks = own | {"apgd": APGD(threat)}
     eot = {"view": "one_draw", "eot_samples": 20}
     adaptive = {f"{name}_eot20": AttackRun(attack, **eot) for name, attack in attacks.items()}
     adaptive |= {
-        "apgd_0.01_noise_off": AttackRun(APGD(threat), view="noise_off"),
-        "apgd_0.01_fixed": AttackRun(APGD(threat), draws="fixed"),
-        "square_0.01_fixed": AttackRun(Square(threat), draws="fixed"),
+        "apgd_noise_off": AttackRun(APGD(threat), view="noise_off"),
+        "apgd_fixed": AttackRun(APGD(threat), draws="fixed"),
+        "square_fixed": AttackRun(Square(threat), draws="fixed"),
     }
-    adaptive = {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
+    runs = {name: AttackRun(attack, view="one_draw") for name, attack in own.items()}
+    runs |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
     judges = side_by_side(honest=Judge(num_draws=2)) | {"fixed": Judge(rule="fixed", num_draws=1)}
-    return Evaluation(attacks=paper | adaptive, judges=judges, num_examples=1000, batch_size=128)
+    return Evaluation(attacks=runs, judges=judges, num_examples=1000, batch_size=128)
 
 
 VARIANTS = {

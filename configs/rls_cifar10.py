@@ -52,9 +52,9 @@ the mean of 10 fresh draws at every step 29.3.
 The same network after one epoch (382 steps; 38.7 clean on 256 images) through `eval/rls.py:honest`
 at the reduced budget, 64 images, intervals of 12 points: clean 29.7 by the paper's rule, 32.8 by
 the mean of ten predictions; FGSM and PGD of .01 on one frozen draw leave 23.4 and 21.9 by the
-paper's rule, the worst of all attacks 25.0 there by the honest one (29.7 under the strongest through
-EOT: the two rules differ by chance), and 4.7 at 8/255, where the paper has no row. So little trained
-a network is weak, not masked: no check is flagged.
+paper's rule, the worst of all attacks 25.0 there by the honest one (two images apart: a single
+prediction is wrong more often), and 4.7 at 8/255, where the paper has no row. So little trained a
+network is weak, not masked: no check is flagged.
 """
 
 from recipes import baselines

@@ -108,10 +108,8 @@ def honest() -> Evaluation:
 def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
     """Returns attacks on one pass, as the paper's, beside attacks through and around the noise."""
     threat = ThreatModel("linf", eps)
-    own = {
-        "fgsm": FGSM(threat),
-        "pgd10": PGD(threat, num_steps=10, random_start=False, keep="last"),
-    }
+    pgd = PGD(threat, num_steps=10, step_size=eps / 10, random_start=False, keep="last")
+    own = {"fgsm": FGSM(threat), "pgd10": pgd}
     attacks = own | {"apgd": APGD(threat)}
     eot = {"view": "one_draw", "eot_samples": 20}
     adaptive = {f"{name}_eot20": AttackRun(attack, **eot) for name, attack in attacks.items()}

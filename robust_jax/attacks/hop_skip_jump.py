@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robust_jax import rng
 from robust_jax.attacks.base import Images, Index, KeyArray, Labels
@@ -24,6 +25,9 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
         num_most_queries: at most so many.
         threshold: width of the binary search, over the number of pixels (gamma).
+
+    One decision more or less on the boundary leads elsewhere: the same view gives the same images
+    in any batch as far as its decisions there do not follow the rounding of its own sums.
 
     References:
         Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",
@@ -58,6 +62,12 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         # theta, and the ratio of probe radius to distance, in the paper's scaling.
         theta = self.threshold / (size * size if linf else size * math.sqrt(size))
         probe_ratio = (size if linf else math.sqrt(size)) * theta
+        # By jump, worked out here: a search follows the last bit, and a compiled division's depends
+        # on the shapes and devices that it is compiled for.
+        roots = np.sqrt(1 + np.arange(self.num_steps))
+        counts = np.minimum(np.floor(self.num_first_queries * roots), self.num_most_queries)
+        queries, per_query = jnp.asarray(counts, dtype), jnp.asarray(1 / counts, dtype)
+        shrinkage = jnp.asarray(1 / roots, dtype)
         keys = rng.per_example(rng.stream(key, "probes"), index)
         alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
         starts = jnp.where(expand(alive, images), starts, images)
@@ -94,10 +104,6 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
 
         def normal(points, radius, number, view_key):
             """Direction in which decisions become adversarial, estimated from probes."""
-            queries = jnp.minimum(
-                jnp.floor(self.num_first_queries * jnp.sqrt((number + 1).astype(dtype))),
-                self.num_most_queries,
-            ).astype(jnp.int32)
 
             def one(key):
                 if linf:
@@ -110,20 +116,20 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
                 nearby = jnp.clip(
                     points + expand(radius, points) * unit_l2(fold(keys)), *self.bounds
                 )
-                taken = (nearby - points) / expand(radius, points)
+                taken = (nearby - points) * expand(1 / radius, points)
                 hit = self.fooled(view, nearby, labels, key=rng.stream(view_key, "probe", count))
                 vote = jnp.where(hit, 1, -1).astype(dtype)
                 return signed + expand(vote, taken) * taken, plain + taken, votes + vote
 
             signed, plain, votes = jax.lax.fori_loop(
                 0,
-                queries,
+                queries[number].astype(jnp.int32),
                 probe,
                 (jnp.zeros_like(points), jnp.zeros_like(points), jnp.zeros(labels.shape, dtype)),
             )
-            mean = votes / queries.astype(dtype)
             # Of equal votes nothing is learnt but the side: the mean is not taken off then.
-            centred = signed - expand(jnp.where(jnp.abs(mean) < 1, mean, 0), plain) * plain
+            mean = jnp.where(jnp.abs(votes) < queries[number], votes * per_query[number], 0)
+            centred = signed - expand(mean, plain) * plain
             return jnp.sign(centred) if linf else unit_l2(centred)
 
         def jump(number, carry):
@@ -142,7 +148,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
                 hit = self.fooled(view, moved, labels, key=rng.stream(view_key, "length", count))
                 return count + 1, jnp.where(carry[2], carry[1], length), carry[2] | hit
 
-            first = away / jnp.sqrt((number + 1).astype(dtype))
+            first = away * shrinkage[number]
             hit = self.fooled(
                 view,
                 jnp.clip(points + expand(first, points) * ahead, *self.bounds),

@@ -23,6 +23,7 @@ from robust_jax import (
     config,
     evaluation,
     logging,
+    measurement,
     protocol,
     records,
     report,
@@ -114,6 +115,7 @@ def run(
     sources = sources or {}
     method = checkpoint.config.method.make(checkpoint.task)
     source_methods = {name: s.config.method.make(s.task) for name, s in sources.items()}
+    measurement.check(wanted, checkpoint, method)
     evaluator = evaluation.make_evaluator(method, wanted, mesh, source_methods)
     split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
     for found in (checkpoint, *sources.values()):
@@ -123,8 +125,10 @@ def run(
         "step": checkpoint.step,
         "weights": checkpoints.fingerprint(checkpoint.variables),
         "method": serialization.to_json(checkpoint.config.method),
-        # What a paper prints changes no number of ours.
-        "evaluation": serialization.to_json(dataclasses.replace(wanted, printed=None)),
+        # What a paper prints, and what else is asked, changes no record.
+        "evaluation": serialization.to_json(
+            dataclasses.replace(wanted, printed=None, measures=None)
+        ),
         "sources": {
             name: {
                 "name": s.config.name,
@@ -169,6 +173,8 @@ def run(
     summary["certificates"] = {
         name: certification.summarize(*one) for name, one in certificates.items()
     }
+    measured = measurement.measure(wanted, checkpoint, method, split, rows.tolist())
+    summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:
         (out / "summary.json").write_text(json.dumps(summary, indent=2))
@@ -176,9 +182,9 @@ def run(
     logging.print_summary(title, summary, protocol.describe(wanted))
     logging.print_findings(findings)
     report.write(
-        out, checkpoint, method, split,
+        out, checkpoint, split,
         title=title, summary=summary, config=wanted, records=found, findings=findings,
-        certificates=certificates,
+        certificates=certificates, measured=measured,
     )  # fmt: skip
     logging.say(f"Records, summary and report.html in {out}")
 

@@ -12,6 +12,8 @@ import rich.progress
 import rich.table
 from tensorboardX import SummaryWriter
 
+from robust_jax.wording import NOTHING, percent
+
 console = rich.console.Console(stderr=False)
 
 
@@ -158,7 +160,7 @@ def selected(summary: Mapping[str, Any]) -> str:
     found = summary.get("candidates")
     if found is None:
         return summary["selection"]
-    share = f"{100 * found['clean_accuracy']:.2f} %"
+    share = percent(found["clean_accuracy"])
     return f"{summary['selection']}, of {found['num_examples']} of which {share} are right clean"
 
 
@@ -182,9 +184,8 @@ def printed_cell(printed: Mapping[str, Any], row: str) -> str:
     paper, ours = (printed["rows"][row][name] for name in ("paper", "ours"))
     words = COUNTS[printed["of"]]
     if not words or row == "clean":
-        return f"{100 * paper:.2f} %"
-    counted = "-" if ours is None else f"{100 * ours:.2f} %"
-    return f"{100 * paper:.2f} % {words} (ours: {counted})"
+        return percent(paper)
+    return f"{percent(paper)} {words} (ours: {percent(ours)})"
 
 
 def print_findings(findings: Iterable[Any]) -> None:
@@ -208,6 +209,6 @@ def print_findings(findings: Iterable[Any]) -> None:
 
 def _cell(found: tuple[float, list[float]] | None) -> str:
     if found is None:
-        return "-"
+        return NOTHING
     value, (low, high) = found
-    return f"{100 * value:.2f} % ({100 * low:.2f} .. {100 * high:.2f})"
+    return f"{percent(value)} ({100 * low:.2f} .. {100 * high:.2f})"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from robust_jax import serialization
 from robust_jax.attacks import Attack, AutoAttack, Averaged
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.measures import Measure
 
 CLEAN = "clean"
 """Name of the records without an attack."""
@@ -134,6 +135,8 @@ class Evaluation:
         others: names of further checkpoints that a selection by correctness asks too, and that are
             certified beside this one (figure 2 of the LPD paper). `evaluate.py --sources NAME DIR`
             says which they are.
+        measures: further questions, by the name that summary.json prints; None for
+            `measures.standard` as far as the model has what they need, where `sanity` is on.
         num_certified: the first chosen examples that are certified; None for all.
         split: "test", "validation" or "train".
         num_examples: how many examples; of "correct_per_class", in each class; None for all.
@@ -160,6 +163,7 @@ class Evaluation:
     worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     certificates: dict[str, Smoothing | Margins] = dataclasses.field(default_factory=dict)
     others: tuple[str, ...] = ()
+    measures: dict[str, Measure] | None = None
     num_certified: int | None = 500
     split: Literal["test", "validation", "train"] = "test"
     num_examples: int | None = None
@@ -221,9 +225,9 @@ def reduced(evaluation: Evaluation) -> Evaluation:
     """Returns the evaluation at the small budget, stamped so.
 
     64 examples (6 of each class, where they are counted by class), one restart, 200 queries of
-    Square, 4 draws of EOT and of fixed judges, 1,000 votes of smoothing: enough to see that
-    everything runs and what breaks outright, on any machine. Its numbers are not comparable with
-    anybody's.
+    Square, 4 draws of EOT and of fixed judges, 1,000 votes of smoothing, measures likewise: enough
+    to see that everything runs and what breaks outright, on any machine. Its numbers are not
+    comparable with anybody's.
     """
 
     def smaller_attack(attack: Any) -> Any:
@@ -244,6 +248,18 @@ def reduced(evaluation: Evaluation) -> Evaluation:
             if isinstance(inner, Attack):
                 fields[name] = smaller_attack(inner)
         return dataclasses.replace(attack, **fields)
+
+    def smaller_measure(measure: Measure) -> Measure:
+        fields: dict[str, Any] = {
+            "num_examples": min(measure.num_examples or REDUCED_EXAMPLES, REDUCED_EXAMPLES)
+        }
+        for field in dataclasses.fields(measure):
+            value = getattr(measure, field.name)
+            if isinstance(value, Attack):
+                fields[field.name] = smaller_attack(value)
+            elif isinstance(value, dict):
+                fields[field.name] = {name: smaller_attack(one) for name, one in value.items()}
+        return dataclasses.replace(measure, **fields)
 
     examples = evaluation.num_examples
     per_class = evaluation.selection == "correct_per_class"
@@ -271,6 +287,8 @@ def reduced(evaluation: Evaluation) -> Evaluation:
             else found
             for name, found in evaluation.certificates.items()
         },
+        measures=evaluation.measures
+        and {name: smaller_measure(one) for name, one in evaluation.measures.items()},
         num_certified=REDUCED_EXAMPLES,
         num_examples=limit if examples is None else min(limit, examples),
         batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),

@@ -13,6 +13,10 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
   (--sources nt DIR at DIR), judged by KAP;
 * tableA6: AutoAttack and PGD-20 on what is deployed (whose noise the variant of `kap_cifar10`
   decides);
+* figure3 (figureA3): the first layer's filters on the sheet;
+* figureA4 (figures A4, A5 and A6): activations of a kernel of every layer, and how far and how much
+  relative to their size they move, under noise and under AutoAttack's images (L2, eps = 1, without
+  noise): of 64 images once each, where A4 and A5 take one image a hundred times;
 * figure2, figureA7: Linf and L2 curves over eps, by PGD-20 and by AutoAttack without noise;
 * honest: the paper's PGD beside APGD through 20 draws (cross-entropy and DLR), AutoAttack's images
   of the noise-off copy of the same weights, and Square on the predictor under fixed draws; the
@@ -36,6 +40,7 @@ from recipes import printed
 
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
 from robust_jax.certify import Smoothing
+from robust_jax.measures import Activations, FilterSheet
 from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 
@@ -282,6 +287,16 @@ VARIANTS = {
     "tableA6": table_a6(),
     "figure2": curve("linf", {f"{n}of255": n / 255 for n in (2, 4, 8, 12, 16, 24, 32)}),
     "figureA7": curve("l2", {f"l2_{eps}": eps for eps in (0.25, 0.5, 1.0, 1.5, 2.0)}),
+    "figure3": Evaluation(measures={"filters": FilterSheet(num_examples=1)}, num_examples=1),
+    "figureA4": Evaluation(
+        measures={
+            "activations": Activations(
+                attack=AutoAttack(ThreatModel("l2", eps=1.0), batch_size=64), view="noise_off"
+            )
+        },
+        num_examples=64,
+        batch_size=64,
+    ),
     "figureA8": Evaluation(
         certificates={f"sigma {sigma}": Smoothing(sigma) for sigma in (0.12, 0.25, 0.5, 1.0)},
         judges=ONE_DRAW,

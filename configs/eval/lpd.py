@@ -9,6 +9,12 @@ towards a random class; C&W searches the constant from .1, and is not bounded.
     python evaluate.py --checkpoint runs/lpd_cifar100 --config configs/eval/lpd.py:table5 \
         --sources oblivious runs/A adaptive runs/B
 
+* table1: entropy E of the members' errors on all images (CIFAR-100, TinyImageNet);
+* table2, table3: quartiles of L_d and of L_s on the first 2,000 images (CIFAR-10); printed beside
+  them in the paper, medians: L_d .606 (plain), .0273 (ADP), -9.93e-12 (PDD), 1.04e-11 (LPD); L_s
+  .0703, .649, 7.40e-6, 3.50e-8. Saturated members have small gradients whatever their directions:
+  compare with the margin's, which is measured too;
+* figure1: the keep rate against the value of its kernel;
 * table4_cifar10 (default), table4_tiny_imagenet: white box;
 * figure2: smallest margins by CROWN and by intervals at eps = .0005, of the first 200 images that
   LPD and both others get right (`width4` checkpoints; --sources baseline DIR adp DIR);
@@ -41,6 +47,7 @@ from robust_jax.attacks import (
     ThreatModel,
 )
 from robust_jax.certify import Margins
+from robust_jax.measures import Agreement, Gradients, KeepRate, Measure
 from robust_jax.protocol import AttackRun, Evaluation, side_by_side
 
 TABLE4_CIFAR10 = printed.table(
@@ -115,6 +122,11 @@ def table4(fgsm: tuple[float, float], iterative: tuple[float, float]) -> Evaluat
     )
 
 
+def measured(name: str, measure: Measure) -> Evaluation:
+    """Returns what is measured on the clean images, without an attack."""
+    return Evaluation(measures={name: measure}, num_examples=measure.num_examples)
+
+
 def figure3() -> Evaluation:
     """Returns PGD over eps in both norms; beyond eps = .5 no image may be right but by chance."""
     linf = {f"linf_{2**n * 0.005}": pgd(2**n * 0.005) for n in range(8)} | {"linf_1.0": pgd(1.0)}
@@ -179,6 +191,10 @@ def honest() -> Evaluation:
 
 VARIANTS = {
     "default": table4((0.02, 0.04), (0.02, 0.04)),
+    "table1": measured("entropy", Agreement(num_examples=None)),
+    "table2": measured("gradients", Gradients(num_examples=2000)),
+    "table3": measured("gradients", Gradients(num_examples=2000)),
+    "figure1": measured("keep rate", KeepRate(num_examples=1)),
     "table4_cifar10": table4((0.02, 0.04), (0.02, 0.04)),
     "table4_tiny_imagenet": table4((0.02, 0.04), (0.01, 0.02)),
     "figure2": figure2(("baseline", "adp")),

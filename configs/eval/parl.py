@@ -1,4 +1,4 @@
-"""The attacks of PARL's paper: figures 3 and 4 and table 1, and honest ones.
+"""The tables and figures of PARL's paper, and honest ones.
 
 Alam et al., arXiv 2112.04948v1, 2021, section 5.1: FGSM, and BIM, MIM and PGD with 50 steps of
 eps / 5; MIM's decay is .01 (the usual value is 1: see `mim_decay1`); PGD has 10 restarts (whether
@@ -9,7 +9,11 @@ its accuracy is the mean or the worst over them is not said: the worst it is her
         --sources surrogate runs/ensemble_cifar10
 
 * figure4 (default `eps0.07`; `eps0.01` to `eps0.07` one by one): white box;
-* figure3: the same, transferred from another ensemble; table1: figure3 at eps = .07;
+* figure3: the same, transferred from another ensemble; table1: figure3 at eps = .07; of the
+  variants `layers5` and `layers3` figure3 is figure 5, and their clean accuracy is table 2;
+* figure1: the members' gradients at four images, and the cosines between them;
+* figure2: linear CKA of every two members, layer by layer, on 1,000 images (figure 6 of the
+  variants of table 2);
 * honest: AutoAttack on the mean probability, MORA on the members by the rule of the vote, Square
   on the vote itself, at .01 and .03; columns: the paper's attacks, and all;
 * transfer: what a claim about transfer needs (DVERGE's any-of set): from a surrogate, FGSM with
@@ -50,6 +54,7 @@ from robust_jax.attacks import (
     Square,
     ThreatModel,
 )
+from robust_jax.measures import Gradients, LayerSimilarity
 from robust_jax.protocol import AttackRun, Evaluation, side_by_side
 
 TABLE1 = printed.table(
@@ -138,9 +143,23 @@ def transfer(radii: tuple[float, ...] = (0.03, 0.07)) -> Evaluation:
     return evaluation(runs, worst_of=groups)
 
 
+def figure1() -> Evaluation:
+    """Returns gradients as pictures."""
+    pictures = Gradients(num_examples=64, losses=("cross_entropy",), num_pictures=4)
+    return Evaluation(measures={"gradients": pictures}, num_examples=64, batch_size=64)
+
+
+def figure2() -> Evaluation:
+    """Returns the similarity of the members' layers, by the paper's estimate."""
+    alike = LayerSimilarity(num_examples=1000, debiased=False)
+    return Evaluation(measures={"layer similarity": alike}, num_examples=1000, batch_size=256)
+
+
 VARIANTS = {
     "default": curves(None, (0.07,)),
     **{f"eps{eps}": curves(None, (eps,)) for eps in RADII},
+    "figure1": figure1(),
+    "figure2": figure2(),
     "figure4": curves(None),
     "figure3": curves("surrogate"),
     "table1": curves("surrogate", (0.07,)),

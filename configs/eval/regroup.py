@@ -15,6 +15,11 @@ Every variant has columns of the softmax network and of REGroup on the same adve
 * table3, table4: targeted PGD and C&W on V2K, at any and at high confidence; PGD searches the
   smallest eps, as foolbox 2 does;
 * table5: SPSA at 4/255 and 8/255 on V2K;
+* figure3, figure4 (ResNet-50: figure 6; by layers, best of `all_layers`): accuracy by sign of the
+  responses, and by number of voting layers, clean and under table 2's PGD, DeepFool, C&W and
+  TrustRegion;
+* figure5: t-SNE of a layer's positive, negative and all responses (of the first 500 images, where
+  the paper takes 50 of five classes each);
 * honest: the oblivious PGD of the paper, and attacks on REGroup itself: PGD and APGD-T on the Borda
   count with the gradient of soft counts of several temperatures, on the KL margin, and by matching
   the features of another class; Square on the count. REGroup has two columns there: `paper`
@@ -40,6 +45,7 @@ from robust_jax.attacks import (
     ThreatModel,
     TrustRegion,
 )
+from robust_jax.measures import Embedding, VotingLayers
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
 
 RADII = {"0.5of255": 0.5 / 255, "1of255": 1 / 255, "2of255": 2 / 255, "8of255": 8 / 255}
@@ -160,6 +166,23 @@ SPSAS = {
 }
 
 
+def by_layers() -> Evaluation:
+    """Returns figures 3, 4 and 6: which layers and signs are right under four attacks."""
+    chosen = {name: UNTARGETED[name] for name in ("pgd", "deepfool", "cw", "trust_region")}
+    return Evaluation(
+        measures={"voting layers": VotingLayers(num_examples=None, attacks=chosen)},
+        judges=JUDGES,
+        num_examples=10,
+        selection="correct_per_class",
+    )
+
+
+def figure5() -> Evaluation:
+    """Returns embeddings of the layer before the head."""
+    embedding = Embedding(num_examples=500, by_sign=True)
+    return Evaluation(measures={"embedding": embedding}, num_examples=500)
+
+
 def honest() -> Evaluation:
     """Returns oblivious PGD beside attacks on REGroup itself, at .5, 1 and 2 / 255."""
     attacks = oblivious({name: RADII[name] for name in ("0.5of255", "1of255", "2of255")})
@@ -188,6 +211,9 @@ def honest() -> Evaluation:
 VARIANTS = {
     "default": figure2(),
     "figure2": figure2(),
+    "figure3": by_layers(),
+    "figure4": by_layers(),
+    "figure5": figure5(),
     "table1": table1(),
     "table2": table(UNTARGETED, 10, TABLE2),
     "table3": table(TARGETED, 2, TABLE3),

@@ -21,8 +21,7 @@ import tyro
 from robust_jax import command_line, protocol, serialization
 from robust_jax.page import Section, table, text, write_page
 from robust_jax.protocol import CLEAN, Evaluation
-
-NOTHING = "-"
+from robust_jax.wording import NOTHING, percent
 
 
 class Run(NamedTuple):
@@ -138,7 +137,7 @@ def cell(values: Sequence[tuple[float, Sequence[float]]]) -> str:
         return NOTHING
     if len(values) == 1:
         ((value, (low, high)),) = values
-        return f"{100 * value:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
+        return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
     shares = [100 * value for value, _ in values]
     mean, deviation = statistics.mean(shares), statistics.stdev(shares)
     return f"{mean:.2f} % +- {deviation:.2f}, n = {len(shares)}"

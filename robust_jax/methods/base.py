@@ -1,6 +1,7 @@
 """Method: the record of pure functions that every defence is, and its configuration."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -62,18 +63,32 @@ class Method(NamedTuple):
     fit: Callable[..., Variables] | None = None
 
     def view(self, name: str) -> View:
-        """Returns the view called `name`; "decision" is `predict` itself.
+        """Returns the view called `name`; "decision" is `predict` itself, "member_0" one member.
 
         "decision" is for attacks that compare scores or decisions alone (Square, Boundary, ...):
-        it may be flat, voted, or give probabilities.
+        it may be flat, voted, or give probabilities. "member_N" is entry N of `members`, for
+        attacks on one network of an ensemble.
 
         Raises:
-            ValueError: the method has no such view.
+            ValueError: the method has no such view; of a member, when it is first called.
         """
         views = {**self.views, "decision": self.predict}
+        member = re.fullmatch(r"member_(\d+)", name)
+        if member is not None:
+            return _one_member(self.views["members"], int(member[1]))
         if name not in views:
-            raise ValueError(f"Expected view={name!r} to be one of {sorted(views)}.")
+            raise ValueError(f"Expected view={name!r} to be one of {sorted(views)} or member_N.")
         return views[name]
+
+
+def _one_member(members: View, number: int) -> View:
+    def view(variables, images, *, key=None):
+        scores = members(variables, images, key=key)
+        if number >= len(scores):
+            raise ValueError(f"Expected view='member_{number}' below the {len(scores)} members.")
+        return scores[number]
+
+    return view
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The report of an evaluation: one self-contained page that people look at."""
 
-from robust_jax.report.measure import Measured, measure
 from robust_jax.report.write import write
 
-__all__ = ["Measured", "measure", "write"]
+__all__ = ["write"]

@@ -8,12 +8,13 @@ import numpy as np
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
+from robust_jax.measures import Found
 from robust_jax.page import Section, picture, table, text
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.records import Record, Records
-from robust_jax.report.measure import Diversity, Measured
-from robust_jax.report.tables import checks, details, headline, papers_table, percent
+from robust_jax.report.tables import checks, details, headline, papers_table
 from robust_jax.sanity import Finding
+from robust_jax.wording import percent
 
 MAX_CLASSES = 20
 """Most classes whose confusion is drawn."""
@@ -30,7 +31,7 @@ def sections(
     clean_images: Mapping[int, np.ndarray],
     class_names: Sequence[str],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
-    measured: Measured | None,
+    measured: Mapping[str, Found],
 ) -> Iterator[Section]:
     """Yields the sections of the page, in order; one without anything to show is left out.
 
@@ -44,7 +45,7 @@ def sections(
         clean_images: by row, the clean ones of those.
         class_names: in label order.
         certificates: by name, with the labels.
-        measured: what was asked of the model beside the records.
+        measured: answers of the measures, by name.
     """
     yield Section("Accuracy", headline(summary, descriptions) + papers_table(config.printed))
     yield Section("Can these numbers be trusted?", checks(findings))
@@ -58,11 +59,7 @@ def sections(
         yield Section("Images and their adversarial twins", "".join(pictures))
     if len(class_names) <= MAX_CLASSES:
         yield Section("Which classes are taken for which", _confusion(config, records, class_names))
-    if measured is not None and measured.diversity is not None:
-        yield Section("Members of the ensemble", _diversity(measured.diversity))
-    network = _network(measured, class_names)
-    if network:
-        yield Section("Inside the network", f'<div class="figures">{network}</div>')
+    yield from _measured(measured)
     yield Section("Other columns, and time", details(summary))
 
 
@@ -168,68 +165,15 @@ def _confusion(config: Evaluation, records: Records, class_names: Sequence[str])
     return f'<div class="figures">{"".join(map(figure, names))}</div>'
 
 
-def _diversity(found: Diversity) -> str:
-    num_members = len(found.correct)
-    names = [f"member {number + 1}" for number in range(num_members)]
-    rows = [
-        ["clean accuracy", ", ".join(percent(float(r.mean())) for r in found.correct)],
-        [
-            "interrater agreement",
-            f"{found.agreement:.3f} <small>1: right on the same images</small>",
-        ],
-        ["entropy E", f"{found.entropy:.3f} <small>0: all agree</small>"],
-    ]
-    for loss, numbers in found.gradients.items():
-        low, middle, high = numbers["L_d"]
-        rows.append(
-            [f"L<sub>d</sub>, {loss.replace('_', '-')}",
-             f"{middle:.3g} <small>{low:.3g} to {high:.3g}</small>"]
-        )  # fmt: skip
-        low, middle, high = numbers["L_s"]
-        zero = ", ".join(percent(share) for share in numbers["zero_share"])
-        rows.append(
-            [f"L<sub>s</sub>, {loss.replace('_', '-')}",
-             f"{middle:.3g} <small>{low:.3g} to {high:.3g}; zero gradients: {zero}</small>"]
-        )  # fmt: skip
-    threat = found.threat
-    sent = picture(
-        analysis.heat_map(
-            found.transfer,
-            names,
-            [*names, "vote"],
-            label="accuracy",
-            row_label="examples made for",
-            column_label="judged by",
-            percent=True,
-        ),
-        f"PGD-10 on one member, judged by the others ({threat.norm}, eps {threat.eps:.4g}).",
-    )
-    alike = picture(
-        analysis.similarity_curves(found.cka, label="linear CKA, debiased"),
-        "Similarity of the members' layers.",
-    )
-    words = (
-        f"<p>On the first {found.correct.shape[1]} images. L<sub>d</sub>: sum over pairs of the "
-        "cosine of the losses' gradients; L<sub>s</sub>: sum of their norms (median, quartiles)."
-        "</p>"
-    )
-    return words + table(["", ""], rows) + f'<div class="figures">{sent}{alike}</div>'
-
-
-def _network(measured: Measured | None, class_names: Sequence[str]) -> str:
-    if measured is None:
-        return ""
-    parts = []
-    if measured.kernel is not None:
-        parts.append(
-            picture(
-                analysis.filter_sheet(*measured.kernel),
-                "Filters of the first convolution on the sheet that kernels are pooled over.",
-            )
-        )
-    if measured.embedding is not None:
-        figure = analysis.embedding_scatter(
-            {"last layer before the head": measured.embedding}, measured.labels, class_names
-        )
-        parts.append(picture(figure, "t-SNE of the clean images' activations."))
-    return "".join(parts)
+def _measured(measured: Mapping[str, Found]) -> Iterator[Section]:
+    """Yields a section for each subject that measures have, in their order."""
+    for title in dict.fromkeys(found.section for found in measured.values()):
+        here = [found for found in measured.values() if found.section == title]
+        body = "".join(f"<p>{found.about}</p>" for found in here if found.about)
+        lines = [list(line) for found in here for line in found.lines]
+        if lines:
+            body += table(["", ""], lines)
+        pictures = [picture(*pair) for found in here for pair in found.figures]
+        if pictures:
+            body += f'<div class="figures">{"".join(pictures)}</div>'
+        yield Section(title, body)

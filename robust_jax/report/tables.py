@@ -7,15 +7,9 @@ from robust_jax.logging import COUNTS, printed_cell
 from robust_jax.page import table, text
 from robust_jax.protocol import Printed
 from robust_jax.sanity import Finding
-
-NOTHING = "-"
+from robust_jax.wording import NOTHING, percent
 
 STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
-
-
-def percent(value: float | None) -> str:
-    """Returns a fraction in percent; a dash for none."""
-    return NOTHING if value is None else f"{100 * value:.2f} %"
 
 
 def _with_interval(value: float, bounds: Sequence[float]) -> str:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,17 +18,14 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.measures import Agreement
 from robust_jax.methods import (
     KAP,
-    BatchEnsemble,
-    RandomLayerSampling,
-    RandomSelfEnsemble,
     Standard,
 )
 from robust_jax.models import EnsembleConfig
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
 from robust_jax.records import beside_the_paper
-from robust_jax.report.measure import measure
 from tests import small
 
 
@@ -152,27 +148,22 @@ def test_members_and_nothing_attacked(tmp_path, data):
     assert summary["worst_case_accuracy"] == summary["clean_accuracy"]
 
 
-@pytest.mark.parametrize(
-    ("method", "num_members"),
-    [
-        (RandomLayerSampling(network=small.NETWORK, num_draws=3), None),
-        (RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2), None),
-        (BatchEnsemble(network=small.NETWORK, num_members=2), 2),
-    ],
-    ids=["rls", "rse", "batch_ensemble"],
-)
-def test_members_are_networks_not_draws_of_one(data, method, num_members):
-    made = method.make(data.task)
-    variables = jax.jit(lambda key: made.init(key=key))(jax.random.key(0))
-    images, labels = (np.stack(column) for column in zip(*map(data.test.__getitem__, range(40)),
-                                                         strict=True))  # fmt: skip
-    images, labels = jnp.asarray(images / 255, jnp.float32), jnp.asarray(labels, jnp.int32)
-    found = measure(made, method, variables, images, labels, None)
-    if num_members is None:
-        assert found.diversity is None
-    else:
-        assert found.diversity.transfer.shape == (num_members, num_members + 1)
-    assert found.embedding.shape == (40, 2)
+def test_named_measures_and_no_others(tmp_path, data):
+    wanted = Evaluation(
+        measures={"entropy": Agreement(num_examples=None)}, num_examples=12, batch_size=8
+    )
+    ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
+    page, summary = report(tmp_path / "named", data, ensemble, wanted)
+    assert summary["measures"].keys() == {"entropy"}
+    assert len(summary["measures"]["entropy"]["accuracy"]) == 2
+    assert "interrater agreement" in page.words
+    assert "Inside the network" not in page.headings
+    # Refused before anything is written.
+    with pytest.raises(ValueError, match="measures='entropy' of a model with two members"):
+        report(tmp_path / "single", data, Standard(network=small.NETWORK), wanted)
+    assert not (tmp_path / "single").exists()
+    smaller = reduced(dataclasses.replace(wanted, num_examples=None)).measures
+    assert smaller == {"entropy": Agreement(num_examples=64)}
 
 
 def test_nothing_to_show_and_no_class_names(tmp_path, data):

@@ -1,0 +1,45 @@
+"""Measures: what an evaluation asks of a model beside attacks and certificates."""
+
+from robust_jax.attacks import ThreatModel
+from robust_jax.measures.base import Found, Measure, Subject
+from robust_jax.measures.members import Agreement, Gradients, LayerSimilarity, MemberTransfer
+from robust_jax.measures.network import (
+    Activations,
+    Embedding,
+    FilterSheet,
+    KeepRate,
+    VotingLayers,
+)
+
+__all__ = [
+    "Activations",
+    "Agreement",
+    "Embedding",
+    "FilterSheet",
+    "Found",
+    "Gradients",
+    "KeepRate",
+    "LayerSimilarity",
+    "Measure",
+    "MemberTransfer",
+    "Subject",
+    "VotingLayers",
+    "standard",
+]
+
+
+def standard(threat: ThreatModel | None = None) -> dict[str, Measure]:
+    """Returns what every report shows of a model that has it.
+
+    Args:
+        threat: ball of the examples that members make for each other; None for .01 in Linf.
+    """
+    transfer = MemberTransfer() if threat is None else MemberTransfer(threat=threat)
+    return {
+        "agreement": Agreement(),
+        "gradients": Gradients(),
+        "member transfer": transfer,
+        "layer similarity": LayerSimilarity(),
+        "filters": FilterSheet(),
+        "embedding": Embedding(),
+    }

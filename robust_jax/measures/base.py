@@ -1,0 +1,161 @@
+"""Measure: a question that an evaluation asks of a model beside attacks and certificates."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+from matplotlib.figure import Figure
+
+from robust_jax import rng
+from robust_jax.attacks import Attack, bind
+from robust_jax.compilation import jitted
+from robust_jax.methods import Method, MethodConfig
+from robust_jax.types import Variables
+
+
+class Subject(NamedTuple):
+    """Whom a measure asks, and on which images.
+
+    Attributes:
+        method: what is evaluated.
+        config: its configuration.
+        variables: its arrays; shapes alone will do for `Measure.missing`.
+        images: clean images.
+        labels: their classes.
+        class_names: in label order.
+        key: of random draws.
+        batch_size: images to a pass.
+    """
+
+    method: Method
+    config: MethodConfig
+    variables: Variables
+    images: Float[Array, "b h w k"]
+    labels: Int[Array, " b"]
+    class_names: Sequence[str]
+    key: Key[Array, ""]
+    batch_size: int
+
+    def view(self, name: str) -> Any:
+        """Returns a view of the method bound to its arrays."""
+        return bind(self.method.view(name), self.variables)
+
+    def batches(self) -> list[slice]:
+        """Returns the parts that the images are taken in."""
+        starts = range(0, len(self.images), self.batch_size)
+        return [slice(start, start + self.batch_size) for start in starts]
+
+    def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> Any:
+        """Returns a view of all images, batches joined along an axis of the examples.
+
+        Every batch has the same key: a random model is the same draw on all images.
+        """
+        run, bound = _compiled_view(), self.view(view)
+        found = [run(bound, images[part], key) for part in self.batches()]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *found)
+
+    def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:
+        """Returns the images after an attack on a view, moved away from their labels."""
+        bound, key = self.view(view), rng.stream(self.key, "attack")
+
+        def run(bound: Any, images: Array, labels: Array, index: Array) -> Array:
+            return attack(bound, images, labels, key=key, index=index)
+
+        compiled = run if attack.on_host else jitted(run)
+        index = jnp.arange(len(self.images), dtype=jnp.int32)
+        found = [
+            compiled(bound, self.images[part], self.labels[part], index[part])
+            for part in self.batches()
+        ]
+        return jnp.concatenate(found)
+
+    def shape_of(self, view: str) -> Any:
+        """Returns the shape of a view of one image, without running it."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        run: Callable[..., Any] = self.method.view(view)
+        found = jax.eval_shape(
+            lambda variables, images, key: run(variables, images, key=key),
+            self.variables,
+            jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype),
+            key,
+        )
+        return jax.tree.map(lambda leaf: leaf.shape, found, is_leaf=lambda leaf: leaf is None)
+
+
+@functools.cache
+def _compiled_view() -> Callable[..., Any]:
+    return jitted(lambda bound, images, key: bound(images, key=key))
+
+
+class Found(NamedTuple):
+    """What a measure says.
+
+    Attributes:
+        section: of the report.
+        numbers: for summary.json.
+        lines: of the report's table, what and how much; both are HTML.
+        figures: of the report, each with what it shows, which is its text alternative too.
+        about: what the lines are, in a sentence of HTML.
+    """
+
+    section: str
+    numbers: dict[str, Any]
+    lines: tuple[tuple[str, str], ...] = ()
+    figures: tuple[tuple[Figure, str], ...] = ()
+    about: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A question; subclasses ask it.
+
+    Attributes:
+        num_examples: the first chosen images that it is asked on; None for all.
+    """
+
+    section: ClassVar[str] = "Inside the network"
+
+    num_examples: int | None = 64
+
+    def __post_init__(self) -> None:
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks to be asked; None where nothing is."""
+        raise TypeError(f"Expected {type(self).__name__} to define missing(subject).")
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the answer."""
+        raise TypeError(f"Expected {type(self).__name__} to define __call__(subject).")
+
+
+def lacks_taps(subject: Subject) -> str | None:
+    """Returns what a method without activations to look at lacks."""
+    return None if "taps" in subject.method.views else "activations (view 'taps')"
+
+
+def lacks_members(subject: Subject) -> str | None:
+    """Returns what a method whose view `members` has less than two lacks."""
+    return None if subject.shape_of("members")[0] > 1 else "two members"
+
+
+def lacks_networks(subject: Subject) -> str | None:
+    """Returns what a method lacks whose members are not networks with activations of their own.
+
+    Draws of one random network and REGroup's layers are not.
+    """
+    if lacks_taps(subject) or lacks_members(subject):
+        return "members that are networks"
+    tap = next(iter(subject.shape_of("taps").values()))
+    own = tap[0] if len(tap) % 2 else 1  # see analysis.with_members
+    return None if own == subject.shape_of("members")[0] else "members that are networks"
+
+
+def member_names(number: int) -> list[str]:
+    """Returns what members are called."""
+    return [f"member {n + 1}" for n in range(number)]

@@ -1,0 +1,271 @@
+"""Measures of what is inside a network: filters, activations, embeddings, rates, voting layers."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robust_jax import analysis, rng
+from robust_jax.attacks import Attack
+from robust_jax.measures.base import Found, Measure, Subject, lacks_taps
+from robust_jax.methods import KAP, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.wording import percent
+
+CLEAN = "clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSheet(Measure):
+    """The filters of KAP's first convolution on the sheet that kernels are pooled over.
+
+    References:
+        Figures 3 and A3 of KAP's paper.
+    """
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: kernel average pooling, and filters of grey or colour."""
+        pooled = isinstance(subject.config, KAP) and subject.config.pool is not None
+        if not pooled:
+            return "kernel average pooling"
+        return None if _kernels(subject) else "a convolution of grey or colour images"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the picture."""
+        kernel, config = np.asarray(_kernels(subject)[0]), subject.config
+        assert isinstance(config, KAP)
+        assert config.pool is not None
+        figure = analysis.filter_sheet(kernel, config.pool.grid(kernel.shape[-1]))
+        words = "Filters of the first convolution on the sheet that kernels are pooled over."
+        return Found(self.section, {"filters": kernel.shape[-1]}, (), ((figure, words),))
+
+
+def _kernels(subject: Subject) -> list[Any]:
+    return [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(subject.variables["params"])
+        if path[-1].key == "kernel" and len(leaf.shape) == 4 and leaf.shape[2] in (1, 3)
+    ]
+
+
+MIN_EMBEDDED = 40
+"""Fewest images worth an embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Measure):
+    """t-SNE of a layer's activations on the clean images.
+
+    Attributes:
+        layer: a tap; None for the last before the head.
+        by_sign: embed, beside all activations, the sums over positions of the positive and of the
+            negative parts, as REGroup has them.
+
+    References:
+        Figure 5 of REGroup's paper.
+    """
+
+    layer: str | None = None
+    by_sign: bool = False
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: activations, or enough images."""
+        if lacks_taps(subject):
+            return lacks_taps(subject)
+        few = len(subject.images) < MIN_EMBEDDED
+        return f"{MIN_EMBEDDED} images (it is given {len(subject.images)})" if few else None
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the picture; of an ensemble its first member's."""
+        taps = subject.ask("taps", subject.images[:1], key=subject.key)
+        layer = self.layer or sorted(taps)[-2]
+        if layer not in taps:
+            raise ValueError(f"Expected layer={layer!r} to be one of {sorted(taps)}.")
+        values = _tap(subject, layer)[0]
+        seed = int(jax.random.randint(rng.stream(subject.key, "embedding"), (), 0, 2**31 - 1))
+        panels = {"all": values.reshape(len(values), -1)}
+        if self.by_sign:
+            flat = values.reshape(len(values), -1, values.shape[-1])
+            parts = {"positive": 1, "negative": -1}
+            panels |= {
+                name: jnp.sum(jnp.maximum(sign * flat, 0), axis=1) for name, sign in parts.items()
+            }
+        perplexity = min(30.0, len(values) / 4)
+        figure = analysis.embedding_scatter(
+            {
+                name if self.by_sign else layer: analysis.tsne(
+                    features, perplexity=perplexity, seed=seed
+                )
+                for name, features in panels.items()
+            },
+            np.asarray(subject.labels),
+            subject.class_names,
+        )
+        return Found(
+            self.section, {"layer": layer}, (), ((figure, f"t-SNE of the activations of {layer}."),)
+        )
+
+
+def _tap(subject: Subject, layer: str) -> Any:
+    """Returns one layer's activations [m b ...] on all images."""
+    method = subject.method
+
+    def one(variables: Any, images: Any, *, key: Any) -> Any:
+        return analysis.with_members(method.view("taps")(variables, images, key=key)[layer])
+
+    views = {**method.views, "tap": one}
+    alone = subject._replace(method=method._replace(views=views))
+    return alone.ask("tap", subject.images, key=rng.stream(subject.key, "taps"), axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Activations(Measure):
+    """What perturbations do in every layer: histograms, and how far activations move.
+
+    Attributes:
+        attack: makes the adversarial images.
+        view: what they are made on.
+
+    References:
+        Figures A4, A5 and A6 of KAP's paper.
+    """
+
+    attack: Attack
+    view: str = "deployed"
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: activations."""
+        return lacks_taps(subject)
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the medians of the layers' relative change, and the pictures."""
+        adversarial = subject.attacked(self.attack, self.view)
+        kinds = {
+            CLEAN: subject.images,
+            "noise": analysis.matched_noise(
+                subject.images, adversarial, key=rng.stream(subject.key, "noise")
+            ),
+            "adversarial": adversarial,
+        }
+        # Under one key, or redrawn noise would be part of the change.
+        key = rng.stream(subject.key, "activations")
+        taps = {kind: subject.view("taps")(images, key=key) for kind, images in kinds.items()}
+        drawn = rng.stream(subject.key, "kernels")
+        values = {kind: analysis.kernel_activations(tap, key=drawn) for kind, tap in taps.items()}
+        moved = {
+            kind: analysis.perturbations(taps[CLEAN], taps[kind]) for kind in kinds if kind != CLEAN
+        }
+        relative = {
+            kind: {layer: found.relative for layer, found in layers.items()}
+            for kind, layers in moved.items()
+        }
+        absolute = {
+            kind: {layer: found.absolute for layer, found in layers.items()}
+            for kind, layers in moved.items()
+        }
+        figures = (
+            (analysis.layer_histograms(values), "Activations of one kernel of every layer."),
+            (
+                analysis.layer_histograms(absolute, label="length of the change"),
+                "Euclidean length of the change of every layer's activations.",
+            ),
+            (
+                analysis.layer_curves(relative),
+                "Relative change of every layer's activations; median and quartiles.",
+            ),
+        )
+        medians = {
+            kind: {layer: float(np.nanmedian(np.asarray(one))) for layer, one in layers.items()}
+            for kind, layers in relative.items()
+        }
+        return Found(self.section, {"relative_change": medians}, (), figures)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepRate(Measure):
+    """The keep rate of LPD's dropout against the value of its kernel; no image is asked.
+
+    References:
+        Figure 1 of the LPD paper.
+    """
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: rates of Laplace priority dropout."""
+        return None if _laplace_rates(subject) else "Laplace priority dropout"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the curve."""
+        rates = _laplace_rates(subject)
+        assert rates is not None
+        words = f"alpha {rates.alpha:g}, beta {rates.beta:g}, lambda {rates.laplace_lambda:g}"
+        figure = analysis.keep_rate_curves({words: rates})
+        ends = {str(z): float(analysis.keep_rate(rates, jnp.asarray(z))) for z in (0.0, 1.0, 3.0)}
+        words = "Keep rate of a feature against the value of its kernel."
+        return Found(self.section, {"keep_rate": ends}, (), ((figure, words),))
+
+
+def _laplace_rates(subject: Subject) -> LaplaceRates | None:
+    rates = subject.config.rates if isinstance(subject.config, PriorityDropout) else None
+    return rates if isinstance(rates, LaplaceRates) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class VotingLayers(Measure):
+    """REGroup's accuracy by the number of voting layers, by layer, and by sign of the responses.
+
+    Fit all layers with both signs to see all of them (`regroup_cifar10:all_layers`).
+
+    Attributes:
+        attacks: by name; made on a view and judged by parts of the voters.
+        view: what they are made on.
+
+    References:
+        Figures 3, 4 and 6 of REGroup's paper.
+    """
+
+    section: ClassVar[str] = "Layers that vote"
+
+    attacks: dict[str, Attack] = dataclasses.field(default_factory=dict)
+    view: str = "surrogate"
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: REGroup with both responses."""
+        named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
+        return None if named else "REGroup's positive and negative responses"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the accuracies of all voters by sign, and the curves over k."""
+        images = {CLEAN: subject.images}
+        for name, attack in self.attacks.items():
+            images[name] = subject.attacked(attack, self.view)
+        signs, depths, layers = {}, {}, {}
+        for name, each in images.items():
+            scores = subject.ask("members", each, key=subject.key, axis=1)
+            by_sign = {
+                sign: analysis.layer_votes(scores, subject.labels, signs=sign)
+                for sign in ("positive", "negative", "both")
+            }
+            signs[name] = {sign: np.asarray(found.by_depth[-1]) for sign, found in by_sign.items()}
+            depths[name] = np.asarray(by_sign["both"].by_depth)
+            layers[name] = np.asarray(by_sign["both"].by_layer)
+        figures = (
+            (analysis.accuracy_bars(signs), "Accuracy by the sign of the responses that vote."),
+            (
+                analysis.accuracy_by_layers(depths, {CLEAN: layers[CLEAN]}, threshold=0.75),
+                "Accuracy against the number of voting layers, and of each layer alone.",
+            ),
+        )
+        numbers = {
+            name: {
+                "by_sign": {sign: float(right.mean()) for sign, right in signs[name].items()},
+                "by_depth": depths[name].mean(axis=1).tolist(),
+                "by_layer": layers[name].mean(axis=1).tolist(),
+            }
+            for name in images
+        }
+        lines = tuple(
+            (name, ", ".join(f"{sign} {percent(share)}" for sign, share in one["by_sign"].items()))
+            for name, one in numbers.items()
+        )
+        return Found(self.section, numbers, lines, figures)

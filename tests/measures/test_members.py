@@ -1,0 +1,124 @@
+"""Measures of ensembles, against their definitions on the same members."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.attacks import PGD, ThreatModel
+from robust_jax.measures import Agreement, Gradients, LayerSimilarity, MemberTransfer
+from robust_jax.methods import BatchEnsemble, RandomLayerSampling, RandomSelfEnsemble, Standard
+from robust_jax.models import CNNConfig, EnsembleConfig
+from tests import small
+
+ENSEMBLE = Standard(network=EnsembleConfig(small.NETWORK, 3))
+DRAWS = RandomLayerSampling(network=CNNConfig(widths=(8, 16), strides=(2, 1)), num_draws=3)
+
+
+def logits(subject, images=None):
+    images = subject.images if images is None else images
+    return subject.method.view("members")(subject.variables, images, key=jax.random.key(9))
+
+
+def test_agreement_of_networks(subject):
+    asked = subject(ENSEMBLE)
+    right = np.asarray(jnp.argmax(logits(asked), axis=-1) == asked.labels[None])
+    found = Agreement()(asked)
+    np.testing.assert_allclose(found.numbers["accuracy"], right.mean(axis=1), atol=1e-6)
+    # Fleiss et al., 1981: kappa = 1 - mean l (K - l) / (K (K - 1) p (1 - p)).
+    count, share = right.sum(axis=0), right.mean()
+    kappa = 1 - np.mean(count * (3 - count)) / (3 * 2 * share * (1 - share))
+    assert found.numbers["interrater_agreement"]["mean"] == pytest.approx(kappa, abs=1e-5)
+    entropy = np.mean(np.minimum(count, 3 - count))  # K - ceil(K / 2) is 1
+    assert found.numbers["entropy"]["mean"] == pytest.approx(entropy, abs=1e-6)
+    assert found.numbers["entropy"]["deviation"] == 0
+
+
+def test_agreement_of_draws(subject):
+    asked = subject(DRAWS)
+    measure = Agreement(view="fresh", num_draws=4, num_repeats=3)
+    found = measure(asked).numbers
+    assert len(found["accuracy"]) == 4
+    assert found["interrater_agreement"]["deviation"] > 0
+    assert measure(asked).numbers == found
+    assert measure.missing(subject(ENSEMBLE)) == "randomness"
+    with pytest.raises(ValueError, match="num_draws=1 >= 2"):
+        Agreement(num_draws=1)
+
+
+def test_gradients_are_the_losses_own(subject):
+    asked = subject(ENSEMBLE)
+    found = Gradients(losses=("cross_entropy",), num_pictures=2)(asked)
+
+    def loss(images, member):
+        chosen = jax.nn.log_softmax(logits(asked, images)[member])
+        return -jnp.sum(jnp.take_along_axis(chosen, asked.labels[:, None], axis=1))
+
+    slopes = [jax.grad(loss)(asked.images, m).reshape(len(asked.images), -1) for m in range(3)]
+    slopes = np.asarray(slopes, np.float64)
+    length = np.linalg.norm(slopes, axis=-1)
+    cosines = sum(
+        np.sum(slopes[i] * slopes[j], axis=-1) / (length[i] * length[j])
+        for i, j in itertools.combinations(range(3), 2)
+    )
+    numbers = found.numbers["cross_entropy"]
+    quartiles = (25, 50, 75)
+    np.testing.assert_allclose(numbers["L_d"], np.percentile(cosines, quartiles), atol=1e-4)
+    np.testing.assert_allclose(
+        numbers["L_s"], np.percentile(length.sum(axis=0), quartiles), rtol=1e-4
+    )
+    assert len(found.figures) == 2
+
+
+def test_transfer_is_judged_by_all(subject):
+    asked = subject(ENSEMBLE, num_images=24, batch_size=24)
+    threat = ThreatModel("linf", 0.2)
+    found = np.asarray(MemberTransfer(threat=threat)(asked).numbers["accuracy"])
+    assert found.shape == (3, 4)
+    view = asked.view("member_1")
+    adversarial = PGD(threat, num_steps=10)(
+        view, asked.images, asked.labels, key=jax.random.key(3), index=jnp.arange(24)
+    )
+    decided = np.argmax(np.asarray(logits(asked, adversarial)), axis=-1)
+    own = np.mean(decided == np.asarray(asked.labels)[None], axis=1)
+    # Another random start: an image or two of difference.
+    np.testing.assert_allclose(found[1, :3], own, atol=0.1)
+
+
+def test_batches_change_nothing(subject):
+    for measure in (Agreement(), LayerSimilarity(), Gradients(), MemberTransfer()):
+        whole, parts = (measure(subject(ENSEMBLE, batch_size=size)).numbers for size in (40, 16))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+                     whole, parts)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "networks", "members"),
+    [
+        (ENSEMBLE, True, True),
+        (BatchEnsemble(network=small.NETWORK, num_members=2), True, True),
+        (DRAWS, False, True),
+        (RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2), False, True),
+        (Standard(network=small.NETWORK), False, False),
+    ],
+    ids=["ensemble", "batch_ensemble", "rls", "rse", "single"],
+)
+def test_draws_of_one_network_are_members_but_no_networks(subject, config, networks, members):
+    asked = subject(config)
+    assert (LayerSimilarity().missing(asked) is None) == networks
+    assert (MemberTransfer().missing(asked) is None) == networks
+    assert (Agreement().missing(asked) is None) == members
+    if networks:
+        cka = LayerSimilarity()(asked).numbers["cka"]
+        assert all(0 < value <= 1 + 1e-6 for curve in cka.values() for value in curve.values())
+
+
+def test_a_member_that_does_not_exist(subject):
+    asked = subject(ENSEMBLE)
+    np.testing.assert_allclose(
+        asked.method.view("member_2")(asked.variables, asked.images), logits(asked)[2], atol=1e-5
+    )
+    with pytest.raises(ValueError, match="'member_3' below the 3 members"):
+        asked.method.view("member_3")(asked.variables, asked.images)

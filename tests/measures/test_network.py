@@ -1,0 +1,113 @@
+"""Measures of what is inside a network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.data import eval_batches
+from robust_jax.measures import Activations, Embedding, FilterSheet, KeepRate, VotingLayers
+from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
+from robust_jax.models import CNNConfig, EnsembleConfig
+from tests import small
+
+THREAT = ThreatModel("linf", 0.1)
+PLAIN = Standard(network=small.NETWORK)
+
+
+def test_filters_lie_where_kernels_are_pooled(subject):
+    asked = subject(KAP(network=small.NETWORK))
+    found = FilterSheet()(asked)
+    assert found.numbers == {"filters": 16}
+    assert len(found.figures) == 1
+    assert FilterSheet().missing(subject(PLAIN)) == "kernel average pooling"
+
+
+def test_embedding_by_sign(subject):
+    asked = subject(PLAIN)
+    (figure, words) = Embedding(by_sign=True)(asked).figures[0]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["all", "positive", "negative"]
+    assert "activations of " in words
+    with pytest.raises(ValueError, match="Expected layer='nowhere' to be one of"):
+        Embedding(layer="nowhere")(asked)
+    assert "40 images (it is given 39)" in str(Embedding().missing(subject(PLAIN, num_images=39)))
+
+
+def test_activations_move_as_the_taps_say(subject):
+    asked = subject(PLAIN, num_images=16)
+    attack = FGSM(THREAT)
+    found = Activations(attack=attack)(asked).numbers["relative_change"]
+    view, taps = asked.view("deployed"), asked.view("taps")
+    adversarial = attack(view, asked.images, asked.labels, key=jax.random.key(0))
+    clean, moved = taps(asked.images, key=None), taps(adversarial, key=None)
+    assert found["adversarial"].keys() == clean.keys()
+    for layer, tap in clean.items():
+        before, after = (np.asarray(one).reshape(16, -1) for one in (tap, moved[layer]))
+        share = np.linalg.norm(after - before, axis=1) / np.linalg.norm(before, axis=1)
+        assert found["adversarial"][layer] == pytest.approx(np.median(share), rel=1e-3)
+        assert found["noise"][layer] > 0
+
+
+def test_keep_rate_at_zero_and_far_away(subject):
+    config = PriorityDropout(network=EnsembleConfig(small.NETWORK, 2))
+    rates = config.rates
+    found = KeepRate()(subject(config)).numbers["keep_rate"]
+    at_zero = min(1.0, rates.alpha / (2 * rates.laplace_lambda) + rates.beta)
+    assert found["0.0"] == pytest.approx(at_zero, rel=1e-5)
+    assert rates.beta < found["3.0"] < found["1.0"] < found["0.0"]
+    pdd = PriorityDropout(network=EnsembleConfig(small.NETWORK, 2), rates=PriorityRates())
+    assert KeepRate().missing(subject(pdd)) == "Laplace priority dropout"
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    """A small REGroup of all its layers that knows some digits."""
+    config = REGroup(network=CNNConfig(widths=(8, 16), strides=(1, 2)), num_layers=None,
+                     layer_accuracy=0.0)  # fmt: skip
+    method = config.make(data.task)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    batch = next(eval_batches(data.train, 512))
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    @jax.jit
+    def train(variables):
+        def step(carry, _):
+            variables, state = carry
+
+            def loss(params):
+                found = {**variables, "params": params}
+                return method.loss(found, batch, key=jax.random.key(0), step=0)
+
+            gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
+            updates, state = optimizer.update(gradients, state)
+            params = optax.apply_updates(variables["params"], updates)
+            return ({**variables, "params": params, **moved}, state), None
+
+        return jax.lax.scan(step, (variables, optimizer.init(variables["params"])), length=60)[0][0]
+
+    variables = train(variables)
+    return config, method.fit(variables, [batch], key=jax.random.key(0))
+
+
+def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
+    config, variables = fitted
+    asked = subject(config, num_images=60, variables=variables)
+    attacks = {"pgd": PGD(THREAT, num_steps=3)}
+    found = VotingLayers(attacks=attacks)(asked).numbers
+    scores = asked.method.predict(asked.variables, asked.images)
+    deployed = float(jnp.mean(jnp.argmax(scores, axis=-1) == asked.labels))
+    # All layers and both signs vote in the deployed rule, too.
+    assert found["clean"]["by_sign"]["both"] == pytest.approx(deployed)
+    assert found["clean"]["by_depth"][-1] == pytest.approx(deployed)
+    num_layers = len(found["clean"]["by_layer"])
+    assert num_layers > 1
+    # The last layer alone is the first to vote.
+    assert found["clean"]["by_depth"][0] == found["clean"]["by_layer"][-1]
+    assert found["pgd"]["by_sign"]["both"] < deployed
+    only = subject(
+        REGroup(network=config.network, responses="positive"), num_images=1, variables=variables
+    )
+    assert "positive and negative" in str(VotingLayers().missing(only))

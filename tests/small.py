@@ -16,7 +16,10 @@ NETWORK = CNNConfig(widths=(16,), strides=(2,))
 
 
 def config(method: MethodConfig | None = None, **training: object) -> Config:
-    """Returns a configuration of 22 steps; `training` replaces fields of that section."""
+    """Returns a configuration of 22 steps; `training` replaces fields of that section.
+
+    Its evaluation probes nothing: tests of probes and of the report ask for them.
+    """
     section = TrainingConfig(phases=(Phase(epochs=2.0, batch_size=104),), ema_decay=0.9)
     return Config(
         name="small",
@@ -33,6 +36,7 @@ def config(method: MethodConfig | None = None, **training: object) -> Config:
             },
             num_examples=90,
             batch_size=40,
+            sanity=False,
         ),
         runtime=RuntimeConfig(num_devices=1, log_every=5, progress=False),
     )

@@ -116,7 +116,7 @@ def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
         validation_attack=FGSM(THREAT),
         overfitting=OverfittingMonitor(action="stop"),
     )
-    evaluated = dataclasses.replace(cfg.evaluation, attacks={}, sanity=False)
+    evaluated = dataclasses.replace(cfg.evaluation, attacks={})
     cfg = dataclasses.replace(cfg, evaluation=evaluated)
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
     variables = training.init_variables(cfg, data, cfg.method.make(data.task), mesh)

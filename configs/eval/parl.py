@@ -146,13 +146,17 @@ def transfer(radii: tuple[float, ...] = (0.03, 0.07)) -> Evaluation:
 def figure1() -> Evaluation:
     """Returns gradients as pictures."""
     pictures = Gradients(num_examples=64, losses=("cross_entropy",), num_pictures=4)
-    return Evaluation(measures={"gradients": pictures}, num_examples=64, batch_size=64)
+    return Evaluation(
+        measures={"gradients": pictures}, num_examples=64, batch_size=64, sanity=False
+    )
 
 
 def figure2() -> Evaluation:
     """Returns the similarity of the members' layers, by the paper's estimate."""
     alike = LayerSimilarity(num_examples=1000, debiased=False)
-    return Evaluation(measures={"layer similarity": alike}, num_examples=1000, batch_size=256)
+    return Evaluation(
+        measures={"layer similarity": alike}, num_examples=1000, batch_size=256, sanity=False
+    )
 
 
 VARIANTS = {

@@ -174,13 +174,14 @@ def by_layers() -> Evaluation:
         judges=JUDGES,
         num_examples=10,
         selection="correct_per_class",
+        sanity=False,
     )
 
 
 def figure5() -> Evaluation:
     """Returns embeddings of the layer before the head."""
     embedding = Embedding(num_examples=500, by_sign=True)
-    return Evaluation(measures={"embedding": embedding}, num_examples=500)
+    return Evaluation(measures={"embedding": embedding}, num_examples=500, sanity=False)
 
 
 def honest() -> Evaluation:

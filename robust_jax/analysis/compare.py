@@ -98,12 +98,9 @@ def rows(found: dict[str, list[Run]]) -> Iterator[Row]:
     """Yields the lines of the table, judge after judge, in the order of the first evaluations."""
     runs = [run for members in found.values() for run in members]
     for judge in dict.fromkeys(judge for run in runs for judge in run.summary["judges"]):
-        keys = dict.fromkeys(key for run in runs for key in _lines(run, judge))
-        for key in keys:
-            cells = [
-                [line for run in members if (line := _lines(run, judge).get(key))]
-                for members in found.values()
-            ]
+        lines = [[_lines(run, judge) for run in members] for members in found.values()]
+        for key in dict.fromkeys(key for column in lines for run in column for key in run):
+            cells = [[run[key] for run in column if key in run] for column in lines]
             yield Row(judge, key.name, key.what, cells)
 
 
@@ -183,9 +180,10 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         printed.add_row(row.judge, row.name, *map(cell, row.found))
     console = rich.console.Console()
     console.print(printed)
-    for line in warnings(runs):
+    cautions = warnings(runs)
+    for line in cautions:
         console.print(line, highlight=False)
-    lead = "".join(f'<div class="stamp">{text(line)}</div><br>' for line in warnings(runs))
+    lead = "".join(f'<div class="stamp">{text(line)}</div><br>' for line in cautions)
     words = (
         "<p>Accuracy over all chosen images: of one evaluation with its 95 % interval, of several "
         "alike (other seeds, other checkpoints) the mean and the standard deviation over them.</p>"

@@ -125,4 +125,4 @@ def details(summary: Mapping[str, Any]) -> str:
         "a column has right of those alone is what some papers print; it is no robust accuracy.</p>"
     )
     command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
-    return words + table([*headings, "time"], rows) + command
+    return words + table([*headings, "time"], rows) + command if rows else command

@@ -1,6 +1,6 @@
 """One step of training, attack and evaluation at the papers' networks and image sizes.
 
-From JPEG files, through train.py.
+From JPEG files, through train.py; REGroup, which is not trained, fits, attacks and predicts.
 """
 
 import dataclasses
@@ -10,13 +10,17 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from robust_jax import config, records
-from robust_jax.attacks import PGD
+from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import TFDS, Folder
-from robust_jax.methods import RandomLayerSampling
+from robust_jax.methods import RandomLayerSampling, REGroup
+from robust_jax.models import ResNetConfig, imagenet_vgg
 from robust_jax.protocol import Judge
+from robust_jax.types import Batch, Task
 
 NUM_CLASSES = {"cifar10": 10, "tiny_imagenet": 200, "imagenet": 1000}
 
@@ -126,3 +130,36 @@ def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, m
     assert set(found["clean"]) == {0, 1}
     for record in found["pgd"].values():
         assert 0 < record.linf <= attack.attack.threat.eps * (1 + 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "num_layers"),
+    [(imagenet_vgg(19, norm=False), 19), (ResNetConfig(50, stem="imagenet"), 54)],
+)
+def test_regroup_fits_attacks_and_predicts(network, num_layers):
+    task = Task((224, 224, 3), 3, 3)
+    method = REGroup(network=network).make(task)
+    images = jax.random.uniform(jax.random.key(0), (3, 224, 224, 3))
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
+    taps = jax.eval_shape(lambda v: method.views["taps"](v, images, key=None), variables)
+    assert len([name for name in taps if "pre_act" not in name]) == num_layers
+    # The head is replaced so that the images are of three classes, and all are right.
+    surrogate = jax.jit(lambda variables: method.views["surrogate"](variables, images, key=None))
+    backbone = variables["params"]["backbone"]
+    head = max(backbone, key=lambda name: name.startswith("linear"))
+    logits = np.asarray(surrogate(variables))
+    mixed, *_ = np.linalg.lstsq(logits - logits.mean(0), 9 * np.eye(3) - 3, rcond=None)
+    kernel, bias = backbone[head]["kernel"] @ mixed, backbone[head]["bias"] @ mixed
+    backbone[head] = {"kernel": kernel, "bias": bias - logits.mean(0) @ mixed}
+    labels = jnp.argmax(surrogate(variables), axis=-1)
+    assert len(set(labels.tolist())) == 3
+    batch = Batch(images, labels, jnp.ones(3, bool), jnp.arange(3))
+    fitted = method.fit(variables, [batch], key=None)
+    assert {len(layers) for layers in fitted["fitted"].values()} == {5}
+    attack = PGD(ThreatModel("linf", 4 / 255), num_steps=1, loss="margin")
+    view = bind(method.views["deployed"], fitted)
+    attacked = attack(view, images, labels, key=jax.random.key(2))
+    counts = jax.jit(method.predict)(fitted, attacked)
+    # Each of the ten voters gives 2, 1 and 0 points.
+    np.testing.assert_array_equal(jnp.sum(counts, axis=-1), [30, 30, 30])

@@ -14,13 +14,11 @@ from robust_jax.data import DataConfig, Digits, eval_batches, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
-from robust_jax.methods.regroup_responses import affinity, divergence, log_responses, soft_count
 from robust_jax.models import (
     CNNConfig,
     EnsembleConfig,
     PreActResNetConfig,
     ResNetConfig,
-    imagenet_vgg,
 )
 from robust_jax.types import Batch, Task
 
@@ -254,13 +252,6 @@ def test_signs_and_views(trained):
     )
 
 
-def test_affinity_is_a_distance_of_square_roots():
-    classes, response = np.random.default_rng(0).dirichlet(np.ones(5), (2, 1, 3))
-    squares = ((np.sqrt(response)[0, :, None] - np.sqrt(classes)[0, None]) ** 2).sum(-1)
-    found = affinity(*(jnp.asarray(x, jnp.float32) for x in (classes, np.log(response))))
-    np.testing.assert_allclose(1 - found[0], squares / 2, atol=1e-6)
-
-
 def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
     two = jax.tree.map(lambda leaf: leaf[:16], trained[1])
     task = TASK._replace(num_classes=2)
@@ -278,33 +269,6 @@ def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
     attacked = attack(view, two.image, right, key=jax.random.key(1))
     assert jnp.max(jnp.abs(attacked - two.image)) <= 0.1 + 1e-6
     np.testing.assert_allclose(jnp.sum(view(attacked, key=None), -1), 0, atol=1e-6)
-
-
-def test_soft_count_is_the_borda_count_when_cold():
-    scores = jax.random.normal(jax.random.key(0), (3, 5, 4))
-    expected = np.zeros((5, 4))
-    for m, b, y, z in np.ndindex(3, 5, 4, 4):
-        expected[b, y] += float(scores[m, b, y] > scores[m, b, z]) / 3
-    np.testing.assert_allclose(soft_count(scores, 1e-4), expected, atol=1e-3)
-    warm = soft_count(scores, 2.0)
-    by_loops = np.zeros((5, 4))
-    for m, b, y, z in np.ndindex(3, 5, 4, 4):
-        if y != z:
-            gap = (scores[m, b, y] - scores[m, b, z]) / 2.0
-            by_loops[b, y] += float(jax.nn.sigmoid(gap)) / 3
-    np.testing.assert_allclose(warm, by_loops, rtol=1e-5)
-
-
-def test_vanishing_responses_stay_finite():
-    """A channel that never answers: log(delta) by hand, KL of every class finite."""
-    output = jnp.array([[[[2.0, -1.0, 0.0]]]])
-    found = log_responses({"a": output}, ("a",), ("positive", "negative"), 1e-20)
-    np.testing.assert_allclose(found["positive"]["a"][0, 0], [0.0, *2 * [np.log(5e-21)]], rtol=1e-5)
-    np.testing.assert_allclose(found["negative"]["a"][0, 0, 1], 0.0, atol=1e-6)
-    classes = jnp.array([[[0.5, 0.25, 0.25], [1.0, 1e-20, 1e-20]]])
-    kl = divergence(classes, found["positive"]["a"])
-    by_hand = 0.5 * np.log(0.5) + 0.5 * np.log(0.25) - 0.5 * np.log(5e-21)
-    np.testing.assert_allclose(kl[0, 0], [by_hand, 0.0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -396,41 +360,3 @@ def test_bad_input(make, message):
 
 def initialise(config):
     return jax.eval_shape(config.make(TASK).init, key=jax.random.key(0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "num_layers"),
-    [(imagenet_vgg(19, norm=False), 19), (ResNetConfig(50, stem="imagenet"), 54)],
-)
-def test_fit_attack_and_predict_at_the_papers_size(network, num_layers):
-    task = Task((224, 224, 3), 3, 3)
-    method = REGroup(network=network).make(task)
-    images = jax.random.uniform(jax.random.key(0), (3, 224, 224, 3))
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
-    assert len([n for n in method_taps(method, variables, images) if "pre_act" not in n]) == (
-        num_layers
-    )
-    # The head is replaced so that the images are of three classes, and all are right.
-    surrogate = jax.jit(lambda variables: method.views["surrogate"](variables, images, key=None))
-    backbone = variables["params"]["backbone"]
-    head = max(backbone, key=lambda name: name.startswith("linear"))
-    logits = np.asarray(surrogate(variables))
-    mixed, *_ = np.linalg.lstsq(logits - logits.mean(0), 9 * np.eye(3) - 3, rcond=None)
-    kernel, bias = backbone[head]["kernel"] @ mixed, backbone[head]["bias"] @ mixed
-    backbone[head] = {"kernel": kernel, "bias": bias - logits.mean(0) @ mixed}
-    labels = jnp.argmax(surrogate(variables), axis=-1)
-    assert len(set(labels.tolist())) == 3
-    batch = Batch(images, labels, jnp.ones(3, bool), jnp.arange(3))
-    fitted = method.fit(variables, [batch], key=None)
-    assert {len(layers) for layers in fitted["fitted"].values()} == {5}
-    attack = PGD(ThreatModel("linf", 4 / 255), num_steps=1, loss="margin")
-    view = bind(method.views["deployed"], fitted)
-    attacked = attack(view, images, labels, key=jax.random.key(2))
-    counts = jax.jit(method.predict)(fitted, attacked)
-    # Each of the ten voters gives 2, 1 and 0 points.
-    np.testing.assert_array_equal(jnp.sum(counts, axis=-1), [30, 30, 30])
-
-
-def method_taps(method, variables, images):
-    return jax.eval_shape(lambda v, i: method.views["taps"](v, i, key=None), variables, images)

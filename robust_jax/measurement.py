@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust_jax import rng
-from robust_jax.attacks import BoundedAttack
+from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.checkpoints import Checkpoint
 from robust_jax.data import Split, eval_batches
 from robust_jax.measures import Found, Measure, Subject, standard
@@ -15,6 +15,7 @@ from robust_jax.measures.base import lacks_networks
 from robust_jax.methods import Method
 from robust_jax.protocol import Evaluation
 from robust_jax.sharding import local
+from robust_jax.types import Variables
 
 
 def check(config: Evaluation, checkpoint: Checkpoint, method: Method) -> None:
@@ -87,7 +88,9 @@ def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     return batch.image, batch.label
 
 
-def _subject(config: Evaluation, checkpoint: Checkpoint, method: Method, variables) -> Subject:
+def _subject(
+    config: Evaluation, checkpoint: Checkpoint, method: Method, variables: Variables
+) -> Subject:
     num_classes = checkpoint.task.num_classes
     return Subject(
         method=method,
@@ -101,7 +104,7 @@ def _subject(config: Evaluation, checkpoint: Checkpoint, method: Method, variabl
     )
 
 
-def _smallest_ball(config: Evaluation):
+def _smallest_ball(config: Evaluation) -> ThreatModel | None:
     threats = [
         run.attack.threat
         for run in config.attacks.values()

@@ -115,11 +115,11 @@ def run(
     sources = sources or {}
     method = checkpoint.config.method.make(checkpoint.task)
     source_methods = {name: s.config.method.make(s.task) for name, s in sources.items()}
-    measurement.check(wanted, checkpoint, method)
     evaluator = evaluation.make_evaluator(method, wanted, mesh, source_methods)
     split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
     for found in (checkpoint, *sources.values()):
         evaluation.check_data(data, found.task, split)
+    measurement.check(wanted, checkpoint, method, split)
     description = {
         "name": checkpoint.config.name,
         "step": checkpoint.step,

@@ -1,6 +1,8 @@
 """Measures of an evaluation: which ones it asks, and their answers."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,34 +12,31 @@ from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.checkpoints import Checkpoint
 from robust_jax.data import Split, eval_batches
-from robust_jax.measures import Found, Measure, Subject, standard
-from robust_jax.measures.base import lacks_networks
+from robust_jax.measures import Found, Subject, standard
 from robust_jax.methods import Method
+from robust_jax.page import text
 from robust_jax.protocol import Evaluation
 from robust_jax.sharding import local
 from robust_jax.types import Variables
 
 
-def check(config: Evaluation, checkpoint: Checkpoint, method: Method) -> None:
+def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Split) -> None:
     """Checks, before any work, that a model has what a protocol asks.
 
     Raises:
         ValueError: it lacks what a named measure needs.
     """
+    subject = _subject(config, checkpoint, method, checkpoint.variables)
+    chosen = config.num_examples or len(split)
+    if config.selection == "correct_per_class":
+        chosen *= checkpoint.task.num_classes
     for name, measure in (config.measures or {}).items():
-        wanted = measure.num_examples or config.num_examples or config.batch_size
-        shape = (wanted, *checkpoint.task.input_shape)
-        subject = _subject(config, checkpoint, method, checkpoint.variables)._replace(
-            images=jax.ShapeDtypeStruct(shape, jnp.float32),  # type: ignore[arg-type]
-        )
-        _check_one(name, measure, subject)
-
-
-def _check_one(name: str, measure: Measure, subject: Subject) -> None:
-    missing = measure.missing(subject)
-    if missing is not None:
-        kind = type(subject.config).__name__
-        raise ValueError(f"Expected measures={name!r} of a model with {missing}, found {kind}.")
+        count = min(chosen, len(split), measure.num_examples or len(split))
+        images: Any = jax.ShapeDtypeStruct((count, *checkpoint.task.input_shape), jnp.float32)
+        missing = measure.missing(subject._replace(images=images))
+        if missing is not None:
+            kind = type(subject.config).__name__
+            raise ValueError(f"Expected measures={name!r} of a model with {missing}, found {kind}.")
 
 
 def measure(
@@ -47,10 +46,10 @@ def measure(
     split: Split,
     rows: Sequence[int],
 ) -> dict[str, Found]:
-    """Returns the answers, by name; from process 0 alone, on its own copy of the model.
+    """Returns the answers, by name.
 
-    Where a protocol names no measures and asks for sanity checks the standard ones are answered,
-    as far as the model has what they need.
+    Where a protocol names no measures and asks for sanity checks the standard ones are answered, as
+    far as the model has what they need. Every host asks its own copy of the model.
 
     Args:
         config: the protocol.
@@ -58,27 +57,24 @@ def measure(
         method: its method.
         split: the examples.
         rows: the chosen ones.
-
-    Raises:
-        ValueError: the model lacks what a named measure needs.
     """
     asked = config.measures
     if asked is None:
         asked = standard(_smallest_ball(config)) if config.sanity else {}
-    if jax.process_index() != 0 or not asked:
+    if not asked:
         return {}
     bare = _subject(config, checkpoint, method, local(checkpoint.variables))
     found = {}
     for name, one in asked.items():
         images, labels = load(split, rows[: one.num_examples])
         subject = bare._replace(images=images, labels=labels)
-        if config.measures is not None:
-            _check_one(name, one, subject)
-        elif one.missing(subject) or (
-            one.section.startswith("Members") and lacks_networks(subject)
-        ):
-            continue
-        found[name] = one(subject)
+        missing = one.missing(subject)
+        if missing is None:
+            answer = one(subject)
+            found[name] = answer._replace(numbers=_finite(answer.numbers))
+        elif config.measures is not None:  # fewer images than hoped for: nothing is lost
+            words = f"not asked: needs {missing}"
+            found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
     return found
 
 
@@ -86,6 +82,15 @@ def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """Returns the images and labels of some rows, in one batch."""
     (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
     return batch.image, batch.label
+
+
+def _finite(numbers: Any) -> Any:
+    """Returns numbers as JSON has them: None where one is undefined (an agreement of all right)."""
+    if isinstance(numbers, dict):
+        return {key: _finite(value) for key, value in numbers.items()}
+    if isinstance(numbers, list):
+        return [_finite(value) for value in numbers]
+    return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers
 
 
 def _subject(

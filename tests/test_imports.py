@@ -4,12 +4,12 @@ import ast
 import pathlib
 
 LAYERS = [
-    {"types", "rng", "compilation", "wording"},
+    {"types", "rng", "compilation", "wording", "page"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
     {"analysis"},
     {"measures"},
-    {"protocol", "logging", "interrupt", "command_line", "page"},
+    {"protocol", "logging", "interrupt", "command_line"},
     {"config", "records", "judging"},
     {"checkpoints", "plan"},
     {"evaluation", "certification", "measurement", "sanity"},

@@ -288,7 +288,9 @@ VARIANTS = {
     "figure2": curve("linf", {f"{n}of255": n / 255 for n in (2, 4, 8, 12, 16, 24, 32)}),
     "figureA7": curve("l2", {f"l2_{eps}": eps for eps in (0.25, 0.5, 1.0, 1.5, 2.0)}),
     "figure3": Evaluation(
-        measures={"filters": FilterSheet(num_examples=1)}, num_examples=1, sanity=False
+        measures={"filters": FilterSheet(num_examples=1, pooled_only=False)},
+        num_examples=1,
+        sanity=False,
     ),
     "figureA4": Evaluation(
         measures={

@@ -11,15 +11,17 @@ Every variant has columns of the softmax network and of REGroup on the same adve
 * default: PGD on the softmax network at 4/255 (table 7) and at other eps (figure 2);
 * table2: PGD, DeepFool, C&W, TrustRegion, Boundary and Spatial on V10K, ten images of each class
   that the softmax network gets right; summary.json's `successes` are the paper's #S and the
-  accuracy on those images alone, which is what its table prints;
+  accuracy on those images alone, which is what its table prints; TrustRegion starts with steps of
+  .2/255 (the paper gives its bound of 2/255 alone; a first step of .01 would overshoot that);
 * table3, table4: targeted PGD and C&W on V2K, at any and at high confidence; PGD searches the
   smallest eps, as foolbox 2 does;
 * table5: SPSA at 4/255 and 8/255 on V2K;
-* figure3, figure4 (ResNet-50: figure 6; by layers, best of `all_layers`): accuracy by sign of the
-  responses, and by number of voting layers, clean and under table 2's PGD, DeepFool, C&W and
-  TrustRegion;
-* figure5: t-SNE of a layer's positive, negative and all responses (of the first 500 images, where
-  the paper takes 50 of five classes each);
+* figure3, figure4 (of ResNet-50 figure 6): accuracy by sign of the responses, and by number of
+  voting layers, clean and under table 2's PGD, DeepFool, C&W and TrustRegion (figure 3 has six
+  attacks more), of all chosen images, also those that an attack did not fool; the bars are of all
+  layers that vote, the curves reach as far as those (`regroup_cifar10.py:all_layers`);
+* figure5: t-SNE of a layer's positive, negative and all responses, of the first 500 images (the
+  paper: 50 of each of five ImageNet classes);
 * honest: the oblivious PGD of the paper, and attacks on REGroup itself: PGD and APGD-T on the Borda
   count with the gradient of soft counts of several temperatures, on the KL margin, and by matching
   the features of another class; Square on the count. REGroup has two columns there: `paper`
@@ -146,7 +148,7 @@ UNTARGETED = {
     "pgd": PAPER_PGD,
     "deepfool": DeepFool(num_steps=100).within(2.0),
     "cw": CarliniWagner(**CW).within(4.0),
-    "trust_region": TrustRegion(distance_norm="linf").within(2 / 255),
+    "trust_region": TrustRegion(distance_norm="linf", radius=0.2 / 255).within(2 / 255),
     "boundary": Boundary(num_steps=500).within(2.0),
     "spatial": Spatial(max_angle=5.0, max_shift=5),
 }

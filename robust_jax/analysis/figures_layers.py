@@ -11,6 +11,9 @@ from robust_jax.analysis.style import AnyArray
 
 QUARTILES = (25, 50, 75)
 
+MAX_NAMED = 20
+"""Most classes of a legend."""
+
 
 @style.quiet()
 def similarity_curves(
@@ -244,7 +247,7 @@ def embedding_scatter(
     Args:
         panels: by title, for instance of the positive, the negative and all responses.
         labels: class of each example.
-        class_names: of all classes.
+        class_names: of all classes; more than 20 in the picture are not named.
     """
     style.check_some("panels", panels)
     figure = style.new_figure(style.WIDTH / len(panels) + 0.7 if len(panels) > 1 else 4.0)
@@ -262,5 +265,6 @@ def embedding_scatter(
         axes.set_yticks([])
         axes.spines[:].set_visible(True)
         axes.set_box_aspect(1)
-    style.legend(figure, grid[0])
+    if len(np.unique(classes)) <= MAX_NAMED:
+        style.legend(figure, grid[0])
     return figure

@@ -13,7 +13,16 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.black_box import DecisionAttack
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.minimum_norm import EitherNormAttack
-from robust_jax.attacks.threat import distance, expand, unit_l2
+from robust_jax.attacks.threat import distance, expand, l2_norm
+
+
+def _unit(delta: Images) -> Images:
+    """Returns each example times the reciprocal of its Euclidean norm; zeros stay.
+
+    XLA rounds a division by a broadcast norm by the shapes that it compiles for, a product never.
+    """
+    norm = l2_norm(delta)
+    return delta * expand(1 / jnp.where(norm > 0, norm, 1), delta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +122,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
             def probe(count, carry):
                 signed, plain, votes = carry
                 fold = jax.vmap(lambda key: one(rng.stream(key, "probe", number, count)))
-                nearby = jnp.clip(
-                    points + expand(radius, points) * unit_l2(fold(keys)), *self.bounds
-                )
+                nearby = jnp.clip(points + expand(radius, points) * _unit(fold(keys)), *self.bounds)
                 taken = (nearby - points) * expand(1 / radius, points)
                 hit = self.fooled(view, nearby, labels, key=rng.stream(view_key, "probe", count))
                 vote = jnp.where(hit, 1, -1).astype(dtype)
@@ -130,7 +137,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
             # Of equal votes nothing is learnt but the side: the mean is not taken off then.
             mean = jnp.where(jnp.abs(votes) < queries[number], votes * per_query[number], 0)
             centred = signed - expand(mean, plain) * plain
-            return jnp.sign(centred) if linf else unit_l2(centred)
+            return jnp.sign(centred) if linf else _unit(centred)
 
         def jump(number, carry):
             points, best = carry

@@ -27,7 +27,7 @@ def l2_norm(delta: Array) -> Float[Array, " b"]:
 def unit_l2(delta: Array) -> Array:
     """Returns each example divided by its Euclidean norm; a zero example stays zero."""
     norm = l2_norm(delta)
-    return delta * expand(1 / jnp.where(norm > 0, norm, 1), delta)
+    return delta / expand(jnp.where(norm > 0, norm, 1), delta)
 
 
 def steepest(norm: str, gradient: Array) -> Array:

@@ -36,8 +36,8 @@ def standard(threat: ThreatModel | None = None) -> dict[str, Measure]:
     """
     transfer = MemberTransfer() if threat is None else MemberTransfer(threat=threat)
     return {
-        "agreement": Agreement(),
-        "gradients": Gradients(),
+        "agreement": Agreement(networks_only=True),
+        "gradients": Gradients(networks_only=True),
         "member transfer": transfer,
         "layer similarity": LayerSimilarity(),
         "filters": FilterSheet(),

@@ -83,7 +83,7 @@ class Subject(NamedTuple):
             jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype),
             key,
         )
-        return jax.tree.map(lambda leaf: leaf.shape, found, is_leaf=lambda leaf: leaf is None)
+        return jax.tree.map(lambda leaf: leaf.shape, found)
 
 
 @functools.cache
@@ -154,6 +154,15 @@ def lacks_networks(subject: Subject) -> str | None:
     tap = next(iter(subject.shape_of("taps").values()))
     own = tap[0] if len(tap) % 2 else 1  # see analysis.with_members
     return None if own == subject.shape_of("members")[0] else "members that are networks"
+
+
+def refuse_targets(*attacks: Attack) -> None:
+    """Raises ValueError for an attack that is targeted: measures lead away from the label."""
+    for attack in attacks:
+        if attack.targeted:
+            raise ValueError(
+                f"Expected attack={type(attack).__name__} of a measure without targets."
+            )
 
 
 def member_names(number: int) -> list[str]:

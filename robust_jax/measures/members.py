@@ -27,6 +27,7 @@ class Agreement(Measure):
     Attributes:
         view: "members", or of a random method one that is a single draw, of which
         num_draws: fresh ones are the members.
+        networks_only: do not ask where members are draws of one network, or its layers.
         num_repeats: times that a random method is asked under fresh keys; the mean and the standard
             deviation over them are reported.
 
@@ -39,6 +40,7 @@ class Agreement(Measure):
 
     view: str = "members"
     num_draws: int | None = None
+    networks_only: bool = False
     num_repeats: int = 1
 
     def __post_init__(self) -> None:
@@ -48,11 +50,16 @@ class Agreement(Measure):
             raise ValueError(f"Expected num_repeats={self.num_repeats} >= 1.")
         if self.num_draws is not None and self.num_draws < 2:
             raise ValueError(f"Expected num_draws={self.num_draws} >= 2.")
+        if (self.view == "members") != (self.num_draws is None):
+            raise ValueError(
+                f"Expected num_draws={self.num_draws} of view={self.view!r}: draws of a view other "
+                "than 'members', and of no other none."
+            )
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: two members, or randomness."""
         if self.num_draws is None:
-            return lacks_members(subject)
+            return lacks_networks(subject) if self.networks_only else lacks_members(subject)
         if not subject.method.stochastic:
             return "randomness"
         subject.method.view(self.view)  # raises where there is none
@@ -73,13 +80,14 @@ class Agreement(Measure):
             "interrater_agreement": _mean_and_deviation(agreement),
             "entropy": _mean_and_deviation(entropy),
         }
+        about = f"Members on {len(subject.images)} clean images."
         lines = (
             ("clean accuracy", ", ".join(map(percent, each))),
             ("interrater agreement", f"{_words(agreement)} <small>1: right on the same images"
              "</small>"),
             ("entropy E", f"{_words(entropy)} <small>0: all agree</small>"),
         )  # fmt: skip
-        return Found(self.section, numbers, lines)
+        return Found(self.section, numbers, lines, about=about)
 
     def _decisions(self, subject: Subject, key: Key[Array, ""]) -> Int[Array, "m b"]:
         if self.num_draws is None:
@@ -109,6 +117,7 @@ class Gradients(Measure):
     Attributes:
         losses: whose gradients; "margin" and "dlr" do not vanish where a member is sure.
         num_pictures: images whose gradients are drawn, with their cosines.
+        networks_only: do not ask where members are draws of one network, or its layers.
 
     References:
         Tables 2 and 3 of the LPD paper (2,000 images); figure 1 of PARL's.
@@ -118,10 +127,11 @@ class Gradients(Measure):
 
     losses: tuple[Literal["cross_entropy", "margin", "dlr"], ...] = ("cross_entropy", "margin")
     num_pictures: int = 0
+    networks_only: bool = False
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: two members."""
-        return lacks_members(subject)
+        return lacks_networks(subject) if self.networks_only else lacks_members(subject)
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the quartiles, by loss, and the shares of zero gradients."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
-from robust_jax.measures.base import Found, Measure, Subject, lacks_taps
-from robust_jax.methods import KAP, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.measures.base import Found, Measure, Subject, lacks_taps, refuse_targets
+from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.page import text
 from robust_jax.wording import percent
 
 CLEAN = "clean"
@@ -18,27 +19,33 @@ CLEAN = "clean"
 
 @dataclasses.dataclass(frozen=True)
 class FilterSheet(Measure):
-    """The filters of KAP's first convolution on the sheet that kernels are pooled over.
+    """The filters of the first convolution on the sheet that KAP pools its kernels over.
+
+    Attributes:
+        pooled_only: ask networks with kernel pooling alone; others have the sheet that it would be.
 
     References:
         Figures 3 and A3 of KAP's paper.
     """
 
+    pooled_only: bool = True
+
     def missing(self, subject: Subject) -> str | None:
-        """Returns what the model lacks: kernel average pooling, and filters of grey or colour."""
-        pooled = isinstance(subject.config, KAP) and subject.config.pool is not None
-        if not pooled:
+        """Returns what the model lacks: kernel pooling, and filters of grey or colour."""
+        if self.pooled_only and _pool(subject) is None:
             return "kernel average pooling"
         return None if _kernels(subject) else "a convolution of grey or colour images"
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture."""
-        kernel, config = np.asarray(_kernels(subject)[0]), subject.config
-        assert isinstance(config, KAP)
-        assert config.pool is not None
-        figure = analysis.filter_sheet(kernel, config.pool.grid(kernel.shape[-1]))
+        kernel, pool = np.asarray(_kernels(subject)[0]), _pool(subject) or KernelPool()
+        figure = analysis.filter_sheet(kernel, pool.grid(kernel.shape[-1]))
         words = "Filters of the first convolution on the sheet that kernels are pooled over."
         return Found(self.section, {"filters": kernel.shape[-1]}, (), ((figure, words),))
+
+
+def _pool(subject: Subject) -> KernelPool | None:
+    return subject.config.pool if isinstance(subject.config, KAP) else None
 
 
 def _kernels(subject: Subject) -> list[Any]:
@@ -78,11 +85,12 @@ class Embedding(Measure):
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture; of an ensemble its first member's."""
-        taps = subject.ask("taps", subject.images[:1], key=subject.key)
-        layer = self.layer or sorted(taps)[-2]
-        if layer not in taps:
-            raise ValueError(f"Expected layer={layer!r} to be one of {sorted(taps)}.")
-        values = _tap(subject, layer)[0]
+        names = sorted(subject.shape_of("taps"))
+        layer = self.layer or names[-2:][0]
+        if layer not in names:
+            raise ValueError(f"Expected layer={layer!r} to be one of {names}.")
+        key = rng.stream(subject.key, "taps")
+        values = _taps(subject, subject.images, (layer,), key=key)[layer][0]
         seed = int(jax.random.randint(rng.stream(subject.key, "embedding"), (), 0, 2**31 - 1))
         panels = {"all": values.reshape(len(values), -1)}
         if self.by_sign:
@@ -107,16 +115,17 @@ class Embedding(Measure):
         )
 
 
-def _tap(subject: Subject, layer: str) -> Any:
-    """Returns one layer's activations [m b ...] on all images."""
+def _taps(subject: Subject, images: Any, layers: tuple[str, ...], *, key: Any) -> dict[str, Any]:
+    """Returns the activations of some layers on all images, each [m b ...]."""
     method = subject.method
 
-    def one(variables: Any, images: Any, *, key: Any) -> Any:
-        return analysis.with_members(method.view("taps")(variables, images, key=key)[layer])
+    def chosen(variables: Any, images: Any, *, key: Any) -> dict[str, Any]:
+        taps = method.view("taps")(variables, images, key=key)
+        return {layer: analysis.with_members(taps[layer]) for layer in layers}
 
-    views = {**method.views, "tap": one}
-    alone = subject._replace(method=method._replace(views=views))
-    return alone.ask("tap", subject.images, key=rng.stream(subject.key, "taps"), axis=1)
+    views = {**method.views, "chosen": chosen}
+    asked = subject._replace(method=method._replace(views=views))
+    return asked.ask("chosen", images, key=key, axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +133,7 @@ class Activations(Measure):
     """What perturbations do in every layer: histograms, and how far activations move.
 
     Attributes:
-        attack: makes the adversarial images.
+        attack: makes the adversarial images; those that it leaves as they were are not counted.
         view: what they are made on.
 
     References:
@@ -136,33 +145,40 @@ class Activations(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: activations."""
+        refuse_targets(self.attack)
         return lacks_taps(subject)
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the medians of the layers' relative change, and the pictures."""
         adversarial = subject.attacked(self.attack, self.view)
+        moved = jnp.any(adversarial != subject.images, axis=(1, 2, 3))
+        count, total = int(jnp.sum(moved)), len(subject.images)
+        if count == 0:
+            return Found(self.section, {"moved": 0}, (("moved images", f"0 of {total}"),))
+        clean, adversarial = subject.images[moved], adversarial[moved]
         kinds = {
-            CLEAN: subject.images,
+            CLEAN: clean,
             "noise": analysis.matched_noise(
-                subject.images, adversarial, key=rng.stream(subject.key, "noise")
+                clean, adversarial, key=rng.stream(subject.key, "noise")
             ),
             "adversarial": adversarial,
         }
         # Under one key, or redrawn noise would be part of the change.
         key = rng.stream(subject.key, "activations")
-        taps = {kind: subject.view("taps")(images, key=key) for kind, images in kinds.items()}
+        layers = tuple(subject.shape_of("taps"))
+        taps = {kind: _taps(subject, images, layers, key=key) for kind, images in kinds.items()}
         drawn = rng.stream(subject.key, "kernels")
         values = {kind: analysis.kernel_activations(tap, key=drawn) for kind, tap in taps.items()}
-        moved = {
+        changes = {
             kind: analysis.perturbations(taps[CLEAN], taps[kind]) for kind in kinds if kind != CLEAN
         }
         relative = {
             kind: {layer: found.relative for layer, found in layers.items()}
-            for kind, layers in moved.items()
+            for kind, layers in changes.items()
         }
         absolute = {
             kind: {layer: found.absolute for layer, found in layers.items()}
-            for kind, layers in moved.items()
+            for kind, layers in changes.items()
         }
         figures = (
             (analysis.layer_histograms(values), "Activations of one kernel of every layer."),
@@ -179,7 +195,8 @@ class Activations(Measure):
             kind: {layer: float(np.nanmedian(np.asarray(one))) for layer, one in layers.items()}
             for kind, layers in relative.items()
         }
-        return Found(self.section, {"relative_change": medians}, (), figures)
+        numbers = {"moved": count, "relative_change": medians}
+        return Found(self.section, numbers, (("moved images", f"{count} of {total}"),), figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,16 +248,15 @@ class VotingLayers(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: REGroup with both responses."""
+        refuse_targets(*self.attacks.values())
         named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
         return None if named else "REGroup's positive and negative responses"
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the accuracies of all voters by sign, and the curves over k."""
-        images = {CLEAN: subject.images}
-        for name, attack in self.attacks.items():
-            images[name] = subject.attacked(attack, self.view)
         signs, depths, layers = {}, {}, {}
-        for name, each in images.items():
+        for name, attack in {CLEAN: None, **self.attacks}.items():
+            each = subject.images if attack is None else subject.attacked(attack, self.view)
             scores = subject.ask("members", each, key=subject.key, axis=1)
             by_sign = {
                 sign: analysis.layer_votes(scores, subject.labels, signs=sign)
@@ -262,10 +278,13 @@ class VotingLayers(Measure):
                 "by_depth": depths[name].mean(axis=1).tolist(),
                 "by_layer": layers[name].mean(axis=1).tolist(),
             }
-            for name in images
+            for name in signs
         }
         lines = tuple(
-            (name, ", ".join(f"{sign} {percent(share)}" for sign, share in one["by_sign"].items()))
+            (
+                text(name),
+                ", ".join(f"{sign} {percent(share)}" for sign, share in one["by_sign"].items()),
+            )
             for name, one in numbers.items()
         )
         return Found(self.section, numbers, lines, figures)

@@ -3,11 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.data import eval_batches
 from robust_jax.measures import Activations, Embedding, FilterSheet, KeepRate, VotingLayers
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
@@ -23,6 +21,7 @@ def test_filters_lie_where_kernels_are_pooled(subject):
     assert found.numbers == {"filters": 16}
     assert len(found.figures) == 1
     assert FilterSheet().missing(subject(PLAIN)) == "kernel average pooling"
+    assert len(FilterSheet(pooled_only=False)(subject(PLAIN)).figures) == 1
 
 
 def test_embedding_by_sign(subject):
@@ -39,7 +38,9 @@ def test_embedding_by_sign(subject):
 def test_activations_move_as_the_taps_say(subject):
     asked = subject(PLAIN, num_images=16)
     attack = FGSM(THREAT)
-    found = Activations(attack=attack)(asked).numbers["relative_change"]
+    numbers = Activations(attack=attack)(asked).numbers
+    found = numbers["relative_change"]
+    assert numbers["moved"] == 16
     view, taps = asked.view("deployed"), asked.view("taps")
     adversarial = attack(view, asked.images, asked.labels, key=jax.random.key(0))
     clean, moved = taps(asked.images, key=None), taps(adversarial, key=None)
@@ -49,6 +50,10 @@ def test_activations_move_as_the_taps_say(subject):
         share = np.linalg.norm(after - before, axis=1) / np.linalg.norm(before, axis=1)
         assert found["adversarial"][layer] == pytest.approx(np.median(share), rel=1e-3)
         assert found["noise"][layer] > 0
+    still = Activations(attack=FGSM(ThreatModel("linf", 0.0)))
+    assert still(asked).numbers == {"moved": 0}
+    with pytest.raises(ValueError, match="attack=PGD of a measure without targets"):
+        Activations(attack=PGD(THREAT, targeted=True)).missing(asked)
 
 
 def test_keep_rate_at_zero_and_far_away(subject):
@@ -63,33 +68,12 @@ def test_keep_rate_at_zero_and_far_away(subject):
 
 
 @pytest.fixture(scope="module")
-def fitted(data):
+def fitted(data, trained):
     """A small REGroup of all its layers that knows some digits."""
     config = REGroup(network=CNNConfig(widths=(8, 16), strides=(1, 2)), num_layers=None,
                      layer_accuracy=0.0)  # fmt: skip
-    method = config.make(data.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    batch = next(eval_batches(data.train, 512))
-    optimizer = optax.sgd(0.1, momentum=0.9)
-
-    @jax.jit
-    def train(variables):
-        def step(carry, _):
-            variables, state = carry
-
-            def loss(params):
-                found = {**variables, "params": params}
-                return method.loss(found, batch, key=jax.random.key(0), step=0)
-
-            gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradients, state)
-            params = optax.apply_updates(variables["params"], updates)
-            return ({**variables, "params": params, **moved}, state), None
-
-        return jax.lax.scan(step, (variables, optimizer.init(variables["params"])), length=60)[0][0]
-
-    variables = train(variables)
-    return config, method.fit(variables, [batch], key=jax.random.key(0))
+    variables, batch = trained(config)
+    return config, config.make(data.task).fit(variables, [batch], key=jax.random.key(0))
 
 
 def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):

@@ -18,7 +18,7 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.measures import Agreement
+from robust_jax.measures import Agreement, Embedding, LayerSimilarity
 from robust_jax.methods import (
     KAP,
     Standard,
@@ -162,6 +162,15 @@ def test_named_measures_and_no_others(tmp_path, data):
     with pytest.raises(ValueError, match="measures='entropy' of a model with two members"):
         report(tmp_path / "single", data, Standard(network=small.NETWORK), wanted)
     assert not (tmp_path / "single").exists()
+    # Fewer images than it needs are known before, too.
+    wanted = dataclasses.replace(wanted, measures={"t-SNE": Embedding()})
+    with pytest.raises(ValueError, match=r"measures='t-SNE' .* 40 images \(it is given 12\)"):
+        report(tmp_path / "few", data, ensemble, wanted)
+    # Without bias a similarity takes four images; JSON has no number for that of two.
+    two = dataclasses.replace(wanted, measures={"cka": LayerSimilarity(num_examples=2)})
+    found = report(tmp_path / "two", data, ensemble, two)[1]["measures"]["cka"]["debiased"]
+    assert set(found["1 and 2"].values()) == {None}
+    wanted = dataclasses.replace(wanted, measures={"entropy": Agreement(num_examples=None)})
     smaller = reduced(dataclasses.replace(wanted, num_examples=None)).measures
     assert smaller == {"entropy": Agreement(num_examples=64)}
 

@@ -22,9 +22,16 @@ BMVC 2020 (%; eps and c as there, for pixels in [-1, 1]). Table 1, ResNet-50; ta
 
 Table 4, attacker on 1, 5, 10, 15 sampled models (`eval/rls.py:table4`): FGSM .01 65.1, 60.5, 58.7,
 63.1; PGD .01 70.9, 65.3, 60.9, 60.2; C&W .01 91.7, 84.5, 82.3, 81.7. (FGSM rises again at 15: its
-optimisation failed there.) Table 6, N = 5, 10, 15 (`draws5`, `default`, `draws15`): PGD .01 70.3,
-70.8, 70.9; base ensembles of 3 and 5 members (`ensemble3`, `ensemble5`) 53.7 and 55.2, where the
-paper attacks one member and `ensembleN` here the whole ensemble.
+optimisation failed there.) Table 6, one sampled model or member attacked (`eval/rls.py:table6`;
+`table6_ensemble`; what train.py runs after `ensembleN` attacks the whole ensemble):
+
+| row             | variant   | FGSM .01 | PGD .01 | C&W .01 |
+|-----------------|-----------|----------|---------|---------|
+| base ensemble 3 | ensemble3 | 50.2     | 53.7    | 46.7    |
+| base ensemble 5 | ensemble5 | 51.1     | 55.2    | 47.6    |
+| RLS, N = 5      | draws5    | 64.8     | 70.3    | 91.5    |
+| RLS, N = 10     | default   | 65.2     | 70.8    | 91.7    |
+| RLS, N = 15     | draws15   | 65.1     | 70.9    | 91.7    |
 
 Table 3 (%; ResNet-50; eps and c .01) and table 5 (interrater agreement, lower is more diverse):
 

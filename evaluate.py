@@ -126,9 +126,7 @@ def run(
         "weights": checkpoints.fingerprint(checkpoint.variables),
         "method": serialization.to_json(checkpoint.config.method),
         # What a paper prints, and what else is asked, changes no record.
-        "evaluation": serialization.to_json(
-            dataclasses.replace(wanted, printed=None, measures=None)
-        ),
+        "evaluation": serialization.to_json(dataclasses.replace(wanted, printed=None, measures={})),
         "sources": {
             name: {
                 "name": s.config.name,

@@ -30,7 +30,7 @@ def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Spl
     chosen = config.num_examples or len(split)
     if config.selection == "correct_per_class":
         chosen *= checkpoint.task.num_classes
-    for name, measure in (config.measures or {}).items():
+    for name, measure in config.measures.items():
         count = min(chosen, len(split), measure.num_examples or len(split))
         images: Any = jax.ShapeDtypeStruct((count, *checkpoint.task.input_shape), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
@@ -59,8 +59,8 @@ def measure(
         rows: the chosen ones.
     """
     asked = config.measures
-    if asked is None:
-        asked = standard(_smallest_ball(config)) if config.sanity else {}
+    if not asked and config.sanity:
+        asked = standard(_smallest_ball(config))
     if not asked:
         return {}
     bare = _subject(config, checkpoint, method, local(checkpoint.variables))
@@ -72,7 +72,7 @@ def measure(
         if missing is None:
             answer = one(subject)
             found[name] = answer._replace(numbers=_finite(answer.numbers))
-        elif config.measures is not None:  # fewer images than hoped for: nothing is lost
+        elif config.measures:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
             found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
     return found

@@ -135,7 +135,7 @@ class Evaluation:
         others: names of further checkpoints that a selection by correctness asks too, and that are
             certified beside this one (figure 2 of the LPD paper). `evaluate.py --sources NAME DIR`
             says which they are.
-        measures: further questions, by the name that summary.json prints; None for
+        measures: further questions, by the name that summary.json prints; empty for
             `measures.standard` as far as the model has what they need, where `sanity` is on.
         num_certified: the first chosen examples that are certified; None for all.
         split: "test", "validation" or "train".
@@ -163,7 +163,7 @@ class Evaluation:
     worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     certificates: dict[str, Smoothing | Margins] = dataclasses.field(default_factory=dict)
     others: tuple[str, ...] = ()
-    measures: dict[str, Measure] | None = None
+    measures: dict[str, Measure] = dataclasses.field(default_factory=dict)
     num_certified: int | None = 500
     split: Literal["test", "validation", "train"] = "test"
     num_examples: int | None = None
@@ -287,8 +287,7 @@ def reduced(evaluation: Evaluation) -> Evaluation:
             else found
             for name, found in evaluation.certificates.items()
         },
-        measures=evaluation.measures
-        and {name: smaller_measure(one) for name, one in evaluation.measures.items()},
+        measures={name: smaller_measure(one) for name, one in evaluation.measures.items()},
         num_certified=REDUCED_EXAMPLES,
         num_examples=limit if examples is None else min(limit, examples),
         batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),

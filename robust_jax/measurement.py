@@ -64,10 +64,11 @@ def measure(
     if not asked:
         return {}
     bare = _subject(config, checkpoint, method, local(checkpoint.variables))
+    counts = {name: len(rows[: one.num_examples]) for name, one in asked.items()}
+    images, labels = load(split, rows[: max(counts.values())])
     found = {}
     for name, one in asked.items():
-        images, labels = load(split, rows[: one.num_examples])
-        subject = bare._replace(images=images, labels=labels)
+        subject = bare._replace(images=images[: counts[name]], labels=labels[: counts[name]])
         missing = one.missing(subject)
         if missing is None:
             answer = one(subject)

@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import jax
+import optax
+
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.config import Config, Phase, TrainingConfig
-from robust_jax.data import Augmentation, DataConfig, Digits
-from robust_jax.methods import KAP, MethodConfig, Standard
+from robust_jax.data import Augmentation, Data, DataConfig, Digits, eval_batches
+from robust_jax.methods import KAP, Method, MethodConfig, Standard
 from robust_jax.models import CNNConfig
 from robust_jax.optimizers import OptimizerConfig
 from robust_jax.protocol import AttackRun, Evaluation
 from robust_jax.sharding import RuntimeConfig
+from robust_jax.types import Batch, Variables
 
 THREAT = ThreatModel("linf", 0.1)
 NETWORK = CNNConfig(widths=(16,), strides=(2,))
@@ -45,3 +49,29 @@ def config(method: MethodConfig | None = None, **training: object) -> Config:
 def noisy() -> KAP:
     """Returns a random method."""
     return KAP(network=NETWORK, sigma=0.2)
+
+
+def trained(method: Method, data: Data, num_steps: int = 100) -> tuple[Variables, Batch]:
+    """Returns a network's arrays after some steps on 512 digits, and those digits."""
+    batch = next(eval_batches(data.train, 512))
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def step(carry, _):
+        variables, state = carry
+
+        def loss(params):
+            found = {**variables, "params": params}
+            return method.loss(found, batch, key=jax.random.key(0), step=0)
+
+        gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
+        updates, state = optimizer.update(gradients, state)
+        params = optax.apply_updates(variables["params"], updates)
+        return ({**variables, "params": params, **moved}, state), None
+
+    @jax.jit
+    def run(key):
+        variables = method.init(key=key)
+        state = optimizer.init(variables["params"])
+        return jax.lax.scan(step, (variables, state), length=num_steps)[0][0]
+
+    return run(jax.random.key(0)), batch

@@ -44,10 +44,15 @@ class Subject(NamedTuple):
         """Returns a view of the method bound to its arrays."""
         return bind(self.method.view(name), self.variables)
 
-    def batches(self) -> list[slice]:
-        """Returns the parts that the images are taken in."""
-        starts = range(0, len(self.images), self.batch_size)
-        return [slice(start, start + self.batch_size) for start in starts]
+    def batches(self, images: Array | None = None) -> list[slice]:
+        """Returns the parts that images are taken in, as equal as can be: a size compiles once.
+
+        Args:
+            images: which; None for the clean ones.
+        """
+        count = len(self.images if images is None else images)
+        size = -(-count // -(-count // self.batch_size))
+        return [slice(start, start + size) for start in range(0, count, size)]
 
     def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> Any:
         """Returns a view of all images, batches joined along an axis of the examples.
@@ -55,7 +60,7 @@ class Subject(NamedTuple):
         Every batch has the same key: a random model is the same draw on all images.
         """
         run, bound = _compiled_view(), self.view(view)
-        found = [run(bound, images[part], key) for part in self.batches()]
+        found = [run(bound, images[part], key) for part in self.batches(images)]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *found)
 
     def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:

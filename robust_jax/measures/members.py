@@ -75,19 +75,22 @@ class Agreement(Measure):
             agreement.append(float(metrics.interrater_agreement(right)))
             entropy.append(float(analysis.entropy(right)))
         each = np.mean(accuracy, axis=0).tolist()
-        numbers = {
-            "accuracy": each,
+        spread = {
             "interrater_agreement": _mean_and_deviation(agreement),
             "entropy": _mean_and_deviation(entropy),
         }
+        kappa, evenness = (
+            f"{found['mean']:.3f}"
+            + (f" ± {found['deviation']:.3f}" if self.num_repeats > 1 else "")
+            for found in spread.values()
+        )
         about = f"Members on {len(subject.images)} clean images."
         lines = (
             ("clean accuracy", ", ".join(map(percent, each))),
-            ("interrater agreement", f"{_words(agreement)} <small>1: right on the same images"
-             "</small>"),
-            ("entropy E", f"{_words(entropy)} <small>0: all agree</small>"),
-        )  # fmt: skip
-        return Found(self.section, numbers, lines, about=about)
+            ("interrater agreement", f"{kappa} <small>1: right on the same images</small>"),
+            ("entropy E", f"{evenness} <small>0: all agree</small>"),
+        )
+        return Found(self.section, {"accuracy": each, **spread}, lines, about=about)
 
     def _decisions(self, subject: Subject, key: Key[Array, ""]) -> Int[Array, "m b"]:
         if self.num_draws is None:
@@ -103,11 +106,6 @@ class Agreement(Measure):
 def _mean_and_deviation(values: list[float]) -> dict[str, float]:
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "deviation": deviation}
-
-
-def _words(values: list[float]) -> str:
-    found = _mean_and_deviation(values)
-    return f"{found['mean']:.3f}" + (f" ± {found['deviation']:.3f}" if len(values) > 1 else "")
 
 
 @dataclasses.dataclass(frozen=True)

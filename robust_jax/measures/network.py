@@ -78,10 +78,9 @@ class Embedding(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: activations, or enough images."""
-        if lacks_taps(subject):
-            return lacks_taps(subject)
         few = len(subject.images) < MIN_EMBEDDED
-        return f"{MIN_EMBEDDED} images (it is given {len(subject.images)})" if few else None
+        words = f"{MIN_EMBEDDED} images (it is given {len(subject.images)})" if few else None
+        return lacks_taps(subject) or words
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture; of an ensemble its first member's."""

@@ -1,11 +1,10 @@
 """Small models, and the digits that measures are asked on."""
 
 import jax
-import optax
 import pytest
 
 from robust_jax import measures
-from robust_jax.data import DataConfig, Digits, eval_batches, open_data
+from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.measurement import load
 
 
@@ -30,35 +29,3 @@ def subject(data):
         )  # fmt: skip
 
     return make
-
-
-@pytest.fixture(scope="session")
-def trained(data):
-    """A function of a method's configuration: its arrays after 100 steps on 512 digits."""
-    batch = next(eval_batches(data.train, 512))
-    optimizer = optax.sgd(0.1, momentum=0.9)
-
-    def train(config):
-        method = config.make(data.task)
-
-        def step(carry, _):
-            variables, state = carry
-
-            def loss(params):
-                found = {**variables, "params": params}
-                return method.loss(found, batch, key=jax.random.key(0), step=0)
-
-            gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
-            updates, state = optimizer.update(gradients, state)
-            params = optax.apply_updates(variables["params"], updates)
-            return ({**variables, "params": params, **moved}, state), None
-
-        @jax.jit
-        def run(key):
-            variables = method.init(key=key)
-            state = optimizer.init(variables["params"])
-            return jax.lax.scan(step, (variables, state), length=100)[0][0]
-
-        return run(jax.random.key(0)), batch
-
-    return train

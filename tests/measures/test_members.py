@@ -74,9 +74,9 @@ def test_gradients_are_the_losses_own(subject):
     assert len(found.figures) == 2
 
 
-def test_transfer_is_judged_by_all(subject, trained):
+def test_transfer_is_judged_by_all(subject, data):
     ensemble = Standard(network=EnsembleConfig(CNNConfig(widths=(16, 32), strides=(1, 2)), 3))
-    variables, _ = trained(ensemble)
+    variables, _ = small.trained(ensemble.make(data.task), data)
     asked = subject(ensemble, variables=variables)
     threat = ThreatModel("linf", 0.1)
     found = np.asarray(MemberTransfer(threat=threat)(asked).numbers["accuracy"])
@@ -89,8 +89,8 @@ def test_transfer_is_judged_by_all(subject, trained):
     assert np.all(np.diag(found) < others)
 
 
-def test_batches_change_nothing(subject, trained):
-    variables, _ = trained(ENSEMBLE)
+def test_batches_change_nothing(subject, data):
+    variables, _ = small.trained(ENSEMBLE.make(data.task), data)
     transfer = MemberTransfer(threat=ThreatModel("linf", 0.1))
     for measure in (Agreement(), LayerSimilarity(), Gradients(), transfer):
         whole, parts = (

@@ -7,6 +7,7 @@ import pytest
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.measures import Activations, Embedding, FilterSheet, KeepRate, VotingLayers
+from robust_jax.measures.network import _taps
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
 from tests import small
@@ -50,6 +51,13 @@ def test_activations_move_as_the_taps_say(subject):
         share = np.linalg.norm(after - before, axis=1) / np.linalg.norm(before, axis=1)
         assert found["adversarial"][layer] == pytest.approx(np.median(share), rel=1e-3)
         assert found["noise"][layer] > 0
+    # Of 16 images in batches of 6 some stay as they were: the others keep their own taps.
+    adversarial = adversarial.at[::3].set(asked.images[::3])
+    some = jnp.asarray([i for i in range(16) if i % 3])
+    parts = asked._replace(images=asked.images, batch_size=6)
+    kept = _taps(parts, adversarial[some], tuple(clean), key=asked.key)
+    for layer, tap in taps(adversarial[some], key=None).items():
+        np.testing.assert_allclose(kept[layer][0], tap, rtol=1e-4, atol=1e-5)
     still = Activations(attack=FGSM(ThreatModel("linf", 0.0)))
     assert still(asked).numbers == {"moved": 0}
     with pytest.raises(ValueError, match="attack=PGD of a measure without targets"):
@@ -68,12 +76,13 @@ def test_keep_rate_at_zero_and_far_away(subject):
 
 
 @pytest.fixture(scope="module")
-def fitted(data, trained):
+def fitted(data):
     """A small REGroup of all its layers that knows some digits."""
     config = REGroup(network=CNNConfig(widths=(8, 16), strides=(1, 2)), num_layers=None,
                      layer_accuracy=0.0)  # fmt: skip
-    variables, batch = trained(config)
-    return config, config.make(data.task).fit(variables, [batch], key=jax.random.key(0))
+    method = config.make(data.task)
+    variables, batch = small.trained(method, data)
+    return config, method.fit(variables, [batch], key=jax.random.key(0))
 
 
 def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):

@@ -4,13 +4,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.special
 import scipy.stats
 
 from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.data import DataConfig, Digits, eval_batches, open_data
+from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
@@ -21,6 +20,7 @@ from robust_jax.models import (
     ResNetConfig,
 )
 from robust_jax.types import Batch, Task
+from tests import small
 
 TASK = Task((8, 8, 1), 10, 100)
 CNN = CNNConfig(widths=(16, 24), strides=(1, 2))
@@ -138,26 +138,7 @@ def digits():
 def trained(digits):
     """Variables of a small network that knows the digits, and images."""
     config = REGroup(network=CNN, num_layers=3)
-    method = config.make(digits.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    batch = next(eval_batches(digits.train, 512))
-
-    optimizer = optax.sgd(0.1, momentum=0.9)
-
-    @jax.jit
-    def step(variables, state):
-        def loss(params):
-            found = {**variables, "params": params}
-            return method.loss(found, batch, key=jax.random.key(0), step=0)
-
-        gradients, (moved, _) = jax.grad(loss, has_aux=True)(variables["params"])
-        updates, state = optimizer.update(gradients, state)
-        return {"params": optax.apply_updates(variables["params"], updates), **moved}, state
-
-    state = optimizer.init(variables["params"])
-    for _ in range(100):
-        variables, state = step(variables, state)
-    return variables, batch
+    return small.trained(config.make(digits.task), digits)
 
 
 def fit(config, trained, size=128):

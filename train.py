@@ -7,10 +7,8 @@ where the last checkpoint stands; at the end the best checkpoint is evaluated.
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated
 
 import jax
-import tyro
 
 import evaluate
 from robust_jax import (
@@ -36,7 +34,7 @@ class Arguments:
         workdir: where checkpoints and metrics go; None for runs/NAME.
     """
 
-    config: Annotated[config.Config, tyro.conf.arg(name="")]
+    config: config.Config
     workdir: pathlib.Path | None = None
 
 
@@ -124,6 +122,8 @@ if __name__ == "__main__":
         given = sys.argv[1:]
         spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
         default = Arguments(config.load(spec))
-        arguments = command_line.parse(Arguments, args=given, default=default, description=__doc__)
+        arguments = command_line.parse(
+            Arguments, args=given, default=default, description=__doc__, flat="config"
+        )
         named = config.renamed(arguments.config, default.config)
         main(dataclasses.replace(arguments, config=named))

@@ -1,24 +1,23 @@
 """Command lines: typed overrides by tyro, fractions such as 8/255, one line for every mistake."""
 
 import contextlib
+import dataclasses
 import fractions
 import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
-
-import tyro
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
 
-_registry = tyro.constructors.ConstructorRegistry()
 
-
-@_registry.primitive_rule
-def _float_or_fraction(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+def _float_or_fraction(info: Any) -> Any:
     """Lets every float be written as a fraction: radii are printed as 8/255 in every paper."""
+    import tyro
+
     if info.type is not float:
         return None
 
@@ -40,6 +39,8 @@ def parse(
     args: Sequence[str] | None = None,
     default: T | None = None,
     description: str | None = None,
+    positional: str | None = None,
+    flat: str | None = None,
 ) -> T:
     """Returns the arguments that a command line gives.
 
@@ -48,17 +49,32 @@ def parse(
         args: words of the command line; None for those of this process.
         default: values that the words replace.
         description: what `--help` begins with.
+        positional: the field that is given without its name.
+        flat: the field whose own fields are named without it.
 
     Raises:
         ValueError: an unknown field, a value of another type, or one that a field refuses.
     """
+    # Imported here: whoever calls `main` himself needs no tyro.
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_float_or_fraction)
     printed = io.StringIO()
     marks = (tyro.conf.CascadeSubcommandArgs,)
+    fields: dict[str, Any] = {} if default is None else {"default": default}
+    kinds: dict[str, Any] = {}
+    if positional is not None:
+        kinds[positional] = tyro.conf.Positional[typing.get_type_hints(cls)[positional]]
+    if flat is not None:
+        kinds[flat] = Annotated[typing.get_type_hints(cls)[flat], tyro.conf.arg(name="")]
+    # The same fields, these two with tyro's marks, which the class itself is kept free of.
+    marked: Any = type(cls.__name__, (cls,), {"__annotations__": kinds, "__doc__": cls.__doc__})
+    marked = dataclasses.dataclass(frozen=True)(marked)
     try:
-        with contextlib.redirect_stderr(printed), _registry:
-            if default is None:
-                return tyro.cli(cls, args=args, description=description, config=marks)
-            return tyro.cli(cls, args=args, description=description, config=marks, default=default)
+        with contextlib.redirect_stderr(printed), registry:
+            found = tyro.cli(marked, args=args, description=description, config=marks, **fields)
+            return cls(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -10,7 +10,6 @@ import jax
 import rich.console
 import rich.progress
 import rich.table
-from tensorboardX import SummaryWriter
 
 from robust_jax.wording import NOTHING, percent
 
@@ -20,6 +19,7 @@ console = rich.console.Console(stderr=False)
 class MetricWriter:
     """Appends metrics to metrics.jsonl and TensorBoard, from process 0 alone.
 
+    Where tensorboardX is not installed, a line says that there will be no TensorBoard files.
     Lines of steps that the run is about to take again (after it was stopped between two
     checkpoints) are dropped, so each step has one line.
     """
@@ -34,7 +34,7 @@ class MetricWriter:
             lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
             path.write_text("".join(line + "\n" for line in lines))
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._board = _board(workdir / "tensorboard", purge_step=start + 1)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -42,15 +42,27 @@ class MetricWriter:
     def __exit__(self, *_: object) -> None:
         if self._active:
             self._file.close()
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
         if not self._active:
             return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+
+
+def _board(directory: pathlib.Path, *, purge_step: int) -> Any:
+    """Returns TensorBoard's writer; None, and a line says so, where tensorboardX is missing."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        say("tensorboardX is not installed: metrics.jsonl is written, TensorBoard files are not.")
+        return None
+    return SummaryWriter(str(directory), purge_step=purge_step)
 
 
 def _step(line: str) -> float:

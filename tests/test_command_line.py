@@ -50,7 +50,7 @@ def test_mistakes_are_one_line(repository, tmp_path, arguments, message):
 
 def parsed(*arguments):
     default = train.Arguments(config.load("configs/quickstart.py"))
-    return command_line.parse(train.Arguments, args=arguments, default=default, description="")
+    return command_line.parse(train.Arguments, args=arguments, default=default, flat="config")
 
 
 def test_overrides_reach_nested_and_polymorphic_fields(repository, monkeypatch):

@@ -62,8 +62,10 @@ def test_flax_lives_with_networks(repository):
             assert path.parent.name in ("models", "methods", "interop"), path
 
 
-def test_torch_is_imported_late(repository):
-    for path in (repository / "robust_jax").rglob("*.py"):
+def test_what_a_plain_node_lacks_is_imported_late(repository):
+    late = {"torch", "grain", "tensorflow_datasets", "array_record", "tyro", "tensorboardX"}
+    for path in [*(repository / "robust_jax").rglob("*.py"), *repository.glob("*.py")]:
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            assert "torch" not in names, path
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            assert not {name.split(".")[0] for name in names} & late, path

@@ -12,11 +12,10 @@ import json
 import pathlib
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import rich.console
 import rich.table
-import tyro
 
 from robust_jax import command_line, protocol, serialization
 from robust_jax.page import Section, table, text, write_page
@@ -220,11 +219,11 @@ class Arguments:
         out: file of the page.
     """
 
-    directories: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
+    directories: tuple[pathlib.Path, ...]
     out: pathlib.Path = pathlib.Path("compare.html")
 
 
 if __name__ == "__main__":
     with command_line.one_line_errors():
-        given = command_line.parse(Arguments, description=__doc__)
+        given = command_line.parse(Arguments, description=__doc__, positional="directories")
         compare(given.directories, given.out)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,6 +222,9 @@ def _streamed(
     seed: int,
 ) -> Iterator[Batch]:
     """Yields batches that grain decodes ahead, in threads or worker processes."""
+    # Imported here: data in memory needs no grain.
+    import grain
+
     local = _local_positions(plan.batch_size, sharding)
     num_steps = 2**40 if stop is None else stop - start
     # A copy without the decoded arrays: it may travel to worker processes.

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import traverse_util
 
 from robust_jax import checkpoints, command_line, logging
@@ -356,7 +355,7 @@ class Arguments:
             imagenet2012; None for TFDS's own default (evaluate.py --data-dir names another).
     """
 
-    file: tyro.conf.Positional[pathlib.Path]
+    file: pathlib.Path
     architecture: str
     out: pathlib.Path
     data_dir: str | None = None
@@ -388,4 +387,4 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     with command_line.one_line_errors():
-        main(command_line.parse(Arguments, description=__doc__))
+        main(command_line.parse(Arguments, description=__doc__, positional="file"))

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
-import tyro
 
 from robust_jax.certify import Smoothing, crown_margins, interval_bounds, smallest_margin
 from robust_jax.models import (
@@ -126,8 +125,8 @@ def bound_rows(arguments: Arguments) -> list[list[str]]:
     return rows
 
 
-def smoothing_row(arguments: Arguments) -> list[str]:
-    """Returns the images a second of smoothing and of the bare forward pass."""
+def smoothing_speed(arguments: Arguments) -> dict[str, float]:
+    """Returns the images a second of smoothing ("smoothing") and of the bare forward pass."""
     predict = make_network(ResNetConfig(depth=20))
     batch_size, num_batches = arguments.batch_size, arguments.num_batches
     smoothing = Smoothing(
@@ -152,10 +151,15 @@ def smoothing_row(arguments: Arguments) -> list[str]:
         },
         repeats=arguments.repeats,
     )
-    speed = {name: num_batches * batch_size / value for name, value in seconds.items()}
+    return {name: num_batches * batch_size / value for name, value in seconds.items()}
+
+
+def smoothing_row(arguments: Arguments) -> list[str]:
+    """Returns the row of both, and their ratio."""
+    speed = smoothing_speed(arguments)
     share = speed["smoothing"] / speed["bare"]
     return [
-        str(batch_size),
+        str(arguments.batch_size),
         f"{speed['bare']:.0f}",
         f"{speed['smoothing']:.0f}",
         f"{share:.3f} (at least 0.95)",
@@ -192,4 +196,6 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # only the command line needs it
+
     main(tyro.cli(Arguments, description=__doc__))

@@ -27,7 +27,6 @@ import optax
 import rich
 import rich.table
 import timing
-import tyro
 from method_rows import Row, rows
 
 from robust_jax import sharding, training
@@ -241,4 +240,6 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # only the command line needs it
+
     main(tyro.cli(Arguments, description=__doc__))

@@ -12,12 +12,18 @@ import rich.console
 import rich.table
 
 
-def interleaved(sides: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, float]:
+def interleaved(
+    sides: dict[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    reduce: Callable[[list[float]], float] = statistics.median,
+) -> dict[str, float]:
     """Returns the median seconds of each side; the sides take turns, so drift hits all alike.
 
     Args:
         sides: calls that return arrays, which are waited for.
         repeats: timed calls of each side, after one that compiles.
+        reduce: of the seconds of a side: the median, or `min` where few repeats are affordable.
     """
     for call in sides.values():
         jax.block_until_ready(call())
@@ -27,7 +33,7 @@ def interleaved(sides: dict[str, Callable[[], Any]], *, repeats: int) -> dict[st
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: reduce(values) for name, values in seconds.items()}
 
 
 def peak_bytes(compiled: Any) -> int:

@@ -16,14 +16,19 @@ Architectures:
     vgg16_cifar, vgg19_cifar: the same repository's VGG with BatchNorm (features.*, classifier).
     vgg16_cifar_hidden, vgg19_cifar_hidden: VGG without BatchNorm, with two hidden linear layers of
         512 (classifier.1, .4 and .6; github.com/chengyangfu/pytorch-vgg-cifar10).
+    resnet2b_vnncomp, resnet4b_vnncomp: CIFAR-10 networks of the verification competition
+        (github.com/Verified-Intelligence/alpha-beta-CROWN, cifar10_resnet): no norm, biases,
+        a hidden linear layer on flattened activations.
+    cnn_a_sdp: the same repository's CNN-A of the SDP verification benchmark: two 4 x 4
+        convolutions, a hidden linear layer on flattened activations.
 
 Needs the extra: pip install "robust_jax[torch]". Nothing in the file is executed (`weights_only`).
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,175 +38,16 @@ from flax import traverse_util
 from robust_jax import checkpoints, command_line, logging
 from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
+from robust_jax.interop.architectures import ARCHITECTURES, CIFAR10, IMAGENET, Architecture
 from robust_jax.methods import Standard
 from robust_jax.models import (
     Classifier,
-    EnsembleConfig,
     NetworkConfig,
     Normalization,
-    ResNetConfig,
-    VGGConfig,
     default_layers,
-    imagenet_vgg,
     stack_members,
 )
-from robust_jax.types import Task, Variables
-from robust_jax.voting import Vote
-
-
-class Architecture(NamedTuple):
-    """A public checkpoint's network, and where its arrays are in the file.
-
-    Attributes:
-        member: architecture of the network, of an ensemble's members.
-        prefixes: what stands before every name of each member; more than one for an ensemble.
-        module_name: PyTorch's name of a module, from its path in our variables.
-        normalization: of images, before the network.
-        vote: how members decide.
-        task: what it was trained on.
-        positions: side of the grid of positions that a VGG's first linear layer flattens, whose
-            rows PyTorch orders by channel first.
-    """
-
-    member: NetworkConfig
-    prefixes: tuple[str, ...]
-    module_name: Callable[[tuple[str, ...]], str]
-    normalization: Normalization
-    vote: Vote = "mean_probability"
-    task: Task = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
-    positions: int = 1
-
-    @property
-    def network(self) -> NetworkConfig:
-        """The whole network."""
-        if len(self.prefixes) == 1:
-            return self.member
-        return EnsembleConfig(member=self.member, num_members=len(self.prefixes))
-
-
-def _akamaster_name(path: tuple[str, ...]) -> str:
-    outer = {"stem_conv": "conv1", "stem_norm": "bn1", "linear": "linear"}
-    if path[0] in outer:
-        return outer[path[0]]
-    return f"{path[0].replace('_', '.')}.{path[1].replace('norm', 'bn')}"
-
-
-def _parl_name(path: tuple[str, ...]) -> str:
-    outer = {"stem_conv": "blocks.0.conv", "linear": "blocks.13"}
-    if path[0] in outer:
-        return outer[path[0]]
-    stage, block = path[0].removeprefix("layer").split("_")
-    inner = {"shortcut": "convr", "conv1": "conv1.conv", "conv2": "conv2.conv"}
-    name = inner.get(path[1], path[1].replace("norm", "bn"))
-    return f"blocks.{2 + 3 * (int(stage) - 1) + int(block)}.{name}"
-
-
-def _torchvision_resnet_name(path: tuple[str, ...]) -> str:
-    outer = {"stem_conv": "conv1", "stem_norm": "bn1", "linear": "fc"}
-    if path[0] in outer:
-        return outer[path[0]]
-    inner = {"shortcut": "downsample.0", "shortcut_norm": "downsample.1"}
-    name = inner.get(path[1], path[1].replace("norm", "bn"))
-    return f"{path[0].replace('_', '.')}.{name}"
-
-
-def _cifar_resnet_name(path: tuple[str, ...]) -> str:
-    name = _torchvision_resnet_name(path)
-    return {"fc": "linear"}.get(name, name.replace("downsample", "shortcut"))
-
-
-def _vgg_name(network: VGGConfig, linear: tuple[str, ...]) -> Callable[[tuple[str, ...]], str]:
-    """Returns the name map of a VGG whose convolutions lie in the sequence `features`.
-
-    Args:
-        network: which.
-        linear: names of its linear layers, the last one last.
-    """
-    numbers, place = {}, 0
-    for number, last in enumerate(network.last_in_stage, 1):
-        numbers[f"conv{number}"], numbers[f"norm{number}"] = place, place + 1
-        # Convolution, norm, activation; a max pool ends the stage.
-        place += 2 + network.norm + last
-
-    def name(path: tuple[str, ...]) -> str:
-        if path[0] == "linear":
-            return linear[-1]
-        if path[0].startswith("hidden"):
-            return linear[int(path[0].removeprefix("hidden")) - 1]
-        return f"features.{numbers[path[0]]}"
-
-    return name
-
-
-_IMAGENET = Task(input_shape=(224, 224, 3), num_classes=1000, num_train=1_281_167)
-_IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-def _vgg(network: VGGConfig, *linear: str, normalization: Normalization, **fields: Any):
-    name = _vgg_name(network, linear)
-    return Architecture(network, ("",), name, normalization, **fields)
-
-
-ARCHITECTURES = {
-    "resnet20_akamaster": Architecture(
-        member=ResNetConfig(depth=20, shortcut="A"),
-        prefixes=("",),
-        module_name=_akamaster_name,
-        normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    ),
-    "parl_3x_resnet20": Architecture(
-        member=ResNetConfig(depth=20, conv_bias=True, stem_norm=False, shortcut_norm=False),
-        prefixes=("nets.0.", "nets.1.", "nets.2."),
-        module_name=_parl_name,
-        normalization=Normalization(mean=(0.4942, 0.4851, 0.4504), std=(0.2467, 0.2429, 0.2616)),
-        vote="majority_lowest_class",
-    ),
-    **{
-        f"resnet{depth}_torchvision": Architecture(
-            member=ResNetConfig(depth=depth, stem="imagenet"),
-            prefixes=("",),
-            module_name=_torchvision_resnet_name,
-            normalization=_IMAGENET_NORMALIZATION,
-            task=_IMAGENET,
-        )
-        for depth in (18, 34, 50)
-    },
-    **{
-        f"resnet{depth}_cifar": Architecture(
-            member=ResNetConfig(depth=depth),
-            prefixes=("",),
-            module_name=_cifar_resnet_name,
-            normalization=Normalization(),
-        )
-        for depth in (18, 34, 50)
-    },
-    **{
-        f"vgg{depth}{'_bn' if norm else ''}_torchvision": _vgg(
-            imagenet_vgg(depth, norm=norm),
-            *("classifier.0", "classifier.3", "classifier.6"),
-            normalization=_IMAGENET_NORMALIZATION,
-            task=_IMAGENET,
-            positions=7,
-        )
-        for depth in (16, 19)
-        for norm in (False, True)
-    },
-    **{
-        f"vgg{depth}_cifar": _vgg(VGGConfig(depth), "classifier", normalization=Normalization())
-        for depth in (16, 19)
-    },
-    **{
-        f"vgg{depth}_cifar_hidden": _vgg(
-            VGGConfig(depth, norm=False, hidden=(512, 512)),
-            *("classifier.1", "classifier.4", "classifier.6"),
-            normalization=_IMAGENET_NORMALIZATION,
-        )
-        for depth in (16, 19)
-    },
-}
-
-TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
-"""CIFAR-10."""
+from robust_jax.types import Variables
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -294,9 +140,10 @@ def _member_variables(
         if value.ndim == 4:  # output, input, height, width -> height, width, input, output
             value = value.transpose(2, 3, 1, 0)
         elif value.ndim == 2:
-            if path[-2] == "hidden1" and design.positions > 1:
+            side = design.member.positions
+            first = "hidden1" if design.member.hidden else "linear"
+            if path[-2] == first and value.shape[1] % side**2 == 0:
                 # Columns of channel, height, width -> height, width, channel.
-                side = design.positions
                 grid = value.reshape(len(value), -1, side, side)
                 value = grid.transpose(0, 2, 3, 1).reshape(value.shape)
             value = value.T
@@ -367,7 +214,7 @@ def main(arguments: Arguments) -> None:
     network, normalization, variables = import_state_dict(state_dict, arguments.architecture)
     design = ARCHITECTURES[arguments.architecture]
     data = DataConfig(source=TFDS(name="cifar10", data_dir=arguments.data_dir))
-    if design.task == _IMAGENET:
+    if design.task == IMAGENET:
         source = TFDS(name="imagenet2012", data_dir=arguments.data_dir)
         data = DataConfig(source=source, image_size=224, resize_to=256)
     config = Config(
@@ -380,7 +227,7 @@ def main(arguments: Arguments) -> None:
         variables,
         config=config,
         task=design.task,
-        class_names=CLASS_NAMES if design.task == TASK else (),
+        class_names=CLASS_NAMES if design.task == CIFAR10 else (),
     )
     logging.say(f"Imported {arguments.file} as {arguments.architecture} into {arguments.out}")
 

@@ -21,7 +21,7 @@ from robust_jax.models.layers import (
 )
 from robust_jax.models.pre_act_resnet import PreActResNetConfig
 from robust_jax.models.residual import ResidualConfig
-from robust_jax.models.resnet import ResNetConfig
+from robust_jax.models.resnet import ResNetConfig, verification_resnet
 from robust_jax.models.vgg import VGGConfig, imagenet_vgg
 from robust_jax.models.wide_resnet import WideResNetConfig
 
@@ -51,4 +51,5 @@ __all__ = [
     "member_variables",
     "stack_members",
     "strided_cnn",
+    "verification_resnet",
 ]

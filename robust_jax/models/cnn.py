@@ -3,17 +3,17 @@
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.head import before_last, check_head
 from robust_jax.models.layers import Framework, Layers
 
 
 @dataclasses.dataclass(frozen=True)
 class CNNConfig(NetworkConfig):
-    """conv -> norm -> activation, repeated; then the mean over positions and a linear layer.
+    """conv -> norm -> activation, repeated; then the mean over positions and linear layers.
 
     The convolutions are called "conv1", "conv2", ..., so that a method's factory can treat them
     apart (KAP after the first layer only, figure A2b).
@@ -26,6 +26,9 @@ class CNNConfig(NetworkConfig):
         kernel_size: of every convolution, square.
         conv_bias: do convolutions have a bias?
         norm: is there a normalisation after each convolution?
+        positions: side of the grid of positions that the last activations are averaged to, and
+            flattened, before the linear layers.
+        hidden: sizes of the linear layers before the last, each with an activation.
         activation: "relu" or "leaky_relu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`.
@@ -38,6 +41,8 @@ class CNNConfig(NetworkConfig):
     kernel_size: int = 3
     conv_bias: bool = False
     norm: bool = True
+    positions: int = 1
+    hidden: tuple[int, ...] = ()
     activation: Literal["relu", "leaky_relu"] = "relu"
     negative_slope: float = 0.01
     framework: Framework = "torch"
@@ -57,6 +62,7 @@ class CNNConfig(NetworkConfig):
         for name in ("expansion", "kernel_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        check_head(self)
 
     def make(self, num_classes: int, layers: Layers) -> "CNN":
         """Returns the network."""
@@ -97,7 +103,7 @@ class CNN(Backbone):
     def features(
         self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
     ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
-        """Returns the mean of the last activations over positions, and the taps."""
+        """Returns what the last linear layer sees, and the taps."""
         config, layers, taps, x = self.config, self.layers, Taps(), images
         mode = {"train": train, "deterministic": deterministic}
         for i, (width, stride) in enumerate(zip(config.widths, config.strides, strict=True), 1):
@@ -115,4 +121,4 @@ class CNN(Backbone):
             x = layers.act(kind=config.activation, negative_slope=config.negative_slope)(x, **mode)
             if i in config.max_pool_after:
                 x = nn.max_pool(x, (2, 2), (2, 2))
-        return jnp.mean(x, (1, 2)), dict(taps)
+        return before_last(x, config, layers, taps, **mode), dict(taps)

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.head import before_last, check_head
 from robust_jax.models.layers import Framework, Layers
 
 # Convolutions in each stage; a max pool follows each stage.
@@ -67,10 +67,7 @@ class VGGConfig(NetworkConfig):
                 f"Expected widths={self.widths} to be 5 whole numbers >= 1 after the "
                 f"width_multiplier={self.width_multiplier}."
             )
-        if any(size < 1 for size in self.hidden):
-            raise ValueError(f"Expected hidden={self.hidden} to be positive.")
-        if self.positions < 1:
-            raise ValueError(f"Expected positions={self.positions} >= 1.")
+        check_head(self)
 
     @property
     def _scaled(self) -> tuple[float, ...]:
@@ -112,10 +109,6 @@ class VGG(Backbone):
         config, layers, taps, x = self.config, self.layers, Taps(), images
         mode = {"train": train, "deterministic": deterministic}
 
-        def activate(x: Array) -> Array:
-            act = layers.act(kind=config.activation, negative_slope=config.negative_slope)
-            return act(x, **mode)
-
         number = 0
         for width, num_convs in zip(config.stage_widths, _STAGES[config.depth], strict=True):
             for _ in range(num_convs):
@@ -132,30 +125,9 @@ class VGG(Backbone):
                 if config.norm:
                     norm = layers.norm(framework=config.framework, name=f"norm{number}")
                     x = norm(x, **mode)
-                x = activate(x)
+                act = layers.act(kind=config.activation, negative_slope=config.negative_slope)
+                x = act(x, **mode)
             if min(x.shape[1:3]) < 2:
                 raise ValueError(f"Expected images of {images.shape[1:3]} to be 32 x 32 or larger.")
             x = nn.max_pool(x, (2, 2), (2, 2))
-        x = _averaged(x, config.positions).reshape(len(x), -1)
-        for i, size in enumerate(config.hidden, 1):
-            linear = layers.dense(features=size, framework=config.framework, name=f"hidden{i}")
-            x = linear(x, **mode)
-            taps.add(f"hidden{i}", x)
-            x = activate(x)
-        return x, dict(taps)
-
-
-def _averaged(x: Float[Array, "b h w k"], positions: int) -> Float[Array, "b p p k"]:
-    """Returns x averaged over equal cells, or repeated into them."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        if size % positions == 0:
-            shape = (*x.shape[:axis], positions, size // positions, *x.shape[axis + 1 :])
-            x = jnp.mean(x.reshape(shape), axis=axis + 1)
-        elif positions % size == 0:
-            x = jnp.repeat(x, positions // size, axis=axis)
-        else:
-            raise ValueError(
-                f"Expected positions={positions} to divide or be divided by {size} positions."
-            )
-    return x
+        return before_last(x, config, layers, taps, **mode), dict(taps)

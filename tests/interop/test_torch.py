@@ -163,7 +163,7 @@ def test_command_writes_a_checkpoint_that_is_read_back(public_checkpoints, tmp_p
     importer.main(arguments)
     checkpoint = checkpoints.load(tmp_path / "imported", sharding.make_mesh())
     assert checkpoint.config.method.vote == "majority_lowest_class"
-    assert checkpoint.task == importer.TASK
+    assert checkpoint.task == importer.CIFAR10
     _, variables, run = load(public_checkpoints, "parl5")
     jax.tree.map(np.testing.assert_array_equal, checkpoint.variables, variables)
     method = checkpoint.config.method.make(checkpoint.task)

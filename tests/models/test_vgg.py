@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robust_jax.models import VGGConfig, default_layers, imagenet_vgg
-from robust_jax.models.vgg import _averaged
+from robust_jax.models.head import averaged
 
 
 def shapes(config, size, num_classes=10):
@@ -67,10 +67,10 @@ def test_values_by_hand():
 
 def test_positions():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    np.testing.assert_allclose(_averaged(x, 1)[..., 0], [[[7.5]]])
-    np.testing.assert_allclose(_averaged(x, 2)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
-    np.testing.assert_array_equal(_averaged(x, 4), x)
-    np.testing.assert_array_equal(_averaged(x[:, :1, :1], 3), jnp.zeros((1, 3, 3, 1)))
+    np.testing.assert_allclose(averaged(x, 1)[..., 0], [[[7.5]]])
+    np.testing.assert_allclose(averaged(x, 2)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+    np.testing.assert_array_equal(averaged(x, 4), x)
+    np.testing.assert_array_equal(averaged(x[:, :1, :1], 3), jnp.zeros((1, 3, 3, 1)))
 
 
 @pytest.mark.parametrize(

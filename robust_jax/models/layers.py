@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from robust_jax.compilation import computed_once
 from robust_jax.models.convolution import Implementation, Padding, Pair, convolution
 from robust_jax.models.norm import BatchNorm, Framework
 
@@ -131,6 +132,19 @@ class Dense(nn.Module):
         return output
 
 
+@jax.custom_jvp
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns max(x, 0), whose derivative asks the output's sign: the input need not be kept."""
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_derivative(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    y = computed_once(relu(x))
+    return y, jnp.where(y > 0, tangent, jnp.zeros_like(tangent))
+
+
 class Activation(nn.Module):
     """ReLU or leaky ReLU."""
 
@@ -143,7 +157,7 @@ class Activation(nn.Module):
         """Returns the activation of every element."""
         del train, deterministic
         if self.kind == "relu":
-            return nn.relu(x)
+            return relu(x)
         return nn.leaky_relu(x, self.negative_slope)
 
 

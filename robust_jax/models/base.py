@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.layers import Layers, accumulator_dtype
+from robust_jax.models.layers import Layers
+from robust_jax.models.norm import accumulator_dtype
 from robust_jax.types import Outputs
 
 ActivationDtype = Literal["float32", "bfloat16", "float64"]

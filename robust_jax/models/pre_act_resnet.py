@@ -8,7 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import Backbone, Taps
-from robust_jax.models.layers import Framework, Layers
+from robust_jax.models.layers import Layers
+from robust_jax.models.norm import Framework
 from robust_jax.models.residual import LayerMaker, ResidualConfig, residual_sum, stage_widths
 
 

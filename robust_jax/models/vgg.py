@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from robust_jax.models.base import Backbone, NetworkConfig, Taps
 from robust_jax.models.head import before_last, check_head
-from robust_jax.models.layers import Framework, Layers
+from robust_jax.models.layers import Layers
+from robust_jax.models.norm import Framework
 
 # Convolutions in each stage; a max pool follows each stage.
 _STAGES = {

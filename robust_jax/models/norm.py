@@ -1,0 +1,138 @@
+"""Batch normalisation, with its backward pass in closed form."""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from robust_jax.compilation import computed_once
+
+Framework = Literal["torch", "keras"]
+
+
+def accumulator_dtype(dtype: Any) -> Any:
+    """Returns the dtype in which sums over many values of this dtype are made, and logits given.
+
+    float32, or float64 for float64.
+    """
+    return jnp.dtype("float64" if dtype == jnp.float64 else "float32")
+
+
+def _moments(
+    x: Float[Array, "*b k"], centre: Float[Array, " k"]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Returns mean and variance of each channel, from one pass over x.
+
+    Centring on a guess of the mean first keeps E[x^2] - E[x]^2 from cancelling where the mean is
+    large beside the deviation.
+    """
+    axes = tuple(range(x.ndim - 1))
+    shifted = x.astype(centre.dtype) - _wide(centre, x)
+    mean = jnp.mean(shifted, axes)
+    var = jnp.maximum(jnp.mean(jnp.square(shifted), axes) - jnp.square(mean), 0.0)
+    return centre + mean, var
+
+
+def _scaled(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
+    y = x.astype(factor.dtype)
+    return ((y - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x)).astype(x.dtype)
+
+
+def _wide(channels: Array, x: Array) -> Array:
+    return channels[(None,) * (x.ndim - 1)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalised(x, scale, bias, centre, epsilon):
+    """Returns x normalised by its own moments, and the moments.
+
+    The backward pass needs two sums over x and the cotangent and one pass that applies three
+    numbers of each channel; autodiff's runs through the moments apart. It is plain JAX of the
+    residuals, so it has derivatives itself.
+    """
+    return _normalised_forward(x, scale, bias, centre, epsilon)[0]
+
+
+def _normalised_forward(x, scale, bias, centre, epsilon):
+    x = computed_once(x)
+    mean, var = _moments(x, centre)
+    inverse = lax.rsqrt(var + epsilon)
+    output = _scaled(x, mean, scale * inverse, bias)
+    return (output, mean, var), (x, scale, centre, mean, inverse)
+
+
+def _normalised_backward(epsilon, residuals, cotangents):
+    del epsilon
+    x, scale, centre, mean, inverse = residuals
+    cotangent, mean_cotangent, var_cotangent = cotangents
+    num = x.size // x.shape[-1]
+    axes = tuple(range(x.ndim - 1))
+    g = computed_once(cotangent.astype(mean.dtype))
+    centred = x.astype(mean.dtype) - _wide(mean, x)
+    total, along = jnp.sum(g, axes), jnp.sum(g * centred, axes)
+    factor = scale * inverse
+    # d output / d x, less what the moments take back: the mean of g, and g's share along x.
+    slope = (2.0 * var_cotangent - factor * jnp.square(inverse) * along) / num
+    offset = (mean_cotangent - factor * total) / num
+    x_gradient = g * _wide(factor, x) + centred * _wide(slope, x) + _wide(offset, x)
+    return x_gradient.astype(x.dtype), inverse * along, total, jnp.zeros_like(centre)
+
+
+_normalised.defvjp(_normalised_forward, _normalised_backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last.
+
+    `train=True` normalises by the batch (over every device's rows: one global mean under jit)
+    and moves the running statistics in "batch_stats", which must be mutable; `train=False`
+    normalises by the running ones. Statistics are computed in at least float32.
+    """
+
+    momentum: float | None = None
+    """Share of the old running statistics kept (PyTorch's `momentum` is one minus this); None is
+    the framework's: 0.9 or 0.99."""
+    epsilon: float | None = None
+    """Added to the variance; None is the framework's: 1e-5 or 1e-3."""
+    framework: Framework = "torch"
+    statistics_gradient: bool = True
+    """Do gradients flow through the batch's mean and variance? Without, they are constants, and an
+    example's gradient is its own."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*b k"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "*b k"]:
+        """Returns the normalised activations, scaled and shifted per channel."""
+        del deterministic
+        default_momentum, default_epsilon = {"torch": (0.9, 1e-5), "keras": (0.99, 1e-3)}[
+            self.framework
+        ]
+        momentum = default_momentum if self.momentum is None else self.momentum
+        epsilon = default_epsilon if self.epsilon is None else self.epsilon
+        shape = (x.shape[-1],)
+        dtype = accumulator_dtype(x.dtype)
+        scale = jnp.asarray(self.param("scale", nn.initializers.ones, shape, jnp.float32), dtype)
+        bias = jnp.asarray(self.param("bias", nn.initializers.zeros, shape, jnp.float32), dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            mean = jnp.asarray(running_mean.value, dtype)
+            var = jnp.asarray(running_var.value, dtype)
+            return _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
+        centre = jnp.asarray(lax.stop_gradient(running_mean.value), dtype)
+        if self.statistics_gradient:
+            found: Any = _normalised(x, scale, bias, centre, epsilon)
+            output, mean, var = found
+        else:
+            mean, var = lax.stop_gradient(_moments(x, centre))
+            output = _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
+        if not self.is_initializing():
+            for running, value in ((running_mean, mean), (running_var, var)):
+                new = value.astype(running.value.dtype)
+                running.value = lax.stop_gradient(momentum * running.value + (1 - momentum) * new)
+        return output

@@ -11,6 +11,7 @@ needs what a plain JAX node has, and compares with PyTorch where that is install
 * attacks: PGD-20, APGD-CE and AutoAttack beside PyTorch and the official code;
 * training: an epoch beside PyTorch's best, every method's step, members, what a step is made of;
 * certificates: smoothing beside the bare forward pass, CROWN;
+* profile: where the time of an attack and of a training step goes;
 * settings: what each of XLA's options makes of an attack and of a training step;
 * first_row: KAP and its noise-only twin trained on the carried images and evaluated.
 
@@ -34,6 +35,7 @@ LIMITS = {
     "attacks": 150,
     "training": 120,
     "certificates": 30,
+    "profile": 60,
     "settings": 60,
     "first_row": 600,
 }
@@ -60,11 +62,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", help="of TFDS, for --prepare")
     parser.add_argument("--checkpoints", type=pathlib.Path, help="for --prepare")
     parser.add_argument("--num-train", type=int, default=16_000, help="images to carry")
+    parser.add_argument("--commit", help="of the tree, where its history did not travel with it")
     parser.add_argument("--section", choices=LIMITS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def machine(carried: pathlib.Path) -> dict:
+def machine(carried: pathlib.Path, known: str | None) -> dict:
     """Returns hardware, driver, versions and commit; starts the device."""
     import importlib.metadata
 
@@ -84,7 +87,7 @@ def machine(carried: pathlib.Path) -> dict:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found["commit"] = commit(carried)
+    found["commit"] = known or commit(carried)
     return found
 
 
@@ -101,7 +104,7 @@ def run_section(arguments: argparse.Namespace) -> None:
         out=arguments.out.resolve(),
         deadline=time.monotonic() + arguments.seconds,
     )
-    results = Results(arguments.out, machine(arguments.carried))
+    results = Results(arguments.out, machine(arguments.carried, arguments.commit))
     section = importlib.import_module(f"on_accelerator.{name}")
     results.run(name, section.tasks(setting), setting)
 
@@ -149,6 +152,7 @@ def run(arguments: argparse.Namespace) -> bool:
             "--carried", str(arguments.carried), "--seconds", str(seconds),
         ]  # fmt: skip
         command += ["--rehearse"] if arguments.rehearse else []
+        command += ["--commit", arguments.commit] if arguments.commit else []
         began = time.monotonic()
         try:
             subprocess.run(

@@ -105,14 +105,14 @@ def bounds(setting: Setting, eps: str) -> dict[str, np.ndarray]:
 def measured(setting: Setting) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Returns every call whose arrays are compared, by name."""
     calls: dict[str, Callable[[], dict[str, np.ndarray]]] = {
-        name: functools.partial(attacked, setting, name) for name in ("clean", "PGD-20", "APGD-CE")
+        f"CROWN {eps}": functools.partial(bounds, setting, eps) for eps in CROWN_MARGINS
     }
     calls |= {
-        f"steps/{name}": functools.partial(five_steps, config)
-        for name, config in methods(setting.toy).items()
+        name: functools.partial(attacked, setting, name) for name in ("clean", "PGD-20", "APGD-CE")
     }
     return calls | {
-        f"CROWN {eps}": functools.partial(bounds, setting, eps) for eps in CROWN_MARGINS
+        f"steps/{name}": functools.partial(five_steps, config)
+        for name, config in methods(setting.toy).items()
     }
 
 
@@ -132,14 +132,10 @@ def write_reference(setting: Setting) -> None:
 def tasks(setting: Setting) -> Iterator[Task]:
     """Yields the rows."""
     reference = _read(setting.carried / "reference.npz")
-    pool = sides.Pool()
 
-    def call_at(precision: str, call: Callable[[], dict[str, np.ndarray]]):
+    def run(name: str, precision: str, call: Callable[[], Arrays]) -> dict[str, Value]:
         with jax.default_matmul_precision(sides.PRECISIONS[precision]):
-            return call()
-
-    def run(name: str, precision: str) -> dict[str, Value]:
-        found = pool.result((name, precision))
+            found = call()
         expected = {
             key.removeprefix(f"{name}|"): value
             for key, value in reference.items()
@@ -162,15 +158,13 @@ def tasks(setting: Setting) -> Iterator[Task]:
         if precision == "exact" or not name.startswith("steps/")  # compared in float32
     ]
     for name, precision, call in wanted:
-        pool.submit((name, precision), functools.partial(call_at, precision, call))
-    for name, precision, _ in wanted:
         kinds = {"steps": "five float32 steps", "CROWN": "CROWN margins of ResNet-2B"}
         kind = name.replace("/", " ").split()[0]
         label = name.removeprefix("steps/")
         yield Task(
             kinds.get(kind, "public ResNet-20, right images"),
             label if kind == "steps" else sides.names((label, precision)),
-            functools.partial(run, name, precision),
+            functools.partial(run, name, precision, call),
         )
 
 

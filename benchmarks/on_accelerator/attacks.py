@@ -1,5 +1,6 @@
 """Attacks beside PyTorch and the official code on the same device: PGD-20, APGD-CE, AutoAttack."""
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -40,8 +41,6 @@ class Case(NamedTuple):
 
     def view(self, dtype: str = "float32") -> Any:
         """Returns the view to attack, with activations of a dtype."""
-        import dataclasses
-
         method = dataclasses.replace(self.config, dtype=dtype).make(TASK)
         return bind(method.views["deployed"], self.variables)
 
@@ -137,101 +136,84 @@ class Torch:
 
 
 def tasks(setting: Setting) -> Iterator[Task]:
-    """Yields the rows."""
+    """Yields the rows, those that decide first."""
     if (setting.carried / "pyautoattack").is_dir() and not sides.installed("pyautoattack"):
         sys.path.append(str(setting.carried))
     sizes = (8,) if setting.toy else (256, 1024)
-    precisions = ("exact", "default")
     found = {case.name: case for case in cases(setting)}
-    batches = {
-        (name, size): batch_of(setting, case, size)
-        for name, case in found.items()
-        for size in sizes
-    }
-    pool = sides.Pool()
+    data = functools.cache(lambda name, size: batch_of(setting, found[name], size))
+    torch_of = functools.cache(lambda name, size: Torch(found[name], *data(name, size)))
 
-    def submit(name: str, size: int, attack: str, precision: str, dtype: str = "float32") -> None:
-        case, (images, labels) = found[name], batches[name, size]
-        attack_fn = case.attack(attack)
+    def ours(name: str, size: int, attack: str, precision: str, dtype: str = "float32"):
+        attack_fn, (images, labels) = found[name].attack(attack), data(name, size)
 
         def call(view, images, labels):
             return attack_fn(view, images, labels, key=jax.random.key(0))
 
-        pool.submit(
-            (name, size, attack, precision, dtype),
-            functools.partial(sides.compiled, call, precision, case.view(dtype), images, labels),
-        )
-
-    grid = list(itertools.product(found, sizes, precisions))
-    for attack in ("PGD-20", "APGD-CE"):
-        for name, size, precision in grid:
-            submit(name, size, attack, precision)
-    for name, size in itertools.product(found, sizes):
-        submit(name, size, "PGD-20", "default", "bfloat16")
-    torch_of = functools.cache(lambda name, size: Torch(found[name], *batches[name, size]))
+        return sides.compiled(call, precision, found[name].view(dtype), images, labels)
 
     def run(name: str, size: int, attack: str, precision: str) -> dict[str, Value]:
-        ours: sides.Compiled = pool[name, size, attack, precision, "float32"]
-        calls: dict[str, Any] = {"ours": ours.run}
+        mine = ours(name, size, attack, precision)
+        calls: dict[str, Any] = {"ours": mine.run}
         needed = ("torch", "pyautoattack") if attack == "APGD-CE" else ("torch",)
         values: dict[str, Value] = {}
         if sides.installed(*needed):
             other = torch_of(name, size)
-            other.check(found[name].view(), batches[name, size][0])
+            other.check(found[name].view(), data(name, size)[0])
             calls["theirs"] = other.pgd(precision) if attack == "PGD-20" else other.apgd(precision)
         seconds = sides.in_turn(calls, 2 if attack == "APGD-CE" else 3)
         values["ours, images/s"] = size / seconds["ours"]
         if "theirs" in seconds:
             values["theirs, images/s"] = size / seconds["theirs"]
             values["ours / theirs"] = seconds["theirs"] / seconds["ours"]
-        values |= {"compile s": ours.seconds, "ours MiB": sides.mebibytes(ours.num_bytes)}
+        values |= {"compile s": mine.seconds, "ours MiB": sides.mebibytes(mine.num_bytes)}
         if "theirs" in seconds:
             values["theirs MiB"] = sides.mebibytes(sides.torch_peak_bytes(calls["theirs"]))
         return values
 
-    titles = {
-        "PGD-20": "PGD-20 beside PyTorch (contiguous, eager)",
-        "APGD-CE": "APGD-CE beside pyautoattack ("
-        + ", ".join(f"{case.name} {case.apgd_steps} steps" for case in found.values())
-        + ")",
-    }
-    for attack in titles:
-        for name, size, precision in grid:
-            label = sides.names((name, f"batch {size}", precision))
-            yield Task(titles[attack], label, functools.partial(run, name, size, attack, precision))
-    size = sizes[0]
-    yield Task(
-        "AutoAttack standard",
-        f"ResNet-20, {16 if setting.toy else 256} images, default precision",
-        functools.partial(suite, setting, found["ResNet-20"]),
-    )
-    for size, name in itertools.product(reversed(sizes), reversed(found)):
-        yield Task(
-            "PGD-20, every way of PyTorch's (images/s, default precision)",
-            sides.names((name, f"batch {size}")),
-            functools.partial(variants, pool, torch_of, name, size, setting.toy),
-        )
-
-
-def variants(pool: Any, torch_of: Any, name: str, size: int, toy: bool) -> dict[str, Value]:
-    """Returns images a second of our float32 and bfloat16 and of PyTorch's variants."""
-    calls = {
-        f"ours, {dtype}": pool[name, size, "PGD-20", "default", dtype].run
-        for dtype in ("float32", "bfloat16")
-    }
-    speed = {way: size / seconds for way, seconds in sides.in_turn(calls, 3).items()}
-    if sides.installed("torch"):
+    def ways(name: str, size: int) -> dict[str, Value]:
+        calls = {
+            f"ours, {dtype}": ours(name, size, "PGD-20", "default", dtype).run
+            for dtype in ("float32", "bfloat16")
+        }
+        speed: dict[str, Value] = {
+            way: size / seconds for way, seconds in sides.in_turn(calls, 3).items()
+        }
+        if not sides.installed("torch"):
+            return speed
+        wanted = ["plain", "channels_last", "bfloat16 AMP"]
         # One after another: they convert one network in place.
-        ways = ["plain", "channels_last", "bfloat16 AMP"]
-        ways += [] if toy else ["compiled", "compiled, bfloat16 AMP"]
-        for way in ways:
+        for way in wanted + ([] if setting.toy else ["compiled", "compiled, bfloat16 AMP"]):
             try:
                 seconds = sides.in_turn({way: torch_of(name, size).pgd("default", way)}, 3)
             except Exception as error:  # a compiler that is missing on the node
-                speed[way] = f"{type(error).__name__}"
+                speed[way] = type(error).__name__
             else:
                 speed[way] = size / seconds[way]
-    return speed
+        return speed
+
+    steps = ", ".join(f"{case.name} {case.apgd_steps} steps" for case in found.values())
+    titles = {
+        "PGD-20": "PGD-20 beside PyTorch (contiguous, eager)",
+        "APGD-CE": f"APGD-CE beside pyautoattack ({steps})",
+    }
+    for precision, size in itertools.product(("default", "exact"), sizes):
+        for name, attack in itertools.product(found, titles):
+            label = sides.names((name, f"batch {size}", precision))
+            call = functools.partial(run, name, size, attack, precision)
+            yield Task(titles[attack], label, call)
+        if precision == "default" and size == sizes[0]:
+            yield Task(
+                "AutoAttack standard",
+                f"ResNet-20, {16 if setting.toy else 256} images, default precision",
+                functools.partial(suite, setting, found["ResNet-20"]),
+            )
+            for name in found:
+                yield Task(
+                    "PGD-20, every way of PyTorch's (images/s, default precision)",
+                    sides.names((name, f"batch {size}")),
+                    functools.partial(ways, name, size),
+                )
 
 
 def suite(setting: Setting, case: Case) -> dict[str, Value]:

@@ -1,10 +1,8 @@
 """Both sides of a comparison: our compiled calls, PyTorch's calls, and their time and memory."""
 
-import concurrent.futures
 import contextlib
 import functools
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +12,6 @@ import timing
 
 PRECISIONS = {"exact": "highest", "default": None}
 """JAX's names of how products of float32 are made: exactly, or as JAX does unasked (TF32)."""
-THREADS = min(12, os.cpu_count() or 1)
-"""Programs that are compiled at once; their seconds are taken so."""
 
 
 class Compiled(NamedTuple):
@@ -44,35 +40,6 @@ def compiled(
         program = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     seconds = time.perf_counter() - start
     return Compiled(lambda: program(*arguments), seconds, timing.peak_bytes(program))
-
-
-class Pool:
-    """Compiles calls side by side while the first rows are set up."""
-
-    def __init__(self) -> None:
-        self._executor = concurrent.futures.ThreadPoolExecutor(THREADS)
-        self._futures: dict[Any, concurrent.futures.Future] = {}
-
-    def submit(self, name: Any, call: Callable[[], Any]) -> None:
-        """Starts a call that compiles."""
-        self._futures[name] = self._executor.submit(call)
-
-    def wait(self) -> None:
-        """Waits until nothing is compiling any more, so that nothing disturbs a timing."""
-        concurrent.futures.wait(self._futures.values())
-
-    def result(self, name: Any) -> Any:
-        """Returns what a call gave, while others may still be at work: nothing is timed."""
-        return self._futures[name].result()
-
-    def __getitem__(self, name: Any) -> Any:
-        """Returns what a call gave, once everything is compiled.
-
-        Raises:
-            Exception: whatever the call raised.
-        """
-        self.wait()
-        return self._futures[name].result()
 
 
 def installed(*names: str) -> bool:

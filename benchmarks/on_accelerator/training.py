@@ -1,4 +1,4 @@
-"""Training: an epoch beside PyTorch's best, every method's step, members, what a step is made of."""
+"""Training: an epoch beside PyTorch's best, every method's step, members, the parts of a step."""
 
 import dataclasses
 import functools
@@ -138,18 +138,18 @@ def seconds_per_epoch(run: Callable[[int], None], batch_size: int, num_steps: in
     return min(found) / num_steps * (EPOCH_IMAGES // batch_size)
 
 
-def epoch(setting: Setting, loop: Callable[[], Loop], size: int, kind: str) -> dict[str, Value]:
+def epoch(setting: Setting, size: int, kind: str) -> dict[str, Value]:
     """Returns the row of an epoch: ours, and PyTorch's ways at the same precision."""
     num_steps = 2 if setting.toy else max(20, 20_000 // size)
-    ours = loop()
+    precision = "exact" if kind == "exact" else "default"
+    ours = Loop(setting, in_dtype(Standard(network=network_of(setting)), kind), size, precision)
     values: dict[str, Value] = {"ours s": seconds_per_epoch(ours.run, size, num_steps)}
     values |= {"compile s": ours.compile_seconds, "MiB": sides.mebibytes(ours.num_bytes)}
     if not sides.installed("torch"):
         return values
     ways = ["plain", "channels_last"]
     if kind == "bfloat16":
-        ways = ["channels_last AMP"] + ([] if setting.toy else ["channels_last AMP compiled"])
-    precision = "exact" if kind == "exact" else "default"
+        ways = ["channels_last AMP", "channels_last AMP compiled"]
     network, num_images = network_of(setting), images_of(setting).task.num_train
     best = None
     for way in ways:
@@ -201,16 +201,12 @@ def shares(setting: Setting) -> Iterator[Task]:
     if setting.toy:
         parts = {name: parts[name] for name in ("plain", "pooling and noise .1")}
     kinds = ("default",) if setting.toy else ("default", "bfloat16")
-    pool = sides.Pool()
-    for kind, (name, (config, augmentation)) in itertools.product(kinds, parts.items()):
-        pool.submit((kind, name), functools.partial(
-            Loop, setting, in_dtype(config, kind), size, "default", augmentation,
-        ))  # fmt: skip
     num_steps = 2 if setting.toy else 40
     plain: dict[str, float] = {}
 
     def run(kind: str, name: str) -> dict[str, Value]:
-        loop = pool[kind, name]
+        config, augmentation = parts[name]
+        loop = Loop(setting, in_dtype(config, kind), size, "default", augmentation)
         found = seconds_per_epoch(loop.run, size, num_steps) / (EPOCH_IMAGES // size)
         plain.setdefault(kind, found)
         return {
@@ -241,12 +237,9 @@ def members(network: NetworkConfig, name: str) -> list[Row]:
 
 
 def compared(setting: Setting, table: str, wanted: list[Row], size: int) -> Iterator[Task]:
-    """Yields methods beside their references, compiled some at a time."""
-    group = 8
+    """Yields methods beside their references."""
 
-    def measure(row: Row, number: int) -> dict[str, Value]:
-        chunk = wanted[number // group * group :][:group]
-        _build(tuple(chunk), size)
+    def measure(row: Row) -> dict[str, Value]:
         found = methods.measure(row, size, 2 if setting.toy else 5)
         return {
             "step ms": 1e3 * found.step, "ratio": found.step_ratio, "bound": found.step_bound,
@@ -254,36 +247,20 @@ def compared(setting: Setting, table: str, wanted: list[Row], size: int) -> Iter
             "predict ratio": found.predict_ratio,
         }  # fmt: skip
 
-    for number, row in enumerate(wanted):
-        yield Task(table, row.name, functools.partial(measure, row, number))
-
-
-@functools.cache
-def _build(chunk: tuple[Row, ...], size: int) -> None:
-    """Compiles the rows of a chunk and their references side by side."""
-    pool = sides.Pool()
-    for row in chunk:
-        for key in ((row.config, row.training), (row.reference, TrainingConfig())):
-            pool.submit(key, functools.partial(methods.build, *key, size))
-    pool.wait()
+    for row in wanted:
+        yield Task(table, row.name, functools.partial(measure, row))
 
 
 def tasks(setting: Setting) -> Iterator[Task]:
-    """Yields the rows."""
-    sizes = (8,) if setting.toy else (128, 512)
-    kinds = ("exact",) if setting.toy else ("exact", "default", "bfloat16")
-    images_of(setting)
-    pool = sides.Pool()
+    """Yields the rows, those that decide first."""
+    sizes = (8,) if setting.toy else (512, 128)
+    kinds = ("exact",) if setting.toy else ("bfloat16", "default", "exact")
+    table = "seconds of an epoch of 50,000 images, ResNet-18"
     for size, kind in itertools.product(sizes, kinds):
-        config = in_dtype(Standard(network=network_of(setting)), kind)
-        precision = "exact" if kind == "exact" else "default"
-        pool.submit((size, kind), functools.partial(Loop, setting, config, size, precision))
-    for size, kind in itertools.product(reversed(sizes), reversed(kinds)):
-        yield Task(
-            "seconds of an epoch of 50,000 images", sides.names(("ResNet-18", f"batch {size}", kind)),
-            functools.partial(epoch, setting, functools.partial(pool.__getitem__, (size, kind)), size, kind),
-        )  # fmt: skip
-    yield from shares(setting)
+        call = functools.partial(epoch, setting, size, kind)
+        yield Task(table, sides.names((f"batch {size}", kind)), call)
+        if (size, kind) == (sizes[0], kinds[-1]):
+            yield from shares(setting)
     size = 8 if setting.toy else 128
     found = [] if setting.toy else rows(1.0)
     first = [row for row in found if row.name.startswith(FIRST)]

@@ -56,10 +56,13 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         input_low = reach - low
         input_padding.append((input_low, (n - 1) * a - (o - 1) * s - input_low + reach))
         kernel_padding.append((low, reach - (n - 1) * a - low + (o - 1) * s))
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    flipped = _flipped(kernel)
     x_gradient: Any
-    if x.shape[-1] <= _FEW and {*strides, *input_dilation, *kernel_dilation} == {1}:
+    dense = {*input_dilation, *kernel_dilation} == {1}
+    if x.shape[-1] <= _FEW and dense and {*strides} == {1}:
         x_gradient = _convolution_to_few(cotangent, flipped, tuple(input_padding))
+    elif dense and max(strides) > 1 and min(low for low, _ in padding) >= 0:
+        x_gradient = _strided_input_gradient(x.shape, kernel, cotangent, strides, padding)
     else:
         x_gradient = _self_adjoint_convolution(
             cotangent, flipped, input_dilation, tuple(input_padding), strides, kernel_dilation
@@ -75,6 +78,45 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         strides,
     )
     return x_gradient, jnp.transpose(kernel_gradient, (1, 2, 0, 3))
+
+
+def _flipped(kernel):
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
+    """Returns the gradient of a strided convolution's input without a product by a zero.
+
+    A convolution of the dilated cotangent multiplies the zeros between its values. Input i meets
+    kernel position u at output j where i + low = s j + u: of one remainder r of i + low by s, only
+    the positions u = s m + r count, and those inputs are a plain convolution of the cotangent. All
+    remainders are features of one convolution, and are put side by side afterwards.
+    """
+    batch, *sizes, channels = shape
+    taps, phases, counts, pads = [], [], [], []
+    for n, o, size, s, (low, _) in zip(
+        sizes, cotangent.shape[1:3], kernel.shape[:2], strides, padding, strict=True
+    ):
+        taps.append(-(-size // s))
+        phases.append(min(s, size))  # of the others, nothing is read
+        counts.append((n - 1 + low) // s + 1)
+        pads.append((taps[-1] - 1, counts[-1] - o))
+    (m0, m1), (r0, r1), (a0, a1), (s0, s1) = taps, phases, counts, strides
+    zero = jnp.zeros((), kernel.dtype)
+    missing = [
+        (0, m * s - size, 0) for m, s, size in zip(taps, strides, kernel.shape, strict=False)
+    ]
+    parts = lax.pad(kernel, zero, (*missing, (0, 0, 0), (0, 0, 0)))
+    parts = parts.reshape(m0, s0, m1, s1, channels, -1)[:, :r0, :, :r1]
+    parts = parts.transpose(0, 2, 1, 3, 4, 5).reshape(m0, m1, r0 * r1 * channels, -1)
+    found: Any = _self_adjoint_convolution(
+        cotangent, _flipped(parts), (1, 1), tuple(pads), (1, 1), (1, 1)
+    )
+    found = found.reshape(batch, a0, a1, r0, r1, channels).transpose(0, 1, 3, 2, 4, 5)
+    unread = ((0, 0, 0), (0, 0, 0), (0, s0 - r0, 0), (0, 0, 0), (0, s1 - r1, 0), (0, 0, 0))
+    found = lax.pad(found, zero, unread).reshape(batch, a0 * s0, a1 * s1, channels)
+    (low0, _), (low1, _) = padding
+    return found[:, low0 : low0 + sizes[0], low1 : low1 + sizes[1]]
 
 
 def _convolution_to_few(x, kernel, padding):

@@ -19,3 +19,13 @@ def test_options_reach_the_compiler_of_the_cpu_alone(monkeypatch):
 def test_fields_are_those_of_jit():
     double = compilation.jitted(lambda x, times: x * times, static_argnames="times")
     assert double(jnp.ones(2), times=2.0).tolist() == [2, 2]
+
+
+def test_values_are_kept_on_the_cpu_alone(monkeypatch):
+    def primitives():
+        jaxpr = jax.make_jaxpr(lambda x: compilation.computed_once(x))(jnp.ones(3))
+        return [equation.primitive.name for equation in jaxpr.eqns]
+
+    assert primitives() == ["optimization_barrier"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert primitives() == []

@@ -160,6 +160,11 @@ class KernelPool:
         return lax.pad(grid, jnp.zeros((), grid.dtype), margins)
 
 
+_NUM_IMAGES = 64
+"""Of a batch, where activations and weights are compared; a constant, so that what is computed
+for an image does not depend on the others."""
+
+
 class NoisyPooledConv(Conv):
     """Convolution, kernel pooling, activation noise; with `inner_norm` BatchNorm before the pool.
 
@@ -178,9 +183,10 @@ class NoisyPooledConv(Conv):
         kernel, bias = self.weights(x.shape[-1])
         pool = self.pool or (lambda values: values)
         linear = self.inner_norm is None and (self.pool is None or self.pool.kind == "average")
-        if linear:
-            # Equation 3: the mean of convolutions is the convolution by the mean kernel, at the
-            # cost of pooling the weights.
+        # Equation 3: the mean of convolutions is the convolution by the mean kernel. The smaller
+        # of the two is pooled: the activations of small images have fewer values than the weights.
+        rows = math.ceil(x.shape[1] / self.strides) * math.ceil(x.shape[2] / self.strides)
+        if linear and rows * _NUM_IMAGES >= math.prod(kernel.shape[:-1]):
             bias = bias if bias is None else pool(bias)
             x = self.convolve(x, pool(kernel), bias)
         else:

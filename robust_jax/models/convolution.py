@@ -1,6 +1,7 @@
 """The convolution that every layer calls, with a gradient that stays on XLA:CPU's fast path."""
 
 import functools
+import itertools
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,9 @@ from robust_jax.compilation import computed_once
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]
 Padding = Literal["symmetric", "SAME", "VALID"] | tuple[Pair, Pair]
+
+_FEW = 4
+"""Channels of an image, at most."""
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -31,7 +35,7 @@ def _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kerne
 
 
 def _forward(x, kernel, strides, padding, input_dilation, kernel_dilation):
-    x = computed_once(x)
+    x, kernel = computed_once((x, kernel))
     output = _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kernel_dilation)
     return output, (x, kernel)
 
@@ -52,14 +56,17 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         input_low = reach - low
         input_padding.append((input_low, (n - 1) * a - (o - 1) * s - input_low + reach))
         kernel_padding.append((low, reach - (n - 1) * a - low + (o - 1) * s))
-    x_gradient: Any = _self_adjoint_convolution(
-        cotangent,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
-        input_dilation,
-        tuple(input_padding),
-        strides,
-        kernel_dilation,
-    )
+    flipped = _flipped(kernel)
+    x_gradient: Any
+    dense = {*input_dilation, *kernel_dilation} == {1}
+    if x.shape[-1] <= _FEW and dense and {*strides} == {1}:
+        x_gradient = _convolution_to_few(cotangent, flipped, tuple(input_padding))
+    elif dense and max(strides) > 1 and min(low for low, _ in padding) >= 0:
+        x_gradient = _strided_input_gradient(x.shape, kernel, cotangent, strides, padding)
+    else:
+        x_gradient = _self_adjoint_convolution(
+            cotangent, flipped, input_dilation, tuple(input_padding), strides, kernel_dilation
+        )
     # Channels first in two steps, of whole rows and of a matrix: a third of the time of one.
     rows = computed_once(x.transpose(1, 2, 0, 3))
     kernel_gradient: Any = _self_adjoint_convolution(
@@ -71,6 +78,67 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         strides,
     )
     return x_gradient, jnp.transpose(kernel_gradient, (1, 2, 0, 3))
+
+
+def _flipped(kernel):
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
+    """Returns the gradient of a strided convolution's input without a product by a zero.
+
+    A convolution of the dilated cotangent multiplies the zeros between its values. Input i meets
+    kernel position u at output j where i + low = s j + u: of one remainder r of i + low by s, only
+    the positions u = s m + r count, and those inputs are a plain convolution of the cotangent. All
+    remainders are features of one convolution, and are put side by side afterwards.
+    """
+    batch, *sizes, channels = shape
+    taps, phases, counts, pads = [], [], [], []
+    for n, o, size, s, (low, _) in zip(
+        sizes, cotangent.shape[1:3], kernel.shape[:2], strides, padding, strict=True
+    ):
+        taps.append(-(-size // s))
+        phases.append(min(s, size))  # of the others, nothing is read
+        counts.append((n - 1 + low) // s + 1)
+        pads.append((taps[-1] - 1, counts[-1] - o))
+    (m0, m1), (r0, r1), (a0, a1), (s0, s1) = taps, phases, counts, strides
+    zero = jnp.zeros((), kernel.dtype)
+    missing = [
+        (0, m * s - size, 0) for m, s, size in zip(taps, strides, kernel.shape, strict=False)
+    ]
+    parts = lax.pad(kernel, zero, (*missing, (0, 0, 0), (0, 0, 0)))
+    parts = parts.reshape(m0, s0, m1, s1, channels, -1)[:, :r0, :, :r1]
+    parts = parts.transpose(0, 2, 1, 3, 4, 5).reshape(m0, m1, r0 * r1 * channels, -1)
+    found: Any = _self_adjoint_convolution(
+        cotangent, _flipped(parts), (1, 1), tuple(pads), (1, 1), (1, 1)
+    )
+    found = found.reshape(batch, a0, a1, r0, r1, channels).transpose(0, 1, 3, 2, 4, 5)
+    unread = ((0, 0, 0), (0, 0, 0), (0, s0 - r0, 0), (0, 0, 0), (0, s1 - r1, 0), (0, 0, 0))
+    found = lax.pad(found, zero, unread).reshape(batch, a0 * s0, a1 * s1, channels)
+    (low0, _), (low1, _) = padding
+    return found[:, low0 : low0 + sizes[0], low1 : low1 + sizes[1]]
+
+
+def _convolution_to_few(x, kernel, padding):
+    """Returns the plain convolution to a few features: one product of matrices, then shifted sums.
+
+    A convolution's own product has as many columns as there are features, and three of them (the
+    gradient of an image) leave the vector registers empty; this one has a column for each feature
+    of each kernel position.
+    """
+    height, width, channels, features = kernel.shape
+    columns = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    parts = computed_once(x.reshape(-1, channels) @ columns).reshape(*x.shape[:3], -1)
+    pads = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
+    padded = lax.pad(parts, jnp.zeros((), parts.dtype), pads)
+    out_height, out_width = padded.shape[1] - height + 1, padded.shape[2] - width + 1
+    places = itertools.product(range(height), range(width))
+    starts = range(0, parts.shape[-1], features)
+    shifted = [
+        padded[:, u : u + out_height, v : v + out_width, start : start + features]
+        for start, (u, v) in zip(starts, places, strict=True)
+    ]
+    return functools.reduce(jnp.add, shifted)
 
 
 _self_adjoint_convolution.defvjp(_forward, _backward)

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from robust_jax.certify import crown_margins, interval_bounds
+from robust_jax.compilation import computed_once
 from robust_jax.methods.kap import KernelPool
 from robust_jax.models import (
     BatchNorm,
@@ -15,6 +16,7 @@ from robust_jax.models import (
     Dense,
     EnsembleConfig,
 )
+from robust_jax.models.layers import relu
 
 SHAPE = (6, 6, 4)
 EPS = 0.05
@@ -61,6 +63,7 @@ LAYERS = {
     "dense": lambda x: from_module(Dense(5))(x.reshape(len(x), -1)),
     "batch norm": from_module(BatchNorm()),
     "relu": lambda x: nn.relu(x - 0.5),
+    "relu of the networks, kept": lambda x: computed_once(relu(x - 0.5)),
     "leaky relu": lambda x: nn.leaky_relu(x - 0.5, 0.2),
     "rectifiers by hand": lambda x: by_hand(x - 0.5),
     "max pool": lambda x: jax.lax.reduce_window(

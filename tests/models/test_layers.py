@@ -1,6 +1,7 @@
 """The convolution against lax's own, and the conventions of both frameworks."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -81,6 +82,17 @@ def test_convolution_is_self_adjoint_on_the_cpu_unless_forced():
     assert primitives("auto") == primitives("self_adjoint")
     assert primitives("lax") == {"conv_general_dilated"}
     assert "conv_general_dilated" not in primitives("auto")
+
+
+def test_a_strided_convolutions_gradient_multiplies_no_zeros():
+    """Neither of input nor of kernel: the cotangent is not dilated as an input."""
+
+    def slopes(x, kernel):
+        return jax.grad(lambda *a: jnp.sum(convolution(*a, strides=(2, 2)) ** 2), (0, 1))(x, kernel)
+
+    x, kernel = jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 8, 4))
+    text = jax.jit(slopes).lower(x, kernel).as_text()
+    assert re.findall(r"lhs_dilate = (\[.*?\])", text) == 3 * ["[1, 1]"]
 
 
 def test_default_layers_pass_the_implementation_on():

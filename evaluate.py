@@ -5,7 +5,6 @@ and attack) and summary.json. An evaluation that was stopped goes on where it wa
 """
 
 import dataclasses
-import json
 import pathlib
 import shlex
 import sys
@@ -19,9 +18,11 @@ from jax.sharding import Mesh
 from robust_jax import (
     certification,
     checkpoints,
+    claims,
     command_line,
     config,
     evaluation,
+    formats,
     logging,
     measurement,
     protocol,
@@ -137,7 +138,7 @@ def run(
             for name, s in sources.items()
         },
     }
-    records.claim(out, description)
+    claims.claim(out, description)
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
@@ -175,7 +176,7 @@ def run(
     summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:
-        (out / "summary.json").write_text(json.dumps(summary, indent=2))
+        formats.write(out / "summary.json", summary)
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, protocol.describe(wanted))
     logging.print_findings(findings)

@@ -4,7 +4,6 @@
 radius and, where the certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
 """
 
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from robust_jax import rng
+from robust_jax import formats, rng
 from robust_jax.attacks import bind
 from robust_jax.certify import Certificate, Margins, average_certified_radius, certified_accuracy
 from robust_jax.data import Split, eval_batches
@@ -125,12 +124,12 @@ def _read(file: pathlib.Path, rows: np.ndarray) -> list[dict]:
     """Returns the whole lines of a file, which must be of the first rows in their order."""
     if not file.is_file():
         return []
-    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    lines = [json.loads(line) for line in whole][: len(rows)]
-    if [line["index"] for line in lines] != rows[: len(lines)].tolist():
+    lines = formats.read_lines("certificate", file, resumed=True)
+    found = lines[: len(rows)]
+    if [line.get("index") for line in found] != rows[: len(found)].tolist():
         raise ValueError(f"Expected {str(file)!r} to hold this evaluation's images in order.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"read {file.name}")
     if jax.process_index() == 0:
-        file.write_text("".join(whole))
-    return lines
+        formats.write_lines(file, lines)
+    return found

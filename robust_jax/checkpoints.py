@@ -9,7 +9,6 @@ is whole, so one that is interrupted never costs the previous one.
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,13 +20,10 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import robust_jax
-from robust_jax import serialization
+from robust_jax import formats, serialization
 from robust_jax.config import MAY_CHANGE, Config
 from robust_jax.sharding import local, replicated
 from robust_jax.types import Task, Variables
-
-FORMAT = 1
-"""Version of the layout; raised when an older package could not read a newer checkpoint."""
 
 
 class Checkpoint(NamedTuple):
@@ -110,14 +106,15 @@ def save(
     """
     if step in manager.all_steps():
         return
-    meta = {
-        "format": FORMAT,
-        "version": robust_jax.__version__,
-        "config": serialization.to_json(config),
-        "task": task._asdict(),
-        "class_names": class_names,
-        "metrics": dict(metrics or {}),
-    }
+    meta = formats.numbered(
+        {
+            "version": robust_jax.__version__,
+            "config": serialization.to_json(config),
+            "task": task._asdict(),
+            "class_names": class_names,
+            "metrics": dict(metrics or {}),
+        }
+    )
     items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
@@ -235,13 +232,15 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
     if not steps:
         return None
     saved, wanted = _read_meta(workdir, steps[-1])["config"], serialization.to_json(config)
-    wanted = json.loads(json.dumps(wanted))
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
-        for tree in (saved, wanted):
-            section = functools.reduce(lambda found, key: found.get(key, {}), parents, tree)
-            section.pop(name, None)
-    lines = serialization.differences(saved, wanted)
+        old, new = (
+            functools.reduce(lambda found, key: found.get(key, {}), parents, tree)
+            for tree in (saved, wanted)
+        )
+        old.pop(name, None)
+        old |= {name: new[name]} if name in new else {}
+    lines = serialization.differences(serialization.completed(Config, saved), wanted)
     if lines:
         raise ValueError(
             f"Expected workdir={str(workdir)!r} to be new or to hold this configuration; it has "
@@ -325,12 +324,12 @@ def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         with _reader(workdir) as manager:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = manager.restore(step, args=args).meta
-        if meta["format"] > FORMAT:
-            raise ValueError(f"format={meta['format']} is newer than {FORMAT}: upgrade robust_jax")
-        return {key: meta[key] for key in ("config", "task", "class_names", "metrics")}
+            return manager.restore(step, args=args).meta
 
-    return _readable(read, workdir, step)
+    name = f"checkpoint {str(_root(workdir))!r}, step {step},"
+    meta = formats.current("checkpoint", _readable(read, workdir, step), name=name)
+    names = ("config", "task", "class_names", "metrics")
+    return _readable(lambda: {key: meta[key] for key in names}, workdir, step)
 
 
 def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:

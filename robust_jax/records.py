@@ -4,7 +4,6 @@ For each attack a file `records/NAME.jsonl` grows by one line per example; `reco
 holds the clean predictions. An evaluation that was stopped goes on after the last whole batch.
 """
 
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from robust_jax import metrics, serialization
+from robust_jax import formats, metrics
 from robust_jax.protocol import CLEAN, Evaluation
 
 
@@ -84,7 +83,7 @@ def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
     if jax.process_index() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a") as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in lines))
+            stream.write(formats.as_lines(lines))
 
 
 def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray) -> None:
@@ -111,11 +110,7 @@ def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, 
     """
     if file is None or not file.is_file():
         return {}
-    records: list[Record] = []
-    for line in file.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        records.append(Record.from_json(json.loads(line)))
+    records = _read(file, resumed=True)
     whole = len(records) if len(records) == len(rows) else len(records) // size * size
     records = records[:whole]
     if [record.index for record in records] != rows[:whole].tolist():
@@ -123,9 +118,7 @@ def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, 
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"read {file.name}")
     if jax.process_index() == 0:
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records))
-        partial.replace(file)
+        formats.write_lines(file, (record.to_json() for record in records))
     return {record.index: record for record in records}
 
 
@@ -133,9 +126,20 @@ def read_records(directory: str | pathlib.Path) -> Records:
     """Returns the records that an evaluation wrote; the attacks' lack what they skipped."""
     records: Records = {}
     for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
-        lines = [Record.from_json(json.loads(line)) for line in file.read_text().splitlines()]
-        records[file.stem] = {record.index: record for record in lines}
+        records[file.stem] = {record.index: record for record in _read(file)}
     return records
+
+
+def _read(file: pathlib.Path, *, resumed: bool = False) -> list[Record]:
+    found = []
+    for number, line in enumerate(formats.read_lines("record", file, resumed=resumed), start=1):
+        try:
+            found.append(Record.from_json(line))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Expected {str(file)!r}, line {number}, to be a record: {error}"
+            ) from error
+    return found
 
 
 def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
     """Returns the time that the batches of each attack took, over all starts of an evaluation."""
     found: dict[str, float] = {}
-    for line in map(json.loads, (directory / "seconds.jsonl").read_text().splitlines()):
+    for line in formats.read_lines("seconds", directory / "seconds.jsonl"):
         found[line["name"]] = found.get(line["name"], 0.0) + line["seconds"]
     return found
 
@@ -278,26 +282,3 @@ def _of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any
             "worst_of": {name: bounds for name, (_, bounds) in groups.items()},
         },
     }
-
-
-def claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
-    """Makes a directory the home of an evaluation, or finds that it is so already.
-
-    The first start writes `evaluation.json`, which names what is evaluated.
-
-    Raises:
-        ValueError: the directory holds another evaluation; names the fields that differ.
-    """
-    file = directory / "evaluation.json"
-    description = json.loads(json.dumps(description))
-    if file.is_file():
-        lines = serialization.differences(json.loads(file.read_text()), description, name="")
-        if lines:
-            raise ValueError(
-                f"Expected out={str(directory)!r} to be new or to hold this evaluation; it has "
-                + "; ".join(lines)
-                + "."
-            )
-    elif jax.process_index() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(description, indent=2))

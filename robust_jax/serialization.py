@@ -41,6 +41,18 @@ def from_json(expected: type[T], value: Any, *, name: str = "config") -> T:
     return _decode(expected, value, name)
 
 
+def completed(expected: type, value: Any) -> Any:
+    """Returns what `to_json` writes today of a stored configuration, for comparisons.
+
+    Fields that it was written without have their defaults. One that today's classes do not take
+    is returned as it is, so that a comparison names what differs.
+    """
+    try:
+        return to_json(from_json(expected, value))
+    except ValueError:
+        return value
+
+
 def check(config: T, *, name: str = "config") -> T:
     """Returns `config` with every field checked against its annotation.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import robust_jax
-from robust_jax import checkpoints, sharding
+from robust_jax import checkpoints, formats, sharding
 from robust_jax.methods import Standard
 from robust_jax.models import CNNConfig
 from robust_jax.types import Task
@@ -134,18 +134,10 @@ def test_fingerprints_tell_models_apart(variables):
     assert digits != checkpoints.fingerprint(bumped)
 
 
-def test_newer_format_is_refused(tmp_path, variables, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", 99)
-    write(tmp_path, variables, {1: None})
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="format=99 is newer than 1"):
-        checkpoints.load(tmp_path, sharding.make_mesh(1))
-
-
-def test_meta_names_the_version(tmp_path, variables):
+def test_meta_names_format_and_version(tmp_path, variables):
     write(tmp_path, variables, {1: None})
     meta = json.loads((tmp_path / "checkpoints" / "1" / "meta" / "metadata").read_text())
-    assert meta["version"] == robust_jax.__version__
+    assert (meta["format"], meta["version"]) == (formats.FORMAT, robust_jax.__version__)
 
 
 def test_save_model_refuses_a_used_directory(tmp_path, variables):

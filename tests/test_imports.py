@@ -4,13 +4,13 @@ import ast
 import pathlib
 
 LAYERS = [
-    {"types", "rng", "compilation", "wording", "page"},
+    {"types", "rng", "compilation", "formats", "wording", "page"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
     {"analysis"},
     {"measures"},
     {"protocol", "logging", "interrupt", "command_line"},
-    {"config", "records", "judging"},
+    {"config", "claims", "records", "judging"},
     {"checkpoints", "plan"},
     {"evaluation", "certification", "measurement", "sanity"},
     {"training", "interop", "report"},

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import rich.console
 import rich.table
 
-from robust_jax import command_line, protocol, serialization
+from robust_jax import claims, command_line, formats, protocol, serialization
 from robust_jax.page import Section, table, text, write_page
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.wording import NOTHING, percent
@@ -66,8 +66,9 @@ def read(directory: pathlib.Path) -> Run:
     files = [directory / name for name in ("evaluation.json", "summary.json")]
     if not all(file.is_file() for file in files):
         raise ValueError(f"Expected {str(directory)!r} to hold an evaluation that has ended.")
-    description, summary = (json.loads(file.read_text()) for file in files)
-    config = serialization.from_json(Evaluation, description["evaluation"])
+    description, summary = claims.read(directory), formats.read("summary", files[1])
+    name = repr(str(files[0]))
+    config = serialization.from_json(Evaluation, description["evaluation"], name=name)
     shared = {
         "name": description["name"],
         "method": description["method"],

@@ -1,0 +1,63 @@
+"""What a directory of an evaluation is the home of: evaluation.json."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from robust_jax import formats, serialization
+from robust_jax.methods import MethodConfig
+from robust_jax.protocol import Evaluation
+
+
+def claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
+    """Makes a directory the home of an evaluation, or finds that it is so already.
+
+    The first start writes `evaluation.json`, which names what is evaluated; one that was written
+    in an earlier format is written anew.
+
+    Args:
+        directory: of the evaluation.
+        description: `name`, `step` and `weights` of the model, its `method`, the `evaluation`, and
+            under `sources` by name the same four of every further model.
+
+    Raises:
+        ValueError: the directory holds another evaluation; names the fields that differ.
+    """
+    file = directory / "evaluation.json"
+    if file.is_file():
+        lines = serialization.differences(read(directory), _completed(description), name="")
+        if lines:
+            raise ValueError(
+                f"Expected out={str(directory)!r} to be new or to hold this evaluation; it has "
+                + "; ".join(lines)
+                + "."
+            )
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        formats.write(file, description)
+
+
+def read(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the description in evaluation.json as `claim` would be given it today.
+
+    Raises:
+        ValueError: it is torn, or of a newer format.
+    """
+    file = directory / "evaluation.json"
+    found = formats.read("claim", file)
+    missing = {"name", "step", "weights", "method", "evaluation", "sources"} - found.keys()
+    if missing:
+        raise ValueError(f"Expected {str(file)!r} to have {sorted(missing)}.")
+    return _completed(found)
+
+
+def _completed(description: dict[str, Any]) -> dict[str, Any]:
+    def model(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "method": serialization.completed(MethodConfig, found["method"])}
+
+    return {
+        **model(description),
+        "evaluation": serialization.completed(Evaluation, description["evaluation"]),
+        "sources": {name: model(one) for name, one in description["sources"].items()},
+    }

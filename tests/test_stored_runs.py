@@ -1,0 +1,82 @@
+"""Runs that earlier commits stored are loaded, evaluated, gone on with and resumed."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import evaluate
+import train
+from robust_jax import checkpoints, claims, formats, records, report
+from tests.fixtures import runs
+from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, RUNTIME, STOPPED
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+COMMITS = sorted(path.parent.parent.name for path in FIXTURES.glob("*/plain/scores.json"))
+
+# The same arrays through the same operations in float32, compiled by another version for another
+# processor: some hundred roundings of 6e-8 each, of scores of up to about ten.
+ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
+
+pytestmark = pytest.mark.slow
+
+
+def evaluation_of(workdir):
+    """Returns the directory of the evaluation that ended."""
+    (file,) = workdir.rglob("summary.json")
+    return file.parent
+
+
+def check_same(found, expected):
+    """Checks that records are of the same images with the same decisions."""
+    assert found.keys() == expected.keys()
+    for name, rows in expected.items():
+        assert list(found[name]) == list(rows)
+        decided = [{j: d.prediction for j, d in r.decisions.items()} for r in found[name].values()]
+        wanted = [{j: d.prediction for j, d in r.decisions.items()} for r in rows.values()]
+        assert decided == wanted
+        for field in ("linf", "l2"):
+            values = [[getattr(r, field) for r in part.values()] for part in (found[name], rows)]
+            np.testing.assert_allclose(*values, **ROUNDING)
+
+
+def check_same_certificates(found, expected):
+    """Checks that two evaluations certify the same; radii follow from counted votes."""
+    for file in (expected / "certificates").glob("*.jsonl"):
+        lines = [formats.read_lines("certificate", path / file.relative_to(expected))
+                 for path in (found, expected)]  # fmt: skip
+        assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("commit", COMMITS)
+def test_stored_run(commit, name, tmp_path, monkeypatch):
+    """It says what it said, of single images and in an evaluation, and is gone on with."""
+    shutil.copytree(FIXTURES / commit, tmp_path / commit)
+    monkeypatch.chdir(tmp_path / commit)  # one run starts from another beside it
+    workdir = pathlib.Path(name)
+    if name != "kap":  # one report of what was stored is enough: figures are half of the time
+        monkeypatch.setattr(report, "write", lambda *_, **__: None)
+    scores = json.loads((workdir / "scores.json").read_text())
+    np.testing.assert_allclose(runs.scores(workdir), scores["best"], **ROUNDING)
+
+    ended = evaluation_of(workdir)
+    expected = records.read_records(ended)
+    if name in EVALUATION_STOPPED:
+        stopped = workdir / "stopped"
+        evaluate.main(evaluate.Arguments(workdir, out=stopped, runtime=RUNTIME))
+        check_same(records.read_records(stopped), expected)
+        assert claims.read(stopped) == claims.read(ended)
+        check_same_certificates(stopped, ended)
+
+    # A run that has ended is evaluated again, where it was: under its claim, without its records.
+    if ended == workdir:
+        shutil.rmtree(workdir / "records")
+    train.main(train.Arguments(CONFIGS[name], workdir))
+    if name not in STOPPED:
+        check_same(records.read_records(workdir), expected)
+        return
+    assert checkpoints.resumable_step(workdir, CONFIGS[name]) == NUM_STEPS
+    np.testing.assert_allclose(runs.scores(workdir, NUM_STEPS), scores["end"], **ROUNDING)

@@ -60,3 +60,34 @@ def _release_compiled_functions():
     """Gives back what a file compiled: each function keeps memory maps, whose number is limited."""
     yield
     jax.clear_caches()
+
+
+MARKS = ("nightly", "slow")
+LEFT_OUT = {name: 0 for name in ("quick", *MARKS)}
+
+
+def pytest_deselected(items):
+    """Counts what this process leaves out, by mark."""
+    for item in items:
+        mark = next((name for name in MARKS if item.get_closest_marker(name)), "quick")
+        LEFT_OUT[mark] += 1
+
+
+def pytest_sessionfinish(session):
+    """Sends the counts of one worker to the process that prints; all workers have the same."""
+    if getattr(session.config, "workerinput", None) is not None:
+        session.config.workeroutput["left_out"] = LEFT_OUT
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Takes a worker's counts."""
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what was left out, and the command that runs it."""
+    commands = {"quick": "pytest", **{name: f"pytest -m {name}" for name in MARKS}}
+    parts = [f"{count} {name} ({commands[name]})" for name, count in LEFT_OUT.items() if count]
+    if parts:
+        terminalreporter.write_line(f"left out: {', '.join(parts)}")

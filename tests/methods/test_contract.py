@@ -43,13 +43,14 @@ from robust_jax.types import Batch
 SGD = optax.sgd(0.05, momentum=0.9)
 CNN = CNNConfig(widths=(16, 36), strides=(1, 2))
 SMALL_CNN = CNNConfig(widths=(8, 12), strides=(1, 2))
+ONE_LAYER = CNNConfig(widths=(12,), strides=(2,))
 TINY_CNN = CNNConfig(widths=(6,), strides=(2,))
 
 METHODS: dict[str, MethodConfig] = {
     "standard": Standard(
         network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,)), input_sigma=0.1
     ),
-    "ensemble": Standard(network=EnsembleConfig(CNN, 3), vote="majority_lowest_class"),
+    "ensemble": Standard(network=EnsembleConfig(ONE_LAYER, 3), vote="majority_lowest_class"),
     "kap": KAP(network=CNN, sigma=0.1),
     "kap_other_switches": KAP(
         network=CNNConfig(widths=(16,), strides=(2,)),
@@ -60,8 +61,8 @@ METHODS: dict[str, MethodConfig] = {
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
-    "dropout": MonteCarloDropout(network=SMALL_CNN, where="activations", rate=0.2, num_draws=3),
-    "lpd": PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
+    "dropout": MonteCarloDropout(network=ONE_LAYER, where="activations", rate=0.2, num_draws=3),
+    "lpd": PriorityDropout(network=EnsembleConfig(ONE_LAYER, 2)),
     "pdd_deg": PriorityDropout(
         network=EnsembleConfig(SMALL_CNN, 2),
         rates=PriorityRates(statistics="batch"),
@@ -70,7 +71,7 @@ METHODS: dict[str, MethodConfig] = {
     ),
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
-    "batch_ensemble": BatchEnsemble(network=CNN, num_members=2, factor_std=0.5),
+    "batch_ensemble": BatchEnsemble(network=ONE_LAYER, num_members=2, factor_std=0.5),
     "regroup": REGroup(network=CNN, num_layers=2),
     "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
     "adp": AdaptiveDiversityPromoting(network=EnsembleConfig(TINY_CNN, 2)),

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import fractions
 import io
+import itertools
+import operator
 import os
 import re
 import sys
@@ -84,6 +86,9 @@ def parse(
 def _one_line(box: str) -> str:
     """Returns the message of tyro's box, and the flags that it thinks were meant."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    # Where the output's encoding is not UTF-8 the box is made of hyphens.
+    lines = ["" if set(line) == {"-"} else line for line in lines]
+    lines = list(itertools.dropwhile(operator.not_, lines))
     message = " ".join(lines[: lines.index("")] if "" in lines else lines)
     flags = [found[0] for line in lines if (found := re.match(r"--[\w.-]+", line))]
     near = [flag for flag in dict.fromkeys(flags) if flag not in message and flag != "--help"]

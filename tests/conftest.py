@@ -23,6 +23,11 @@ install_import_hook("robust_jax", "beartype.beartype")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from robust_jax import compilation  # noqa: E402
+
+# The library's own steps ask for a level of their own: here it is that of everything else.
+compilation.CPU_OPTIONS["xla_backend_optimization_level"] = 0
+
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -55,8 +60,45 @@ def public_checkpoints() -> pathlib.Path:
     return path
 
 
+# Each compiled function keeps memory maps, of which Linux gives a process 65,530.
+MAPS = pathlib.Path("/proc/self/maps")
+MAX_MAPS = 12_000
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _release_compiled_functions():
-    """Gives back what a file compiled: each function keeps memory maps, whose number is limited."""
+    """Gives back what was compiled before there are too many; what is left serves other files."""
     yield
-    jax.clear_caches()
+    if not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MAX_MAPS:
+        jax.clear_caches()
+
+
+MARKS = ("nightly", "slow")
+LEFT_OUT = dict.fromkeys(("quick", *MARKS), 0)
+
+
+def pytest_deselected(items):
+    """Counts what this process leaves out, by mark."""
+    for item in items:
+        mark = next((name for name in MARKS if item.get_closest_marker(name)), "quick")
+        LEFT_OUT[mark] += 1
+
+
+def pytest_sessionfinish(session):
+    """Sends the counts of one worker to the process that prints; all workers have the same."""
+    if getattr(session.config, "workerinput", None) is not None:
+        session.config.workeroutput["left_out"] = LEFT_OUT
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Takes a worker's counts."""
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what was left out, and the command that runs it."""
+    commands = {"quick": "pytest", **{name: f"pytest -m {name}" for name in MARKS}}
+    parts = [f"{count} {name} ({commands[name]})" for name, count in LEFT_OUT.items() if count]
+    if parts:
+        terminalreporter.write_line(f"left out: {', '.join(parts)}")

@@ -1,6 +1,7 @@
 """The commands as a user types them: help, overrides, and one line for every mistake."""
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -10,42 +11,62 @@ import train
 from robust_jax import command_line, config
 
 
-def command(repository, *arguments):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=repository, env=environment, text=True,
+@pytest.fixture
+def typed(repository, monkeypatch, capsys):
+    """A function of a command's words: its exit status and what it prints, out and err.
+
+    In this process, which has imported everything (and whose output is not the terminal's UTF-8);
+    one test starts the command itself.
+    """
+
+    def run(*words):
+        monkeypatch.chdir(repository)
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setattr(sys, "argv", list(words))
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(words[0], run_name="__main__")
+        return end.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_help_names_the_fields(typed):
+    code, out, _ = typed("train.py", "--help")
+    assert code == 0
+    for flag in ("--workdir", "--method.sigma", "--training.phases.0.epochs"):
+        assert flag in out
+
+
+MISTAKES = [
+    (["train.py", "configs/absent.py"], "Expected config='configs/absent.py' to be a file."),
+    (["train.py", "configs/quickstart.py:x"], "Expected variant='x' of configs/quickstart.py"),
+    (["train.py", "--method.sigm", "1"], "Unrecognized options: --method.sigm, 1 (did you m"),
+    (["train.py", "--training.phases.0.batch-size", "5000"], "Expected batch_size=5000 <= "),
+    (["train.py", "--evaluation.attacks.pgd.view", "x"], "Expected view='x' to be one of"),
+    (["evaluate.py", "--checkpoint", "absent"], "Expected checkpoint='absent' to hold"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_mistakes_are_one_line(typed, tmp_path, words, message):
+    extra = ["--workdir", str(tmp_path / "run")] if words[0] == "train.py" else []
+    code, _, err = typed(*words, *extra)
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_a_process_of_its_own(repository):
+    words, message = MISTAKES[2]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
+    found = subprocess.run(
+        [sys.executable, *words], cwd=repository, env=environment, text=True,
         capture_output=True, check=False, timeout=120,
     )  # fmt: skip
-
-
-def test_help_names_the_fields(repository):
-    found = command(repository, "train.py", "--help")
-    assert found.returncode == 0
-    for flag in ("--workdir", "--method.sigma", "--training.phases.0.epochs"):
-        assert flag in found.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train.py", "configs/absent.py"], "Expected config='configs/absent.py' to be a file."),
-        (["train.py", "configs/quickstart.py:x"], "Expected variant='x' of configs/quickstart.py"),
-        (["train.py", "--method.sigm", "1"], "Unrecognized options: --method.sigm, 1 (did you m"),
-        (["train.py", "--training.phases.0.batch-size", "5000"], "Expected batch_size=5000 <= "),
-        (
-            ["train.py", "--evaluation.attacks.pgd.view", "x"],
-            "Expected view='x' to be one of",
-        ),
-        (["evaluate.py", "--checkpoint", "absent"], "Expected checkpoint='absent' to hold"),
-    ],
-)
-def test_mistakes_are_one_line(repository, tmp_path, arguments, message):
-    extra = ["--workdir", str(tmp_path / "run")] if arguments[0] == "train.py" else []
-    found = command(repository, *arguments, *extra)
     assert found.returncode == 2
     assert found.stderr.startswith(f"error: {message}")
     assert len(found.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
 
 
 def parsed(*arguments):

@@ -2,29 +2,18 @@
 
 import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import evaluate
-import train
-from robust_jax import checkpoints, evaluation, judging, protocol, records, rng, sharding
+from robust_jax import evaluation, judging, protocol, records, rng, sharding
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Averaged, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP
 from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
 from tests import small
-
-QUIET = """
-from robust_jax.methods import KAP
-from tests import small
-VARIANTS = ("default",)
-def get_config(variant):
-    return small.config(KAP(network=small.NETWORK, sigma=0.2, noise_in_prediction=False))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +21,41 @@ def data():
     return open_data(DataConfig(Digits()))
 
 
-@pytest.fixture(scope="module", params=["standard", "kap"])
-def model(request, data):
-    method_config = small.noisy() if request.param == "kap" else small.config().method
+def made(method_config, data):
+    """Returns a method and its variables."""
     method = method_config.make(data.task)
     return method, jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
 
 
+@pytest.fixture(scope="module")
+def standard(data):
+    return made(small.config().method, data)
+
+
+@pytest.fixture(scope="module")
+def noisy(data):
+    return made(small.noisy(), data)
+
+
+@pytest.fixture(params=["standard", "noisy"])
+def model(request):
+    """Both in turn: what the harness promises of every method."""
+    return request.getfixturevalue(request.param)
+
+
+EVALUATORS = {}
+
+
 def records_of(model, data, *, num_devices=1, directory=None, **fields):
+    """Returns the records of the small evaluation; compiled once for a model and the fields."""
     method, variables = model
     mesh = sharding.make_mesh(num_devices)
     wanted = dataclasses.replace(small.config().evaluation, **fields)
-    evaluator = evaluation.make_evaluator(method, wanted, mesh)
+    name = method.predict, num_devices, repr(wanted)
+    if name not in EVALUATORS:
+        EVALUATORS[name] = evaluation.make_evaluator(method, wanted, mesh)
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    return evaluation.evaluate(evaluator, variables, data.test, directory=directory)
+    return evaluation.evaluate(EVALUATORS[name], variables, data.test, directory=directory)
 
 
 def decisions(records):
@@ -87,11 +97,10 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     assert summary["robust_accuracy"]["pgd"] == both / 90
 
 
-def test_predicted_labels_are_what_the_attack_leaves(data):
-    method = small.config().method.make(data.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+def test_predicted_labels_are_what_the_attack_leaves(standard, data):
+    method, variables = standard
     fields = {"attack_labels": "predicted", "skip_misclassified": False}
-    found = records_of((method, variables), data, **fields)
+    found = records_of(standard, data, **fields)
     labels = jnp.asarray(
         [record.headline.prediction for record in found["clean"].values()], jnp.int32
     )
@@ -130,9 +139,8 @@ def test_foreign_records_are_refused(model, data, tmp_path):
         records_of(model, data, directory=tmp_path)
 
 
-def test_judges_of_a_random_method(data):
-    method = small.noisy().make(data.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+def test_judges_of_a_random_method(noisy, data):
+    method, variables = noisy
     images = jnp.asarray(data.test.arrays[0][:6] / 255, jnp.float32)
     key = jax.random.key(1)
 
@@ -160,8 +168,7 @@ def test_judges_of_a_random_method(data):
 
 
 def test_columns_judge_the_same_images(data):
-    method = KAP(network=small.NETWORK, sigma=20.0).make(data.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    louder = made(KAP(network=small.NETWORK, sigma=20.0), data)
     judges = side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=4))
     attacks = {
         "fgsm": AttackRun(FGSM(small.THREAT), view="noise_off"),
@@ -170,13 +177,13 @@ def test_columns_judge_the_same_images(data):
     fields = {"judges": judges, "attacks": attacks, "worst_of": {"any": ("fgsm", "pgd")}}
     fields |= {"skip_misclassified": False}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
-    found = records_of((method, variables), data, **fields)
+    found = records_of(louder, data, **fields)
     summary = records.summarize(found, wanted)["judges"]
     assert list(summary["paper"]["robust_accuracy"]) == ["fgsm"]
     assert list(summary["honest"]["robust_accuracy"]) == ["fgsm", "pgd"]
     assert summary["paper"]["worst_case_accuracy"] == summary["paper"]["robust_accuracy"]["fgsm"]
     assert summary["honest"]["worst_of"]["any"] == summary["honest"]["worst_case_accuracy"]
-    alone = records_of((method, variables), data, **fields | {"judges": {"x": Judge(num_draws=4)}})
+    alone = records_of(louder, data, **fields | {"judges": {"x": Judge(num_draws=4)}})
     for row, record in found["pgd"].items():
         assert record.decisions["honest"] == alone["pgd"][row].decisions["x"]
     shares = {record.decisions["honest"].share_correct for record in found["clean"].values()}
@@ -184,10 +191,9 @@ def test_columns_judge_the_same_images(data):
     assert len(shares) > 2
 
 
-def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(data):
-    method = small.config().method.make(data.task)
-    init = jax.jit(lambda key: method.init(key=key))
-    variables, source = init(jax.random.key(0)), init(jax.random.key(1))
+def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(standard, data):
+    method, variables = standard
+    source = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
     runs = {"own": AttackRun(FGSM(small.THREAT)), "sent": AttackRun(FGSM(small.THREAT), source="s")}
     mesh = sharding.make_mesh(1)
     fields = {"attacks": runs, "attack_labels": "predicted"}
@@ -206,12 +212,9 @@ def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(data):
         evaluation.make_evaluator(method, wanted, mesh)
 
 
-def test_selections(data):
-    model = small.config().method.make(data.task)
-    variables = jax.jit(lambda key: model.init(key=key))(jax.random.key(0))
-
+def test_selections(standard, data):
     def clean(**fields):
-        return records_of((model, variables), data, attacks={}, **fields)["clean"]
+        return records_of(standard, data, attacks={}, **fields)["clean"]
 
     everything = clean(num_examples=None)
     right = [row for row, record in everything.items() if record.headline.correct]
@@ -242,13 +245,11 @@ def test_reduced_budget_shrinks_every_attack():
     assert (found.num_examples, found.budget) == (64, "reduced")
 
 
-def test_suites_run_on_the_host(data, tmp_path):
-    method = small.config().method.make(data.task)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+def test_suites_run_on_the_host(standard, data, tmp_path):
     apgd = APGD(small.THREAT, num_steps=3)
     suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
     runs = {"apgd": AttackRun(apgd), "suite": AttackRun(suite)}
-    found = records_of((method, variables), data, attacks=runs, directory=tmp_path)
+    found = records_of(standard, data, attacks=runs, directory=tmp_path)
     for row, record in found["suite"].items():
         assert record.linf <= 0.1 + 1e-6
         # What the attack alone fools the suite fools; what it does not is given back clean.
@@ -311,41 +312,6 @@ def test_summary_is_a_reduction_of_the_records():
 def test_mistakes_are_found_before_work(model, data, fields, message):
     with pytest.raises(ValueError, match=message):
         records_of(model, data, **fields)
-
-
-def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
-    cfg = small.config(small.noisy())
-    train.main(train.Arguments(cfg, tmp_path))
-    trained = json.loads((tmp_path / "summary.json").read_text())
-    evaluate.main(evaluate.Arguments(tmp_path, runtime=cfg.runtime))
-    step = checkpoints.load(tmp_path, sharding.make_mesh(1)).step
-    out = tmp_path / "evaluations" / f"default-{step}"
-    again = json.loads((out / "summary.json").read_text())
-    assert again["clean_accuracy"] == trained["clean_accuracy"]
-    assert again["robust_accuracy"] == trained["robust_accuracy"]
-    assert "worst case" in capsys.readouterr().out
-    quiet = tmp_path / "quiet.py"
-    quiet.write_text(QUIET)
-    evaluate.main(evaluate.Arguments(tmp_path, method=str(quiet), runtime=cfg.runtime))
-    found = records.read_records(tmp_path / "evaluations" / f"default-quiet-{step}")
-    checkpoint = checkpoints.load(tmp_path, sharding.make_mesh(1))
-    noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
-    images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)
-    expected = jnp.argmax(jax.jit(noise_off)(checkpoint.variables, images), -1).tolist()
-    assert [record.headline.prediction for record in found["clean"].values()] == expected
-    with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
-        evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
-
-
-def test_evaluate_refuses_data_of_another_shape(tmp_path, data):
-    cfg = small.config()
-    train.main(train.Arguments(cfg, tmp_path))
-    found = checkpoints.load(tmp_path, sharding.make_mesh(1))
-    task = found.task._replace(num_classes=7)
-    with pytest.raises(ValueError, match="Expected the dataset's num_classes=10 to be the netw"):
-        evaluation.check_data(data, task, data.test)
-    with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
-        evaluation.check_data(data, found.task, data.validation)
 
 
 def test_description_names_what_matters():

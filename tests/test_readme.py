@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
+
 import train
 from tests import small
 
 
+@pytest.mark.slow
 def test_python_blocks_run(repository, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2

@@ -27,6 +27,11 @@ from robust_jax.plan import make_plan
 from tests.small import NETWORK, THREAT, config, noisy
 
 
+def unattacked(cfg):
+    """Returns the configuration without the attacks of its evaluation."""
+    return dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, attacks={}))
+
+
 def run(cfg, workdir):
     train.main(train.Arguments(cfg, workdir))
     return checkpoints.load(workdir, sharding.make_mesh(1))
@@ -78,7 +83,7 @@ def test_phases_go_on_counting_epochs():
 )
 def test_resume_is_bitwise(tmp_path, method, adversarial, monkeypatch):
     """A run stopped in mid-epoch by SIGTERM ends in the same bits as one that was not."""
-    cfg = config(method, adversarial=adversarial)
+    cfg = unattacked(config(method, adversarial=adversarial))
     run(cfg, tmp_path / "whole")
 
     real = training.make_train_step
@@ -116,8 +121,7 @@ def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
         validation_attack=FGSM(THREAT),
         overfitting=OverfittingMonitor(action="stop"),
     )
-    evaluated = dataclasses.replace(cfg.evaluation, attacks={})
-    cfg = dataclasses.replace(cfg, evaluation=evaluated)
+    cfg = unattacked(cfg)
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
     variables = training.init_variables(cfg, data, cfg.method.make(data.task), mesh)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
@@ -166,7 +170,7 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path):
 
 
 def test_init_from_another_run(tmp_path):
-    first = run(config(), tmp_path / "first")
+    first = run(unattacked(config()), tmp_path / "first")
     cfg = config(init_from=str(tmp_path / "first"))
     data = open_data(cfg.data)
     mesh = sharding.make_mesh(1)

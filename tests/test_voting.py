@@ -105,8 +105,9 @@ def test_borda_by_hand():
 def test_borda_counts_the_classes_ranked_below():
     ballots = jnp.round(2 * jax.random.normal(jax.random.key(0), (4, 50, 6)))
     expected = np.zeros((50, 6))
+    values = np.asarray(ballots)
     for m, b, y, z in np.ndindex(4, 50, 6, 6):
-        ours, theirs = float(ballots[m, b, y]), float(ballots[m, b, z])
+        ours, theirs = values[m, b, y], values[m, b, z]
         expected[b, y] += theirs < ours or (theirs == ours and z > y)
     np.testing.assert_array_equal(jax.jit(voting.borda)(ballots), expected)
 

@@ -66,20 +66,18 @@ class SampledLayer(nn.Module):
             keys = jax.random.split(key, self.num_choices)
             return jax.vmap(lambda one: fresh(one)[collection][name])(keys)
 
-        names = {k: list(v) for k, v in jax.eval_shape(fresh, jax.random.key(0)).items()}
-        params = {
-            name: self.param(name, functools.partial(stacked, collection="params", name=name))
-            for name in names["params"]
-        }
-        statistics = {
-            # Statistics start at constants, whatever the key.
-            name: self.variable(
-                "batch_stats",
-                name,
-                lambda name=name: stacked(jax.random.key(0), "batch_stats", name),
-            )
-            for name in names.get("batch_stats", ())
-        }
+        if self.is_initializing():  # later on nothing of this is traced again
+            names = {k: list(v) for k, v in jax.eval_shape(fresh, jax.random.key(0)).items()}
+            for name in names["params"]:
+                self.param(name, functools.partial(stacked, collection="params", name=name))
+            for name in names.get("batch_stats", ()):
+                # Statistics start at constants, whatever the key.
+                self.variable(
+                    "batch_stats",
+                    name,
+                    lambda name=name: stacked(jax.random.key(0), "batch_stats", name),
+                )
+        params, statistics = (self.variables.get(k, {}) for k in ("params", "batch_stats"))
         index = self.choose(self.path)
 
         def select(stack: Array) -> Array:
@@ -87,7 +85,7 @@ class SampledLayer(nn.Module):
 
         variables = {
             "params": {name: select(stack) for name, stack in params.items()},
-            "batch_stats": {name: select(stack.value) for name, stack in statistics.items()},
+            "batch_stats": {name: select(stack) for name, stack in statistics.items()},
         }
         output: Any
         if not (train and statistics):
@@ -96,9 +94,9 @@ class SampledLayer(nn.Module):
         output, moved = layer.apply(variables, x, **mode, mutable=["batch_stats"])
         if not self.is_initializing():
             for name, stack in statistics.items():
-                stack.value = lax.dynamic_update_index_in_dim(
-                    stack.value, moved["batch_stats"][name], index, 0
-                )
+                updated = moved["batch_stats"][name]
+                updated = lax.dynamic_update_index_in_dim(stack, updated, index, 0)
+                self.put_variable("batch_stats", name, updated)
         return output
 
 

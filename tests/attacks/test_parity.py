@@ -61,18 +61,20 @@ def resnet20(tfds_dir, public_checkpoints):
 
 
 # Of the 64 images those that fall to APGD-CE, or are wrong, and the first three that stand. Each
-# image that stands costs nine runs on either side: all 64 would take five minutes on one core.
+# image that stands costs nine runs on either side: all 64 take five minutes on one core (nightly).
 FALLING = [2, 6, 7, 10, 11, 13, 14, 15, 16, 17, 19, 20, 24, 27, 29, 30, 33, 34, 38, 40, 41, 44, 45]
 FALLING += [46, 47, 51, 53, 54, 58, 62]
 ROWS_APGD_T = [*FALLING, 0, 1, 3]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "make", "rows", "batch_size"),
-    [("apgd_ce", APGD, range(64), 64), ("apgd_t", APGDT, ROWS_APGD_T, 16)],
-    ids=["apgd_ce", "apgd_t"],
+    [
+        pytest.param("apgd_ce", APGD, range(64), 64, id="apgd_ce", marks=pytest.mark.slow),
+        pytest.param("apgd_t", APGDT, ROWS_APGD_T, 16, id="apgd_t", marks=pytest.mark.slow),
+        pytest.param("apgd_t", APGDT, range(64), 16, id="apgd_t_64", marks=pytest.mark.nightly),
+    ],
 )
 def test_official_autoattack(name, make, rows, batch_size, resnet20, referees):
     pytest.importorskip("pyautoattack", reason="needs pyautoattack (pip install -e '.[parity]')")
@@ -103,6 +105,7 @@ def distances(view, adversarial, images, labels, norm):
     return np.where(fooled, distance(norm, adversarial, images), np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["carlini_wagner", "ead", "deepfool_l2", "deepfool_linf"])
 def test_foolbox_minimum_norm(name, many_digits, referees):
@@ -145,6 +148,7 @@ def test_foolbox_minimum_norm(name, many_digits, referees):
     assert np.median(own) <= 1.02 * np.median(found)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["boundary", "hop_skip_jump"])
 def test_foolbox_decisions(name, many_digits, referees):

@@ -75,8 +75,8 @@ def test_gradients_are_the_losses_own(subject):
 
 
 def test_transfer_is_judged_by_all(subject, data):
-    ensemble = Standard(network=EnsembleConfig(CNNConfig(widths=(16, 32), strides=(1, 2)), 3))
-    variables, _ = small.trained(ensemble.make(data.task), data)
+    ensemble = Standard(network=EnsembleConfig(CNNConfig(widths=(16, 32), strides=(2, 1)), 3))
+    variables, _ = small.trained(ensemble.make(data.task), data, num_steps=60)
     asked = subject(ensemble, variables=variables)
     threat = ThreatModel("linf", 0.1)
     found = np.asarray(MemberTransfer(threat=threat)(asked).numbers["accuracy"])

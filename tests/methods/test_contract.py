@@ -43,13 +43,14 @@ from robust_jax.types import Batch
 SGD = optax.sgd(0.05, momentum=0.9)
 CNN = CNNConfig(widths=(16, 36), strides=(1, 2))
 SMALL_CNN = CNNConfig(widths=(8, 12), strides=(1, 2))
+ONE_LAYER = CNNConfig(widths=(12,), strides=(2,))
 TINY_CNN = CNNConfig(widths=(6,), strides=(2,))
 
 METHODS: dict[str, MethodConfig] = {
     "standard": Standard(
         network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,)), input_sigma=0.1
     ),
-    "ensemble": Standard(network=EnsembleConfig(CNN, 3), vote="majority_lowest_class"),
+    "ensemble": Standard(network=EnsembleConfig(ONE_LAYER, 3), vote="majority_lowest_class"),
     "kap": KAP(network=CNN, sigma=0.1),
     "kap_other_switches": KAP(
         network=CNNConfig(widths=(16,), strides=(2,)),
@@ -60,8 +61,8 @@ METHODS: dict[str, MethodConfig] = {
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
-    "dropout": MonteCarloDropout(network=SMALL_CNN, where="activations", rate=0.2, num_draws=3),
-    "lpd": PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
+    "dropout": MonteCarloDropout(network=ONE_LAYER, where="activations", rate=0.2, num_draws=3),
+    "lpd": PriorityDropout(network=EnsembleConfig(ONE_LAYER, 2)),
     "pdd_deg": PriorityDropout(
         network=EnsembleConfig(SMALL_CNN, 2),
         rates=PriorityRates(statistics="batch"),
@@ -70,7 +71,7 @@ METHODS: dict[str, MethodConfig] = {
     ),
     "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
     "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
-    "batch_ensemble": BatchEnsemble(network=CNN, num_members=2, factor_std=0.5),
+    "batch_ensemble": BatchEnsemble(network=ONE_LAYER, num_members=2, factor_std=0.5),
     "regroup": REGroup(network=CNN, num_layers=2),
     "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
     "adp": AdaptiveDiversityPromoting(network=EnsembleConfig(TINY_CNN, 2)),
@@ -102,6 +103,9 @@ def batch(data) -> Batch:
     return next(eval_batches(data.train, 32))
 
 
+VIEWS = ("deployed", "noise_off", "train", "members")
+
+
 class Built:
     """A method with its variables and jitted functions, compiled once for all tests."""
 
@@ -110,12 +114,16 @@ class Built:
         self.method = config.make(data.task)
         self.init = jax.jit(lambda key: self.method.init(key=key))
         self.variables = self.init(jax.random.key(0))
-        self.predict = jax.jit(self.method.predict)
-        self.views = {name: jax.jit(view) for name, view in self.method.views.items()}
+
+        @jax.jit
+        def run(variables, images, key):
+            found = {name: self.method.view(name)(variables, images, key=key) for name in VIEWS}
+            return found | {"predict": self.method.predict(variables, images, key=key)}
 
         def loss(params, variables, batch, key):
             return self.method.loss({**variables, "params": params}, batch, key=key, step=0)
 
+        self.run = run  # one program: its parts have most of the network in common
         self.loss_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))
         if self.method.fit is not None:
             # On a network that knows its few images, so that every class has one that is right.
@@ -123,6 +131,10 @@ class Built:
             _, (self.variables, _) = self.train(batch, num_devices=1, num_steps=60)
             trained = jax.device_put(self.variables, jax.devices()[0])
             self.variables = self.method.fit(trained, [batch], key=jax.random.key(0))
+
+    def __call__(self, images, seed):
+        """Returns the prediction and some views, by name, of images under a key."""
+        return self.run(self.variables, images, jax.random.key(seed))
 
     def gradients(self, batch, key):
         return self.loss_and_gradients(self.variables["params"], self.variables, batch, key)
@@ -151,17 +163,20 @@ def built(request, data) -> Built:
     return Built(METHODS[request.param], data)
 
 
-def test_shapes_and_dtypes(built, batch):
-    key = jax.random.key(1)
-    scores = built.predict(built.variables, batch.image, key=key)
-    chex.assert_shape(scores, (32, 10))
+@pytest.fixture(scope="module")
+def few(batch) -> Batch:
+    """The first images alone: what most tests predict on, so that few programs are compiled."""
+    return jax.tree.map(lambda leaf: leaf[:8], batch)
+
+
+def test_shapes_and_dtypes(built, batch, few):
+    found = built(few.image, 1)
+    chex.assert_shape(found["predict"], (8, 10))
     for name in ("deployed", "noise_off", "train"):
-        logits = built.views[name](built.variables, batch.image, key=key)
-        chex.assert_shape(logits, (32, 10))
-        chex.assert_type(logits, jnp.float32)
-    members = built.views["members"](built.variables, batch.image, key=key)
-    chex.assert_shape(members, (None, 32, 10))
-    (value, (collections, metrics)), gradients = built.gradients(batch, key)
+        chex.assert_shape(found[name], (8, 10))
+        chex.assert_type(found[name], jnp.float32)
+    chex.assert_shape(found["members"], (None, 8, 10))
+    (value, (collections, metrics)), gradients = built.gradients(batch, jax.random.key(1))
     chex.assert_shape([value, *metrics.values()], ())
     chex.assert_trees_all_equal_shapes_and_dtypes(gradients, built.variables["params"])
     for name, moved in collections.items():
@@ -178,58 +193,57 @@ def test_gradients_reach_every_parameter(built, batch):
         assert jnp.max(value) > 0, jax.tree_util.keystr(path)
 
 
-def test_jit_equals_eager(built, batch):
-    key = jax.random.key(2)
-    images = batch.image[:4]
-    expected = built.predict(built.variables, images, key=key)
+def test_jit_equals_eager(built, few):
     chex.assert_trees_all_close(
-        built.method.predict(built.variables, images, key=key), expected, rtol=1e-4, atol=1e-5
+        built.method.predict(built.variables, few.image, key=jax.random.key(2)),
+        built(few.image, 2)["predict"],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
-def test_prediction_is_random_as_declared(built, batch):
-    first, again, other = (
-        built.predict(built.variables, batch.image, key=jax.random.key(seed)) for seed in (1, 1, 2)
-    )
+def test_prediction_is_random_as_declared(built, few):
+    first, again, other = (built(few.image, seed)["predict"] for seed in (1, 1, 2))
     chex.assert_trees_all_equal(first, again)
     assert bool(jnp.any(first != other)) == built.method.stochastic
     if built.method.stochastic:
         with pytest.raises(ValueError, match="Expected key=None to be a key"):
-            built.method.predict(built.variables, batch.image, key=None)
+            built.method.predict(built.variables, few.image, key=None)
     else:
-        keyless = jax.jit(
-            lambda variables, images: built.method.predict(variables, images, key=None)
-        )
-        chex.assert_trees_all_close(keyless(built.variables, batch.image), first, atol=1e-5)
+        keyless = built.method.predict(built.variables, few.image, key=None)
+        chex.assert_trees_all_close(keyless, first, atol=1e-5)
 
 
-def test_noise_off_is_deterministic(built, batch):
-    one, two = (
-        built.views["noise_off"](built.variables, batch.image, key=jax.random.key(seed))
-        for seed in (1, 2)
-    )
+def test_noise_off_is_deterministic(built, few):
+    one, two = (built(few.image, seed)["noise_off"] for seed in (1, 2))
     chex.assert_trees_all_equal(one, two)
 
 
-def test_padding_rows_change_nothing(built, batch):
-    key = jax.random.key(3)
-    padded = jnp.concatenate([batch.image[:5], jnp.zeros_like(batch.image[:3])])
-    for fn in (built.predict, built.views["deployed"], built.views["noise_off"]):
-        alone = fn(built.variables, batch.image[:5], key=key)
-        chex.assert_trees_all_close(fn(built.variables, padded, key=key)[:5], alone, atol=1e-5)
+def padded(leaf):
+    """Returns the first five rows, and three of zeros."""
+    return jnp.concatenate([leaf[:5], jnp.zeros_like(leaf[:3])])
 
 
-def test_attack_does_not_see_padding(built, batch):
+def test_padding_rows_change_nothing(built, few):
+    alone, found = built(few.image[:5], 3), built(padded(few.image), 3)
+    for name in ("predict", "deployed", "noise_off"):
+        chex.assert_trees_all_close(found[name][:5], alone[name], atol=1e-5)
+
+
+def test_attack_does_not_see_padding(built, few):
     attack = PGD(ThreatModel("linf", 0.1), num_steps=2)
-    view = bind(built.method.views["noise_off"], built.variables)
-    key = jax.random.key(4)
-    padded = jnp.concatenate([batch.image[:5], jnp.zeros_like(batch.image[:3])])
-    labels = jnp.concatenate([batch.label[:5], jnp.zeros_like(batch.label[:3])])
-    alone = attack(view, batch.image[:5], batch.label[:5], key=key)
-    chex.assert_trees_all_close(attack(view, padded, labels, key=key)[:5], alone, atol=1e-5)
+
+    @jax.jit
+    def attacked(variables, images, labels):
+        view = bind(built.method.views["noise_off"], variables)
+        return attack(view, images, labels, key=jax.random.key(4))
+
+    alone = attacked(built.variables, few.image[:5], few.label[:5])
+    found = attacked(built.variables, padded(few.image), padded(few.label))
+    chex.assert_trees_all_close(found[:5], alone, atol=1e-5)
 
 
-def test_every_view_is_differentiable(built, batch):
+def test_every_view_is_differentiable(built, few):
     def total(images, view):
         found = view(built.variables, images, key=jax.random.key(5))
         # Squares, because batch statistics make a plain sum constant.
@@ -239,7 +253,7 @@ def test_every_view_is_differentiable(built, batch):
     def slopes(images):
         return {n: jax.grad(total)(images, view) for n, view in built.method.views.items()}
 
-    for name, slope in slopes(batch.image[:8]).items():
+    for name, slope in slopes(few.image).items():
         chex.assert_tree_all_finite(slope)
         assert jnp.max(jnp.abs(slope)) > 0, name
 

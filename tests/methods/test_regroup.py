@@ -83,6 +83,7 @@ def batches_of(images, labels, size):
         )
 
 
+@pytest.mark.slow
 def test_equals_numpy_on_the_taps_of_a_public_network(public_checkpoints):
     pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
     file = public_checkpoints / "akamaster_resnet20_cifar10.th"

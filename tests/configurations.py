@@ -1,0 +1,59 @@
+"""The configurations of configs/, by name."""
+
+import pathlib
+
+import pytest
+
+from robust_jax import config
+from robust_jax.config import Config
+from robust_jax.types import Task
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+TASKS = {
+    "quickstart": Task((8, 8, 1), 10, 1_237),
+    "digits": Task((8, 8, 1), 10, 1_237),
+    "cifar10": Task((32, 32, 3), 10, 49_000),
+    "cifar100": Task((32, 32, 3), 100, 49_000),
+    "tiny_imagenet": Task((128, 128, 3), 200, 98_000),
+    "imagenet": Task((224, 224, 3), 1000, 1_271_167),
+    "mnist": Task((32, 32, 1), 10, 59_000),
+    "svhn": Task((32, 32, 3), 10, 72_257),
+}
+
+
+def specs(folder: pathlib.Path) -> list[str]:
+    """Returns `path.py:variant` of every variant of every file of a folder."""
+    found = []
+    for file in sorted(folder.glob("*.py")):
+        module, _ = config.load_module(str(file))
+        found += [f"{file}:{variant}" for variant in module.VARIANTS]
+    return found
+
+
+CONFIGS = specs(REPOSITORY / "configs")
+EVALUATIONS = specs(REPOSITORY / "configs" / "eval")
+
+
+def identify(spec: str) -> str:
+    """Returns `file:variant`."""
+    return pathlib.Path(spec).name.replace(".py:", ":")
+
+
+def task_of(spec: str) -> Task:
+    """Returns the task of the dataset that the file is named after, `method_dataset.py`."""
+    name = pathlib.Path(spec).name.split(".py:")[0]
+    while name not in TASKS:
+        name = name.split("_", 1)[1]
+    task = TASKS[name]
+    size = load(spec).data.image_size or task.input_shape[0]
+    return task._replace(input_shape=(size, size, task.input_shape[2]))
+
+
+def load(name: str) -> Config:
+    """Returns the configuration `file.py:variant` of configs/."""
+    return config.load(str(REPOSITORY / "configs" / name))
+
+
+def parametrize(name, values):
+    return pytest.mark.parametrize(name, values, ids=identify)

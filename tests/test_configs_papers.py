@@ -1,0 +1,107 @@
+"""What configurations have from their papers: learning rates, attacks, grids, printed numbers."""
+
+import dataclasses
+import functools
+import re
+
+import pytest
+
+from robust_jax import config
+from robust_jax.methods import KAP
+from robust_jax.models import Normalization
+from robust_jax.plan import make_plan
+from robust_jax.sharding import make_mesh
+from tests.configurations import CONFIGS, EVALUATIONS, REPOSITORY, load, task_of
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("kap_cifar10.py:default", {0: 0.1, 149.9: 0.1, 150.1: 0.01, 199.9: 0.01}),
+        ("standard_cifar10.py:at", {0: 0.1, 99.9: 0.1, 100.1: 0.01, 150.1: 0.001}),
+        ("kap_tiny_imagenet.py:default", {0: 0.1, 30.1: 0.01, 60.1: 0.001, 89.9: 0.001}),
+        ("kap_imagenet.py:default", {0: 0.1, 40.1: 0.01, 80.1: 0.001, 99.9: 0.001}),
+        ("standard_cifar10.py:fast_at", {0: 0.0, 7.5: 0.1, 15: 0.2, 22.5: 0.1, 30: 0.0}),
+        ("standard_cifar10.py:free_at", {0: 0.0, 22: 0.02, 44: 0.04, 66: 0.02, 88: 0.0}),
+        ("standard_cifar10.py:mart", {0: 0.01, 74.1: 0.001, 89.1: 1e-4, 99.1: 1e-5}),
+        ("standard_imagenet.py:at", {0: 0.0, 0.5: 0.2, 1: 0.4, 6: 0.04, 12: 0.004, 15: 0.0004}),
+    ],
+)
+def test_learning_rates(name, rates):
+    found = load(name)
+    plan = make_plan(found.training, task_of(name).num_train, make_mesh(1))
+    rate = found.optimizer.rate(plan.step_at, plan.epochs[-1])
+    for epoch, expected in rates.items():
+        assert float(rate(plan.step_at(float(epoch)))) == pytest.approx(expected, rel=1e-3)
+
+
+def test_table_a6_is_a_grid():
+    cells = set()
+    for training_noise in ("none", "input", "activation", "both"):
+        for prediction_noise in ("none", "input", "activation", "both"):
+            name = f"train_{training_noise}_eval_{prediction_noise}"
+            kap = load(f"kap_cifar10.py:a6_{name}").method
+            plain = load(f"kap_cifar10.py:a6_nt_{name}").method
+            assert dataclasses.replace(kap, pool=None, sigma=0.1, input_sigma=0.1) == plain
+            switches = (
+                kap.input_noise_in_training, kap.noise_in_training,
+                kap.input_noise_in_prediction, kap.noise_in_prediction,
+            )  # fmt: skip
+            on = ("both", "input"), ("both", "activation")
+            assert switches == tuple(
+                noise in where for noise in (training_noise, prediction_noise) for where in on
+            )
+            assert (kap.sigma, kap.input_sigma) == (0.2, 0.2)
+            cells.add(switches)
+    assert len(cells) == 16
+
+
+def test_attacks_are_those_of_table_a3():
+    for file, eps, step_size, rounded in (
+        ("cifar10", 8 / 255, 2 / 255, 0.031),
+        ("cifar100", 8 / 255, 2 / 255, 0.031),
+        ("tiny_imagenet", 4 / 255, 2 / 255, 0.016),
+        ("imagenet", 4 / 255, 1 / 255, 0.016),
+    ):
+        attacks = load(f"kap_{file}.py").evaluation.attacks
+        assert {run.view for run in attacks.values()} == {"noise_off"}
+        pgd = attacks["pgd20"].attack
+        assert (pgd.num_steps, pgd.threat.eps, pgd.step_size) == (20, eps, step_size)
+        assert attacks[f"pgd20_eps{rounded}"].attack.threat.eps == rounded
+        # CIFAR and TinyImageNet are adversarially trained at the same sizes, ImageNet by Fast-AT.
+        training_attack = load(f"standard_{file}.py:at").training.adversarial.attack
+        num_steps = {"tiny_imagenet": 10, "imagenet": 1}.get(file, 20)
+        assert (training_attack.num_steps, training_attack.threat.eps) == (num_steps, eps)
+        assert training_attack.step_size == (5 / 255 if file == "imagenet" else step_size)
+        assert training_attack.random_start
+
+
+def test_images_are_not_normalised_in_kap():
+    for spec in CONFIGS:
+        method = config.load(spec).method
+        if isinstance(method, KAP):
+            assert method.normalization == Normalization()
+
+
+def test_printed_numbers_are_those_of_the_docstrings():
+    """Each stands in the docstring of the checkpoint's file, or of one that this names."""
+    documented = functools.cache(
+        lambda file: config.load_module(str(REPOSITORY / "configs" / file))[0]
+    )
+    found = [config.load_evaluation(spec).printed for spec in EVALUATIONS]
+    found += [config.load(spec).evaluation.printed for spec in CONFIGS]
+    tables = {repr(printed): printed for printed in found if printed is not None}
+    assert len(tables) >= 17
+    for printed in tables.values():
+        for model, rows in printed.rows.items():
+            if model in printed.cited:
+                continue
+            file, *variant = model.split("-")
+            module = documented(file)
+            assert not variant or variant[0] in module.VARIANTS
+            text = module.__doc__
+            for other in re.findall(r"`(\w+)\.py", text):
+                if (REPOSITORY / "configs" / f"{other}.py").is_file():
+                    text += documented(other).__doc__
+            written = {float(number) for number in re.findall(r"\d*\.?\d+", text)}
+            assert set(rows.values()) <= written, (model, set(rows.values()) - written)

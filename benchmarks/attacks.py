@@ -74,71 +74,9 @@ def network(arguments):
 
 def torch_network(variables):
     """Returns a PyTorch copy of the network, on [b k h w]."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
+    from torch_resnet import torch_copy
 
-    params = variables["params"]["backbone"]
-    statistics = variables["batch_stats"]["backbone"]
-
-    def conv(source, strides=1):
-        kernel = torch.from_numpy(np.asarray(source["kernel"]).transpose(3, 2, 0, 1).copy())
-        layer = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, strides, 1, bias=False)
-        layer.weight.data = kernel
-        return layer
-
-    def norm(source, moments):
-        layer = nn.BatchNorm2d(len(source["scale"]))
-        layer.weight.data = torch.from_numpy(np.array(source["scale"]))
-        layer.bias.data = torch.from_numpy(np.array(source["bias"]))
-        layer.running_mean = torch.from_numpy(np.array(moments["mean"]))
-        layer.running_var = torch.from_numpy(np.array(moments["var"]))
-        return layer
-
-    class Block(nn.Module):
-        def __init__(self, name, strides):
-            super().__init__()
-            source, moments = params[name], statistics[name]
-            self.conv1, self.conv2 = conv(source["conv1"], strides), conv(source["conv2"])
-            self.norm1 = norm(source["norm1"], moments["norm1"])
-            self.norm2 = norm(source["norm2"], moments["norm2"])
-            self.strides = strides
-
-        def forward(self, x):
-            y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
-            if self.strides > 1:
-                extra = (y.shape[1] - x.shape[1]) // 2
-                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
-            return functional.relu(x + y)
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = conv(params["stem_conv"])
-            self.norm = norm(params["stem_norm"], statistics["stem_norm"])
-            self.blocks = nn.Sequential(
-                *(
-                    Block(f"layer{stage}_{block}", 2 if stage > 1 and block == 0 else 1)
-                    for stage in (1, 2, 3)
-                    for block in range(3)
-                )
-            )
-            self.linear = nn.Linear(64, 10)
-            self.linear.weight.data = torch.from_numpy(
-                np.asarray(params["linear"]["kernel"]).T.copy()
-            )
-            self.linear.bias.data = torch.from_numpy(np.array(params["linear"]["bias"]))
-            self.register_buffer("mean", torch.tensor(MEAN)[None, :, None, None])
-            self.register_buffer("std", torch.tensor(STD)[None, :, None, None])
-
-        def forward(self, x):
-            x = functional.relu(self.norm(self.stem((x - self.mean) / self.std)))
-            return self.linear(self.blocks(x).mean(dim=(2, 3)))
-
-    model = Network().eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+    return torch_copy(ResNetConfig(depth=20, shortcut="A"), variables, Normalization(MEAN, STD))
 
 
 def contenders(view, variables, images, labels):

@@ -26,7 +26,7 @@ from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.config import Config, Phase, TrainingConfig
 from robust_jax.data import Augmentation, Blobs, DataConfig, open_data
 from robust_jax.methods import KAP, Standard
-from robust_jax.models import ResNetConfig
+from robust_jax.models import Normalization, ResNetConfig
 from robust_jax.plan import make_plan
 from robust_jax.types import Batch, Task
 
@@ -88,7 +88,7 @@ def attack_rows(arguments: Arguments) -> list[list[str]]:
 
         sides: dict[str, Any] = {"one call": in_one_call, "Python loop": python_loop}
         if importlib.util.find_spec("torch") is not None:
-            sides["PyTorch"] = torch_pgd(network, batch)
+            sides["PyTorch"] = torch_pgd(network, variables, batch)
         seconds = timing.interleaved(sides, repeats=arguments.repeats)
         row = [name, f"{seconds['one call']:.3f}", f"{seconds['Python loop']:.3f}"]
         row += [f"{seconds['Python loop'] / seconds['one call']:.2f} (at least 1)"]
@@ -98,56 +98,17 @@ def attack_rows(arguments: Arguments) -> list[list[str]]:
     return rows
 
 
-def torch_pgd(network: ResNetConfig, batch: Batch) -> Any:
-    """Returns PGD-10 on the same architecture in PyTorch, channels last."""
+def torch_pgd(network: ResNetConfig, variables: Any, batch: Batch) -> Any:
+    """Returns PGD-10 on a copy of the network in PyTorch, channels last."""
     import torch
-    from torch import nn
+    import torch_resnet
 
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.norm1 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.norm2 = nn.BatchNorm2d(outputs)
-            self.shortcut = nn.Sequential()
-            if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-                )
-
-        def forward(self, x: Any) -> Any:
-            y = torch.relu(self.norm1(self.conv1(x)))
-            return torch.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-    counts = {18: (2, 2, 2, 2), 20: (3, 3, 3)}[network.depth]
-    first = 16
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
-    ]  # fmt: skip
-    inputs = first
-    for stage, count in enumerate(counts):
-        for block in range(count):
-            outputs, stride = first * 2**stage, 2 if stage and not block else 1
-            layers.append(Block(inputs, outputs, stride))
-            inputs = outputs
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
-    model = model.eval().to(memory_format=torch.channels_last)
-    clean = torch.from_numpy(np.array(batch.image).transpose(0, 3, 1, 2))
-    clean = clean.contiguous(memory_format=torch.channels_last)
+    model = torch_resnet.torch_copy(network, variables, Normalization())
+    model = model.to(memory_format=torch.channels_last)
+    clean = torch_resnet.channel_first(batch.image).contiguous(memory_format=torch.channels_last)
     labels = torch.from_numpy(np.array(batch.label)).long()
-
-    def run() -> np.ndarray:
-        images = torch.clamp(clean + (torch.rand_like(clean) * 2 - 1) * 8 / 255, 0, 1)
-        for _ in range(10):
-            images = images.detach().requires_grad_()
-            loss = nn.functional.cross_entropy(model(images), labels, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, images)
-            moved = images + 2 / 255 * slope.sign()
-            images = torch.clamp(clean + torch.clamp(moved - clean, -8 / 255, 8 / 255), 0, 1)
-        return images.detach().numpy()
-
-    return run
+    sizes = {"eps": 8 / 255, "step_size": 2 / 255, "num_steps": 10}
+    return lambda: torch_resnet.torch_pgd(model, clean, labels, **sizes).numpy()
 
 
 def training_rows(arguments: Arguments) -> list[list[str]]:

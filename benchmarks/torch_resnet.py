@@ -83,8 +83,10 @@ def torch_copy(
     Raises:
         ValueError: a network that the copy does not have (bottlenecks, ImageNet's stem, biases).
     """
-    plain = network.stem == "cifar" and network.stem_norm and network.shortcut_norm
-    if network.depth == 50 or network.conv_bias or not plain:
+    norms = network.norm and network.stem_norm and network.shortcut_norm
+    head = network.positions == 1 and not network.hidden
+    basic = network.depth != 50 and network.stem == "cifar" and not network.conv_bias
+    if not (norms and head and basic):
         raise ValueError(f"Expected network={network} to be a CIFAR ResNet of basic blocks.")
     model = TorchResNet(network, normalization)
     params, moments = variables["params"]["backbone"], variables["batch_stats"]["backbone"]

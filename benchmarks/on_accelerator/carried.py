@@ -27,6 +27,8 @@ from robust_jax.models import ResNetConfig
 from robust_jax.types import Task, Variables
 
 TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)
+TOY = ResNetConfig(blocks=(1, 1), widths=(9, 15), shortcut="A")
+"""Every network of a rehearsal; its channels fill sheets that kernels of 3 x 3 pool."""
 NUM_TEST = 1024
 PART_BYTES = 12_000_000
 PACKED_IMAGE_BYTES = 2_900
@@ -125,7 +127,7 @@ def _prepare_networks(folder: pathlib.Path, checkpoints: pathlib.Path) -> None:
 def prepare_toy(folder: pathlib.Path) -> None:
     """Writes a folder of the same files at toy size: random weights and images."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiny = Standard(network=ResNetConfig(depth=20, width_multiplier=0.25, shortcut="A"))
+    tiny = Standard(network=TOY)
     for name in ("resnet20", "resnet2b"):
         variables = jax.jit(lambda key: tiny.make(TASK).init(key=key))(jax.random.key(0))
         save_network(folder / f"{name}.npz", tiny, variables)

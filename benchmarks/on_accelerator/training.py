@@ -13,6 +13,7 @@ import optax
 from method_rows import Row, rows
 
 from on_accelerator import sides
+from on_accelerator.carried import TOY
 from on_accelerator.rows import Setting, Task, Value
 from robust_jax import sharding, training
 from robust_jax.config import Config, Phase, TrainingConfig
@@ -167,9 +168,7 @@ def epoch(setting: Setting, size: int, kind: str) -> dict[str, Value]:
 
 def network_of(setting: Setting) -> ResNetConfig:
     """Returns ResNet-18 of width 64."""
-    if setting.toy:
-        return ResNetConfig(depth=20, widths=(9, 9, 16))
-    return ResNetConfig(depth=18)
+    return TOY if setting.toy else ResNetConfig(depth=18)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +264,7 @@ def tasks(setting: Setting) -> Iterator[Task]:
     found = [] if setting.toy else rows(1.0)
     first = [row for row in found if row.name.startswith(FIRST)]
     yield from compared(setting, f"every method's step, batch {size}", first, size)
-    small = ResNetConfig(depth=20, width_multiplier=0.25 if setting.toy else 1.0)
+    small = TOY if setting.toy else ResNetConfig(depth=20)
     by_way = members(small, "ResNet-20")
     by_way = by_way[:2] if setting.toy else by_way + members(ResNetConfig(depth=18), "ResNet-18")
     yield from compared(setting, f"members of an ensemble, batch {size}", by_way, size)

@@ -1,0 +1,44 @@
+"""The benchmark for a node with an accelerator, rehearsed on a node that lacks what it may lack."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.test_plain_node import MISSING
+
+SECTIONS = {
+    "agreement", "attacks", "training", "certificates", "profile", "settings", "first_row",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rehearsal_without_what_a_plain_node_lacks(tmp_path, repository):
+    # Python runs `sitecustomize` in every process that the benchmark starts, too.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {MISSING}:\n    sys.modules[name] = None\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "benchmarks/accelerator.py", "--rehearse", "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=repository, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    rows = json.loads((out / "results.json").read_text())
+    assert {row["section"] for row in rows} == SECTIONS
+    assert not [row for row in rows if "error" in row["values"]]
+    steps = [row["values"] for row in rows if row["table"] == "five float32 steps"]
+    assert steps
+    assert all(found["within 0.001"] for found in steps)
+    assert (out / "row.tar.00").stat().st_size > 0
+    # Started again, it has nothing left to do: every row is on disk.
+    before = (out / "rows.jsonl").read_text()
+    command += ["--sections", "certificates"]
+    again = subprocess.run(
+        command, cwd=repository, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (out / "rows.jsonl").read_text() == before

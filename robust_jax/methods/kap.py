@@ -34,7 +34,6 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
 from robust_jax.models import default_layers
 from robust_jax.models.layers import Conv
@@ -196,8 +195,7 @@ class NoisyPooledConv(Conv):
                 x = norm(x, train=train, deterministic=deterministic)
             x = pool(x)
         if self.sigma and not deterministic:
-            noise = self.sigma * gaussian(self.make_rng("sample"), x.shape, x.dtype)
-            x = computed_once(x + noise)
+            x = x + self.sigma * gaussian(self.make_rng("sample"), x.shape, x.dtype)
         return x
 
 

@@ -67,6 +67,8 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         x_gradient = _self_adjoint_convolution(
             cotangent, flipped, input_dilation, tuple(input_padding), strides, kernel_dilation
         )
+    if kernel.shape[:2] == (1, 1) and dense and {*padding} == {(0, 0)}:
+        return x_gradient, _pointwise_kernel_gradient(x, cotangent, strides)
     # Channels first in two steps, of whole rows and of a matrix: a third of the time of one.
     rows = computed_once(x.transpose(1, 2, 0, 3))
     kernel_gradient: Any = _self_adjoint_convolution(
@@ -117,6 +119,13 @@ def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
     found = lax.pad(found, zero, unread).reshape(batch, a0 * s0, a1 * s1, channels)
     (low0, _), (low1, _) = padding
     return found[:, low0 : low0 + sizes[0], low1 : low1 + sizes[1]]
+
+
+def _pointwise_kernel_gradient(x, cotangent, strides):
+    """Returns the kernel's gradient of a 1 x 1 convolution: one product of matrices."""
+    met = x[:, :: strides[0], :: strides[1]]
+    axes = (0, 1, 2)
+    return lax.dot_general(met, cotangent, ((axes, axes), ((), ())))[None, None]
 
 
 def _convolution_to_few(x, kernel, padding):

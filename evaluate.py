@@ -20,6 +20,7 @@ from robust_jax import (
     checkpoints,
     claims,
     command_line,
+    compilation_cache,
     config,
     evaluation,
     formats,
@@ -77,6 +78,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Evaluates the checkpoint as the arguments say."""
     sharding.start_processes(arguments.runtime)
+    compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
     wanted = checkpoint.config.evaluation
@@ -164,6 +166,8 @@ def run(
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
     if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out)
+    # Of the whole process so far, training included.
+    summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
     summary["command"] = shlex.join(["python", *sys.argv])
     summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)

@@ -14,6 +14,7 @@ import evaluate
 from robust_jax import (
     checkpoints,
     command_line,
+    compilation_cache,
     config,
     evaluation,
     interrupt,
@@ -23,6 +24,7 @@ from robust_jax import (
 )
 from robust_jax.data import open_data
 from robust_jax.plan import make_plan
+from robust_jax.wording import gibibytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ def main(arguments: Arguments) -> None:
     cfg = arguments.config
     workdir = arguments.workdir or pathlib.Path("runs") / cfg.name
     sharding.start_processes(cfg.runtime)
+    compilation_cache.use(cfg.runtime.compilation_cache)
     mesh = sharding.make_mesh(cfg.runtime.num_devices)
 
     # Everything that can be wrong with a configuration is found here, before any long work.
@@ -54,9 +57,10 @@ def main(arguments: Arguments) -> None:
     step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     validator = training.make_validator(method, cfg, data, mesh)
     evaluation.make_evaluator(method, cfg.evaluation, mesh)
-    variables = training.init_variables(cfg, data, method, mesh)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
-    state = training.init_state(variables, optimizer, cfg.training, mesh, image_shape)
+    state = training.init_state(
+        training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh, image_shape
+    )
     for line in training.header(cfg, data, plan, state, mesh):
         logging.say(line)
 
@@ -80,7 +84,7 @@ def main(arguments: Arguments) -> None:
     with (
         logging.MetricWriter(workdir, start=start) as writer,
         logging.progress_bar(enabled=cfg.runtime.progress) as bar,
-        interrupt.Watch() as watch,
+        interrupt.Watch(agree_every=cfg.runtime.log_every) as watch,
     ):
         task = bar.add_task("train", total=plan.num_steps, completed=start, status="")
         first = plan.num_steps if finished else start
@@ -111,6 +115,10 @@ def main(arguments: Arguments) -> None:
                 logging.say(f"Stopped and saved at step {step}; the same command goes on.")
                 return
 
+    peak = sharding.peak_bytes(mesh.devices.flat)
+    if peak is not None:
+        logging.say(f"Trained with at most {gibibytes(peak)} of a device's memory in use.")
+    del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
     checkpoint = training.fit(manager, workdir, method, cfg, data, plan, mesh)
     evaluate.run(
         checkpoint, cfg.evaluation, mesh, data=data, out=workdir, progress=cfg.runtime.progress

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 class Watch:
     """While entered, SIGTERM and SIGINT set a flag; a second SIGINT stops at once."""
 
-    def __init__(self, *, agree_every: int = 10) -> None:
+    def __init__(self, *, agree_every: int = 50) -> None:
         self._asked = False
         self._agree_every = agree_every
         self._before: dict[int, object] = {}
@@ -34,7 +34,8 @@ class Watch:
     def requested(self, step: int) -> bool:
         """Returns whether to stop after this step; every process answers the same.
 
-        Several processes compare notes every `agree_every` steps.
+        Several processes compare notes every `agree_every` steps, for which each waits until its
+        devices have done all of them: where the metrics are read anyway.
         """
         if jax.process_count() == 1:
             return self._asked

@@ -11,7 +11,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from robust_jax.wording import NOTHING, percent
+from robust_jax.wording import NOTHING, gibibytes, percent
 
 console = rich.console.Console(stderr=False)
 
@@ -159,6 +159,8 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
         row("worst case", overall("worst_case_accuracy"), "right clean and under every attack")
     console.print(table)
     lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
+    if summary.get("peak_bytes") is not None:
+        lines.append(f"At most {gibibytes(summary['peak_bytes'])} of a device's memory in use")
     if summary["selection"] != "first":
         lines.append(f"Selection: {selected(summary)}")
     if summary["budget"] == "reduced":

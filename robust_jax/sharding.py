@@ -1,6 +1,7 @@
 """The device mesh: made here and nowhere else."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,7 +19,11 @@ class RuntimeConfig:
             (SLURM, TPU pods, Kubernetes).
         num_processes: number of processes, with `coordinator_address`.
         process_id: number of this process, with `coordinator_address`.
-        log_every: steps between two lines of metrics.jsonl.
+        compilation_cache: folder in which compiled programs are kept for the next start; "auto" for
+            the user's own (~/.cache/robust_jax), or the one of JAX_COMPILATION_CACHE_DIR; None for
+            none. Compiled programs are code: let nobody else write there.
+        log_every: steps between two lines of metrics.jsonl, and between two times that several
+            hosts agree whether to stop: in between no host waits for its devices.
         progress: show the progress bar.
     """
 
@@ -27,10 +32,13 @@ class RuntimeConfig:
     coordinator_address: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+    compilation_cache: str | None = "auto"
     log_every: int = 50
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.compilation_cache == "":
+            raise ValueError("Expected compilation_cache='' to be a folder, 'auto' or None.")
         if self.log_every < 1:
             raise ValueError(f"Expected log_every={self.log_every} >= 1.")
 
@@ -79,6 +87,18 @@ def local(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
     )
+
+
+def peak_bytes(devices: Iterable[Any]) -> int | None:
+    """Returns the most memory that any device had in use since the start; None on the CPU.
+
+    Args:
+        devices: those of a mesh; other hosts' are left out.
+    """
+    own = [d for d in devices if d.process_index == jax.process_index()]
+    found = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in own]
+    known = [peak for peak in found if peak is not None]
+    return max(known) if known else None
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -14,6 +14,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Its other way to emit fusions compiles in a third of the time; later versions have no choice.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# No test reads or writes the user's cache of compiled programs.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from jaxtyping import install_import_hook
 

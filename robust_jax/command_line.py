@@ -1,12 +1,13 @@
-"""Command lines: typed overrides by tyro, fractions such as 8/255, one line for every mistake."""
+"""Command lines: typed overrides by tyro, numbers as people write them, mistakes in one line."""
 
 import contextlib
 import dataclasses
-import fractions
 import io
 import itertools
+import math
 import operator
 import os
+import pathlib
 import re
 import sys
 import typing
@@ -24,13 +25,65 @@ def _float_or_fraction(info: Any) -> Any:
         return None
 
     def read(given: list[str]) -> float:
-        return float(fractions.Fraction(given[0])) if "/" in given[0] else float(given[0])
+        numerator, slash, denominator = given[0].partition("/")
+        value = float(numerator)
+        if slash:
+            over = float(denominator)
+            value = value / over if over else math.nan
+        if math.isnan(value):
+            raise ValueError(f"Expected {given[0]!r} to be a number.")
+        return value
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="FLOAT",
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _integer(info: Any) -> Any:
+    """Lets every integer be written as 1e5 too."""
+    import tyro
+
+    if info.type is not int:
+        return None
+
+    def read(given: list[str]) -> int:
+        if "e" not in given[0].lower():
+            return int(given[0])
+        value = float(given[0])
+        if not value.is_integer():
+            raise ValueError(f"Expected {given[0]!r} to be an integer.")
+        return int(value)
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _path(info: Any) -> Any:
+    """Lets `--workdir=~/runs` mean the home directory: shells expand it only after a space."""
+    import tyro
+
+    if info.type is not pathlib.Path:
+        return None
+
+    def read(given: list[str]) -> pathlib.Path:
+        if not given[0]:
+            raise ValueError("Expected '' to be a path.")
+        return pathlib.Path(given[0]).expanduser()
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, pathlib.Path),
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -61,7 +114,8 @@ def parse(
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_float_or_fraction)
+    for rule in (_float_or_fraction, _integer, _path):
+        registry.primitive_rule(rule)
     printed = io.StringIO()
     marks = (tyro.conf.CascadeSubcommandArgs,)
     fields: dict[str, Any] = {} if default is None else {"default": default}
@@ -90,6 +144,10 @@ def _one_line(box: str) -> str:
     lines = ["" if set(line) == {"-"} else line for line in lines]
     lines = list(itertools.dropwhile(operator.not_, lines))
     message = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    if re.fullmatch(r"Unrecognized options: (True|False)", message, re.IGNORECASE):
+        return f"{message} (a switch is --flag, or --no-flag after its last dot)"
+    if "Could not find valid parse" in message and "," in message:
+        message += " (several values are separated by spaces)"
     flags = [found[0] for line in lines if (found := re.match(r"--[\w.-]+", line))]
     near = [flag for flag in dict.fromkeys(flags) if flag not in message and flag != "--help"]
     return message + (f" (did you mean {' or '.join(near[:2])}?)" if near else "")

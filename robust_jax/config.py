@@ -190,6 +190,10 @@ class Config:
     seed: int = 0
     runtime: RuntimeConfig = RuntimeConfig()
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"Expected 0 <= seed={self.seed} < 2**32, a key's.")
+
 
 MAY_CHANGE = (
     "runtime",

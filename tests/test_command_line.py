@@ -1,6 +1,7 @@
 """The commands as a user types them: help, overrides, and one line for every mistake."""
 
 import os
+import pathlib
 import runpy
 import subprocess
 import sys
@@ -93,6 +94,27 @@ def test_overrides_reach_nested_and_polymorphic_fields(repository, monkeypatch):
     assert cfg.evaluation.attacks["pgd"].attack.num_steps == 7
 
 
+def test_values_as_people_write_them(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    found = parsed(
+        "--training.adversarial.attack.threat.eps", "8./255",
+        "--training.adversarial.attack.step_size=.5/255",
+        "--training.adversarial.attack.num-steps", "1e1",
+        "--evaluation.attacks.pgd.attack.threat.eps", "1e-2",
+        "--evaluation.num-examples", "1_000",
+        "--data.validation-size", "1/10",
+        "--workdir=~/runs",
+    )  # fmt: skip
+    attack = found.config.training.adversarial.attack
+    assert (attack.threat.eps, attack.step_size) == (8 / 255, 0.5 / 255)
+    assert repr(attack.num_steps) == "10"
+    assert found.config.evaluation.attacks["pgd"].attack.threat.eps == 0.01
+    assert found.config.evaluation.num_examples == 1000
+    assert found.config.data.validation_size == 0.1
+    assert found.workdir == pathlib.Path.home() / "runs"
+    assert repr(parsed("--data.validation-size", "1e2").config.data.validation_size) == "100"
+
+
 def test_optional_sections_can_be_left_out(repository, monkeypatch):
     monkeypatch.chdir(repository)
     cfg = parsed("training.adversarial:none", "method.pool:none", "--method.sigma", "0.3").config
@@ -107,6 +129,13 @@ def test_optional_sections_can_be_left_out(repository, monkeypatch):
         (["--method.sigm", "1"], "Unrecognized options: --method.sigm, 1 .*did you mean .*sigma"),
         (["--method.sigma", "many"], "Error parsing --method.sigma: .*'many'"),
         (["--method.sigma", "-1"], "Expected sigma=-1.0 >= 0."),
+        (["--method.sigma", "nan"], "Error parsing --method.sigma: Expected 'nan' to be a number"),
+        (["--method.sigma", "8/0"], "Error parsing --method.sigma: Expected '8/0' to be a number"),
+        (["--seed", "1e-3"], "Error parsing --seed: Expected '1e-3' to be an integer"),
+        (["--seed", "4294967296"], "Expected 0 <= seed=4294967296 < 2"),
+        (["--workdir", ""], "Error parsing --workdir: .*Expected '' to be a path|no type matching"),
+        (["--runtime.progress", "False"], "Unrecognized options: False .a switch is --flag"),
+        (["--method.network.widths", "16,25"], "'16,25'.* .several values are separated by spaces"),
         (["--method.order", "x"], "invalid choice 'x' for argument '--method.order'"),
     ],
 )

@@ -92,6 +92,8 @@ class Attack:
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         index = jnp.arange(len(labels)) if index is None else jnp.asarray(index)
         check_batch(images, labels, index)
+        # One dtype for whatever integers a caller has: loops carry them, and their classes.
+        labels, index = labels.astype(jnp.int32), index.astype(jnp.int32)
         self.check(images)
         if images.shape[0] == 0:
             return images

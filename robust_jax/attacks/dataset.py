@@ -49,7 +49,12 @@ class Batches:
 
         self.full = divisible(batch_size)
         self.quarter = divisible(-(-batch_size // 4)) if quarters else self.full
-        self.images, self.labels, self.index = map(np.asarray, (images, labels, index))
+        self.images, labels, index = map(np.asarray, (images, labels, index))
+        # One dtype for whatever integers a caller has; others are refused by who checks them.
+        self.labels, self.index = (
+            each.astype(np.int32) if np.issubdtype(each.dtype, np.integer) else each
+            for each in (labels, index)
+        )
 
     def __len__(self) -> int:
         """Returns the number of examples."""

@@ -1,5 +1,7 @@
 """Sources that decode image files: a folder tree and prepared TFDS datasets."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,12 @@ import numpy as np
 from robust_jax.data.images import decode_image
 from robust_jax.data.sources import Source, Splits
 
-_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
+_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+)
+# What archives and file servers add beside hidden files: resource forks, thumbnails.
+_FOREIGN_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +48,10 @@ class FileExamples:
 class Folder(Source):
     """Image files under `train/<class>/...` and `val/<class>/...` (or `test/<class>/...`).
 
-    Classes are the folders under `train`, in sorted order; rows are sorted by class and path;
-    files that do not end like an image are passed over. TinyImageNet's own layout is recognised
+    Classes are the folders under `train`, in sorted order; rows are sorted by class and path.
+    Passed over are files that do not end like an image and, at any depth, hidden files and
+    folders (`.ipynb_checkpoints`, `._a.png`), `__MACOSX` and `@eaDir`; links are followed.
+    Pixels are those stored, see `decode_image`. TinyImageNet's own layout is recognised
     by its `wnids.txt`: `train/<wnid>/images/*`, and `val/images/*` labelled by
     `val/val_annotations.txt` (its `test` has no labels and is not read); its classes are the
     sorted wnids too.
@@ -87,11 +96,39 @@ class Folder(Source):
         return FileExamples(tuple(path for path, _ in rows), labels, self.channels)
 
 
+def _is_foreign(name: str) -> bool:
+    """Returns whether a file or folder of this name is no part of the data."""
+    return name.startswith(".") or name in _FOREIGN_FOLDERS
+
+
 def _subfolders(folder: Path) -> tuple[str, ...]:
-    """Returns the sorted names of the folders in a folder, hidden ones left out."""
-    return tuple(
-        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    )
+    """Returns the sorted names of the folders in a folder, foreign ones left out."""
+    paths = sorted(path for path in folder.iterdir() if not _is_foreign(path.name))
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"Expected {path} not to be a broken link.")
+    return tuple(path.name for path in paths if path.is_dir())
+
+
+def _images(folder: Path) -> Iterator[str]:
+    """Yields the path of each image file in a folder, at any depth.
+
+    Raises:
+        ValueError: a link leads back to a folder above it, or an image's leads nowhere.
+    """
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _is_foreign(name)]
+        for name in folders:
+            inner = Path(where, name)
+            if inner.is_symlink() and Path(where).resolve().is_relative_to(inner.resolve()):
+                raise ValueError(f"Expected {inner} not to link to a folder that holds it.")
+        for name in files:
+            path = Path(where, name)
+            if _is_foreign(name) or path.suffix.lower() not in _EXTENSIONS:
+                continue
+            if not path.is_file():
+                raise ValueError(f"Expected {path} to be a file.")
+            yield str(path)
 
 
 def _listed(
@@ -100,8 +137,7 @@ def _listed(
     """Returns (path, label) of each image under `<folder>/<class>`, at any depth."""
     rows = []
     for label, name in enumerate(class_names):
-        files = (folder / name).rglob("*") if (folder / name).is_dir() else ()
-        paths = sorted(str(p) for p in files if p.suffix.lower() in _EXTENSIONS)
+        paths = sorted(_images(folder / name))
         if every_class and not paths:
             raise ValueError(f"Expected {folder / name} to hold at least one image file.")
         rows.extend((path, label) for path in paths)
@@ -118,7 +154,8 @@ def _annotated(folder: Path, class_names: tuple[str, ...]) -> list[tuple[str, in
     for line in annotations.read_text().splitlines():
         if not line.strip():
             continue
-        file_name, wnid = line.split("\t")[:2]
+        file_name, _, wnid = line.partition("\t")
+        wnid = wnid.split("\t")[0]
         if wnid not in label_of:
             raise ValueError(f"Expected class {wnid} of {file_name} to be listed in wnids.txt.")
         rows.append((str(folder / "images" / file_name), label_of[wnid]))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ _CONVERTIBLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", 
     "LAB",
     "HSV",
 }
+# How Pillow names stored values of more than 8 bits: it opens "RGB;16B" as RGB, cut to 8.
+_DEEP = re.compile(r";(9|[1-9]\d)[A-Z]+$")
 _NUM_ATTEMPTS = 10
 NUM_CROP_DRAWS = 4 * _NUM_ATTEMPTS
 
@@ -64,7 +67,8 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     """Returns a JPEG, PNG, ... file's pixels as uint8 [h w channels].
 
     Grey, palette, CMYK and transparent images are converted to the channels asked for (an alpha
-    channel is dropped).
+    channel is dropped). Pixels are as they are stored, as torchvision reads them: orientation in
+    EXIF and colour profiles are not applied; of several frames it is the first.
 
     Args:
         encoded: the file's bytes.
@@ -76,12 +80,16 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            stored = _deep(image)
             image.load()
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         reason = str(error).replace("\n", " ")
         raise ValueError(f"Expected {name} to be a decodable image: {reason}.") from error
-    if image.mode not in _CONVERTIBLE_MODES:
-        raise ValueError(f"Expected {name} of mode {image.mode} to have 8 bits a channel.")
+    if stored is not None or image.mode not in _CONVERTIBLE_MODES:
+        kind = stored or f"mode {image.mode}"
+        raise ValueError(
+            f"Expected {name} of {kind} to have 8 bits a channel; scale its values to 0 .. 255."
+        )
     if "transparency" in image.info:
         image = image.convert("RGBA")
     mode = "L" if channels == 1 else "RGB"
@@ -89,6 +97,19 @@ def decode_image(encoded: bytes, channels: int, name: str) -> np.ndarray:
         image = image.convert(mode)
     pixels = np.asarray(image)
     return pixels[:, :, None] if channels == 1 else pixels
+
+
+def _deep(image: Image.Image) -> str | None:
+    """Returns how an opened, not yet decoded image stores more than 8 bits; None if it does not."""
+    for tile in getattr(image, "tile", ()):
+        found = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        for value in found:
+            if isinstance(value, str) and _DEEP.search(value):
+                return f"stored values {value}"
+            # PPM's largest value stands beside the mode.
+            if tile[0].startswith("ppm") and isinstance(value, int) and value > 255:
+                return f"stored values up to {value}"
+    return None
 
 
 def resize(image: np.ndarray, height: int, width: int, box: Any = None) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Where images come from: each source is a frozen config whose `load` gives random access."""
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -114,7 +116,8 @@ class NPZ(Source):
     """A NumPy archive with the arrays `x_train`, `y_train`, `x_test`, `y_test`.
 
     Images are [n h w k] or [n h w] (grey); uint8, or floating in [0, 1] if every value is one of
-    the 256 grey levels (v / 255), so that nothing is rounded away.
+    the 256 grey levels (v / 255), so that nothing is rounded away. Labels are integers [n], or
+    [n 1] as Keras has them.
 
     Attributes:
         path: the .npz file.
@@ -124,6 +127,11 @@ class NPZ(Source):
     path: str
     num_classes: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks the number of classes."""
+        if self.num_classes < 0:
+            raise ValueError(f"Expected num_classes={self.num_classes} >= 0.")
+
     def load(self) -> Splits:
         """Returns the archive's arrays."""
         path = Path(self.path).expanduser()
@@ -131,28 +139,45 @@ class NPZ(Source):
             raise ValueError(f"Expected path={self.path} to be an existing .npz file.")
         names = ("x_train", "y_train", "x_test", "y_test")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                missing = [name for name in names if name not in archive.files]
-                arrays = {name: archive[name] for name in names if not missing}
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"Expected {path} to be a readable .npz file: {error}.") from error
-        if missing:
-            raise ValueError(f"Expected {path} to hold the arrays {', '.join(missing)}.")
-        y_train = arrays["y_train"]
-        num_classes = self.num_classes or (int(y_train.max()) + 1 if y_train.size else 0)
-        splits = []
-        for split in ("train", "test"):
-            images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-            check_labels(labels, num_classes, f"y_{split}")
-            images = _as_uint8(images[..., None] if images.ndim == 3 else images, f"x_{split}")
-            if len(images) != len(labels):
-                raise ValueError(
-                    f"Expected x_{split} and y_{split} of equal length, "
-                    f"got {len(images)} and {len(labels)}."
-                )
-            splits.append(ArrayExamples(images, labels.astype(np.int32)))
-        class_names = tuple(str(label) for label in range(num_classes))
-        return Splits(splits[0], splits[1], num_classes, class_names)
+            with path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise ValueError("it is one array, not an archive")
+                held = sorted(archive.files)
+                arrays = {name: archive[name] for name in names if set(names) <= set(held)}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            reason = str(error).rstrip(".")
+            raise ValueError(f"Expected {path} to be a readable .npz file: {reason}.") from error
+        if not arrays:
+            found = ", ".join(held)
+            raise ValueError(f"Expected {path} to hold the arrays {', '.join(names)}, not {found}.")
+        try:
+            return _splits(arrays, self.num_classes)
+        except ValueError as error:
+            raise ValueError(f"{str(error).removesuffix('.')}, in {path}.") from error
+
+
+def _splits(arrays: dict[str, np.ndarray], num_classes: int) -> Splits:
+    """Returns the checked arrays of an archive; 0 classes are as many as the training labels."""
+    for name in ("y_train", "y_test"):
+        labels = arrays[name]
+        arrays[name] = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    largest = arrays["y_train"]
+    if not num_classes and largest.size and np.issubdtype(largest.dtype, np.integer):
+        num_classes = int(largest.max()) + 1
+    splits = []
+    for split in ("train", "test"):
+        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        check_labels(labels, num_classes, f"y_{split}")
+        images = _as_uint8(images[..., None] if images.ndim == 3 else images, f"x_{split}")
+        if len(images) != len(labels):
+            raise ValueError(
+                f"Expected x_{split} and y_{split} of equal length, "
+                f"got {len(images)} and {len(labels)}."
+            )
+        splits.append(ArrayExamples(images, labels.astype(np.int32)))
+    class_names = tuple(str(label) for label in range(num_classes))
+    return Splits(splits[0], splits[1], num_classes, class_names)
 
 
 def _as_uint8(images: np.ndarray, name: str) -> np.ndarray:

@@ -3,8 +3,10 @@
 import dataclasses
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -54,10 +56,95 @@ def test_folder_names_the_undecodable_file(class_folder):
         _ = data.train.arrays
 
 
-def test_sixteen_bit_images_are_refused_not_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match="to have 8 bits a channel"):
-        decode_image((tmp_path / "deep.png").read_bytes(), 3, "deep.png")
+def test_what_archives_and_notebooks_leave_is_passed_over(class_folder):
+    expected = Folder(str(class_folder)).load()
+    copy = (class_folder / "train/cat/a.jpg").read_bytes()
+    for name in (
+        "train/cat/.ipynb_checkpoints/a-checkpoint.jpg",
+        "train/cat/deeper/.thumbnails/a.jpg",
+        "train/cat/@eaDir/a.jpg",
+        "train/dog/._c.png",
+        "train/dog/__MACOSX/._c.png",
+        "train/__MACOSX/cat/._a.jpg",
+        "val/__MACOSX/cat/._a.jpg",
+    ):
+        (class_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (class_folder / name).write_bytes(copy)
+    (class_folder / "train/dog/folder.png").mkdir()
+    found = Folder(str(class_folder)).load()
+    assert found.class_names == expected.class_names
+    assert found.train.paths == expected.train.paths
+    assert found.test.paths == expected.test.paths
+    # A folder named like an image is a folder.
+    (class_folder / "train/dog/folder.png/z.JFIF").write_bytes(copy)
+    assert len(Folder(str(class_folder)).load().train) == 6
+
+
+def test_links_are_followed_or_named(class_folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "g.pgm").write_bytes(b"P5 2 2 255 abcd")
+    (class_folder / "train/dog/linked").symlink_to(outside)
+    train = Folder(str(class_folder)).load().train
+    assert train.paths[-1].endswith("dog/linked/g.pgm")
+    np.testing.assert_array_equal(
+        train[5][0][..., 1], np.frombuffer(b"abcd", np.uint8).reshape(2, 2)
+    )
+    (class_folder / "train/dog/linked").unlink()
+    for name, target, message in (
+        ("train/dog/up", class_folder / "train", "dog/up not to link to a folder that holds it"),
+        ("train/dog/h.png", class_folder / "nowhere", "dog/h.png to be a file"),
+        ("train/bird", class_folder / "nowhere", "train/bird not to be a broken link"),
+    ):
+        (class_folder / name).symlink_to(target)
+        with pytest.raises(ValueError, match=message):
+            Folder(str(class_folder)).load()
+        (class_folder / name).unlink()
+
+
+def png16(channels):
+    """A 16-bit PNG of a 12-bit camera; Pillow writes none in colour."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    rows = np.arange(16 * channels, dtype=">u2").reshape(4, 4, channels) * 60
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", 4, 4, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def tiff16():
+    """A 16-bit RGB TIFF of one pixel."""
+    bits = 8 + 2 + 9 * 12 + 4
+    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2),
+            (273, 4, 1, bits + 6), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 6)]  # fmt: skip
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, count, value) for tag, kind, count, value in tags
+    )
+    values = struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 4095, 60, 0)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + values
+
+
+DEEP = {
+    "grey.png": png16(1),
+    "grey and alpha.png": png16(2),
+    "colour.png": png16(3),
+    "colour and alpha.png": png16(4),
+    "grey.pgm": b"P5 2 1 4095 " + struct.pack(">2H", 4095, 60),
+    "colour.ppm": b"P6 1 1 65535 " + struct.pack(">3H", 4095, 60, 0),
+    "plain.ppm": b"P3 1 1 4095 4095 60 0\n",
+    "colour.tif": tiff16(),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bit_images_are_refused_not_cut(name, channels):
+    with pytest.raises(ValueError, match=f"Expected {name} of .* to have 8 bits a channel"):
+        decode_image(DEEP[name], channels, name)
 
 
 def test_folder_that_is_missing_or_odd(tmp_path, class_folder):
@@ -110,6 +197,9 @@ def test_tiny_imagenet_layout(tmp_path):
     assert data.task == ((128, 128, 3), 3, 6)
     assert (data.train.memory, data.test.memory) == ("stream", "device")
     annotation = tmp_path / "val" / "val_annotations.txt"
+    annotation.write_text("val_0.JPEG n01\n")
+    with pytest.raises(ValueError, match=r"class  of val_0.JPEG n01 to be listed in wnids.txt"):
+        Folder(str(tmp_path)).load()
     annotation.write_text("val_0.JPEG\tn99\t0\t0\t1\t1\n")
     with pytest.raises(ValueError, match=r"class n99 of val_0.JPEG to be listed in wnids.txt"):
         Folder(str(tmp_path)).load()

@@ -74,6 +74,10 @@ def test_npz_keeps_every_level(tmp_path, kind):
         ({"y_train": np.array([0, -1])}, r"Expected y_train\[1\]=-1 in \[0, 1\)"),
         ({"y_test": np.array([0, 2])}, r"Expected y_test\[1\]=2 in \[0, 2\)"),
         ({"y_test": np.array([0.0, 1.0])}, "Expected y_test of shape .* to be integers"),
+        ({"y_train": np.array([0.0, np.nan])}, "Expected y_train of shape .* to be integers"),
+        ({"y_train": np.array(["cat", "dog"])}, "Expected y_train of shape .* to be integers"),
+        ({"y_train": np.eye(2, dtype=np.int32)}, r"Expected y_train of shape \(2, 2\)"),
+        ({"y_test": np.array([1])}, r"got 2 and 1, in /.*a\.npz\.$"),
     ],
 )
 def test_npz_names_the_bad_array(tmp_path, arrays, message):
@@ -88,6 +92,17 @@ def test_npz_names_the_bad_array(tmp_path, arrays, message):
         NPZ(str(tmp_path / "a.npz")).load()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", ">i2", "u4", "i8", "u8"])
+def test_npz_takes_every_integer_label(tmp_path, dtype):
+    images, labels = np.zeros((2, 4, 4, 1), np.uint8), np.array([[2], [0]], dtype)
+    np.savez(tmp_path / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels[:, 0])
+    splits = NPZ(str(tmp_path / "a.npz")).load()
+    assert splits.num_classes == 3
+    for examples in (splits.train, splits.test):
+        assert examples.labels.dtype == np.int32
+        np.testing.assert_array_equal(examples.labels, [2, 0])
+
+
 def test_npz_that_is_missing_or_foreign(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.npz to be an existing"):
         NPZ(str(tmp_path / "nowhere.npz")).load()
@@ -95,8 +110,16 @@ def test_npz_that_is_missing_or_foreign(tmp_path):
     with pytest.raises(ValueError, match="to be a readable"):
         NPZ(str(tmp_path / "text.npz")).load()
     np.savez(tmp_path / "half.npz", x_train=np.zeros((1, 2, 2, 1)), y_train=[0])
-    with pytest.raises(ValueError, match="to hold the arrays x_test, y_test"):
+    with pytest.raises(ValueError, match=r"to hold the arrays x_train, .* not x_train, y_train\.$"):
         NPZ(str(tmp_path / "half.npz")).load()
+    whole = (tmp_path / "half.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut.npz to be a readable .npz file: "):
+        NPZ(str(tmp_path / "cut.npz")).load()
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"one.npz to be a readable .npz file: it is one array"):
+        NPZ(str(tmp_path / "one.npz")).load()
 
 
 def test_check_images():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.test_plain_node import MISSING
 
 SECTIONS = {

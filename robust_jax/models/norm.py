@@ -22,15 +22,19 @@ def accumulator_dtype(dtype: Any) -> Any:
     return jnp.dtype("float64" if dtype == jnp.float64 else "float32")
 
 
-def _moments(shifted: Float[Array, "*b k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Returns mean and variance of each channel, from one pass.
+def _moments(
+    x: Float[Array, "*b k"], centre: Float[Array, " k"]
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Returns mean and variance of each channel, from one pass over x.
 
-    The caller has subtracted a guess of the mean, which keeps E[x^2] - E[x]^2 from cancelling
-    where the mean is large beside the deviation.
+    Centring on a guess of the mean first keeps E[x^2] - E[x]^2 from cancelling where the mean is
+    large beside the deviation.
     """
-    axes = tuple(range(shifted.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
+    shifted = x.astype(centre.dtype) - _wide(centre, x)
     mean = jnp.mean(shifted, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(shifted), axes) - jnp.square(mean), 0.0)
+    var = jnp.maximum(jnp.mean(jnp.square(shifted), axes) - jnp.square(mean), 0.0)
+    return centre + mean, var
 
 
 def _wide(channels: Array, x: Array) -> Array:
@@ -38,43 +42,48 @@ def _wide(channels: Array, x: Array) -> Array:
 
 
 def _scaled(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
-    return (x - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x)
+    y = x.astype(factor.dtype)
+    return ((y - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x)).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalised(shifted, scale, bias, epsilon):
-    """Returns the values normalised by their own moments, and the moments.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalised(x, scale, bias, centre, epsilon):
+    """Returns x normalised by its own moments, and the moments.
 
-    The backward pass needs two sums over values and cotangent and one pass that applies three
-    numbers of each channel; autodiff's runs through the moments apart. It is plain JAX of the
-    residuals, so it has derivatives itself.
+    The backward pass needs two sums over x and cotangent and one pass that applies three numbers
+    of each channel; autodiff's runs through the moments apart. It is plain JAX of the residuals,
+    so it has derivatives itself. Of the activations it keeps x alone, as methods that look at a
+    convolution's output keep that already.
     """
-    return _normalised_forward(shifted, scale, bias, epsilon)[0]
+    return _normalised_forward(x, scale, bias, centre, epsilon)[0]
 
 
-def _normalised_forward(shifted, scale, bias, epsilon):
-    shifted = computed_once(shifted)
-    mean, var = _moments(shifted)
+def _normalised_forward(x, scale, bias, centre, epsilon):
+    x = computed_once(x)
+    mean, var = _moments(x, centre)
     inverse = lax.rsqrt(var + epsilon)
-    output = _scaled(shifted, mean, scale * inverse, bias)
-    return (output, mean, var), (shifted, scale, mean, inverse)
+    output = _scaled(x, mean, scale * inverse, bias)
+    return (output, mean, var), (x, scale, centre, mean, inverse)
 
 
 def _normalised_backward(epsilon, residuals, cotangents):
     del epsilon
-    shifted, scale, mean, inverse = residuals
-    g, mean_cotangent, var_cotangent = cotangents
-    g = computed_once(g)
-    num = shifted.size // shifted.shape[-1]
-    axes = tuple(range(shifted.ndim - 1))
+    x, scale, centre, mean, inverse = residuals
+    cotangent, mean_cotangent, var_cotangent = cotangents
+    num = x.size // x.shape[-1]
+    axes = tuple(range(x.ndim - 1))
+    g = computed_once(cotangent.astype(mean.dtype))
+    y = x.astype(mean.dtype)
     total = jnp.sum(g, axes)
-    along = jnp.sum(g * shifted, axes) - mean * total
+    # The sum of g * (y - mean), without a pass that writes the difference: its error grows with
+    # mean / deviation, by one rounding for each power of two.
+    along = jnp.sum(g * y, axes) - mean * total
     factor = scale * inverse
     # d output / d x, less what the moments take back: the mean of g, and g's share along x.
     slope = (2.0 * var_cotangent - factor * jnp.square(inverse) * along) / num
-    offset = (mean_cotangent - factor * total) / num - slope * mean
-    gradient = g * _wide(factor, g) + shifted * _wide(slope, g) + _wide(offset, g)
-    return gradient, inverse * along, total
+    offset = (mean_cotangent - factor * total) / num
+    x_gradient = g * _wide(factor, x) + (y - _wide(mean, x)) * _wide(slope, x) + _wide(offset, x)
+    return x_gradient.astype(x.dtype), inverse * along, total, jnp.zeros_like(centre)
 
 
 _normalised.defvjp(_normalised_forward, _normalised_backward)
@@ -115,21 +124,19 @@ class BatchNorm(nn.Module):
         bias = jnp.asarray(self.param("bias", nn.initializers.zeros, shape, jnp.float32), dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        y = x.astype(dtype)
         if not train:
             mean = jnp.asarray(running_mean.value, dtype)
             var = jnp.asarray(running_var.value, dtype)
-            return _scaled(y, mean, scale * lax.rsqrt(var + epsilon), bias).astype(x.dtype)
+            return _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
         centre = jnp.asarray(lax.stop_gradient(running_mean.value), dtype)
-        y = y - _wide(centre, y)
         if self.statistics_gradient:
-            found: Any = _normalised(y, scale, bias, epsilon)
+            found: Any = _normalised(x, scale, bias, centre, epsilon)
             output, mean, var = found
         else:
-            mean, var = lax.stop_gradient(_moments(y))
-            output = _scaled(y, mean, scale * lax.rsqrt(var + epsilon), bias)
+            mean, var = lax.stop_gradient(_moments(x, centre))
+            output = _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
         if not self.is_initializing():
-            for running, value in ((running_mean, centre + mean), (running_var, var)):
+            for running, value in ((running_mean, mean), (running_var, var)):
                 new = value.astype(running.value.dtype)
                 running.value = lax.stop_gradient(momentum * running.value + (1 - momentum) * new)
-        return output.astype(x.dtype)
+        return output

@@ -124,6 +124,29 @@ def test_moments_have_gradients_of_their_own():
         wide = (None, None, None)
         return (x - mean[wide]) / jnp.sqrt(var + EPSILON)[wide], mean, var
 
-    ours = jax.grad(lambda x: total(norm._normalised(x, ones, zeros, EPSILON)))(x)
+    ours = jax.grad(lambda x: total(norm._normalised(x, ones, zeros, zeros, EPSILON)))(x)
     theirs = jax.grad(lambda x: total(expected(x)))(x)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_survives_a_mean_far_beyond_the_deviation():
+    random = np.random.default_rng(0)
+    x64, weight = 1000.0 + random.normal(size=(256, 1)), random.normal(size=(256, 1))
+
+    def slopes(x, weight, running_mean):
+        running = {"mean": running_mean, "var": jnp.ones_like(running_mean)}
+
+        def loss(x, scale):
+            output = layer(
+                x, scale, jnp.zeros_like(scale), running, train=True, statistics_gradient=True
+            )
+            return jnp.sum(weight * output)
+
+        return jax.grad(loss, (0, 1))(x, jnp.ones_like(running_mean))
+
+    single = [jnp.asarray(a, jnp.float32) for a in (x64, weight, np.full(1, 999.0))]
+    with jax.enable_x64(True):
+        expected = slopes(*(jnp.asarray(np.asarray(a), jnp.float64) for a in single))
+    # float32 holds such an x to 3e-5 of its deviation, and the sum of 256 of them to ten times it.
+    for ours, theirs in zip(slopes(*single), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-4 * np.max(np.abs(theirs)))

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import robust_jax
-from robust_jax import formats, serialization
+from robust_jax import formats, logging, serialization
 from robust_jax.config import MAY_CHANGE, Config
 from robust_jax.sharding import local, replicated
 from robust_jax.types import Task, Variables
@@ -120,8 +120,9 @@ def save(
         items["optimizer"] = ocp.args.StandardSave(optimizer)
     args = ocp.args.Composite(**items)
     try:
-        manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
-        manager.wait_until_finished()
+        with logging.only_errors():
+            manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
+            manager.wait_until_finished()
     except Exception as error:  # orbax and tensorstore raise every kind
         kept = [each for each in _steps(str(manager.directory.parent)) if each != step]
         raise OSError(

@@ -1,9 +1,11 @@
 """What a run prints and writes: progress bar, metrics.jsonl, TensorBoard, tables."""
 
+import contextlib
 import json
+import logging
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +16,18 @@ import rich.table
 from robust_jax.wording import NOTHING, gibibytes, percent
 
 console = rich.console.Console(stderr=False)
+
+
+@contextlib.contextmanager
+def only_errors() -> Iterator[None]:
+    """Keeps remarks of absl's users off the screen (orbax: a save that no metric came with)."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class MetricWriter:

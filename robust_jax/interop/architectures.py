@@ -27,7 +27,8 @@ class Architecture(NamedTuple):
         member: architecture of the network, of an ensemble's members.
         prefixes: what stands before every name of each member; more than one for an ensemble.
         module_name: PyTorch's name of a module, from its path in our variables.
-        normalization: of images, before the network.
+        normalization: of images, before the network; None where the name does not say, so that
+            whoever imports must.
         vote: how members decide.
         task: what it was trained on.
     """
@@ -35,7 +36,7 @@ class Architecture(NamedTuple):
     member: ResNetConfig | VGGConfig | CNNConfig
     prefixes: tuple[str, ...]
     module_name: Callable[[tuple[str, ...]], str]
-    normalization: Normalization
+    normalization: Normalization | None
     vote: Vote = "mean_probability"
     task: Task = CIFAR10
 
@@ -113,7 +114,16 @@ def _vgg_name(network: VGGConfig, linear: tuple[str, ...]) -> Callable[[tuple[st
 _IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def _vgg(network: VGGConfig, *linear: str, normalization: Normalization, **fields: Any):
+_CIFAR_LAYOUTS = {
+    "cifar": None,
+    "pytorch_cifar": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+}
+"""Normalisation of who has the common CIFAR layout: anybody, or that repository's own training."""
+
+
+def _vgg(
+    network: VGGConfig, *linear: str, normalization: Normalization | None, **fields: Any
+) -> Architecture:
     name = _vgg_name(network, linear)
     return Architecture(network, ("",), name, normalization, **fields)
 
@@ -143,13 +153,14 @@ ARCHITECTURES = {
         for depth in (18, 34, 50)
     },
     **{
-        f"resnet{depth}_cifar": Architecture(
+        f"resnet{depth}_{layout}": Architecture(
             member=ResNetConfig(depth=depth),
             prefixes=("",),
             module_name=_cifar_resnet_name,
-            normalization=Normalization(),
+            normalization=normalization,
         )
         for depth in (18, 34, 50)
+        for layout, normalization in _CIFAR_LAYOUTS.items()
     },
     **{
         f"vgg{depth}{'_bn' if norm else ''}_torchvision": _vgg(
@@ -162,8 +173,9 @@ ARCHITECTURES = {
         for norm in (False, True)
     },
     **{
-        f"vgg{depth}_cifar": _vgg(VGGConfig(depth), "classifier", normalization=Normalization())
+        f"vgg{depth}_{layout}": _vgg(VGGConfig(depth), "classifier", normalization=normalization)
         for depth in (16, 19)
+        for layout, normalization in _CIFAR_LAYOUTS.items()
     },
     **{
         f"vgg{depth}_cifar_hidden": _vgg(

@@ -124,8 +124,8 @@ def check(module, architecture, size):
         return classifier.apply(variables, images, train=False, deterministic=True).logits
 
     found = logits(variables, jnp.asarray(images))
-    if normalization.mean:
-        images = (images - np.float32(normalization.mean)) / np.float32(normalization.std)
+    assert normalization is not None
+    images = (images - np.float32(normalization.mean)) / np.float32(normalization.std)
     with torch.no_grad():
         expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert expected.std() > 1e-3
@@ -136,7 +136,7 @@ def check(module, architecture, size):
     ("architecture", "arguments", "size"),
     [
         ("resnet50_torchvision", ((3, 4, 6, 3), True, "downsample", "fc", 1000), 64),
-        ("resnet18_cifar", ((2, 2, 2, 2), False, "shortcut", "linear", 10), 32),
+        ("resnet18_pytorch_cifar", ((2, 2, 2, 2), False, "shortcut", "linear", 10), 32),
     ],
 )
 def test_resnets(architecture, arguments, size):
@@ -147,7 +147,7 @@ def test_resnets(architecture, arguments, size):
 VGG19_LAYOUTS = {
     "vgg19_torchvision": ("LRDLRDL", 1000),
     "vgg19_bn_torchvision": ("LRDLRDL", 1000),
-    "vgg19_cifar": ("L", 10),
+    "vgg19_pytorch_cifar": ("L", 10),
     "vgg19_cifar_hidden": ("DLRDLRL", 10),
 }
 

@@ -1,0 +1,111 @@
+"""Reads the state dict out of a PyTorch file, whatever its repository put around it."""
+
+import argparse
+import contextlib
+import importlib
+import pathlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[str, Any]:
+    """Returns the state dict of a file, as NumPy arrays by name.
+
+    It is the file itself or one of its entries: the only one that holds tensors with names, be it
+    called "state_dict", "net", "model" or "model_state_dict". Floating values of fewer than 32
+    bits become float32.
+
+    Args:
+        file: what `torch.save` wrote. Nothing in it is executed (`weights_only`).
+        entry: the entry of a file that has several (weights and their average); None for the one.
+
+    Raises:
+        ValueError: no such file, not a PyTorch file of plain arrays, no state dict or several of
+            them in it, or PyTorch is missing.
+    """
+    if not pathlib.Path(file).is_file():
+        raise ValueError(f"Expected file={str(file)!r} to exist.")
+    try:
+        with _quiet():
+            import torch
+    except ImportError as error:
+        raise ValueError(
+            'Expected PyTorch to be installed: pip install "robust_jax[torch]".'
+        ) from error
+    try:
+        with _quiet(), torch.serialization.safe_globals(_harmless()):
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Its message advises to load without weights_only, which would execute the file.
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f", holds {kind[1]}; save model.state_dict() alone" if kind else ""
+        raise ValueError(
+            f"Expected file={str(file)!r} to be a PyTorch file of plain arrays and whole "
+            f"({type(error).__name__}{held})."
+        ) from error
+    found = _chosen(_state_dicts(loaded, torch.Tensor), str(file), entry)
+    return {name: _as_numpy(value, name, file) for name, value in found.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps PyTorch's warnings off the screen: of formats, which say nothing about the weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _harmless() -> list[Any]:
+    """Returns the classes that training scripts leave beside weights: options, NumPy's numbers."""
+    scalar: Any = importlib.import_module("numpy._core.multiarray").scalar
+    kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)]
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+
+
+def _state_dicts(loaded: Any, tensor: type) -> dict[str, Mapping[str, Any]]:
+    """Returns the state dicts of a loaded file by entry; "" where it is one itself."""
+
+    def is_one(value: Any) -> bool:
+        return (
+            isinstance(value, Mapping)
+            and all(isinstance(name, str) for name in value)
+            and all(isinstance(each, tensor) for each in value.values())
+            # Not a bunch of measured numbers.
+            and any(each.ndim > 1 for each in value.values())
+        )
+
+    if is_one(loaded):
+        return {"": loaded}
+    entries = loaded.items() if isinstance(loaded, Mapping) else ()
+    return {str(name): value for name, value in entries if is_one(value)}
+
+
+def _chosen(
+    found: Mapping[str, Mapping[str, Any]], file: str, entry: str | None
+) -> Mapping[str, Any]:
+    names = ", ".join(found)
+    if not found:
+        raise ValueError(f"Expected file={file!r} to hold a state dict.")
+    if entry is not None:
+        if entry not in found:
+            raise ValueError(f"Expected entry={entry!r} to be a state dict of {file}: {names}.")
+        return found[entry]
+    if len(found) > 1:
+        raise ValueError(f"Expected entry=None to name one state dict of {file}: {names}.")
+    return next(iter(found.values()))
+
+
+def _as_numpy(tensor: Any, name: str, file: str | pathlib.Path) -> np.ndarray:
+    """Returns a tensor's values; parameters and bfloat16 included."""
+    try:
+        tensor = tensor.detach()
+        if tensor.is_floating_point() and tensor.element_size() < 4:
+            tensor = tensor.float()
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"Expected {name} of {file} to be a plain array: {reason}.") from error

@@ -6,8 +6,8 @@ PYTHON is an interpreter that has torch; it may be another than this one, of ano
 processes stay alive and take turns, one idle while the other runs. Everything is compiled and run
 once before; a repetition is the median of some calls of each side. Compilation is stated apart.
 
-Goals (of each repetition): PGD at most PyTorch's default time, the step at most 1.2 times
-PyTorch's (contiguous NCHW, its default), KAP's step at most 1.05 times the plain one.
+Goals (of the median over the repetitions): PGD at most PyTorch's default time, the step at most 1.2
+times PyTorch's (contiguous NCHW, its default), KAP's step at most 1.05 times the plain one.
 
 The table is printed and written to benchmarks/results/cpu.md.
 """

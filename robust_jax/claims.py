@@ -9,12 +9,15 @@ from robust_jax import formats, serialization
 from robust_jax.methods import MethodConfig
 from robust_jax.protocol import Evaluation
 
+_MODEL = {"name", "step", "weights", "method"}
+"""What a claim says of a model."""
+
 
 def claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
     """Makes a directory the home of an evaluation, or finds that it is so already.
 
-    The first start writes `evaluation.json`, which names what is evaluated; one that was written
-    in an earlier format is written anew.
+    The first start writes `evaluation.json`, which names what is evaluated; later ones read it, and
+    write it anew where it is of an earlier format.
 
     Args:
         directory: of the evaluation.
@@ -33,7 +36,7 @@ def claim(directory: pathlib.Path, description: dict[str, Any]) -> None:
                 + "; ".join(lines)
                 + "."
             )
-    if jax.process_index() == 0:
+    if not (file.is_file() and formats.is_current(file)) and jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         formats.write(file, description)
 
@@ -46,9 +49,15 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     """
     file = directory / "evaluation.json"
     found = formats.read("claim", file)
-    missing = {"name", "step", "weights", "method", "evaluation", "sources"} - found.keys()
+    missing = {"evaluation", "sources", *_MODEL} - found.keys()
     if missing:
         raise ValueError(f"Expected {str(file)!r} to have {sorted(missing)}.")
+    sources = found["sources"]
+    whole = isinstance(sources, dict) and all(
+        isinstance(one, dict) and one.keys() >= _MODEL for one in sources.values()
+    )
+    if not whole:
+        raise ValueError(f"Expected {str(file)!r} to have under 'sources' models by name.")
     return _completed(found)
 
 

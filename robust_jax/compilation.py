@@ -10,18 +10,16 @@ CPU_OPTIONS = {
     "xla_backend_optimization_level": 2,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
 }
-"""Measured on two cores with jax 0.10 and 0.12 (`benchmarks/cpu.py`).
+"""Chosen by measurement on two cores with jax 0.10 and 0.12, for both alike: what won on one did
+not lose on the other. `benchmarks/cpu.py` times what they make of a step and of PGD.
 
-LLVM's last level takes six times as long over every draw of noise (Threefry), 1.4 against .2 s
-with jax 0.10, and what it makes of it, or of a network, is no faster.
-
-Of what XLA:CPU can hand to YNNPACK, products of matrices and sums gain: a sum over a batch takes a
-tenth of the time of XLA's own loop. Convolutions, in its list by default, are slower there than in
-Eigen (a step of ResNet-18 .52 against .42 s), so they are not named."""
+LLVM's last level takes longer to compile, most of all noise, and what it makes is no faster. Of
+what XLA:CPU can hand to YNNPACK, products of matrices and sums gain; convolutions, in its list by
+default, are slower there than in Eigen, so they are not named."""
 
 
 def jitted(function: Callable[..., Any], **fields: Any) -> Any:
-    """Returns `jax.jit(function, **fields)`, on the CPU at the optimization level that pays.
+    """Returns `jax.jit(function, **fields)`, on the CPU with `CPU_OPTIONS`.
 
     Not for functions that are called inside others' jit: options belong to the outermost.
     """

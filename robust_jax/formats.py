@@ -110,6 +110,12 @@ def read_lines(kind: Kind, file: pathlib.Path, *, resumed: bool = False) -> list
     return found
 
 
+def is_current(file: pathlib.Path) -> bool:
+    """Returns whether a JSON file has today's number."""
+    found = _parsed(file.read_bytes(), repr(str(file)))
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
 def write(file: pathlib.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file of today's shape, which is there whole or not at all."""
     _replace(file, json.dumps(numbered(value), indent=2))

@@ -4,9 +4,10 @@ For each attack a file `records/NAME.jsonl` grows by one line per example; `reco
 holds the clean predictions. An evaluation that was stopped goes on after the last whole batch.
 """
 
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
@@ -79,11 +80,19 @@ Records = dict[str, dict[int, Record]]
 
 
 def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Appends JSON lines, from process 0 alone."""
+    """Appends JSON lines, from process 0 alone; a line that a stop cut short is cut off first."""
     if jax.process_index() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as stream:
-            stream.write(formats.as_lines(lines))
+        with file.open("ab+") as stream:
+            if stream.tell() and not _ends_line(stream):
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+            stream.write(formats.as_lines(lines).encode())
+
+
+def _ends_line(stream: BinaryIO) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) == b"\n"
 
 
 def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray) -> None:
@@ -152,7 +161,11 @@ def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
     """Returns the time that the batches of each attack took, over all starts of an evaluation."""
     found: dict[str, float] = {}
-    for line in formats.read_lines("seconds", directory / "seconds.jsonl"):
+    file = directory / "seconds.jsonl"
+    lines = formats.read_lines("seconds", file, resumed=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.keys() >= {"name", "seconds"}:
+            raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")
         found[line["name"]] = found.get(line["name"], 0.0) + line["seconds"]
     return found
 

@@ -1,10 +1,12 @@
 """The benchmark for a node with an accelerator, rehearsed on a node that lacks what it may lack."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.test_plain_node import MISSING
@@ -12,6 +14,32 @@ from tests.test_plain_node import MISSING
 SECTIONS = {
     "agreement", "attacks", "training", "certificates", "profile", "settings", "first_row",
 }  # fmt: skip
+
+
+@pytest.fixture
+def agreement(monkeypatch, repository):
+    monkeypatch.syspath_prepend(repository / "benchmarks")
+    return importlib.import_module("on_accelerator.agreement")
+
+
+@pytest.mark.parametrize("where", ["loss", "a", "z"])
+def test_numbers_that_are_none_do_not_agree(agreement, where):
+    expected = {name: np.ones(3) for name in ("loss", "a", "z")}
+    assert agreement._compare_steps(dict(expected), expected)["within 0.001"] is True
+    for wrong in (np.nan, np.inf, 1.01):
+        found = expected | {where: np.asarray([1.0, wrong, 1.0])}
+        assert agreement._compare_steps(found, expected)["within 0.001"] is False
+
+
+def test_margins_that_are_none_are_loose(agreement):
+    expected = np.asarray(agreement.CROWN_MARGINS["1/255"])
+    column = "looser by more than 2e-3 relative"
+    assert agreement._compare_margins(expected, expected, "1/255")[column] == 0
+    found = expected.copy()
+    found[2:4] = np.nan, expected[3] - 0.1
+    values = agreement._compare_margins(found, expected, "1/255")
+    assert values[column] == 2
+    assert values["from the CPU's"] == np.inf
 
 
 @pytest.mark.slow

@@ -199,6 +199,35 @@ def test_a_claim_without_its_parts_is_one_line(kap):
     refused(claims.read, kap, "evaluation.json", "to have ['evaluation', 'sources', 'step', 'weig")
 
 
+@pytest.mark.parametrize("sources", [[], {"a": 1}, {"a": {}}, {"a": {"name": "b", "step": 1}}])
+def test_a_claim_whose_sources_are_none_is_one_line(kap, sources):
+    file = kap / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sources": sources}))
+    refused(claims.read, kap, "evaluation.json", "to have under 'sources' models by name")
+
+
+def test_a_claim_is_written_once(kap):
+    file = kap / "evaluation.json"
+    claims.claim(kap, claims.read(kap))  # of format 1
+    assert json.loads(file.read_text())["format"] == formats.FORMAT
+    before = file.read_bytes(), file.stat().st_ino
+    claims.claim(kap, claims.read(kap))
+    assert (file.read_bytes(), file.stat().st_ino) == before
+
+
+def test_seconds_that_a_stop_cut_short_are_gone_on_from(kap):
+    file = kap / "seconds.jsonl"
+    text = file.read_text()
+    *_, last = text.splitlines()
+    file.write_text(text[:-4])
+    records.seconds_by_attack(kap)
+    records.append_lines(file, [{"name": "late", "seconds": 1.5}])
+    assert last not in file.read_text()
+    assert records.seconds_by_attack(kap)["late"] == 1.5
+    file.write_text('{"name": "x"}\n')
+    refused(records.seconds_by_attack, kap, "seconds.jsonl', line 1,", "to have name and seconds")
+
+
 RENAMED = {
     "record": ("view_fooled", "fooled"),
     "certificate": ("radius", "r"),

@@ -217,10 +217,12 @@ def tasks(setting: Setting) -> Iterator[Task]:
 
 
 def suite(setting: Setting, case: Case) -> dict[str, Value]:
-    """Returns AutoAttack standard once a side, on the public network's test images."""
+    """Returns AutoAttack standard on the public network's test images, each side's first run.
+
+    Ours compiles in it, theirs tries cuDNN's algorithms; ours is run again, compiled.
+    """
     size = 16 if setting.toy else 256
-    images, _ = load_images(setting.carried, "test")
-    _, labels = load_images(setting.carried, "test")
+    images, labels = load_images(setting.carried, "test")
     images, labels = as_float(images[:size]), labels[:size].astype(np.int32)
     attack = AutoAttack(case.threat, batch_size=size)
     if setting.toy:
@@ -251,7 +253,8 @@ def suite(setting: Setting, case: Case) -> dict[str, Value]:
             found = official.run_standard_evaluation(other.images, other.labels, batch_size=size)
         found = found[0] if isinstance(found, tuple) else found
         values["theirs s"] = time.perf_counter() - start
-        values["theirs / ours again"] = values["theirs s"] / values["ours s, again"]
+        values["theirs / ours, compiling"] = values["theirs s"] / values["ours s, compiling"]
+        values["theirs / ours, again"] = values["theirs s"] / values["ours s, again"]
         again = np.asarray(found.detach().cpu()).transpose(0, 2, 3, 1)
         logits = jax.jit(lambda v, i: v(i, key=None))(case.view(), jnp.asarray(again))
         values["theirs, standing"] = int(np.sum(np.argmax(logits, axis=1) == labels))

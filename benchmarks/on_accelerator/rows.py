@@ -107,8 +107,13 @@ def read(file: pathlib.Path) -> list[dict]:
 def page(rows: list[dict], title: str) -> str:
     """Returns the rows as a Markdown page, a table for each heading."""
     lines = [f"# {title}", ""]
-    for machine in _unique(row["machine"] for row in rows):
-        lines += ["; ".join(f"{name} {value}" for name, value in machine.items()), ""]
+    machines = _unique(row["machine"] for row in rows)
+    for mark, machine in enumerate(machines, 1):
+        text = "; ".join(f"{name} {value}" for name, value in machine.items())
+        lines += [text if len(machines) == 1 else f"[{mark}] {text}", ""]
+    if len(machines) > 1:
+        marks = (f"{row['name']} [{machines.index(row['machine']) + 1}]" for row in rows)
+        rows = [{**row, "name": name} for row, name in zip(rows, marks, strict=True)]
     for section in _unique(row["section"] for row in rows):
         lines += [f"## {section}", ""]
         of_section = [row for row in rows if row["section"] == section]

@@ -51,7 +51,7 @@ class Subject(NamedTuple):
             images: which; None for the clean ones.
         """
         count = len(self.images if images is None else images)
-        size = -(-count // -(-count // self.batch_size))
+        size = max(1, -(-count // max(1, -(-count // self.batch_size))))
         return [slice(start, start + size) for start in range(0, count, size)]
 
     def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> Any:

@@ -159,9 +159,9 @@ class KernelPool:
         return lax.pad(grid, jnp.zeros((), grid.dtype), margins)
 
 
-_NUM_IMAGES = 64
-"""Of a batch, where activations and weights are compared; a constant, so that what is computed
-for an image does not depend on the others."""
+_ASSUMED_BATCH_SIZE = 64
+"""Where the number of activations is compared with that of weights; a constant, so that what is
+computed for an image does not depend on how many others there are."""
 
 
 class NoisyPooledConv(Conv):
@@ -182,10 +182,11 @@ class NoisyPooledConv(Conv):
         kernel, bias = self.weights(x.shape[-1])
         pool = self.pool or (lambda values: values)
         linear = self.inner_norm is None and (self.pool is None or self.pool.kind == "average")
-        # Equation 3: the mean of convolutions is the convolution by the mean kernel. The smaller
-        # of the two is pooled: the activations of small images have fewer values than the weights.
+        # Equation 3: the mean of convolutions is the convolution by the mean kernel. On the CPU the
+        # smaller of the two is pooled: activations of small images have fewer values than weights.
         rows = math.ceil(x.shape[1] / self.strides) * math.ceil(x.shape[2] / self.strides)
-        if linear and rows * _NUM_IMAGES >= math.prod(kernel.shape[:-1]):
+        few = rows * _ASSUMED_BATCH_SIZE < math.prod(kernel.shape[:-1])
+        if linear and not (few and jax.default_backend() == "cpu"):
             bias = bias if bias is None else pool(bias)
             x = self.convolve(x, pool(kernel), bias)
         else:

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax.compilation import computed_once
+from robust_jax.models.norm import accumulator_dtype
 
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]
@@ -106,7 +107,7 @@ def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
     (m0, m1), (r0, r1), (a0, a1), (s0, s1) = taps, phases, counts, strides
     zero = jnp.zeros((), kernel.dtype)
     missing = [
-        (0, m * s - size, 0) for m, s, size in zip(taps, strides, kernel.shape, strict=False)
+        (0, m * s - size, 0) for m, s, size in zip(taps, strides, kernel.shape[:2], strict=True)
     ]
     parts = lax.pad(kernel, zero, (*missing, (0, 0, 0), (0, 0, 0)))
     parts = parts.reshape(m0, s0, m1, s1, channels, -1)[:, :r0, :, :r1]
@@ -125,7 +126,13 @@ def _pointwise_kernel_gradient(x, cotangent, strides):
     """Returns the kernel's gradient of a 1 x 1 convolution: one product of matrices."""
     met = x[:, :: strides[0], :: strides[1]]
     axes = (0, 1, 2)
-    return lax.dot_general(met, cotangent, ((axes, axes), ((), ())))[None, None]
+    product = lax.dot_general(
+        met,
+        cotangent,
+        ((axes, axes), ((), ())),
+        preferred_element_type=accumulator_dtype(x.dtype),
+    )
+    return product.astype(x.dtype)[None, None]
 
 
 def _convolution_to_few(x, kernel, padding):
@@ -137,7 +144,14 @@ def _convolution_to_few(x, kernel, padding):
     """
     height, width, channels, features = kernel.shape
     columns = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
-    parts = computed_once(x.reshape(-1, channels) @ columns).reshape(*x.shape[:3], -1)
+    # Summed in at least float32, as within a convolution: signs of an image's gradient matter.
+    product = lax.dot_general(
+        x.reshape(-1, channels),
+        columns,
+        (((1,), (0,)), ((), ())),
+        preferred_element_type=accumulator_dtype(x.dtype),
+    )
+    parts = computed_once(product).reshape(*x.shape[:3], -1)
     pads = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
     padded = lax.pad(parts, jnp.zeros((), parts.dtype), pads)
     out_height, out_width = padded.shape[1] - height + 1, padded.shape[2] - width + 1
@@ -147,7 +161,7 @@ def _convolution_to_few(x, kernel, padding):
         padded[:, u : u + out_height, v : v + out_width, start : start + features]
         for start, (u, v) in zip(starts, places, strict=True)
     ]
-    return functools.reduce(jnp.add, shifted)
+    return functools.reduce(jnp.add, shifted).astype(x.dtype)
 
 
 _self_adjoint_convolution.defvjp(_forward, _backward)

@@ -98,12 +98,20 @@ def test_restored_channels_stand_in_the_middle():
         KernelPool(kernel_size=2, stride=2, restore_channels=True)(jnp.ones((1, 36)))
 
 
-@pytest.mark.parametrize("pool", [KernelPool(), KernelPool(kernel_size=2, stride=2)])
-def test_pooled_kernels_equal_pooled_activations(pool):
+@pytest.mark.parametrize(
+    "pool",
+    [
+        KernelPool(),
+        KernelPool(kernel_size=2, stride=2),
+        KernelPool(kernel_size=3, stride=2, restore_channels=True),
+    ],
+)
+@pytest.mark.parametrize(("side", "channels"), [(5, 4), (1, 16)])  # of one pixel, the activations
+def test_pooled_kernels_equal_pooled_activations(pool, side, channels):
     """Equation 3, values and gradients: KAP(conv(x)) is the convolution by pooled kernels."""
-    layer = NoisyPooledConv(features=36, kernel_size=(3, 3), use_bias=True, pool=pool)
-    plain = default_layers().conv(features=36, kernel_size=(3, 3), use_bias=True)
-    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    layer = NoisyPooledConv(features=64, kernel_size=(3, 3), use_bias=True, pool=pool)
+    plain = default_layers().conv(features=64, kernel_size=(3, 3), use_bias=True)
+    x = jax.random.normal(jax.random.key(0), (2, side, side, channels))
     mode = {"train": False, "deterministic": True}
     variables = layer.init(jax.random.key(1), x, **mode)
 

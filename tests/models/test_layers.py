@@ -15,6 +15,7 @@ from robust_jax.models.layers import relu
 MODE = {"train": False, "deterministic": True}
 
 
+@pytest.mark.parametrize("channels", [3, 6])  # an image's, whose gradient has a path of its own
 @pytest.mark.parametrize(
     ("size", "kernel_size", "strides", "padding", "input_dilation", "kernel_dilation"),
     [
@@ -32,11 +33,11 @@ MODE = {"train": False, "deterministic": True}
     ],
 )
 def test_convolution_and_its_derivatives_are_those_of_lax(
-    size, kernel_size, strides, padding, input_dilation, kernel_dilation
+    size, kernel_size, strides, padding, input_dilation, kernel_dilation, channels
 ):
     keys = jax.random.split(jax.random.key(0), 4)
-    x = jax.random.normal(keys[0], (2, *size, 3))
-    kernel = jax.random.normal(keys[1], (*kernel_size, 3, 4))
+    x = jax.random.normal(keys[0], (2, *size, channels))
+    kernel = jax.random.normal(keys[1], (*kernel_size, channels, 4))
     directions = jax.random.normal(keys[2], x.shape), jax.random.normal(keys[3], kernel.shape)
 
     @functools.partial(jax.jit, static_argnames="implementation")
@@ -69,6 +70,25 @@ def test_convolution_and_its_derivatives_are_those_of_lax(
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(b))))
 
     jax.tree.map(close, ours, theirs)
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 1)])
+def test_gradients_in_bfloat16_are_summed_in_float32(kernel_size):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 8, 8, 3), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (*kernel_size, 3, 64), jnp.bfloat16)
+    cotangent = jax.random.normal(keys[2], (2, 8, 8, 64), jnp.bfloat16)
+
+    def gradients(dtype):
+        operands = x.astype(dtype), kernel.astype(dtype)
+        _, pull = jax.vjp(lambda *a: convolution(*a, implementation="self_adjoint"), *operands)
+        return pull(cotangent.astype(dtype))
+
+    for found, exact in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        assert found.dtype == jnp.bfloat16
+        # Rounded once, to 8 bits: each product rounded would be off two to three times as far.
+        apart = np.asarray(found, np.float32) - np.asarray(exact)
+        assert np.sqrt(np.mean(apart**2)) < 2.5e-3 * np.sqrt(np.mean(np.asarray(exact) ** 2))
 
 
 def test_convolution_is_self_adjoint_on_the_cpu_unless_forced():

@@ -4,7 +4,7 @@ import ast
 import pathlib
 
 LAYERS = [
-    {"types", "rng", "compilation", "formats", "wording", "page"},
+    {"types", "rng", "compilation", "live", "formats", "wording", "page"},
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
     {"analysis"},

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax.analysis.geometry import norms, zero_share
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import as_pytree
+from robust_jax.live import as_pytree, compiled
 from robust_jax.methods import LaplaceRates
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 
@@ -67,7 +67,7 @@ def member_gradients(
     return _member_gradients(as_pytree(members), images, labels, key, loss)
 
 
-@functools.partial(jax.jit, static_argnames="loss")
+@functools.partial(compiled, static_argnames=("loss",))
 def _member_gradients(members: Any, images: Array, labels: Array, key: Array, loss: str) -> Array:
     loss_fn = losses.named(loss)
 

@@ -6,6 +6,7 @@ scaled copies. The squared norms are sums over pairs of examples of products of 
 <K, L> with K = X X^T, which is how they are computed here.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.analysis.geometry import with_members
-from robust_jax.attacks.base import as_pytree
+from robust_jax.live import compiled, held
 
 
 def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
@@ -87,7 +88,7 @@ def similarity(
     """
     if not batches:
         raise ValueError("Expected batches=[] to hold at least one batch.")
-    view = as_pytree(taps)
+    view = held(taps)
     found = jax.eval_shape(lambda v, x, k: v(x, key=k), view, batches[0], key)
     for layer in layers:
         if layer not in found:
@@ -120,13 +121,13 @@ def similarity(
     )
 
 
-@jax.jit(static_argnames="layers")
+@functools.partial(compiled, static_argnames=("layers",))
 def _sums(view: Any, images: Array, key: Array, layers: tuple[str, ...]) -> list[Array]:
     taps = view(images, key=key)
     return [jnp.sum(with_members(taps[layer]), axis=1) for layer in layers]
 
 
-@jax.jit(static_argnames="layers")
+@functools.partial(compiled, static_argnames=("layers",))
 def _centred(
     view: Any, images: Array, key: Array, means: list[Array], layers: tuple[str, ...]
 ) -> list[Array]:

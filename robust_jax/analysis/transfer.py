@@ -1,5 +1,6 @@
 """Adversarial examples of one network judged by others."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng, voting
 from robust_jax.attacks import Attack
-from robust_jax.attacks.base import as_pytree
+from robust_jax.live import as_pytree, compiled, held
 
 
 def member_views(members: Callable[..., Any], num_members: int) -> list[Callable[..., Any]]:
@@ -72,7 +73,7 @@ def transfer(
         vote: how the members decide together.
         index: dataset row of each image; default 0, 1, ..., b-1.
     """
-    judges = as_pytree(members)
+    judges = held(members)
     clean, _ = _right(judges, images, labels, rng.stream(key, "judge clean"), vote)
     found = []
     for number, source in enumerate(sources):
@@ -82,7 +83,7 @@ def transfer(
     return Transfer(clean, *(jnp.stack(each) for each in zip(*found, strict=True)))
 
 
-@jax.jit(static_argnames="vote")
+@functools.partial(compiled, static_argnames=("vote",))
 def _right(members: Any, images: Array, labels: Array, key: Array, vote: voting.Vote) -> Any:
     member_logits = members(images, key=key)
     right = jnp.argmax(member_logits, axis=-1) == labels[None]

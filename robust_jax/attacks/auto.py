@@ -5,12 +5,12 @@ nothing and nothing is compiled per batch.
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -25,7 +25,8 @@ from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.runs import AttackInRuns
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2
-from robust_jax.attacks.views import as_pytree, eot
+from robust_jax.attacks.views import eot
+from robust_jax.live import compiled, held
 
 
 class Stage(NamedTuple):
@@ -198,8 +199,8 @@ class AutoAttack(BoundedAttack):
             empty = np.zeros(0, bool)
             return Report(images, empty, np.zeros(0, np.int32), (), ())
         checks.check_images(images, self.box)
-        view = as_pytree(view)
-        checks.check_logits(view, images, labels, key=rng.stream(key, "check"))
+        view = held(view)
+        checks.check_logits(view, images[:8], labels, key=rng.stream(key, "check"))
         if self.version == "rand":
             view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
         return self._report(view, batches, key, progress_fn or (lambda line: None))
@@ -253,7 +254,7 @@ class AutoAttack(BoundedAttack):
         return tuple(found)
 
 
-@jax.jit(static_argnames=("attack",))
+@functools.partial(compiled, static_argnames=("attack",))
 def _one_run(attack, number, view, images, labels, index, key):
     """Returns the images of one run, and which are in the ball and misclassified."""
     points, _, _ = attack.run(number, view, images, labels, key=key, index=index)
@@ -262,7 +263,7 @@ def _one_run(attack, number, view, images, labels, index, key):
     return points, losses.misclassified(logits, labels)
 
 
-@jax.jit
+@compiled
 def _inspect(
     view: Any,
     images: Float[Array, "b *shape"],

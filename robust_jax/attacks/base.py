@@ -4,6 +4,7 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -15,7 +16,7 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits
 from robust_jax.attacks.threat import ThreatModel
-from robust_jax.attacks.views import as_pytree
+from robust_jax.live import as_pytree, compiled
 
 # The arguments of every attack.
 Images = Float[Array, "b *shape"]
@@ -29,8 +30,10 @@ class Attack:
     """Hyper-parameters of an attack, called as `attack(view, images, labels, key=key)`.
 
     Subclasses add their fields and `perturb`. Where the arrays are concrete (a notebook), the
-    call checks their values too and compiles once per attack, view and shape; inside a caller's
-    `jit` only shapes and dtypes can be checked, and values are the caller's.
+    call checks their values too. It attacks the view as it is at the call, whatever became of the
+    weights since the last one, and compiles once per attack, program of the view and shape; a plain
+    function is traced for that at every call, `bind` and `Partial` are not (see `as_view`). Inside
+    a caller's `jit` only shapes and dtypes can be checked, and values are the caller's.
 
     Guarantees:
         The result has the images' shape and dtype and lies in the box. No gradient flows through
@@ -111,7 +114,7 @@ class Attack:
         return _run(self, view, images, labels, key, index)
 
 
-@jax.jit(static_argnames=("attack",))
+@functools.partial(compiled, static_argnames=("attack",))
 def _run(attack, view, images, labels, key, index):
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((view, images))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from rich.progress import track
 
 from robust_jax.attacks.base import Attack
+from robust_jax.live import held
 
 
 def leading_sharding(images: Any) -> NamedSharding | None:
@@ -112,6 +113,7 @@ def over_dataset(
         total=total,
         disable=not progress,
     )
+    view = held(view)
     for rows, (part, part_labels, index) in parts:
         found = attack(view, part, part_labels, key=key, index=index)
         adversarial[rows] = jax.device_get(found)[: len(rows)]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.threat import expand
+from robust_jax.live import as_pytree
 from robust_jax.types import Variables
 
 Average = Literal["probabilities", "logits", "gradients"]
@@ -46,21 +47,17 @@ def as_view(fn: Callable) -> Callable:
     """Returns the view of a plain function of images; the key is not used.
 
     Args:
-        fn: function `images -> logits`, deterministic. Arrays that it closes over are constants
-            of the compiled attack; use `bind` to keep them arguments.
+        fn: function `images -> logits`, deterministic: a closure, a bound method, a module. It is
+            attacked as it is at the call, and traced anew at every call; other weights of the
+            same shapes compile nothing. `bind`, or a `jax.tree_util.Partial` of a pure function
+            and its arrays, pays no tracing.
     """
-    return jax.tree_util.Partial(_without_key, jax.tree_util.Partial(fn))
+    return jax.tree_util.Partial(_without_key, as_pytree(fn))
 
 
 def _without_key(fn: Callable, images: Any, *, key: Any) -> Any:
     del key
     return fn(images)
-
-
-def as_pytree(view: Any) -> Any:
-    """Returns the view as a pytree: a plain function becomes one without leaves."""
-    leaves = jax.tree_util.all_leaves([view])
-    return jax.tree_util.Partial(view) if leaves else view
 
 
 @jax.tree_util.register_dataclass

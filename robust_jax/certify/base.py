@@ -1,9 +1,8 @@
 """What a certificate is, and the two numbers that the literature makes of many."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -67,12 +66,3 @@ def _right(certificate: Certificate, labels: np.ndarray) -> np.ndarray:
             "image, and not empty."
         )
     return certificate.label == labels
-
-
-def as_pytree(function: Callable[..., Any]) -> Any:
-    """Returns the function as a pytree, an argument of a compiled call.
-
-    A `jax.tree_util.Partial` is one already, its arrays are leaves; any other has no leaves.
-    """
-    is_leaf = jax.tree_util.all_leaves([function])
-    return jax.tree_util.Partial(function) if is_leaf else function

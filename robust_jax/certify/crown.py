@@ -11,10 +11,10 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from robust_jax.certify.base import as_pytree
 from robust_jax.certify.graph import Affine, Graph, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.intervals import Bounds, propagate
+from robust_jax.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
 
@@ -64,8 +64,8 @@ def crown_margins(
 
     Args:
         function: deterministic, from images to logits [b c], a row from its own image alone;
-            made of linear operations, rectifiers and maxima. Arrays held as leaves of a
-            `jax.tree_util.Partial` stay arguments of the compiled call.
+            made of linear operations, rectifiers and maxima. It is bounded as it is at the call;
+            a `jax.tree_util.Partial` that holds its arrays pays no tracing.
         images: clean images [b ...], float32, inside the box.
         labels: class of each [b].
         eps: radius of the ball, in pixel units.
@@ -131,7 +131,7 @@ def _check(images, labels, eps, bounds, intermediate, chunk_size) -> None:
             raise ValueError(f"Expected images in bounds={bounds}, found [{low}, {high}].")
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+@functools.partial(compiled, static_argnames=("bounds", "intermediate", "chunk_size"))
 def _margins(
     function: Callable[[Array], Array],
     images: Array,
@@ -141,7 +141,7 @@ def _margins(
     intermediate: Intermediate,
     chunk_size: int,
 ) -> Array:
-    shape = jax.eval_shape(function, images).shape
+    shape = jax.eval_shape(lambda images: function(images), images).shape
     if len(shape) != 2 or shape[0] != len(images):
         raise ValueError(f"Expected logits.shape={shape} to be [b c] with b={len(images)}.")
 
@@ -193,8 +193,13 @@ def _transposed(node: Affine, graph: Graph) -> Callable[[Array], list[Array]]:
     closed = jax.make_jaxpr(jax.linear_transpose(node.linear, *avals))(
         jax.ShapeDtypeStruct(node.shape, jnp.float32)
     )
+
     # Compiled on its own, so that it is traced once and not for every value behind it.
-    return jax.jit(jax.vmap(functools.partial(evaluate, closed)))
+    @jax.jit
+    def transposed(captured: list[Array], rows: Array) -> list[Array]:
+        return jax.vmap(lambda row: evaluate(closed, captured, row))(rows)
+
+    return functools.partial(transposed, list(closed.consts))
 
 
 def undecided(node: Rectifier | Maximum, x: Bounds) -> Bool[Array, "..."]:

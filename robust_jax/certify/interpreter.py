@@ -64,7 +64,9 @@ def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[in
         ValueError: an operation on the images is none that bounds are known of, or the value
             does not depend on them.
     """
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    # A function of its own: JAX keeps what it traced by identity.
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    closed = jax.make_jaxpr(lambda images: function(images))(images)
     tracer = _Tracer(shape)
     outputs = tracer.run(closed, [_Symbol(0)])
     if len(outputs) != 1 or not isinstance(outputs[0], _Symbol):
@@ -72,9 +74,9 @@ def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[in
     return contract(prune(tracer.nodes, outputs[0].node))
 
 
-def evaluate(closed: ClosedJaxpr, *arguments: Array) -> list[Array]:
+def evaluate(closed: ClosedJaxpr, captured: Sequence[Array], *arguments: Array) -> list[Array]:
     """Returns the outputs of a jaxpr of arrays, with convolutions as XLA:CPU is quick at them."""
-    return _Tracer(()).run(closed, arguments)
+    return _Tracer(()).run(closed, arguments, captured)
 
 
 class _Tracer:
@@ -85,10 +87,13 @@ class _Tracer:
         # The nodes that are a known number times another.
         self.multiples: dict[int, tuple[int, float]] = {}
 
-    def run(self, closed: ClosedJaxpr, arguments: Sequence[Any]) -> list[Any]:
-        """Returns the outputs of a jaxpr."""
+    def run(
+        self, closed: ClosedJaxpr, arguments: Sequence[Any], captured: Sequence[Any] | None = None
+    ) -> list[Any]:
+        """Returns the outputs of a jaxpr, with its own arrays or those given for them."""
         jaxpr = closed.jaxpr
-        values = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        consts: Sequence[Any] = closed.consts if captured is None else captured
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(variable):

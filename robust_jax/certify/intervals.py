@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robust_jax.certify.base import as_pytree
 from robust_jax.certify.graph import Affine, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import trace
+from robust_jax.live import as_pytree, compiled
 
 
 class Bounds(NamedTuple):
@@ -29,8 +28,8 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
 
     Args:
         function: from images to an array, made of linear operations, rectifiers and maxima.
-            Arrays held as leaves of a `jax.tree_util.Partial` stay arguments of the compiled
-            call.
+            It is bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays
+            pays no tracing.
         lower: smallest images [b ...], float32.
         upper: largest images [b ...].
 
@@ -56,7 +55,7 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
     return _interval_bounds(as_pytree(function), lower, upper)
 
 
-@jax.jit
+@compiled
 def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Array) -> Bounds:
     graph = trace(function, lower.shape)
     known = {0: Bounds(lower, upper)}

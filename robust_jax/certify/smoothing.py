@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, Key
 from scipy import special
 
 from robust_jax import rng
-from robust_jax.certify.base import Certificate, as_pytree
+from robust_jax.certify.base import Certificate
+from robust_jax.live import compiled, held
 from robust_jax.sharding import batched, check_batch_size, replicated
 
 
@@ -80,8 +81,8 @@ class Smoothing:
         """Returns each image's certified class and radius; label -1 and radius 0 to abstain.
 
         Args:
-            predict: base classifier `(images, *, key) -> scores [b c]`, compiled once. Arrays
-                held as leaves of a `jax.tree_util.Partial` stay arguments of the compiled call.
+            predict: base classifier `(images, *, key) -> scores [b c]`, as it is at the call,
+                traced once. A `jax.tree_util.Partial` that holds its arrays pays no tracing.
             images: [b ...], floating point, in pixel units.
             key: root of all draws.
             index: dataset row of each image [b]; default 0, 1, ..., b-1. Give it where a batch
@@ -103,7 +104,7 @@ class Smoothing:
             raise ValueError(
                 f"Expected index.shape={index.shape} to be {images.shape[:1]}, one per image."
             )
-        predict = as_pytree(predict)
+        predict = held(predict)
         if mesh is not None:
             check_batch_size(self.batch_size, mesh)
             predict, images, key = jax.device_put((predict, images, key), replicated(mesh))
@@ -149,7 +150,7 @@ class Smoothing:
         return votes
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@functools.partial(compiled, static_argnames=("num_votes", "batch_size", "num_batches", "mesh"))
 def _count(
     predict: Callable[..., Array],
     image: Array,

@@ -61,12 +61,12 @@ def test_what_falls_is_fooled_inside_the_ball(digits):
 
 
 def test_few_compilations_and_any_batch_size(digits):
-    compiled = auto._one_run._cache_size()
+    compiled = auto._one_run.of_arrays._cache_size()
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK, batch_size=12)
     first = attack.report(digits.view, digits.images, digits.labels, key=KEY)
     again = attack.report(digits.view, digits.images[:7], digits.labels[:7], key=KEY)
     # Two batch sizes for each of the three attacks, however many runs and batches there were.
-    assert auto._one_run._cache_size() - compiled <= 6
+    assert auto._one_run.of_arrays._cache_size() - compiled <= 6
     np.testing.assert_array_equal(first.standing[:7], again.standing)
     np.testing.assert_allclose(first.images[:7], again.images, atol=2e-5)
 

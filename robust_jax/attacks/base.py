@@ -95,8 +95,10 @@ class Attack:
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         index = jnp.arange(len(labels)) if index is None else jnp.asarray(index)
         check_batch(images, labels, index)
-        # One dtype for whatever integers a caller has: loops carry them, and their classes.
-        labels, index = labels.astype(jnp.int32), index.astype(jnp.int32)
+        # Whatever integers a caller has, loops carry the dtype of `argmax`: int32, or in JAX's
+        # 64-bit mode int64.
+        integer = jnp.result_type(int)
+        labels, index = labels.astype(integer), index.astype(integer)
         self.check(images)
         if images.shape[0] == 0:
             return images

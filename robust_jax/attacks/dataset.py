@@ -53,7 +53,7 @@ class Batches:
         self.images, labels, index = map(np.asarray, (images, labels, index))
         # One dtype for whatever integers a caller has; others are refused by who checks them.
         self.labels, self.index = (
-            each.astype(np.int32) if np.issubdtype(each.dtype, np.integer) else each
+            each.astype(jnp.result_type(int)) if np.issubdtype(each.dtype, np.integer) else each
             for each in (labels, index)
         )
 

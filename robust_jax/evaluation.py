@@ -206,7 +206,8 @@ def evaluate(
         deterministic method not on the batch size either.
 
     Raises:
-        ValueError: nothing is chosen, or an attack returned images that are not finite.
+        ValueError: nothing is chosen, a score of a clean image is NaN, or an attack returned
+            images that are not finite.
     """
     config, sources = evaluator.config, sources or {}
     conditional = config.selection in BY_CORRECTNESS
@@ -299,6 +300,8 @@ def _run(
         began = time.perf_counter()
         judgement = jax.device_get(evaluator.steps[name](*models, batch, attack_labels, key))
         lines = _records(_local(batch._replace(image=batch.label)), judgement, name)
+        if name.split("@")[0] == CLEAN:
+            _check_numbers(lines, name)
         if file is not None:
             if number == 0:
                 save_shown(file, lines, judgement.shown)
@@ -308,6 +311,14 @@ def _run(
         found |= {record.index: record for record in lines}
         on_batch(name, len(found), total)
     return found
+
+
+def _check_numbers(records: list[Record], name: str) -> None:
+    found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
+    if found:
+        raise ValueError(
+            f"Expected the scores of {name} images to be numbers, found NaN on examples {found}."
+        )
 
 
 def _local(tree: Any) -> Any:

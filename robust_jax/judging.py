@@ -18,8 +18,8 @@ class Decisions(NamedTuple):
     """What one judge says of a batch.
 
     Attributes:
-        prediction: class of the largest score.
-        top5: classes of the five largest scores (fewer where there are fewer classes).
+        prediction: class of the largest score; -1, which is no label, where a score is NaN.
+        top5: classes of the five largest scores (fewer where there are fewer classes); -1 likewise.
         share_correct: share of the judge's draws of which each alone decides for the label; of a
             deterministic method 0 or 1.
     """
@@ -142,9 +142,11 @@ def judge_images(
 def decide(scores: Float[Array, "s b c"], labels: Int[Array, " b"]) -> Decisions:
     """Returns the decisions of the mean over draws, ties to the lower class."""
     mean: Any = jnp.mean(scores, axis=0)
-    alone = jnp.argmax(scores, axis=-1) == labels[None]
+    alone = losses.decided(scores) == labels[None]
+    prediction = losses.decided(mean).astype(jnp.int32)
+    top5 = metrics.top_classes(mean, 5).astype(jnp.int32)
     return Decisions(
-        prediction=jnp.argmax(mean, axis=-1).astype(jnp.int32),
-        top5=metrics.top_classes(mean, 5).astype(jnp.int32),
+        prediction=prediction,
+        top5=jnp.where(prediction[:, None] < 0, -1, top5),
         share_correct=jnp.mean(alone.astype(jnp.float32), axis=0),
     )

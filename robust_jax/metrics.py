@@ -7,8 +7,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """Returns the fraction of examples whose largest score is at their label."""
-    return jnp.mean((jnp.argmax(scores, axis=-1) == labels).astype(jnp.float32))
+    """Returns the fraction of examples whose largest score is at their label, and none NaN."""
+    right = (jnp.argmax(scores, axis=-1) == labels) & ~jnp.any(jnp.isnan(scores), axis=-1)
+    return jnp.mean(right.astype(jnp.float32))
 
 
 def top_classes(scores: Float[Array, "b c"], num_classes: int) -> Int[Array, "b n"]:

@@ -21,7 +21,7 @@ class Decision(NamedTuple):
     """What one judge says of an example.
 
     Attributes:
-        prediction: the class predicted.
+        prediction: the class predicted; -1 where a score is NaN.
         correct: is that the label?
         top5: classes of the largest scores.
         share_correct: share of the judge's draws of which each alone is right.

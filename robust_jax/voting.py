@@ -61,7 +61,8 @@ def borda(member_scores: Float[Array, "m b c"], *, mask: Mask = None) -> Float[A
     places = jnp.broadcast_to(jnp.arange(num_classes, dtype=order.dtype), order.shape)
     positions = jnp.put_along_axis(positions, order, places, axis=-1, inplace=False)
     points = (num_classes - 1 - positions).astype(member_scores.dtype)
-    return jnp.sum(points, axis=0, where=None if mask is None else mask[:, :, None])
+    count = jnp.sum(points, axis=0, where=None if mask is None else mask[:, :, None])
+    return _of_numbers(count, member_scores, mask)
 
 
 def majority(
@@ -96,7 +97,16 @@ def majority(
         half = jax.nn.one_hot(winner, num_classes, dtype=votes.dtype) / 2
         votes = votes + jnp.where(tied, half, jnp.zeros_like(half))
     voters = num_members if mask is None else _num_voters(mask, votes)
-    return jax.lax.stop_gradient(votes / voters)
+    return jax.lax.stop_gradient(_of_numbers(votes / voters, member_logits, mask))
+
+
+def _of_numbers(
+    votes: Float[Array, "b c"], member_logits: Float[Array, "m b c"], mask: Mask
+) -> Float[Array, "b c"]:
+    """Returns the votes, NaN where a voter's logits are: it has no order to vote by."""
+    broken = jnp.any(jnp.isnan(member_logits), axis=-1)
+    broken = jnp.any(broken if mask is None else broken & mask, axis=0)
+    return jnp.where(broken[:, None], jnp.nan, votes)
 
 
 def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b c"]:

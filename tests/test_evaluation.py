@@ -13,6 +13,7 @@ from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Averaged, ThreatMode
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP
 from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
+from robust_jax.sanity import from_records
 from tests import small
 
 
@@ -321,3 +322,39 @@ def test_description_names_what_matters():
     assert protocol.describe(wanted) == {
         "p": "PGD, linf eps 0.03137, num_steps 10, num_restarts 1, on noise_off, EOT 4"
     }
+
+
+def test_scores_that_are_no_numbers(data, standard):
+    method, variables = standard
+
+    def broken(function, where):
+        def scores(variables, images, *, key=None):
+            found = function(variables, images, key=key)
+            return jnp.where(where(images)[:, None], jnp.nan, found)
+
+        return scores
+
+    def has_moved(images):  # a stored pixel is a byte
+        return jnp.any(jnp.abs(255 * images - jnp.round(255 * images)) > 1e-3, axis=(1, 2, 3))
+
+    def records_where(where):
+        names = {name: broken(view, where) for name, view in method.views.items()}
+        model = method._replace(predict=broken(method.predict, where), views=names)
+        config = Evaluation(
+            attacks={"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.05)))},
+            num_examples=64,
+            batch_size=64,
+        )
+        evaluator = evaluation.make_evaluator(model, config, sharding.make_mesh(1))
+        return config, evaluation.evaluate(evaluator, variables, data.test)
+
+    config, found = records_where(has_moved)
+    attacked = [record.headline for record in found["fgsm"].values()]
+    right = [record.headline.correct for record in found[protocol.CLEAN].values()]
+    # An example that is wrong already is skipped.
+    assert [d.prediction for d in attacked if d.prediction < 0] == [-1] * sum(right) != []
+    assert not any(decision.correct for decision in attacked)
+    flag = from_records.check_records(found, config)[0]
+    assert (flag.check, flag.status) == ("scores are numbers", "flag")
+    with pytest.raises(ValueError, match=r"found NaN on examples \[0, 1, 2, 3,"):
+        records_where(lambda images: jnp.ones(len(images), bool))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng, voting
-from robust_jax.attacks import Attack
+from robust_jax.attacks import Attack, losses
 from robust_jax.live import as_pytree, compiled, held
 
 
@@ -86,8 +86,8 @@ def transfer(
 @functools.partial(compiled, static_argnames=("vote",))
 def _right(members: Any, images: Array, labels: Array, key: Array, vote: voting.Vote) -> Any:
     member_logits = members(images, key=key)
-    right = jnp.argmax(member_logits, axis=-1) == labels[None]
-    return right, jnp.argmax(voting.scores(member_logits, vote), axis=-1) == labels
+    right = losses.decided(member_logits) == labels[None]
+    return right, losses.decided(voting.scores(member_logits, vote)) == labels
 
 
 def success_rates(result: Transfer) -> Float[Array, "n judges"]:

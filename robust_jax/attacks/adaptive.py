@@ -55,7 +55,8 @@ def decide(logits: Float[Array, "m b c"], rule: str) -> Float[Array, "b c"]:
     if rule == "logits":
         return jnp.mean(logits, axis=0)
     votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
-    return jnp.mean(votes, axis=0)
+    broken = jnp.any(jnp.isnan(logits), axis=(0, 2))
+    return jnp.where(broken[:, None], jnp.nan, jnp.mean(votes, axis=0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.runs import AttackInRuns
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2
+from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2, without_nan
 from robust_jax.attacks.views import eot
 from robust_jax.live import compiled, held
 
@@ -211,7 +211,8 @@ class AutoAttack(BoundedAttack):
         random, flat = False, 0
         everything = np.arange(len(standing))
         for rows, batch in batches.of(everything):
-            right, differs, zero = _inspect(view, *batch, rng.stream(key, "inspect"))
+            right, differs, zero, logits = _inspect(view, *batch, rng.stream(key, "inspect"))
+            checks.check_finite(np.asarray(logits)[: len(rows)], batches.index[rows])
             standing[rows] = np.asarray(right)[: len(rows)]
             random |= bool(np.any(np.asarray(differs)[: len(rows)]))
             flat += int(np.sum(np.asarray(zero)[: len(rows)]))
@@ -258,7 +259,7 @@ class AutoAttack(BoundedAttack):
 def _one_run(attack, number, view, images, labels, index, key):
     """Returns the images of one run, and which are in the ball and misclassified."""
     points, _, _ = attack.run(number, view, images, labels, key=key, index=index)
-    points = attack.threat.project(points, images)
+    points = attack.threat.project(without_nan(points, images), images)
     logits = losses.decision(view(points, key=rng.stream(key, "judge", number)))
     return points, losses.misclassified(logits, labels)
 
@@ -270,8 +271,11 @@ def _inspect(
     labels: Int[Array, " b"],
     index: Int[Array, " b"],
     key: Key[Array, ""],
-) -> tuple[Bool[Array, " b"], Bool[Array, " b"], Bool[Array, " b"]]:
-    """Returns where the clean image is right, scores differ between calls, gradients vanish."""
+) -> tuple[Bool[Array, " b"], Bool[Array, " b"], Bool[Array, " b"], Float[Array, "b c"]]:
+    """Returns where clean images are right, scores differ from call to call, gradients vanish.
+
+    And the logits themselves.
+    """
     del index
     slope, _, logits = losses.gradient(
         losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
@@ -279,4 +283,4 @@ def _inspect(
     again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
     apart = l2_norm(unit_l2(logits) - unit_l2(again))
     right = ~losses.misclassified(logits, labels)
-    return right, apart > 1e-4, l2_norm(slope) == 0
+    return right, apart > 1e-4, l2_norm(slope) == 0, logits

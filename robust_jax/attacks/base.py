@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits
-from robust_jax.attacks.threat import ThreatModel
+from robust_jax.attacks.threat import ThreatModel, without_nan
 from robust_jax.live import as_pytree, compiled
 
 # The arguments of every attack.
@@ -36,7 +36,8 @@ class Attack:
     a caller's `jit` only shapes and dtypes can be checked, and values are the caller's.
 
     Guarantees:
-        The result has the images' shape and dtype and lies in the box. No gradient flows through
+        The result has the images' shape and dtype and lies in the box; it is the clean image where
+        an attack loses itself in NaN. No gradient flows through
         it. Calling is the same inside and outside `jit`. For a deterministic view row i depends
         only on row i, its index and the key (up to the rounding of the view itself): not on
         batch size, padding, order or sharding.
@@ -111,6 +112,7 @@ class Attack:
                 images,
                 labels,
                 key=rng.stream(key, "check"),
+                index=index,
                 allow_probabilities=not self.needs_logits,
             )
         return _run(self, view, images, labels, key, index)
@@ -120,7 +122,8 @@ class Attack:
 def _run(attack, view, images, labels, key, index):
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((view, images))
-    return jax.lax.stop_gradient(attack.perturb(view, images, labels, key=key, index=index))
+    found = attack.perturb(view, images, labels, key=key, index=index)
+    return jax.lax.stop_gradient(without_nan(found, images))
 
 
 @dataclasses.dataclass(frozen=True)

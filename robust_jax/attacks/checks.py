@@ -73,10 +73,12 @@ def check_logits(
     labels: Any,
     *,
     key: Key[jax.Array, ""],
+    index: Any = None,
     allow_probabilities: bool = False,
 ) -> None:
     """Raises ValueError where a view of concrete images does not give finite logits.
 
+    The error names the images, by `index` where it is given and by their place otherwise.
     Rows that are non-negative and sum to one are taken for probabilities, whose softmax would hide
     the model's gradients. Nothing is checked of a view that is itself being traced.
     """
@@ -85,6 +87,11 @@ def check_logits(
         found = _logits(as_pytree(view), images, key)
     if isinstance(found, Tracer):
         return
+    if not isinstance(found, (jax.Array, np.ndarray)):
+        raise ValueError(
+            f"Expected the view's {type(found).__name__} to be one array of logits; take them out "
+            "of it inside the view."
+        )
     logits = np.asarray(found)
     if logits.ndim not in (2, 3) or logits.shape[-2] != len(images):
         raise ValueError(
@@ -93,13 +100,26 @@ def check_logits(
     if labels.min() < 0 or labels.max() >= logits.shape[-1]:
         labels_found = f"[{labels.min()}, {labels.max()}]"
         raise ValueError(f"Expected labels in [0, {logits.shape[-1]}), found {labels_found}.")
-    if not np.all(np.isfinite(logits)):
-        raise ValueError("Expected the view to give finite logits, found NaN or infinity.")
+    check_finite(logits, index)
     sums_to_one = np.abs(np.sum(logits, axis=-1) - 1) < 1e-4
     if not allow_probabilities and np.all(logits >= 0) and np.all(sums_to_one):
         raise ValueError(
             "Expected the view to give logits, found probabilities (rows in [0, 1] that sum to "
             "1); take their logarithm, or the values before softmax."
+        )
+
+
+def check_finite(logits: np.ndarray, index: Any = None) -> None:
+    """Raises ValueError where logits [*s b c] are not finite, and names the images."""
+    finite = np.moveaxis(np.isfinite(logits), -2, 0).reshape(logits.shape[-2], -1)
+    rows = np.flatnonzero(~finite.all(axis=1))
+    if len(rows):
+        found = "NaN" if np.isnan(logits).any() else "infinity"
+        named = rows if index is None else np.asarray(index)[rows]
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        raise ValueError(
+            f"Expected the view to give finite logits, found {found} on images "
+            f"{named[:8].tolist()}{more}; a class is masked by a large negative logit, -1e4."
         )
 
 

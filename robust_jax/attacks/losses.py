@@ -134,9 +134,15 @@ def decision(logits: Float[Array, "*s b c"]) -> Float[Array, "b c"]:
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
 
 
+def decided(scores: Float[Array, "*s b c"]) -> Int[Array, "*s b"]:
+    """Returns the class of the largest score, of equal ones the first; -1 where any is NaN."""
+    no_number = jnp.any(jnp.isnan(scores), axis=-1)
+    return jnp.where(no_number, -1, jnp.argmax(scores, axis=-1))
+
+
 def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
-    """Returns where the largest logit (of equal ones the first) is not the label's."""
-    return jnp.argmax(logits, axis=1) != labels
+    """Returns where the largest logit (of equal ones the first) is not the label's, or is NaN."""
+    return decided(logits) != labels
 
 
 def evaluate(
@@ -180,7 +186,8 @@ def gradient(
 ) -> tuple[Array, Float[Array, " b"], Float[Array, "b c"]]:
     """Returns each example's loss gradient, its loss, and the logits of the decision.
 
-    The gradient is that of the sum over examples, which is each example's own.
+    The gradient is that of the sum over examples, which is each example's own. Where it is NaN it
+    is given as zero: no step can follow it.
     """
 
     def total(images):
@@ -188,4 +195,4 @@ def gradient(
         return jnp.sum(values), (values, logits)
 
     (_, (values, logits)), slope = jax.value_and_grad(total, has_aux=True)(images)
-    return slope, values, logits
+    return jnp.where(jnp.isnan(slope), 0, slope), values, logits

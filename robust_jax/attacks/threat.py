@@ -16,6 +16,12 @@ def expand(values: Array, like: Array) -> Array:
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
+def without_nan(images: Array, clean: Array) -> Array:
+    """Returns the images; the clean one in place of each that has a NaN pixel."""
+    broken = jnp.any(jnp.isnan(images.reshape(images.shape[0], -1)), axis=1)
+    return jnp.where(expand(broken, images), clean, images)
+
+
 def l2_norm(delta: Array) -> Float[Array, " b"]:
     """Returns the Euclidean norm of each example, exact also where squares would underflow."""
     flat = delta.reshape(delta.shape[0], -1)

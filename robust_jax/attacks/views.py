@@ -276,6 +276,6 @@ def standing_with_twice_the_draws(
         averaged = eot(view, draws, average=average)
         adversarial = attack(averaged, images, labels, key=rng.stream(key, "attack"))
         scores = judge(adversarial, key=rng.stream(key, "judge"))
-        return jnp.argmax(scores, axis=1) == labels
+        return losses.decided(scores) == labels
 
     return standing(num_samples), standing(2 * num_samples)

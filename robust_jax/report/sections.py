@@ -132,7 +132,8 @@ def _pictures(
     class_names: Sequence[str],
 ) -> Iterator[str]:
     def name(record: Record) -> str:
-        return class_names[record.headline.prediction]
+        prediction = record.headline.prediction
+        return class_names[prediction] if prediction >= 0 else "NaN"
 
     for attack, (rows, images) in shown.items():
         if len(rows) == 0:
@@ -155,9 +156,12 @@ def _confusion(config: Evaluation, records: Records, class_names: Sequence[str])
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
     def figure(name: str) -> str:
-        found = [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
-        matrix = analysis.confusion_matrix(labels, np.asarray(found), class_names)
-        return picture(matrix, f"{name}, judged by {judge!r}.")
+        rows = [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
+        found = np.asarray(rows)
+        decided = found >= 0
+        matrix = analysis.confusion_matrix(labels[decided], found[decided], class_names)
+        missing = "" if decided.all() else f" {np.sum(~decided)} without: their scores are NaN."
+        return picture(matrix, f"{name}, judged by {judge!r}.{missing}")
 
     attacks = [name for name in records if name != CLEAN]
     weakest = min(attacks, key=lambda name: _standing(records, name, judge).sum(), default=None)

@@ -23,6 +23,7 @@ STRENGTHS = ("eps", "num_steps", "num_restarts", "eot_samples")
 def check_records(records: Records, config: Evaluation) -> list[Finding]:
     """Returns what the records of an evaluation say about its attacks, by the deciding judge."""
     return [
+        *no_numbers(records, config),
         too_few(records),
         attacked_view_decides(records, config),
         black_box(records, config),
@@ -30,6 +31,22 @@ def check_records(records: Records, config: Evaluation) -> list[Finding]:
         adaptive_attacks(records, config),
         *monotone(records, config),
     ]
+
+
+def no_numbers(records: Records, config: Evaluation) -> Iterator[Finding]:
+    """Yields a flag where adversarial images have NaN scores, which count as not robust."""
+    counts = {
+        name: sum(found[row].decisions[config.deciding].prediction < 0 for row in records[CLEAN])
+        for name, found in records.items()
+    }
+    broken = [f"{name} {count}" for name, count in counts.items() if count]
+    if broken:
+        yield Finding(
+            "scores are numbers",
+            "flag",
+            f"Scores are NaN on adversarial images ({', '.join(broken)}), counted as not robust.",
+            "Find the operation that overflows or divides by zero; a deployed model must decide.",
+        )
 
 
 def too_few(records: Records) -> Finding:

@@ -102,7 +102,7 @@ class Probes:
     def standing(self, images: Array) -> list[bool]:
         """Returns which images the deployed rule has right."""
         scores = self.predict(self.variables, images, key=self.stream("judge"))
-        return (jnp.argmax(jnp.mean(scores, axis=0), axis=-1) == self.labels).tolist()
+        return (losses.decided(jnp.mean(scores, axis=0)) == self.labels).tolist()
 
     def attacked(self, attack: BoundedAttack) -> Callable[[float], Array]:
         """Returns a function of a scale: the images after an attack on the logits divided by it.

@@ -91,7 +91,7 @@ def test_equals_numpy_on_the_taps_of_a_public_network(public_checkpoints):
         importer.load_state_dict(file), "resnet20_akamaster"
     )
     config = REGroup(network=network, normalization=normalization)
-    method = config.make(importer.TASK)
+    method = config.make(Task((32, 32, 3), 10, 50_000))
     # Blurred noise: no dataset is needed, and every class is predicted among 300 such images.
     noise = jax.random.normal(jax.random.key(0), (300, 4, 4, 3))
     images = jax.nn.sigmoid(2 * jax.image.resize(noise, (300, 32, 32, 3), "cubic"))

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -79,6 +81,21 @@ def local(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
     )
+
+
+def on_host(tree: Any) -> Any:
+    """Returns the arrays on this host, whole, also where several hosts hold parts of them."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def spread(images: jax.Array, mesh: Mesh) -> jax.Array:
+    """Returns images that every host holds whole, split over all devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(images, batched(mesh))
+    whole = np.asarray(images)
+    return jax.make_array_from_callback(whole.shape, batched(mesh), lambda part: whole[part])
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -36,7 +36,7 @@ def linear(shape, num_classes=3, dtype=jnp.float32):
     return logits, images, jnp.argmax(logits(images), axis=1)
 
 
-@pytest.mark.parametrize("shape", [(7, 12, 1), (12, 7, 2), (2, 9, 1)])
+@pytest.mark.parametrize("shape", [(7, 12, 1), (9, 2, 2)])
 def test_square_on_oblong_images(shape):
     logits, images, labels = linear(shape)
     threat = ThreatModel("l2", 0.3)
@@ -45,8 +45,8 @@ def test_square_on_oblong_images(shape):
     assert not np.array_equal(found, images)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 4, 9])
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
+@pytest.mark.parametrize("version", ["standard", "rand"])
 def test_few_classes_suffice(version, num_classes):
     members = AutoAttack(THREAT, version=version).members(num_classes)
     logits, images, labels = linear((2, 3, 1), num_classes)
@@ -108,8 +108,8 @@ def test_64_bits():
             TrustRegion(num_steps=3),
             FAB(ThreatModel("l2", 0.5), num_steps=3),
         ):
-            for given in (labels, labels.astype(jnp.int32)):
-                assert attack(as_view(logits), images, given, key=KEY).dtype == jnp.float32
+            found = attack(as_view(logits), images, labels.astype(jnp.int32), key=KEY)
+            assert found.dtype == jnp.float32
         votes = Smoothing(0.25, num_samples=10)(
             lambda images, *, key: logits(images), images, key=KEY
         )

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
@@ -24,8 +23,16 @@ from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
 from robust_jax.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
-from robust_jax.records import Decision, Record, Records, append_lines, resume, save_shown
-from robust_jax.sharding import batched, check_batch_size, local, replicated
+from robust_jax.records import (
+    Decision,
+    Record,
+    Records,
+    append_lines,
+    check_numbers,
+    resume,
+    save_shown,
+)
+from robust_jax.sharding import batched, check_batch_size, local, on_host, replicated, spread
 from robust_jax.types import Batch, Task, Variables
 
 StepFn = Callable[..., Judgement]
@@ -155,22 +162,14 @@ def _attack_step(
     def attack_here(variables, source, batch, labels, key):
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             variables, source = local((variables, source))
-            batch, labels = jax.device_put(_local((batch, labels)))
-        return _spread(attack(variables, source, batch, labels, key), mesh)
+            batch, labels = jax.device_put(on_host((batch, labels)))
+        return spread(attack(variables, source, batch, labels, key), mesh)
 
     def host_step(variables, source, batch, labels, key):
         images = attack_here(variables, source, batch, labels, key)
         return judge_step(variables, source, batch, images, key)
 
     return host_step
-
-
-def _spread(images: Array, mesh: Mesh) -> Array:
-    """Returns images that every host holds whole, split over all devices."""
-    if jax.process_count() == 1:
-        return jax.device_put(images, batched(mesh))
-    whole = np.asarray(images)
-    return jax.make_array_from_callback(whole.shape, batched(mesh), lambda part: whole[part])
 
 
 def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
@@ -292,16 +291,16 @@ def _run(
     ):
         attack_labels = batch.label
         if labels is not None:
-            chosen = labels[np.asarray(_local(batch.index))]
+            chosen = labels[np.asarray(on_host(batch.index))]
             attack_labels = jax.device_put(chosen, batched(mesh))
         # Rows of a deterministic method are told apart by their index alone, so that the batch
         # they come in does not matter.
         key = rng.stream(root, "evaluation", number if evaluator.stochastic else 0)
         began = time.perf_counter()
         judgement = jax.device_get(evaluator.steps[name](*models, batch, attack_labels, key))
-        lines = _records(_local(batch._replace(image=batch.label)), judgement, name)
+        lines = _records(on_host(batch._replace(image=batch.label)), judgement, name)
         if name.split("@")[0] == CLEAN:
-            _check_numbers(lines, name)
+            check_numbers(lines, name)
         if file is not None:
             if number == 0:
                 save_shown(file, lines, judgement.shown)
@@ -311,21 +310,6 @@ def _run(
         found |= {record.index: record for record in lines}
         on_batch(name, len(found), total)
     return found
-
-
-def _check_numbers(records: list[Record], name: str) -> None:
-    found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
-    if found:
-        raise ValueError(
-            f"Expected the scores of {name} images to be numbers, found NaN on examples {found}."
-        )
-
-
-def _local(tree: Any) -> Any:
-    """Returns the arrays on this host, whole, also where several hosts hold parts of them."""
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_get(tree)
 
 
 def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:

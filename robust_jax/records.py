@@ -75,6 +75,15 @@ class Record(NamedTuple):
         return cls(**fields)
 
 
+def check_numbers(records: Iterable[Record], name: str) -> None:
+    """Raises ValueError where a score was NaN, and names the examples."""
+    found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
+    if found:
+        raise ValueError(
+            f"Expected the scores of {name} images to be numbers, found NaN on examples {found}."
+        )
+
+
 Records = dict[str, dict[int, Record]]
 """By attack (and CLEAN), by row."""
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
@@ -99,6 +101,21 @@ def peak_bytes(devices: Iterable[Any]) -> int | None:
     found = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in own]
     known = [peak for peak in found if peak is not None]
     return max(known) if known else None
+
+
+def on_host(tree: Any) -> Any:
+    """Returns the arrays on this host, whole, also where several hosts hold parts of them."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
+
+
+def spread(images: jax.Array, mesh: Mesh) -> jax.Array:
+    """Returns images that every host holds whole, split over all devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(images, batched(mesh))
+    whole = np.asarray(images)
+    return jax.make_array_from_callback(whole.shape, batched(mesh), lambda part: whole[part])
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

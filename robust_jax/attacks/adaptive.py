@@ -30,8 +30,6 @@ from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.runs import Found
 from robust_jax.attacks.views import Average, eot
 
-_TINY = 1e-12
-
 
 def gap(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
     """Returns the gap of the first and the third logit, a scale of each prediction.
@@ -42,7 +40,7 @@ def gap(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
     if logits.shape[-1] < 3:
         raise ValueError(f"Expected num_classes={logits.shape[-1]} >= 3 to scale logits by a gap.")
     ordered = jnp.sort(logits, axis=-1)
-    return ordered[..., -1] - ordered[..., -3] + _TINY
+    return ordered[..., -1] - ordered[..., -3] + losses.tiny(logits)
 
 
 def decide(logits: Float[Array, "m b c"], rule: str) -> Float[Array, "b c"]:

@@ -22,7 +22,7 @@ from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.base import BoundedAttack
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.runs import AttackInRuns
+from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2, without_nan
 from robust_jax.attacks.views import eot
@@ -84,6 +84,27 @@ def rand(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
     return APGD(threat), APGD(threat, loss="dlr")
 
 
+def suited(attack: AttackInRuns, num_classes: int) -> AttackInRuns:
+    """Returns the attack with as many targets as there are, the margin where DLR is not defined.
+
+    The DLR loss takes three classes, four with a target. A run towards the only other class, or
+    the better of two, is one that raises the margin.
+    """
+    if isinstance(attack, APGDT) and num_classes < 4:
+        return APGD(
+            attack.threat,
+            loss="margin",
+            num_restarts=attack.num_restarts,
+            num_steps=attack.num_steps,
+            rho=attack.rho,
+        )
+    if isinstance(attack, TargetsInTurn):
+        return dataclasses.replace(attack, num_targets=min(attack.num_targets, num_classes - 1))
+    if getattr(attack, "loss", None) == "dlr" and num_classes < 3:
+        return dataclasses.replace(attack, loss="margin")
+    return attack
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoAttack(BoundedAttack):
     """The suite of Croce and Hein, with the official code's hyper-parameters.
@@ -99,6 +120,9 @@ class AutoAttack(BoundedAttack):
     Checked against the official code on 512 images: each of the attacks alone, APGD-CE, APGD-DLR,
     APGD-T, FAB-T and Square, and the beginning of the suite, which bounds what the whole leaves
     from above (`benchmarks/autoattack_parity.py`).
+
+    Of few classes the attacks make min(9, c - 1) targeted runs, and below four (untargeted: three)
+    the margin stands for the DLR loss, which such a view does not have.
 
     Attributes:
         version: "standard", "plus", "rand", or "custom" for the attacks below.
@@ -148,11 +172,22 @@ class AutoAttack(BoundedAttack):
                 raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
         checks.check_counts(self, "batch_size", "num_samples")
 
-    def members(self) -> tuple[AttackInRuns, ...]:
-        """Returns the attacks in their order."""
+    def members(self, num_classes: int | None = None) -> tuple[AttackInRuns, ...]:
+        """Returns the attacks in their order.
+
+        Args:
+            num_classes: of the view; None for as many as the attacks ask for.
+
+        Raises:
+            ValueError: an attack of version "custom" asks for more classes.
+        """
         if self.version == "custom":
+            for attack in self.attacks:
+                if num_classes is not None and suited(attack, num_classes) != attack:
+                    raise ValueError(f"Expected num_classes={num_classes} to suffice for {attack}.")
             return self.attacks
-        return {"standard": standard, "plus": plus, "rand": rand}[self.version](self.threat)
+        members = {"standard": standard, "plus": plus, "rand": rand}[self.version](self.threat)
+        return members if num_classes is None else tuple(suited(a, num_classes) for a in members)
 
     def __call__(
         self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
@@ -192,6 +227,7 @@ class AutoAttack(BoundedAttack):
         batches = Batches(self.batch_size, images, labels, index, quarters=True)
         images, labels = batches.images, batches.labels
         checks.check_batch(images, labels, batches.index)
+        batches.labels = labels.astype(np.int32)
         self.check(images)
         for attack in self.members():
             attack.check(images)
@@ -200,12 +236,21 @@ class AutoAttack(BoundedAttack):
             return Report(images, empty, np.zeros(0, np.int32), (), ())
         checks.check_images(images, self.box)
         view = held(view)
-        checks.check_logits(view, images[:8], labels, key=rng.stream(key, "check"))
+        check_key = rng.stream(key, "check")
+        num_classes = checks.check_logits(view, images[:8], labels, key=check_key)
+        members = self.members(num_classes)
         if self.version == "rand":
             view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
-        return self._report(view, batches, key, progress_fn or (lambda line: None))
+        return self._report(members, view, batches, key, progress_fn or (lambda line: None))
 
-    def _report(self, view: Any, batches: Batches, key: Any, progress_fn: Any) -> Report:
+    def _report(
+        self,
+        members: tuple[AttackInRuns, ...],
+        view: Any,
+        batches: Batches,
+        key: Any,
+        progress_fn: Any,
+    ) -> Report:
         images, standing = np.array(batches.images), np.zeros(len(batches.labels), bool)
         fallen_to = np.full(len(standing), -2, np.int32)
         random, flat = False, 0
@@ -218,7 +263,7 @@ class AutoAttack(BoundedAttack):
             flat += int(np.sum(np.asarray(zero)[: len(rows)]))
         fallen_to[standing] = -1
         stages = []
-        for number, attack in enumerate(self.members()):
+        for number, attack in enumerate(members):
             began = time.perf_counter()
             attack_key = rng.stream(key, "attack", number)
             for run in range(attack.num_runs):
@@ -229,7 +274,7 @@ class AutoAttack(BoundedAttack):
                     standing[rows[fallen]] = False
                     fallen_to[rows[fallen]] = number
                     progress_fn(
-                        f"{type(attack).__name__} {number + 1}/{len(self.members())}, run {run + 1}"
+                        f"{type(attack).__name__} {number + 1}/{len(members)}, run {run + 1}"
                         f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
                     )
             stages.append(Stage(attack, int(standing.sum()), time.perf_counter() - began))

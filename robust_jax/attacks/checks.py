@@ -59,6 +59,7 @@ def check_batch(images: Any, labels: Any, index: Any) -> None:
 
 def check_images(images: Any, bounds: tuple[float, float]) -> None:
     """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
+    images = np.asarray(images)  # no part of a program that is being traced
     low, high = np.min(images), np.max(images)
     if not (low >= bounds[0] - 1e-6 and high <= bounds[1] + 1e-6):
         raise ValueError(
@@ -75,18 +76,17 @@ def check_logits(
     key: Key[jax.Array, ""],
     index: Any = None,
     allow_probabilities: bool = False,
-) -> None:
-    """Raises ValueError where a view of concrete images does not give finite logits.
+) -> int:
+    """Returns the number of classes; raises ValueError where a view does not give finite logits.
 
     The error names the images, by `index` where it is given and by their place otherwise.
     Rows that are non-negative and sum to one are taken for probabilities, whose softmax would hide
     the model's gradients. Nothing is checked of a view that is itself being traced.
     """
     labels = np.asarray(labels)
-    with jax.ensure_compile_time_eval():
-        found = _logits(as_pytree(view), images, key)
-    if isinstance(found, Tracer):
-        return
+    found = _logits(as_pytree(view), images, key)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)):
+        return jax.tree.leaves(found)[0].shape[-1]
     if not isinstance(found, (jax.Array, np.ndarray)):
         raise ValueError(
             f"Expected the view's {type(found).__name__} to be one array of logits; take them out "
@@ -107,6 +107,7 @@ def check_logits(
             "Expected the view to give logits, found probabilities (rows in [0, 1] that sum to "
             "1); take their logarithm, or the values before softmax."
         )
+    return logits.shape[-1]
 
 
 def check_finite(logits: np.ndarray, index: Any = None) -> None:

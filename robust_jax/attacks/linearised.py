@@ -66,7 +66,7 @@ def nearest_boundary(
 
     far = jnp.full(labels.shape, jnp.inf, points.dtype)
     zeros = jnp.zeros(labels.shape, logits.dtype)
-    nothing = LinearBoundary(far, jnp.zeros_like(points), zeros, labels)
+    nothing = LinearBoundary(far, jnp.zeros_like(points), zeros, labels.astype(candidates.dtype))
     return jax.lax.fori_loop(0, candidates.shape[1], compare, nothing)
 
 

@@ -1,5 +1,6 @@
 """Losses that attacks raise: one value per example, so that no step depends on the batch size."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ def dlr(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, "
         parameter-free attacks", 2020 (equation 6).
     """
     ordered = _descending(logits, "the DLR loss", 3)
-    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + tiny(logits))
 
 
 def targeted_dlr(targets: Int[Array, " b"]) -> Loss:
@@ -63,7 +64,7 @@ def targeted_dlr(targets: Int[Array, " b"]) -> Loss:
 
     def loss(logits, labels):
         ordered = _descending(logits, "the targeted DLR loss", 4)
-        gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + _TINY
+        gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + tiny(logits)
         return (label_logits(logits, targets) - label_logits(logits, labels)) / gap
 
     return loss
@@ -84,7 +85,9 @@ def kl(reference: Float[Array, "b c"]) -> Loss:
     return loss
 
 
-_TINY = 1e-12  # keeps equal logits from dividing by zero
+def tiny(like: Array) -> float:
+    """Returns what keeps equal logits from dividing by zero: its square is a number of theirs."""
+    return max(1e-12, math.sqrt(float(jnp.finfo(like.dtype).tiny)))
 
 
 def _descending(logits: Array, user: str, least: int) -> Array:
@@ -142,7 +145,7 @@ def decided(scores: Float[Array, "*s b c"]) -> Int[Array, "*s b"]:
 
 def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
     """Returns where the largest logit (of equal ones the first) is not the label's, or is NaN."""
-    return decided(logits) != labels
+    return decided(logits) != labels.astype(jnp.int32)
 
 
 def evaluate(

@@ -187,9 +187,10 @@ class Square(LossAttack, AttackInRuns):
         _, height, width, num_channels = images.shape
         eps, dtype = self.threat.eps, images.dtype
         distinct, which = np.unique(sides, return_inverse=True)
-        table = np.zeros((len(distinct), height, width))
+        table = np.zeros((len(distinct), 2, height, width))
         for number, side in enumerate(distinct):
-            table[number, :side, :side] = dipole(int(side))
+            table[number, 0, :side, :side] = dipole(int(side))
+            table[number, 1, :side, :side] = dipole(int(side)).T
         which = jnp.asarray(which)[query]
         side, square = jnp.asarray(sides)[query], jnp.asarray(table, dtype)[which]
 
@@ -197,7 +198,7 @@ class Square(LossAttack, AttackInRuns):
             draws = jax.random.uniform(jax.random.fold_in(key, query), (num_channels + 5,), dtype)
             target = _window(draws[:2], side, height, width)[..., None]
             source = _window(draws[2:4], side, height, width)[..., None]
-            shape = jnp.where(draws[4] > 0.5, square, square.T)
+            shape = jnp.where(draws[4] > 0.5, square[0], square[1])
             row, column = _corner(draws[:2], side, height, width)
             shape = jnp.roll(shape, jnp.stack([row, column]), (0, 1))[..., None]
             old = delta * target

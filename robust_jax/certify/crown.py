@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
@@ -126,7 +127,7 @@ def _check(images, labels, eps, bounds, intermediate, chunk_size) -> None:
     if not isinstance(eps, Tracer) and not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"Expected eps={eps} >= 0 and finite.")
     if not isinstance(images, Tracer) and images.size:
-        low, high = jnp.min(images), jnp.max(images)
+        low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
         if not bounds[0] <= low <= high <= bounds[1]:
             raise ValueError(f"Expected images in bounds={bounds}, found [{low}, {high}].")
 
@@ -151,7 +152,8 @@ def _margins(
         size = chunk_size if intermediate == "crown" else None
         relaxed = relax(trace(function, box.lower.shape), box, size)
         last = max(relaxed.graph)
-        rows = jax.nn.one_hot(label, shape[1])[None] - jnp.eye(shape[1])
+        rows = jax.nn.one_hot(label, shape[1], dtype=jnp.float32)[None]
+        rows = rows - jnp.eye(shape[1], dtype=jnp.float32)
         lower, upper = relaxed.known[last]
         interval = jnp.where(jnp.any(rows != 0, axis=1), lower[0, label] - upper[0], 0)
         return jnp.maximum(lower_bounds(relaxed, last, rows[:, None]), interval)
@@ -227,7 +229,7 @@ def lines(node: Rectifier | Maximum, x: Bounds) -> Lines:
             upper_offset=jnp.where(is_open, upper * (1 - chord), 0),
         )
     is_open = jnp.any(is_open, axis=0)
-    best = jax.nn.one_hot(jnp.argmax(lower, axis=0), lower.shape[0], axis=0)
+    best = jax.nn.one_hot(jnp.argmax(lower, axis=0), lower.shape[0], axis=0, dtype=jnp.float32)
     return Lines(
         lower_slope=best,
         upper_slope=jnp.where(is_open[None], 0, best),
@@ -254,7 +256,7 @@ def refine(relaxed: Relaxed, node: Rectifier | Maximum, chunk_size: int) -> Boun
         (lower, upper), num_tries = state
         (places,) = jnp.nonzero(pending(*state), size=chunk_size, fill_value=size)
         sides = jnp.where(num_tries[places] == 0, side[places], -side[places])
-        rows = sides[:, None] * jax.nn.one_hot(places, size)
+        rows = sides[:, None] * jax.nn.one_hot(places, size, dtype=jnp.float32)
         found = lower_bounds(relaxed, parent, rows.reshape((chunk_size, *shape)))
         # Places of no neuron, which fill the last chunk, are dropped.
         lower = lower.at[places].max(jnp.where(sides > 0, found, -jnp.inf))
@@ -270,7 +272,7 @@ def refine(relaxed: Relaxed, node: Rectifier | Maximum, chunk_size: int) -> Boun
 def lower_bounds(relaxed: Relaxed, number: int, rows: Float[Array, "n ..."]) -> Float[Array, " n"]:
     """Returns lower bounds of linear functions of a node's value, each a row of coefficients."""
     waiting = {number: rows}
-    total = jnp.zeros(len(rows))
+    total = jnp.zeros(len(rows), jnp.float32)
     for number in sorted(relaxed.graph, reverse=True):
         if number not in waiting:
             continue

@@ -125,7 +125,7 @@ def _compose(node: Affine, inner: Mapping[int, Affine], graph: Graph) -> Affine:
         offsets = [inner[p].offset if p in inner else None for p in node.parents]
         offset = node.linear(
             *(
-                jnp.zeros(graph[p].shape) if each is None else each
+                jnp.zeros(graph[p].shape, jnp.float32) if each is None else each
                 for p, each in zip(node.parents, offsets, strict=True)
             )
         )

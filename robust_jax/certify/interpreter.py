@@ -199,7 +199,7 @@ class _Tracer:
         value = jax.eval_shape(of_symbols, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
         offset = None
         if not all(isinstance(x, _Symbol) or _is_zero(x) for x in operands):
-            offset = fill(lambda x: x, *(jnp.zeros(shape) for shape in shapes))
+            offset = fill(lambda x: x, *(jnp.zeros(shape, jnp.float32) for shape in shapes))
         return self._add(Affine(parents, value.shape, of_symbols, spread, offset))
 
     def _add(self, node: Node) -> _Symbol:

@@ -179,7 +179,7 @@ def _count(
         rows, scores = scores_of(batch)
         counts = (rows < num_votes) & ~jnp.any(jnp.isnan(scores), axis=1)
         winner = jax.nn.one_hot(jnp.argmax(scores, axis=1), len(votes), dtype=jnp.int32)
-        return votes + jnp.sum(jnp.where(counts[:, None], winner, 0), axis=0)
+        return votes + jnp.sum(jnp.where(counts[:, None], winner, 0), axis=0, dtype=jnp.int32)
 
     shape = jax.eval_shape(lambda: scores_of(0)[1]).shape
     if len(shape) != 2 or shape[0] != batch_size:

@@ -9,7 +9,6 @@ from robust_jax import voting
 from robust_jax.attacks import (
     APGD,
     FGSM,
-    PGD,
     SPSA,
     AutoAttack,
     DeepFool,
@@ -43,7 +42,6 @@ LABELS = jnp.argmax(linear(IMAGES), axis=1)
     "attack",
     [
         FGSM(THREAT),
-        PGD(THREAT, num_steps=3),
         SPSA(THREAT, num_steps=2, num_samples=2),
         DeepFool(),
     ],

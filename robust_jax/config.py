@@ -8,7 +8,7 @@ import types
 from typing import Literal
 
 from robust_jax import serialization
-from robust_jax.attacks import Attack, ThreatModel
+from robust_jax.attacks import APGD, BIM, FGSM, MIM, PGD, Attack, Spatial, ThreatModel
 from robust_jax.data import DataConfig
 from robust_jax.methods import MethodConfig
 from robust_jax.optimizers import OptimizerConfig
@@ -37,20 +37,41 @@ class Phase:
             raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
 
 
+AttackChoice = PGD | FGSM | BIM | MIM | APGD | Spatial | Attack
+"""Any attack; those named are what a command line can choose (`training.validation-attack:pgd`)."""
+
+
+def _check_attack(name: str, attack: Attack) -> None:
+    if type(attack).perturb is Attack.perturb:
+        raise ValueError(
+            f"Expected {name} of class {type(attack).__name__} to be an attack, such as PGD."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class AdversarialTraining:
     """Training on adversarial examples made inside the step (Madry et al., 2018).
 
     Attributes:
-        attack: makes the examples.
+        attack: makes the examples. The default is Madry et al.'s for CIFAR-10 with the ten steps
+            that became common: Linf, eps 8/255, steps of 2/255, the last one's images.
         view: the method's view that it attacks. "train" normalises by the batch's statistics
             (the network as it is being trained, as Rice et al., 2020), "deployed" by the running
             ones; neither attack moves them. The loss that follows uses and moves the statistics
             of the adversarial batch.
     """
 
-    attack: Attack
+    attack: AttackChoice = PGD(
+        ThreatModel("linf", eps=8 / 255), num_steps=10, step_size=2 / 255, keep="last"
+    )
     view: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.attack.on_host:
+            raise ValueError(
+                f"Expected attack of class {type(self.attack).__name__} to run inside the step."
+            )
+        _check_attack("attack", self.attack)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +155,7 @@ class TrainingConfig:
     max_steps: int | None = None
     validate_every: float = 1.0
     best_by: Literal["accuracy", "robust_accuracy"] = "accuracy"
-    validation_attack: Attack | None = None
+    validation_attack: AttackChoice | None = None
     validation_examples: int | None = None
     overfitting: OverfittingMonitor | None = None
 
@@ -149,6 +170,8 @@ class TrainingConfig:
             raise ValueError(f"Expected max_steps={self.max_steps} >= 1.")
         if self.validate_every <= 0:
             raise ValueError(f"Expected validate_every={self.validate_every} > 0.")
+        if self.validation_attack is not None:
+            _check_attack("validation_attack", self.validation_attack)
         if self.best_by == "robust_accuracy" and self.validation_attack is None:
             raise ValueError("Expected validation_attack=None to be an attack, for best_by.")
         if self.overfitting is not None and self.best_by != "robust_accuracy":

@@ -121,6 +121,11 @@ def _decode_union(options: tuple[Any, ...], value: Any, name: str) -> Any:
     options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:
         return _decode(options[0], value, name)
+    if isinstance(value, Mapping) and "type" in value:
+        # The first class that it is one of, whose own errors say what is wrong with it.
+        for option in options:
+            if isinstance(option, type) and value["type"] in _subclasses(option):
+                return _decode(option, value, name)
     for option in options:
         try:
             return _decode(option, value, name)

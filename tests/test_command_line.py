@@ -9,7 +9,8 @@ import sys
 import pytest
 
 import train
-from robust_jax import command_line, config
+from robust_jax import command_line, config, serialization
+from robust_jax.attacks import APGD, BIM, MIM, PGD, ThreatModel
 
 
 @pytest.fixture
@@ -121,6 +122,36 @@ def test_optional_sections_can_be_left_out(repository, monkeypatch):
     assert cfg.training.adversarial is None
     assert cfg.method.pool is None
     assert cfg.method.sigma == 0.3
+
+
+def test_adversarial_training_by_flags(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    chosen, flag = "training.adversarial:adversarial-training", "--training.adversarial.attack"
+
+    def trained(*words):
+        default = train.Arguments(config.load("configs/ensemble_digits.py"))
+        assert default.config.training.adversarial is None
+        found = command_line.parse(train.Arguments, args=words, default=default, flat="config")
+        assert serialization.check(found.config) == found.config
+        return found.config.training
+
+    assert trained(chosen).adversarial.attack == PGD(
+        ThreatModel("linf", 8 / 255), num_steps=10, step_size=2 / 255, keep="last"
+    )
+    ball = [f"{flag}.threat.norm", "l2", f"{flag}.threat.eps", "1/2"]
+    threat = ThreatModel("l2", 0.5)
+    for name, attack in {"apgd": APGD(threat), "mim": MIM(threat), "bim": BIM(threat)}.items():
+        assert trained(chosen, f"training.adversarial.attack:{name}", *ball).adversarial.attack == (
+            attack
+        )
+    with pytest.raises(
+        ValueError, match=r"--training.adversarial.attack.threat.eps FLOAT .*requir"
+    ):
+        trained(chosen, "training.adversarial.attack:apgd")
+    with pytest.raises(ValueError, match="Expected attack of class Attack to be an attack"):
+        trained(chosen, "training.adversarial.attack:attack")
+    with pytest.raises(ValueError, match="Expected validation_attack of class Attack to be an"):
+        trained("training.validation-attack:attack")
 
 
 @pytest.mark.parametrize(

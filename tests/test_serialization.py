@@ -41,6 +41,11 @@ def edited(path, value):
     ("path", "value", "message"),
     [
         ("method.sigm", 0.1, r"Expected config.method.sigm to be a field of KAP \(did you mean"),
+        (
+            "training.adversarial",
+            {"type": "AdversarialTraining", "attack": {"type": "MIM", "num_step": 3}},
+            "Expected config.training.adversarial.attack.num_step to be a field of MIM",
+        ),
         ("method.sigma", "0.1", "Expected config.method.sigma='0.1' to be of type float"),
         ("method.sigma", True, "Expected config.method.sigma=True to be of type float"),
         ("method.sigma", -1.0, "Expected sigma=-1.0 >= 0"),

@@ -12,7 +12,7 @@ import pytest
 
 import train
 from robust_jax import checkpoints, sharding, training
-from robust_jax.attacks import FGSM, PGD
+from robust_jax.attacks import FGSM, PGD, AutoAttack
 from robust_jax.config import (
     AdversarialTraining,
     FreeAdversarialTraining,
@@ -224,6 +224,10 @@ def test_step_compiles_once_and_average_follows():
         (
             lambda: TrainingConfig(overfitting=OverfittingMonitor()),
             "Expected best_by='accuracy' to be 'robust_accuracy', for overfitting.",
+        ),
+        (
+            lambda: AdversarialTraining(AutoAttack(THREAT)),
+            "Expected attack of class AutoAttack to run inside the step",
         ),
         (lambda: OverfittingMonitor(drop=0.0), "Expected 0 < drop=0.0 < 1."),
         (lambda: TrainingConfig(validate_every=0.0), "Expected validate_every=0.0 > 0."),

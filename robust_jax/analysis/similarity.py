@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 from robust_jax import rng
 from robust_jax.analysis.geometry import with_members
 from robust_jax.live import compiled, held
+from robust_jax.models.base import in_network_order
 
 
 def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
@@ -93,7 +94,7 @@ def similarity(
     for layer in layers:
         if layer not in found:
             raise ValueError(f"Expected layer {layer!r} to be one of {sorted(found)}.")
-    chosen = tuple(layers or sorted(found))
+    chosen = tuple(layers) or in_network_order(found)
 
     num_examples = sum(len(images) for images in batches)
     total: Any = None

@@ -11,6 +11,7 @@ from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
 from robust_jax.measures.base import Found, Measure, Subject, lacks_taps, refuse_targets
 from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.models.base import in_network_order
 from robust_jax.page import text
 from robust_jax.wording import percent
 
@@ -84,10 +85,10 @@ class Embedding(Measure):
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture; of an ensemble its first member's."""
-        names = sorted(subject.shape_of("taps"))
+        names = in_network_order(subject.shape_of("taps"))
         layer = self.layer or names[-2:][0]
         if layer not in names:
-            raise ValueError(f"Expected layer={layer!r} to be one of {names}.")
+            raise ValueError(f"Expected layer={layer!r} to be one of {list(names)}.")
         key = rng.stream(subject.key, "taps")
         values = _taps(subject, subject.images, (layer,), key=key)[layer][0]
         seed = int(jax.random.randint(rng.stream(subject.key, "embedding"), (), 0, 2**31 - 1))

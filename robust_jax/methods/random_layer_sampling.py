@@ -190,6 +190,8 @@ class RandomLayerSampling(MethodConfig):
         for name in ("num_choices", "num_samples", "num_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        if self.vote != "mean_probability":
+            raise ValueError(f"Expected vote={self.vote!r} to be 'mean_probability', as draws are.")
         if any(size < 1 for size in self.frozen):
             raise ValueError(f"Expected frozen={self.frozen} >= 1.")
         if self.mu and len(self.mu) != self.num_choices:

@@ -45,7 +45,7 @@ from robust_jax.methods.regroup_responses import (
     soft_count,
 )
 from robust_jax.models import BatchNorm, EnsembleConfig, default_layers
-from robust_jax.models.base import Taps
+from robust_jax.models.base import Taps, in_network_order
 from robust_jax.types import Task, Variables
 
 
@@ -127,6 +127,12 @@ class REGroup(MethodConfig):
         for name in ("delta", "temperature", "surrogate_delta"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} > 0.")
+        for name in ("delta", "surrogate_delta"):
+            # A channel's share is delta over the sum of the responses, up to some 1e8.
+            if getattr(self, name) < 1e-30:
+                raise ValueError(
+                    f"Expected {name}={getattr(self, name)} >= 1e-30, for shares in float32."
+                )
         if min(self.temperatures, default=1.0) <= 0:
             raise ValueError(f"Expected temperatures={self.temperatures} > 0.")
         if self.response == "norm" and isinstance(self.network, EnsembleConfig):
@@ -149,7 +155,7 @@ class REGroup(MethodConfig):
         Raises:
             ValueError: a named layer does not exist, or k is larger than their number.
         """
-        names = tuple(found)
+        names = in_network_order(found)
         for layer in self.layers:
             if layer not in names:
                 raise ValueError(f"Expected layer {layer!r} to be one of {list(names)}.")
@@ -242,9 +248,9 @@ def _run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k
         # The order of the calls: apply keeps it.
         for path, (value,) in _sown(sown["responses"]["backbone"]):
             found.add(path, value)
-        found.add("head", outputs.taps[max(taps)])
+        found.add("head", outputs.taps[in_network_order(taps)[-1]])
         taps = dict(found)
-    return Pass(outputs.logits, dict(sorted(taps.items())))
+    return Pass(outputs.logits, {name: taps[name] for name in in_network_order(taps)})
 
 
 def _centred(counts: Float[Array, "b c"]) -> Float[Array, "b c"]:
@@ -260,7 +266,7 @@ def _voters(
     score: Callable[[Array, Array], Array],
 ) -> Float[Array, "m b c"]:
     """Returns the score of every class by every voting layer and sign."""
-    layers = config.voting_layers(sorted(fitted[config.signs[0]]))
+    layers = config.voting_layers(fitted[config.signs[0]])
     tapped = log_responses(outputs, layers, config.signs, delta)
     return jnp.concatenate(
         [score(fitted[s][name], tapped[s][name]) for s in config.signs for name in layers]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import voting
 from robust_jax.methods.regroup_responses import Responses, divergence, log_responses
+from robust_jax.models.base import in_network_order
 from robust_jax.types import Batch, Variables
 
 
@@ -147,7 +148,7 @@ def choose(accuracy: dict[str, float], least: float) -> tuple[str, ...]:
     Raises:
         ValueError: no layer has it.
     """
-    chosen = tuple(layer for layer in sorted(accuracy) if accuracy[layer] >= least)
+    chosen = tuple(layer for layer in in_network_order(accuracy) if accuracy[layer] >= least)
     if not chosen:
         best = max(accuracy.values())
         raise ValueError(

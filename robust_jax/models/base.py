@@ -1,6 +1,7 @@
 """What every network is: its configuration, and the classifier that normalises in front of it."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -32,8 +33,18 @@ class NetworkConfig:
         raise TypeError(f"Expected {type(self).__name__} to define make(num_classes, layers).")
 
 
+def in_network_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names of taps as the network has them: by number, which "100" is after "99"."""
+
+    def place(name: str) -> tuple[int, str]:
+        number = name.partition(".")[0]
+        return int(number) if number.isdigit() else -1, name
+
+    return tuple(sorted(names, key=place))
+
+
 class Taps(dict[str, Array]):
-    """Taps of a forward pass; `add` numbers them so that names sort in network order.
+    """Taps of a forward pass; `add` numbers them, and `in_network_order` sorts their names.
 
     A suffix `.pre_act` is the pre-activation after a residual sum; every other tap is the raw
     output of a convolution or linear layer.

@@ -33,6 +33,10 @@ class EnsembleConfig(NetworkConfig):
     strategy: Strategy = "auto"
 
     def __post_init__(self):
+        if isinstance(self.member, EnsembleConfig):
+            raise ValueError(
+                f"Expected member of class {type(self.member).__name__} to be a single network."
+            )
         if self.num_members < 1:
             raise ValueError(f"Expected num_members={self.num_members} >= 1.")
         if self.strategy not in ("auto", "map", "unroll", "vmap"):

@@ -256,6 +256,7 @@ def test_reestimated_statistics(variables):
         ({"num_draws": 0}, "Expected num_draws=0 >= 1."),
         ({"mu": (0.5, 0.6)}, r"Expected mu=\(0.5, 0.6\) to be >= 0 and to sum to one."),
         ({"mu": (1.0,)}, r"Expected mu=\(1.0,\) to have num_choices=2 entries."),
+        ({"vote": "mean_logit"}, "Expected vote='mean_logit' to be 'mean_probability'"),
         ({"frozen": (0,)}, r"Expected frozen=\(0,\) >= 1."),
         ({"network": EnsembleConfig(CNN)}, "to be a single network"),
     ],

@@ -309,6 +309,11 @@ def test_responses_of_batch_norm(trained):
     [
         (lambda: REGroup(num_layers=0), "Expected num_layers=0 >= 1."),
         (lambda: REGroup(delta=0.0), "Expected delta=0.0 > 0."),
+        (
+            lambda: REGroup(delta=1e-40),
+            "Expected delta=1e-40 >= 1e-30, for shares in float32.",
+        ),
+        (lambda: REGroup(surrogate_delta=1e-36), "Expected surrogate_delta=1e-36 >= 1e-30"),
         (lambda: REGroup(temperature=-1.0), "Expected temperature=-1.0 > 0."),
         (lambda: REGroup(layer_accuracy=1.5), "Expected 0 <= layer_accuracy=1.5 <= 1."),
         (lambda: REGroup(layers=("a",)), "Expected num_layers=5 <= 1 named layers."),

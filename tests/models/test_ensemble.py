@@ -146,6 +146,8 @@ def test_features_may_be_changed_between_for_all_members_at_once():
 def test_bad_fields():
     with pytest.raises(ValueError, match="Expected num_members=0 >= 1"):
         EnsembleConfig(member=MEMBER, num_members=0)
+    with pytest.raises(ValueError, match="Expected member of class EnsembleConfig to be a single"):
+        EnsembleConfig(member=EnsembleConfig(member=MEMBER))
     variables, _ = results("map")
     with pytest.raises(ValueError, match="Expected 0 <= member=3 < 3"):
         member_variables(variables, 3)

@@ -34,6 +34,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
 from robust_jax.models import default_layers
 from robust_jax.models.layers import Conv
@@ -187,7 +188,7 @@ class NoisyPooledConv(Conv):
         rows = math.ceil(x.shape[1] / self.strides) * math.ceil(x.shape[2] / self.strides)
         if linear and rows * _NUM_IMAGES >= math.prod(kernel.shape[:-1]):
             bias = bias if bias is None else pool(bias)
-            x = self.convolve(x, pool(kernel), bias)
+            x = self.convolve(x, computed_once(pool(kernel)), bias)
         else:
             x = self.convolve(x, kernel, bias)
             if self.inner_norm is not None:

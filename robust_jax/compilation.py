@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jaxtyping import Array
 
 CPU_OPTIONS = {
     "xla_backend_optimization_level": 2,
@@ -27,10 +28,11 @@ def jitted(function: Callable[..., Any], **fields: Any) -> Any:
     return jax.jit(function, compiler_options=options, **fields)
 
 
-def computed_once(x: Any) -> Any:
+def computed_once(x: Array) -> Array:
     """Returns x; on the CPU its consumers read it instead of computing it again.
 
     XLA:CPU copies cheap-looking producers (a normalisation, a ReLU, noise) into each of their
-    consumers' loops, also where a loop visits its elements in another order.
+    consumers' loops, also where a loop visits its elements in another order. One array a call:
+    what a barrier takes together lives together.
     """
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x

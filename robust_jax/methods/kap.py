@@ -34,6 +34,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
 from robust_jax.models import default_layers
 from robust_jax.models.layers import Conv
@@ -188,7 +189,7 @@ class NoisyPooledConv(Conv):
         few = rows * _ASSUMED_BATCH_SIZE < math.prod(kernel.shape[:-1])
         if linear and not (few and jax.default_backend() == "cpu"):
             bias = bias if bias is None else pool(bias)
-            x = self.convolve(x, pool(kernel), bias)
+            x = self.convolve(x, computed_once(pool(kernel)), bias)
         else:
             x = self.convolve(x, kernel, bias)
             if self.inner_norm is not None:

@@ -145,7 +145,8 @@ def decided(scores: Float[Array, "*s b c"]) -> Int[Array, "*s b"]:
 
 def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool[Array, " b"]:
     """Returns where the largest logit (of equal ones the first) is not the label's, or is NaN."""
-    return decided(logits) != labels.astype(jnp.int32)
+    found = decided(logits)
+    return found != labels.astype(found.dtype)
 
 
 def evaluate(

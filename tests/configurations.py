@@ -1,11 +1,13 @@
 """The configurations of configs/, by name."""
 
+import functools
 import pathlib
 
 import pytest
 
 from robust_jax import config
 from robust_jax.config import Config
+from robust_jax.protocol import Evaluation
 from robust_jax.types import Task
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -50,9 +52,16 @@ def task_of(spec: str) -> Task:
     return task._replace(input_shape=(size, size, task.input_shape[2]))
 
 
+@functools.cache
 def load(name: str) -> Config:
-    """Returns the configuration `file.py:variant` of configs/."""
+    """Returns the configuration `file.py:variant` of configs/, its file run once in a process."""
     return config.load(str(REPOSITORY / "configs" / name))
+
+
+@functools.cache
+def load_evaluation(name: str) -> Evaluation:
+    """Returns the evaluation `file.py:variant` of configs/eval/, its file run once in a process."""
+    return config.load_evaluation(str(REPOSITORY / "configs" / "eval" / name))
 
 
 def parametrize(name, values):

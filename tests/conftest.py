@@ -1,5 +1,6 @@
 """Strict JAX for every test: four CPU devices, no reused key, no silent promotion."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -9,15 +10,19 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=4"
     # The tests compile far more than they compute: LLVM at -O0 compiles Threefry ten times faster.
     + " --xla_backend_optimization_level=0"
+    # Programs this small compile quicker whole than in parts.
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Its other way to emit fusions compiles in a third of the time; later versions have no choice.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Traces make many objects that stay: by Python's thresholds a tenth of the run looks through them.
+gc.set_threshold(200_000, 20, 50)
 # No test reads or writes the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types of every annotated function are checked while the tests run, and only then.
 install_import_hook("robust_jax", "beartype.beartype")

@@ -38,6 +38,7 @@ from tests.configurations import (
     TASKS,
     identify,
     load,
+    load_evaluation,
     parametrize,
     task_of,
 )
@@ -45,7 +46,7 @@ from tests.configurations import (
 
 @parametrize("spec", CONFIGS)
 def test_config_comes_back_from_json(spec):
-    found = config.load(spec)
+    found = load(spec)
     written = json.loads(json.dumps(serialization.to_json(found)))
     assert serialization.from_json(Config, written) == found
     file, variant = identify(spec).split(":")
@@ -69,7 +70,7 @@ def test_readme_lists_every_variant():
 
 @parametrize("spec", EVALUATIONS)
 def test_evaluation_comes_back_from_json(spec):
-    found = config.load_evaluation(spec)
+    found = load_evaluation(spec)
     written = json.loads(json.dumps(serialization.to_json(found)))
     assert serialization.from_json(Evaluation, written) == found
 
@@ -115,18 +116,11 @@ def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
     return dataclasses.replace(method, **off)
 
 
-def with_marks(spec: str):
-    """Returns the variant as a parameter: a method's default on CIFAR-10 is quick, others slow.
-
-    Tracing papers' networks takes its time; every variant is constructed by the quick tests.
-    """
-    quick = spec.endswith("_cifar10.py:default")
-    return pytest.param(spec, id=identify(spec), marks=() if quick else pytest.mark.slow)
-
-
-@pytest.mark.parametrize("spec", [with_marks(spec) for spec in CONFIGS])
+# Traces the papers' networks; every variant is constructed by the quick tests.
+@pytest.mark.slow
+@parametrize("spec", CONFIGS)
 def test_method_is_built(spec):
-    found, task = config.load(spec), task_of(spec)
+    found, task = load(spec), task_of(spec)
     method = found.method
     variables = variable_shapes(without_noise(method, "training", "prediction"), task)
     backbone = variables["params"]["backbone"]
@@ -154,7 +148,7 @@ def test_method_is_built(spec):
 
 @parametrize("spec", CONFIGS)
 def test_training_and_evaluation_are_built(spec):
-    found, task = config.load(spec), task_of(spec)
+    found, task = load(spec), task_of(spec)
     method, mesh = found.method.make(task), make_mesh(4)
     plan = make_plan(found.training, task.num_train, mesh)
     optimizer = found.optimizer.make(plan.step_at, plan.epochs[-1])
@@ -175,7 +169,7 @@ def test_evaluation_is_built(spec, method):
     method = own.get(pathlib.Path(spec.split(".py")[0]).name, method)
     if spec.endswith("one_draw"):
         method = RandomSelfEnsemble()
-    method, wanted = method.make(TASKS["cifar10"]), config.load_evaluation(spec)
+    method, wanted = method.make(TASKS["cifar10"]), load_evaluation(spec)
     sources = dict.fromkeys(wanted.sources, method)
     margins = any(isinstance(found, Margins) for found in wanted.certificates.values())
     refused = method.stochastic and margins

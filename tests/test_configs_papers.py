@@ -11,7 +11,14 @@ from robust_jax.methods import KAP
 from robust_jax.models import Normalization
 from robust_jax.plan import make_plan
 from robust_jax.sharding import make_mesh
-from tests.configurations import CONFIGS, EVALUATIONS, REPOSITORY, load, task_of
+from tests.configurations import (
+    CONFIGS,
+    EVALUATIONS,
+    REPOSITORY,
+    load,
+    load_evaluation,
+    task_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +85,7 @@ def test_attacks_are_those_of_table_a3():
 
 def test_images_are_not_normalised_in_kap():
     for spec in CONFIGS:
-        method = config.load(spec).method
+        method = load(spec).method
         if isinstance(method, KAP):
             assert method.normalization == Normalization()
 
@@ -88,8 +95,8 @@ def test_printed_numbers_are_those_of_the_docstrings():
     documented = functools.cache(
         lambda file: config.load_module(str(REPOSITORY / "configs" / file))[0]
     )
-    found = [config.load_evaluation(spec).printed for spec in EVALUATIONS]
-    found += [config.load(spec).evaluation.printed for spec in CONFIGS]
+    found = [load_evaluation(spec).printed for spec in EVALUATIONS]
+    found += [load(spec).evaluation.printed for spec in CONFIGS]
     tables = {repr(printed): printed for printed in found if printed is not None}
     assert len(tables) >= 17
     for printed in tables.values():

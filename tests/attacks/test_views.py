@@ -153,6 +153,7 @@ def test_a_plain_function_and_a_bound_view_agree(digits):
     np.testing.assert_allclose(plain, bound, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sixteen_draws_suffice_on_a_kap_network():
     """Doubling the draws changes the accuracy under attack by less than one percent."""
     data = load_digits()

@@ -10,7 +10,7 @@ from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, Res
 from robust_jax.types import Task
 
 TASK = Task((8, 8, 3), 10, 100)
-RESNET = ResNetConfig(depth=20, widths=(9, 9, 9))
+RESNET = ResNetConfig(depth=20, widths=(9, 9), blocks=(1, 2))
 IMAGES = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
 
 

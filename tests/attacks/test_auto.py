@@ -131,6 +131,7 @@ def test_warnings(digits):
     assert "Square fooled" in flat.warnings[1]
 
 
+@pytest.mark.slow
 def test_rand_attacks_a_random_model(digits):
     def noisy(images, *, key):
         return digits.view(images + 0.05 * jax.random.normal(key, images.shape), key=None)

@@ -100,6 +100,20 @@ NOT_STEEPEST = (
     "square",
     "trust_region",
 )
+# Each shares its code with another: a program compiled for one more eps or norm is slow for them.
+VARIANTS = (
+    "bim",
+    "mim",
+    "pgd_margin_restarts",
+    "pgd_parallel_restarts_last",
+    "apgd_dlr",
+    "apgd_t",
+    "fab_t",
+    "ead",
+    "nes",
+    "rescaled",
+    "mdi2fgsm",
+)
 KEY = jax.random.key(7)
 
 
@@ -120,14 +134,23 @@ def attacked(attack, victim):
     return FOUND[name]
 
 
-@pytest.fixture(params=BOUNDED)
-def bounded(request):
-    """Every bounded attack, as a function of the norm and eps."""
+def bounded(name):
+    """Returns a bounded attack as a function of the norm and eps."""
 
     def make(norm="linf", eps=None):
-        return BOUNDED[request.param](ThreatModel(norm, EPS[norm] if eps is None else eps))
+        return BOUNDED[name](ThreatModel(norm, EPS[norm] if eps is None else eps))
 
     return make
+
+
+def slow_variant(name):
+    """Returns the marks of an attack where an assertion compiles a program of its own."""
+    return (pytest.mark.slow,) if name in VARIANTS else ()
+
+
+EVERY_BOUNDED = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=slow_variant(name)) for name in BOUNDED]
+)
 
 
 @pytest.fixture(params=[*BOUNDED, *UNBOUNDED])
@@ -150,9 +173,16 @@ def goals(attack, victim):
     return (victim.labels + 1) % 10 if attack.targeted else victim.labels
 
 
-@pytest.mark.parametrize("norm", EPS)
-def test_box_ball_shape_dtype(bounded, norm, digits):
-    attack = bounded(norm)
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [
+        pytest.param(norm, name, marks=slow_variant(name) if norm != "linf" else ())
+        for norm in EPS
+        for name in BOUNDED
+    ],
+)
+def test_box_ball_shape_dtype(name, norm, digits):
+    attack = bounded(name)(norm)
     adversarial = attacked(attack, digits)
     assert adversarial.shape == digits.images.shape
     assert adversarial.dtype == digits.images.dtype
@@ -178,6 +208,11 @@ def test_box_shape_dtype_without_a_bound(name, digits):
     np.testing.assert_array_equal(changed, fooled)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(name, marks=slow_variant(name)) for name in [*BOUNDED, *UNBOUNDED]],
+    indirect=True,
+)
 def test_rows_are_independent(attack, victim):
     labels, together = goals(attack, victim), attacked(attack, victim)
     assert jnp.any(together != victim.images)
@@ -212,8 +247,9 @@ def test_jit_is_eager_and_no_gradient_flows_out(attack, victim):
     np.testing.assert_allclose(attacked(attack, victim), eager, atol=2e-5)
 
 
-def test_eps_zero_is_the_identity(bounded, digits):
-    adversarial = attacked(bounded(eps=0.0), digits)
+@EVERY_BOUNDED
+def test_eps_zero_is_the_identity(name, digits):
+    adversarial = attacked(bounded(name)(eps=0.0), digits)
     np.testing.assert_array_equal(adversarial, digits.images)
 
 
@@ -222,12 +258,13 @@ def test_empty_batch(attack, digits):
     assert empty.shape == (0, 8, 8, 1)
 
 
-def test_fools_more_with_more_eps(bounded, digits):
+@EVERY_BOUNDED
+def test_fools_more_with_more_eps(name, digits):
     def standing(eps):
-        logits = digits.view(attacked(bounded(eps=eps), digits), key=None)
+        logits = digits.view(attacked(bounded(name)(eps=eps), digits), key=None)
         return int(jnp.sum(jnp.argmax(logits, axis=1) == digits.labels))
 
-    eps = bounded().threat.eps
+    eps = bounded(name)().threat.eps
     weak, strong = standing(eps), standing(4 * eps)
     assert strong <= weak <= 16
     assert strong <= 8

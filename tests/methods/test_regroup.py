@@ -257,8 +257,8 @@ def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
     "network",
     [
         EnsembleConfig(CNN, 2),
-        ResNetConfig(depth=20, widths=(4, 4, 8)),
-        PreActResNetConfig(widths=(4, 4, 4, 8)),
+        pytest.param(ResNetConfig(depth=20, widths=(4, 4, 8)), marks=pytest.mark.slow),
+        pytest.param(PreActResNetConfig(widths=(4, 4, 4, 8)), marks=pytest.mark.slow),
     ],
     ids=["ensemble", "resnet", "preact"],
 )

@@ -36,7 +36,8 @@ from jaxtyping import Array, Float
 
 from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
-from robust_jax.models import default_layers
+from robust_jax.methods.batch_statistics import check_statistics, cumulative, reestimate
+from robust_jax.models import Classifier, Layers, default_layers
 from robust_jax.models.layers import Conv
 from robust_jax.models.noise import gaussian
 from robust_jax.types import Batch, Task, Variables
@@ -245,17 +246,7 @@ class KAP(MethodConfig):
         Raises:
             ValueError: at the first trace, where a layer's channels do not fit the pool.
         """
-        layers = default_layers()
-        inner_norm = layers.norm if self.order == "conv_norm_pool" and self.pool else None
-
-        def conv(*, name: str, **arguments: Any) -> nn.Module:
-            if self.pooled and name not in self.pooled:
-                return layers.conv(name=name, **arguments)
-            return NoisyPooledConv(
-                name=name, pool=self.pool, sigma=self.sigma, inner_norm=inner_norm, **arguments
-            )
-
-        network = classifier(self, task, layers._replace(conv=conv))
+        network = self._network(task, default_layers())
         method = network_method(
             network,
             self,
@@ -271,26 +262,40 @@ class KAP(MethodConfig):
         )
         if self.noise_off_statistics == "training":
             return method
-        return _with_reestimated_statistics(method, network)
+        averaging = self._network(task, cumulative(default_layers()))
+        return _with_reestimated_statistics(method, averaging)
+
+    def _network(self, task: Task, layers: Layers) -> Classifier:
+        inner_norm = layers.norm if self.order == "conv_norm_pool" and self.pool else None
+
+        def conv(*, name: str, **arguments: Any) -> nn.Module:
+            if self.pooled and name not in self.pooled:
+                return layers.conv(name=name, **arguments)
+            return NoisyPooledConv(
+                name=name, pool=self.pool, sigma=self.sigma, inner_norm=inner_norm, **arguments
+            )
+
+        return classifier(self, task, layers._replace(conv=conv))
 
 
 def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
-    """Returns the method with a `fit` that gathers BatchNorm statistics without noise."""
+    """Returns the method with a `fit` that gathers BatchNorm statistics without noise.
 
-    @jax.jit
-    def gather(variables, images):
-        _, moved = network.apply(
+    Args:
+        method: the method.
+        network: its network with `batch_statistics.cumulative` layers.
+    """
+    shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+    check_statistics(shapes, "noise_off_statistics")
+
+    def gather(variables, images, key):
+        del key
+        return network.apply(
             variables, images, train=True, deterministic=True, mutable=["batch_stats"]
-        )
-        return {**variables, **moved}
+        )[1]
 
     def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
-        del key
-        gathered = {name: value for name, value in variables.items() if name != "fitted"}
-        for batch in batches:
-            if bool(jnp.all(batch.mask)):  # padding rows would enter the statistics
-                gathered = gather(gathered, batch.image)
-        return {**variables, "fitted": {"batch_stats": gathered["batch_stats"]}}
+        return reestimate(gather, variables, batches, key=key)
 
     def noise_off(variables, images, *, key=None):
         if "fitted" not in variables:

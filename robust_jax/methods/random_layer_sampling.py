@@ -23,124 +23,20 @@ Where the paper leaves a choice, the first named is the default:
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
 from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
-from robust_jax.models import EnsembleConfig, Layers, default_layers
+from robust_jax.methods.batch_statistics import check_statistics, cumulative, reestimate
+from robust_jax.methods.sampled_layers import Choose, Unit, sampled_layers
+from robust_jax.models import EnsembleConfig
 from robust_jax.types import Batch, Outputs, Task, Variables
-
-Choose = Callable[[str], Int[Array, ""]]
-"""Name of a unit -> which of its M weights a sampled model has."""
-
-
-class SampledLayer(nn.Module):
-    """A layer with M stacked weights (and statistics), one of which is selected, then applied.
-
-    Only the weights are indexed, so the activations are those of one layer, and the gradient of
-    weights that were not selected is zero.
-    """
-
-    make_layer: Callable[[], nn.Module]
-    num_choices: int
-    choose: Callable[[tuple[str, ...]], Int[Array, ""]]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
-        """Returns the selected layer's output; `train` moves its statistics alone."""
-        layer = self.make_layer()
-        mode: Any = {"train": train, "deterministic": deterministic}
-
-        def fresh(key: Key[Array, ""]) -> Variables:
-            return layer.init(key, x, train=False, deterministic=True)
-
-        def stacked(key: Key[Array, ""], collection: str, name: str) -> Array:
-            keys = jax.random.split(key, self.num_choices)
-            return jax.vmap(lambda one: fresh(one)[collection][name])(keys)
-
-        if self.is_initializing():  # later on nothing of this is traced again
-            names = {k: list(v) for k, v in jax.eval_shape(fresh, jax.random.key(0)).items()}
-            for name in names["params"]:
-                self.param(name, functools.partial(stacked, collection="params", name=name))
-            for name in names.get("batch_stats", ()):
-                # Statistics start at constants, whatever the key.
-                self.variable(
-                    "batch_stats",
-                    name,
-                    lambda name=name: stacked(jax.random.key(0), "batch_stats", name),
-                )
-        params, statistics = (self.variables.get(k, {}) for k in ("params", "batch_stats"))
-        index = self.choose(self.path)
-
-        def select(stack: Array) -> Array:
-            return lax.dynamic_index_in_dim(stack, index, keepdims=False)
-
-        variables = {
-            "params": {name: select(stack) for name, stack in params.items()},
-            "batch_stats": {name: select(stack) for name, stack in statistics.items()},
-        }
-        output: Any
-        if not (train and statistics):
-            output = layer.apply(variables, x, **mode)
-            return output
-        output, moved = layer.apply(variables, x, **mode, mutable=["batch_stats"])
-        if not self.is_initializing():
-            for name, stack in statistics.items():
-                updated = moved["batch_stats"][name]
-                updated = lax.dynamic_update_index_in_dim(stack, updated, index, 0)
-                self.put_variable("batch_stats", name, updated)
-        return output
-
-
-def unit_name(path: tuple[str, ...], unit: Literal["conv", "block"]) -> str:
-    """Returns the unit of a layer: a convolution and the BatchNorm of its name share one.
-
-    Args:
-        path: of the layer's module, from the classifier on.
-        unit: "conv", or "block" for one unit per residual block.
-    """
-    inner = list(path[1:])  # after "backbone"
-    if unit == "block" and len(inner) > 1:
-        return inner[0]
-    *outer, last = inner
-    return ".".join((*outer, last.replace("norm", "conv").removesuffix("_conv")))
-
-
-def sampled_layers(
-    num_choices: int, choose: Choose, unit: Literal["conv", "block"] = "conv"
-) -> Layers:
-    """Returns factories of layers with M weights each.
-
-    Args:
-        num_choices: M.
-        choose: which weights each unit has; traced indices are fine.
-        unit: what is drawn together.
-    """
-    plain = default_layers()
-
-    def sampled(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def factory(*, name: str | None = None, **arguments: Any) -> nn.Module:
-            # Detached (parent=None): the stacked layer holds the arrays under its own name.
-            return SampledLayer(
-                make_layer=functools.partial(make, parent=None, **arguments),
-                num_choices=num_choices,
-                choose=lambda path: choose(unit_name(path, unit)),
-                name=name,
-            )
-
-        return factory
-
-    return plain._replace(
-        conv=sampled(plain.conv), norm=sampled(plain.norm), dense=sampled(plain.dense)
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +73,7 @@ class RandomLayerSampling(MethodConfig):
     num_samples: int = 3
     num_draws: int = 10
     mu: tuple[float, ...] = ()
-    unit: Literal["conv", "block"] = "conv"
+    unit: Unit = "conv"
     loss: Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"] = (
         "cross_entropy_of_mean"
     )
@@ -213,10 +109,27 @@ class RandomLayerSampling(MethodConfig):
         return choose
 
     def run(
-        self, task: Task, choose: Choose, variables: Variables, images: Array, *, train: bool
+        self,
+        task: Task,
+        choose: Choose,
+        variables: Variables,
+        images: Array,
+        *,
+        train: bool,
+        averaging: bool = False,
     ) -> tuple[Outputs, Variables]:
-        """Returns the outputs of the model that has the chosen weights, and moved collections."""
-        network = classifier(self, task, sampled_layers(self.num_choices, choose, self.unit))
+        """Returns the outputs of the model that has the chosen weights, and moved collections.
+
+        Args:
+            task: the dataset's shape.
+            choose: the model.
+            variables: of all models.
+            images: normalised by their own statistics with `train`.
+            train: move the running statistics?
+            averaging: as plain means over batches (`batch_statistics.cumulative`)?
+        """
+        layers = sampled_layers(self.num_choices, choose, self.unit)
+        network = classifier(self, task, cumulative(layers) if averaging else layers)
         outputs: Any
         outputs, moved = network.apply(
             variables,
@@ -236,14 +149,16 @@ class RandomLayerSampling(MethodConfig):
             network = classifier(self, task, layers)
             return dict(network.init(key, images, train=False, deterministic=True))
 
-        def training_draws(variables, images, key):
+        def training_draws(variables, images, key, averaging=False):
             """Returns the logits [s b c] of the K models of a step, and the moved statistics."""
             fixed = {name: value for name, value in variables.items() if name != "fitted"}
 
             def draw(statistics, number):
                 choose = self.draw(rng.stream(key, "draw", number))
                 current = {**fixed, **statistics}
-                outputs, moved = self.run(task, choose, current, images, train=True)
+                outputs, moved = self.run(
+                    task, choose, current, images, train=True, averaging=averaging
+                )
                 return moved, outputs.logits
 
             statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
@@ -300,16 +215,18 @@ class RandomLayerSampling(MethodConfig):
             return lax.map(pure, jnp.arange(self.num_choices))
 
         def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
-            @jax.jit
-            def gather(variables, images, key):
-                return {**variables, **training_draws(variables, images, key)[1]}
+            drawn = jnp.asarray(self.mu or (1.0,) * self.num_choices) > 0
+            return reestimate(
+                lambda variables, images, key: training_draws(variables, images, key, True)[1],
+                variables,
+                batches,
+                key=key,
+                used=drawn,
+            )
 
-            gathered = {name: value for name, value in variables.items() if name != "fitted"}
-            for number, batch in enumerate(batches):
-                if bool(jnp.all(batch.mask)):  # padding rows would enter the statistics
-                    gathered = gather(gathered, batch.image, rng.stream(key, "batch", number))
-            return {**variables, "fitted": {"batch_stats": gathered["batch_stats"]}}
-
+        if self.statistics == "reestimated":
+            shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
+            check_statistics(shapes, "statistics")
         views = {
             "deployed": deployed,
             "fresh": lambda variables, images, *, key: one_draw(variables, images, key).logits,

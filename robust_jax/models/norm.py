@@ -103,6 +103,9 @@ class BatchNorm(nn.Module):
     epsilon: float | None = None
     """Added to the variance; None is the framework's: 1e-5 or 1e-3."""
     framework: Framework = "torch"
+    cumulative: bool = False
+    """Are the running statistics means over all batches since the variable `count` was 0, in place
+    of averages that forget (PyTorch's `momentum=None`)?"""
     statistics_gradient: bool = True
     """Do gradients flow through the batch's mean and variance? Without, they are constants, and an
     example's gradient is its own."""
@@ -136,7 +139,12 @@ class BatchNorm(nn.Module):
             mean, var = lax.stop_gradient(_moments(x, centre))
             output = _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
         if not self.is_initializing():
+            kept: Any = momentum
+            if self.cumulative:
+                count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
+                kept = count.value / (count.value + 1)
+                count.value = count.value + 1
             for running, value in ((running_mean, mean), (running_var, var)):
                 new = value.astype(running.value.dtype)
-                running.value = lax.stop_gradient(momentum * running.value + (1 - momentum) * new)
+                running.value = lax.stop_gradient(kept * running.value + (1 - kept) * new)
         return output

@@ -1,17 +1,18 @@
 """Kernel average pooling against loops, equations 3 and 6, and its special cases."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.data import DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import KAP, KernelPool
 from robust_jax.methods.kap import NoisyPooledConv
-from robust_jax.models import CNNConfig, default_layers
+from robust_jax.models import CNNConfig, ResNetConfig, default_layers
 from robust_jax.models.noise import gaussian
-from robust_jax.types import Task
+from robust_jax.types import Batch, Task
 
 
 def pool_by_loops(values, pool, rows, columns):
@@ -180,32 +181,50 @@ def test_weights_move_between_pooled_and_plain_networks():
     chex.assert_trees_all_equal_shapes(*shapes)
 
 
-def test_reestimated_statistics_are_those_without_noise():
-    data = open_data(DataConfig(Digits()))
-    network = CNNConfig(widths=(16,), strides=(2,))
+@pytest.mark.parametrize("framework", ["torch", "keras"])
+def test_reestimated_statistics_are_those_without_noise(framework):
+    """Means over the batches, each seen once; nothing is left of the old ones, which are 7."""
+    network = CNNConfig(widths=(16,), strides=(2,), framework=framework)
     config = KAP(network=network, sigma=2.0, noise_off_statistics="reestimated")
-    method = config.make(data.task)
+    method = config.make(Task((8, 8, 1), 10, 100))
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    batches = list(eval_batches(data.train, 100))
+    old = {**variables, "batch_stats": jax.tree.map(lambda a: a + 7.0, variables["batch_stats"])}
+    batches = [
+        Batch(
+            jax.random.uniform(jax.random.key(n), (8, 8, 8, 1)),
+            jnp.zeros(8, jnp.int32),
+            jnp.arange(8) < (8 if n < 3 else 5),  # the last one is padded: left out
+            jnp.arange(8),
+        )
+        for n in range(4)
+    ]
     noise_off = method.views["noise_off"]
     with pytest.raises(ValueError, match="call fit"):
-        noise_off(variables, batches[0].image)
+        noise_off(old, batches[0].image)
     assert method.fit is not None
-    fitted = method.fit(variables, batches * 4, key=jax.random.key(1))
-    quiet = KAP(network=network, sigma=0.0).make(data.task)
-    activations = jnp.concatenate(
-        [
-            jax.jit(quiet.views["taps"])(variables, batch.image, key=jax.random.key(2))["00.conv1"]
-            for batch in batches[:-1]
-        ]
-    )
+    fitted = method.fit(old, batches, key=jax.random.key(1))
+    chex.assert_trees_all_equal(fitted["batch_stats"], old["batch_stats"])
+    quiet = KAP(network=network, sigma=0.0).make(Task((8, 8, 1), 10, 100))
+    taps = jax.jit(quiet.views["taps"])
+    seen = [taps(variables, one.image, key=None)["00.conv1"] for one in batches[:3]]
     statistics = fitted["fitted"]["batch_stats"]["backbone"]["norm1"]
+    assert statistics.keys() == {"mean", "var"}
+    for name, moment in (("mean", jnp.mean), ("var", jnp.var)):
+        expected = np.mean([moment(values, (0, 1, 2)) for values in seen], axis=0)
+        # The first batch's moments are taken around the old mean: roundings of 7 squared.
+        np.testing.assert_allclose(statistics[name], expected, rtol=1e-4, atol=3e-5)
+    replaced = {**variables, **fitted["fitted"]}
     np.testing.assert_allclose(
-        statistics["mean"], activations.mean((0, 1, 2)), rtol=0.05, atol=0.01
+        noise_off(fitted, batches[0].image),
+        quiet.predict(replaced, batches[0].image),
+        rtol=1e-5,
+        atol=1e-5,
     )
-    np.testing.assert_allclose(statistics["var"], activations.var((0, 1, 2)), rtol=0.1, atol=0.01)
-    logits = jax.jit(noise_off)(fitted, batches[0].image)
-    assert logits.shape == (100, 10)
+    with pytest.raises(ValueError, match="Expected batches without padding"):
+        method.fit(old, batches[3:], key=jax.random.key(1))
+    without = dataclasses.replace(config, network=ResNetConfig(20, norm=False))
+    with pytest.raises(ValueError, match="'reestimated' of a network with BatchNorm"):
+        without.make(Task((8, 8, 1), 10, 100))
 
 
 @pytest.mark.parametrize(

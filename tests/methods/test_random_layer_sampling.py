@@ -1,5 +1,6 @@
 """Random layer sampling: selection, its gradient, statistics, losses and views."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -10,7 +11,8 @@ import pytest
 
 from robust_jax import rng
 from robust_jax.methods import RandomLayerSampling, Standard
-from robust_jax.methods.random_layer_sampling import group_loss, sampled_layers, unit_name
+from robust_jax.methods.random_layer_sampling import group_loss
+from robust_jax.methods.sampled_layers import sampled_layers, unit_name
 from robust_jax.models import Classifier, CNNConfig, EnsembleConfig, ResNetConfig, VGGConfig
 from robust_jax.types import Batch, Task
 
@@ -230,22 +232,38 @@ def test_memory_does_not_grow_with_the_number_of_choices():
 def test_reestimated_statistics(variables):
     config = RandomLayerSampling(network=CNN, num_choices=3, statistics="reestimated")
     method = config.make(TASK)
-    fitted = method.fit(variables, [BATCH] * 60, key=jax.random.key(0))
-    chex.assert_trees_all_equal(fitted["batch_stats"], variables["batch_stats"])
+    old = {**variables, "batch_stats": jax.tree.map(lambda a: a + 7.0, variables["batch_stats"])}
+    # Eight batches of three draws each: each of the three weights has had its turn.
+    fitted = method.fit(old, [BATCH] * 8, key=jax.random.key(0))
+    chex.assert_trees_all_equal(fitted["batch_stats"], old["batch_stats"])
     # The first layer's input does not depend on draws: its statistics are those of its outputs.
-    kernel = variables["params"]["backbone"]["conv1"]["kernel"]
     for m in range(3):
         model = {"conv1": m, "conv2": 0, "linear": 0}
         taps = config.run(TASK, chosen(model), variables, IMAGES, train=False)[0].taps
         found = fitted["fitted"]["batch_stats"]["backbone"]["norm1"]
-        np.testing.assert_allclose(found["mean"][m], taps["00.conv1"].mean((0, 1, 2)), rtol=0.05)
-    assert kernel.shape[0] == 3
+        for name, moment in (("mean", jnp.mean), ("var", jnp.var)):
+            expected = moment(taps["00.conv1"], (0, 1, 2))
+            # The first batch's moments are taken around the old mean: roundings of 7 squared.
+            np.testing.assert_allclose(found[name][m], expected, rtol=1e-4, atol=3e-5)
     key = jax.random.key(1)
     training = RandomLayerSampling(network=CNN, num_choices=3).make(TASK)
     replaced = {**variables, **fitted["fitted"]}
     np.testing.assert_allclose(
         method.predict(fitted, IMAGES, key=key), training.predict(replaced, IMAGES, key=key)
     )
+
+
+def test_reestimated_statistics_of_what_was_never_drawn_are_refused():
+    mu = (1.0, 0.0)
+    config = RandomLayerSampling(network=CNN, mu=mu, num_samples=1, statistics="reestimated")
+    variables = initialise(config)
+    fitted = config.make(TASK).fit(variables, [BATCH], key=jax.random.key(0))
+    second = jax.tree.map(lambda a: a[1], (fitted["fitted"]["batch_stats"],
+                                           variables["batch_stats"]))  # fmt: skip
+    chex.assert_trees_all_equal(*second)  # never drawn in deployment either
+    method = dataclasses.replace(config, mu=()).make(TASK)
+    with pytest.raises(ValueError, match="Expected more than 1 batches: a layer of"):
+        method.fit(variables, [BATCH], key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Layers with M stacked weights, one of which a forward pass selects: what RLS draws from.
+
+Lee et al., "Robust ensemble model training via random layer sampling against adversarial attack",
+BMVC 2020, equations 1 to 4.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax.models import Layers, default_layers
+from robust_jax.types import Variables
+
+Unit = Literal["conv", "block"]
+
+Choose = Callable[[str], Int[Array, ""]]
+"""Name of a unit -> which of its M weights a sampled model has."""
+
+
+class SampledLayer(nn.Module):
+    """A layer with M stacked weights (and statistics), one of which is selected, then applied.
+
+    Only the weights are indexed, so the activations are those of one layer, and the gradient of
+    weights that were not selected is zero.
+    """
+
+    make_layer: Callable[[], nn.Module]
+    num_choices: int
+    choose: Callable[[tuple[str, ...]], Int[Array, ""]]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
+        """Returns the selected layer's output; `train` moves its statistics alone."""
+        layer = self.make_layer()
+        mode: Any = {"train": train, "deterministic": deterministic}
+
+        def fresh(key: Key[Array, ""]) -> Variables:
+            return layer.init(key, x, train=False, deterministic=True)
+
+        def stacked(key: Key[Array, ""], collection: str, name: str) -> Array:
+            keys = jax.random.split(key, self.num_choices)
+            return jax.vmap(lambda one: fresh(one)[collection][name])(keys)
+
+        if self.is_initializing():  # later on nothing of this is traced again
+            names = {k: list(v) for k, v in jax.eval_shape(fresh, jax.random.key(0)).items()}
+            for name in names["params"]:
+                self.param(name, functools.partial(stacked, collection="params", name=name))
+            for name in names.get("batch_stats", ()):
+                # Statistics start at constants, whatever the key.
+                self.variable(
+                    "batch_stats",
+                    name,
+                    lambda name=name: stacked(jax.random.key(0), "batch_stats", name),
+                )
+        params, statistics = (self.variables.get(k, {}) for k in ("params", "batch_stats"))
+        index = self.choose(self.path)
+
+        def select(stack: Array) -> Array:
+            return lax.dynamic_index_in_dim(stack, index, keepdims=False)
+
+        variables = {
+            "params": {name: select(stack) for name, stack in params.items()},
+            "batch_stats": {name: select(stack) for name, stack in statistics.items()},
+        }
+        output: Any
+        if not (train and statistics):
+            output = layer.apply(variables, x, **mode)
+            return output
+        output, moved = layer.apply(variables, x, **mode, mutable=["batch_stats"])
+        if not self.is_initializing():
+            for name, stack in statistics.items():
+                updated = moved["batch_stats"][name]
+                updated = lax.dynamic_update_index_in_dim(stack, updated, index, 0)
+                self.put_variable("batch_stats", name, updated)
+        return output
+
+
+def unit_name(path: tuple[str, ...], unit: Unit) -> str:
+    """Returns the unit of a layer: a convolution and the BatchNorm of its name share one.
+
+    Args:
+        path: of the layer's module, from the classifier on.
+        unit: "conv", or "block" for one unit per residual block.
+    """
+    inner = list(path[1:])  # after "backbone"
+    if unit == "block" and len(inner) > 1:
+        return inner[0]
+    *outer, last = inner
+    return ".".join((*outer, last.replace("norm", "conv").removesuffix("_conv")))
+
+
+def sampled_layers(num_choices: int, choose: Choose, unit: Unit = "conv") -> Layers:
+    """Returns factories of layers with M weights each.
+
+    Args:
+        num_choices: M.
+        choose: which weights each unit has; traced indices are fine.
+        unit: what is drawn together.
+    """
+    plain = default_layers()
+
+    def sampled(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        def factory(*, name: str | None = None, **arguments: Any) -> nn.Module:
+            # Detached (parent=None): the stacked layer holds the arrays under its own name.
+            return SampledLayer(
+                make_layer=functools.partial(make, parent=None, **arguments),
+                num_choices=num_choices,
+                choose=lambda path: choose(unit_name(path, unit)),
+                name=name,
+            )
+
+        return factory
+
+    return plain._replace(
+        conv=sampled(plain.conv), norm=sampled(plain.norm), dense=sampled(plain.dense)
+    )

@@ -18,7 +18,8 @@ FOUND = recipes.digits(BatchEnsemble(network=NETWORK, factor_std=0.5))
 
 VARIANTS = {
     "default": dataclasses.replace(
-        FOUND, optimizer=dataclasses.replace(FOUND.optimizer, learning_rate=0.2)
+        FOUND,
+        optimizer=dataclasses.replace(FOUND.optimizer, learning_rate=0.2, undecayed=("r", "s")),
     )
 }
 

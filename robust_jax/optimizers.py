@@ -29,15 +29,22 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class MultiStep(Schedule):
-    """Multiplies by `factor` at each of `epochs` (PyTorch's MultiStepLR)."""
+    """Multiplies by `factor` at each of `epochs` (PyTorch's MultiStepLR).
+
+    The first `warmup` epochs grow linearly from 0.
+    """
 
     epochs: tuple[float, ...] = ()
     factor: float = 0.1
+    warmup: float = 0.0
 
     def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
         """Returns the factor as a function of the step."""
         boundaries = {step_at(epoch): self.factor for epoch in self.epochs if epoch < num_epochs}
-        return optax.piecewise_constant_schedule(1.0, boundaries)
+        steps, warmup = optax.piecewise_constant_schedule(1.0, boundaries), step_at(self.warmup)
+        if warmup == 0:
+            return steps
+        return lambda step: steps(step) * jnp.minimum(step / warmup, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +97,8 @@ class OptimizerConfig:
             For "adamw" the decoupled decay of Loshchilov and Hutter (2019).
         decay: which parameters decay: "all" (PyTorch's default) or convolution "kernels" only
             (the Keras recipes).
+        undecayed: names of parameters that do not decay whatever `decay` says (BatchEnsemble's
+            fast weights "r" and "s").
         epsilon: in the denominator of "adam" and "adamw".
         clip_norm: largest global gradient norm; None for no clipping.
         schedule: factor on the learning rate over the run.
@@ -101,6 +110,7 @@ class OptimizerConfig:
     nesterov: bool = False
     weight_decay: float = 0.0
     decay: Literal["all", "kernels"] = "all"
+    undecayed: tuple[str, ...] = ()
     epsilon: float = 1e-8
     clip_norm: float | None = None
     schedule: Schedule = Schedule()
@@ -127,7 +137,7 @@ class OptimizerConfig:
     ) -> optax.GradientTransformation:
         """Returns the optax transformation of this configuration."""
         rate = self.rate(step_at, num_epochs)
-        mask = _kernels if self.decay == "kernels" else None
+        mask = self._decaying if self.decay == "kernels" or self.undecayed else None
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
         if self.name == "adamw":
             adamw = optax.adamw(rate, eps=self.epsilon, weight_decay=self.weight_decay, mask=mask)
@@ -139,11 +149,24 @@ class OptimizerConfig:
         momentum = self.momentum or None
         return optax.chain(clip, decay, optax.sgd(rate, momentum, nesterov=self.nesterov))
 
+    def _decaying(self, params: Variables) -> Any:
+        """Returns a tree, True at what decays.
 
-def _kernels(params: Variables) -> Any:
-    """Returns a tree, True at convolution kernels (rank 4, or 5 in stacked ensembles)."""
+        Convolution kernels are of rank 4, or 5 in stacked ensembles.
 
-    def is_kernel(path: tuple[Any, ...], leaf: Array) -> bool:
-        return getattr(path[-1], "key", None) == "kernel" and leaf.ndim >= 4
+        Raises:
+            ValueError: a name of `undecayed` occurs nowhere.
+        """
+        found: set[str | None] = set()
 
-    return jax.tree_util.tree_map_with_path(is_kernel, params)
+        def decays(path: tuple[Any, ...], leaf: Array) -> bool:
+            name = getattr(path[-1], "key", None)
+            found.add(name)
+            kernel = name == "kernel" and leaf.ndim >= 4
+            return (kernel or self.decay == "all") and name not in self.undecayed
+
+        tree = jax.tree_util.tree_map_with_path(decays, params)
+        unknown = sorted(set(self.undecayed) - found)
+        if unknown:
+            raise ValueError(f"Expected undecayed={unknown} to be names of parameters.")
+        return tree

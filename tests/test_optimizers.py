@@ -1,6 +1,7 @@
 """Optimizers step as PyTorch's do; schedules count in epochs."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -72,6 +73,20 @@ def test_kernels_alone_decay_where_asked():
     np.testing.assert_array_equal(decoupled["bias"], run(OptimizerConfig("adam"))["bias"])
 
 
+def test_parameters_that_do_not_decay():
+    """BatchEnsemble's fast weights: without a gradient they stay, and the others shrink."""
+    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.1, undecayed=("r", "s"))
+    params = {"conv": {name: jnp.ones(2) for name in ("kernel", "r", "s", "bias")}}
+    optimizer = config.make(round, 1.0)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    expected = {name: 0.0 if name in "rs" else -0.1 for name in params["conv"]}
+    found = {name: float(value[0]) for name, value in updates["conv"].items()}
+    assert found == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"undecayed=\['r', 's'\] to be names of parameters"):
+        config.make(round, 1.0).init({"kernel": jnp.ones(2)})
+
+
 def test_clipping_scales_the_gradient():
     config = OptimizerConfig(learning_rate=1.0, momentum=0.0, clip_norm=0.5)
     optimizer = config.make(lambda epoch: round(epoch), 1.0)
@@ -85,6 +100,9 @@ def test_schedules_count_in_epochs():
 
     multi = OptimizerConfig(schedule=MultiStep(epochs=(1.0, 2.0))).rate(step_at, 3.0)
     assert [float(multi(s)) for s in (0, 9, 10, 20)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    warm = OptimizerConfig(schedule=MultiStep(epochs=(2.0,), warmup=1.0)).rate(step_at, 3.0)
+    found = [float(warm(s)) for s in (0, 5, 10, 19, 20)]
+    assert found == pytest.approx([0, 0.05, 0.1, 0.1, 0.01])
     cosine = OptimizerConfig(schedule=Cosine(warmup=1.0)).rate(step_at, 3.0)
     assert [float(cosine(s)) for s in (0, 5, 10, 20, 30)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
     linear = OptimizerConfig(

@@ -17,6 +17,9 @@ padding    (size - 1) // 2 on both sides          "SAME": the odd pixel goes to 
 BatchNorm  running = .9 old + .1 new, eps 1e-5    running = .99 old + .01 new, eps 1e-3
 =========  =====================================  ==================================
 
+framework="torch_default" is "torch" without an initialisation of the network's own: convolutions
+are uniform(+-1/sqrt(fan in)), as PyTorch constructs them.
+
 BatchNorm's running variance is the biased one (divided by the number of values n, as Keras and
 flax have it) in both; PyTorch's running variance is n/(n-1) times that, normalisation within a
 batch is the same.
@@ -68,10 +71,8 @@ class Conv(nn.Module):
 
     def weights(self, in_channels: int) -> tuple[Array, Array | None]:
         """Returns the kernel and the bias (None without one); call it from a compact method."""
-        kernel_init, bias_init = (
-            _he_normal_fan_out,
-            _uniform_fan_in(self.kernel_size[0] * self.kernel_size[1] * in_channels),
-        )
+        bias_init = _uniform_fan_in(self.kernel_size[0] * self.kernel_size[1] * in_channels)
+        kernel_init = bias_init if self.framework == "torch_default" else _he_normal_fan_out
         if self.framework == "keras":
             kernel_init, bias_init = _he_normal_keras, nn.initializers.zeros
         shape = (*self.kernel_size, in_channels, self.features)

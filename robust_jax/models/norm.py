@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from robust_jax.compilation import computed_once
 
-Framework = Literal["torch", "keras"]
+Framework = Literal["torch", "torch_default", "keras"]
 
 
 def accumulator_dtype(dtype: Any) -> Any:
@@ -116,9 +116,8 @@ class BatchNorm(nn.Module):
     ) -> Float[Array, "*b k"]:
         """Returns the normalised activations, scaled and shifted per channel."""
         del deterministic
-        default_momentum, default_epsilon = {"torch": (0.9, 1e-5), "keras": (0.99, 1e-3)}[
-            self.framework
-        ]
+        keras = self.framework == "keras"
+        default_momentum, default_epsilon = (0.99, 1e-3) if keras else (0.9, 1e-5)
         momentum = default_momentum if self.momentum is None else self.momentum
         epsilon = default_epsilon if self.epsilon is None else self.epsilon
         shape = (x.shape[-1],)

@@ -1,4 +1,4 @@
-"""The convolution against lax's own, and the conventions of both frameworks."""
+"""The convolution against lax's own, and the conventions of the frameworks."""
 
 import functools
 import re
@@ -143,6 +143,10 @@ def test_initial_scales_of_both_frameworks():
     keras = init(Conv(features=256, kernel_size=(3, 3), use_bias=True, framework="keras"), x)
     np.testing.assert_allclose(np.std(keras["kernel"]), np.sqrt(2 / (9 * 64)), rtol=0.02)
     assert not np.any(keras["bias"])
+    default = Conv(features=256, kernel_size=(3, 3), framework="torch_default")
+    kernel = init(default, x)["kernel"]
+    assert 0.99 * bound < np.max(np.abs(kernel)) <= bound
+    np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.02)
     linear = init(Dense(features=100), jnp.zeros((1, 400)))
     for leaf in linear.values():
         assert 0.9 / 20 < np.max(np.abs(leaf)) <= 1 / 20
@@ -151,7 +155,8 @@ def test_initial_scales_of_both_frameworks():
 
 
 @pytest.mark.parametrize(
-    ("framework", "momentum", "epsilon"), [("torch", 0.9, 1e-5), ("keras", 0.99, 1e-3)]
+    ("framework", "momentum", "epsilon"),
+    [("torch", 0.9, 1e-5), ("torch_default", 0.9, 1e-5), ("keras", 0.99, 1e-3)],
 )
 def test_batch_norm_by_hand(framework, momentum, epsilon):
     x = np.random.default_rng(0).normal(3.0, 2.0, (4, 3, 2, 5)).astype(np.float32)

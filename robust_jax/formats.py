@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-FORMAT = 2
+FORMAT = 3
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds"]
 Tree = dict[str, Any]
@@ -35,9 +35,18 @@ class Step(NamedTuple):
     config: Callable[[Tree], Tree] | None = None
 
 
+def _without_repeat(tree: Tree) -> Tree:
+    """Returns a configuration whose C&W and EAD end their search as it was: by bisection."""
+    if tree["type"] in ("CarliniWagner", "EAD"):
+        return {"repeat": False, **tree}
+    return tree
+
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
+    # Format 3: ten and more searches of C&W and EAD end at the upper bound.
+    2: Step(config=_without_repeat),
 }
 """By the format that a step begins with."""
 

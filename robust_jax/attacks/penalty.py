@@ -15,15 +15,25 @@ from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand
 
+LARGEST_CONSTANT = 1e10
+"""Upper bound of the search before anything has succeeded, as in the authors' code."""
+
 
 def search_constant(
-    run: Any, num_searches: int, initial: float, like: Array, *, growth: float = 10.0
+    run: Any,
+    num_searches: int,
+    initial: float,
+    like: Array,
+    *,
+    growth: float = 10.0,
+    repeat: bool = False,
 ) -> Array:
     """Returns the images of least size over a binary search for a constant per example.
 
     A constant that succeeded is followed by the mean of it and the largest that failed; one that
     failed by the mean of it and the least that succeeded, or by `growth` times itself where none
-    has.
+    has. With `repeat` the last is the least that succeeded once more, or `LARGEST_CONSTANT` where
+    none has.
 
     Args:
         run: function of the search's number and the constants [b] to (images, size), size
@@ -32,11 +42,15 @@ def search_constant(
         initial: the first constant.
         like: the clean images, kept where nothing is found.
         growth: factor while nothing is found.
+        repeat: end with the upper bound?
     """
     rows, dtype = like.shape[:1], like.dtype
 
     def search(number, carry):
         constant, low, high, best, best_size = carry
+        if repeat:
+            bound = jnp.minimum(high, LARGEST_CONSTANT)
+            constant = jnp.where(number == num_searches - 1, bound, constant)
         found, size = run(number, constant)
         better = size < best_size
         best = jnp.where(expand(better, best), found, best)
@@ -60,12 +74,15 @@ class ConstantSearchAttack(MinimumNormAttack):
         num_steps: steps for each constant.
         initial_constant: weight of the classification term in the first search (c).
         confidence: margin of the logits that counts as success (kappa).
+        repeat: is the last constant the search's upper bound, the least that succeeded (1e10 where
+            none has)? None: with ten searches or more, as in the code of both attacks' authors.
     """
 
     num_searches: int = 9
     num_steps: int = 1000
     initial_constant: float = 1e-3
     confidence: float = 0.0
+    repeat: bool | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
@@ -74,6 +91,11 @@ class ConstantSearchAttack(MinimumNormAttack):
         check_positive(self, "initial_constant")
         if not self.confidence >= 0:
             raise ValueError(f"Expected confidence={self.confidence} >= 0.")
+
+    def search(self, run: Any, images: Images) -> Images:
+        """Returns the images of least size over the constants, see `search_constant`."""
+        repeat = self.num_searches >= 10 if self.repeat is None else self.repeat
+        return search_constant(run, self.num_searches, self.initial_constant, images, repeat=repeat)
 
     def shortfall(self, logits: Float[Array, "b c"], labels: Labels) -> Float[Array, " b"]:
         """Returns the logits still missing to success with confidence; never negative."""
@@ -143,7 +165,7 @@ class CarliniWagner(ConstantSearchAttack):
                 0, self.num_steps + 1, step, (still, still, still, images, nothing)
             )[3:]
 
-        return search_constant(run, self.num_searches, self.initial_constant, images)
+        return self.search(run, images)
 
 
 def adam_step(
@@ -224,4 +246,4 @@ class EAD(ConstantSearchAttack):
             nothing = jnp.full(images.shape[:1], jnp.inf, images.dtype)
             return jax.lax.fori_loop(0, self.num_steps, step, (images, images, images, nothing))[2:]
 
-        return search_constant(run, self.num_searches, self.initial_constant, images)
+        return self.search(run, images)

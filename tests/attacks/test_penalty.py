@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import EAD, CarliniWagner, losses
-from robust_jax.attacks.penalty import adam_step
+from robust_jax import formats
+from robust_jax.attacks import EAD, CarliniWagner, losses, penalty
+from robust_jax.attacks.penalty import adam_step, search_constant
 from robust_jax.attacks.threat import distance
 
 KEY = jax.random.key(19)
@@ -65,6 +66,47 @@ def test_adam_by_hand():
     moment = (0.9 * 0.2) / (1 - 0.81)
     scale = np.sqrt(0.999 * 0.004 / (1 - 0.999**2))
     np.testing.assert_allclose(second, [0.9 - 0.1 * moment / scale], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("least", "num_searches", "repeat", "expected"),
+    [
+        (3.0, 4, False, 3.25),  # 1 fails, 10, 5.5 and 3.25 succeed
+        (3.0, 5, False, 3.25),  # 2.125 fails
+        (3.0, 5, True, 3.25),
+        (2.5, 3, True, 10.0),  # 5.5 was due
+        (1e9, 3, False, None),
+        (1e9, 3, True, 1e10),
+    ],
+)
+def test_the_last_search_repeats_the_upper_bound(least, num_searches, repeat, expected):
+    """The image says which constant was the last to succeed: later ones are smaller."""
+    clean = jnp.full((1, 1, 1, 1), -1.0)
+
+    def run(number, constant):
+        found = constant[:, None, None, None]
+        return found, jnp.where(constant >= least, -number.astype(jnp.float32), jnp.inf)
+
+    found = search_constant(run, num_searches, 1.0, clean, repeat=repeat)
+    assert float(found[0, 0, 0, 0]) == pytest.approx(-1.0 if expected is None else expected)
+
+
+def test_ten_searches_repeat_as_the_authors_code_does(monkeypatch):
+    found, images = [], jnp.zeros((1, 2))
+
+    def record(run, num_searches, initial, like, *, repeat):
+        found.append(repeat)
+        return like
+
+    monkeypatch.setattr(penalty, "search_constant", record)
+    for attack in (CarliniWagner, EAD):
+        for fields in ({}, {"num_searches": 10}, {"num_searches": 10, "repeat": False}):
+            attack(**fields).search(None, images)
+    assert found == [False, True, False] * 2
+    old = {"type": "EAD", "num_searches": 10}
+    change = formats.STEPS[2].config
+    assert change is not None
+    assert change(old) == {**old, "repeat": False}
 
 
 def test_rejects():

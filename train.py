@@ -54,7 +54,9 @@ def main(arguments: Arguments) -> None:
     method = cfg.method.make(data.task)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
     optimizer = cfg.optimizer.make(plan.step_at, plan.epochs[-1])
-    step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
+    step_fn = training.make_train_step(
+        plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
+    )
     validator = training.make_validator(method, cfg, data, mesh)
     evaluation.make_evaluator(method, cfg.evaluation, mesh)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)

@@ -104,7 +104,11 @@ def rows(width: float) -> list[Row]:
             )
             for n in (1, 10, 20)
         ),
-        Row("TRS, 3 x ResNet-20", TransferabilityReducedSmooth(network=three), ensemble),
+        Row(
+            "TRS, 3 x ResNet-20",
+            TransferabilityReducedSmooth(network=three),
+            ensemble,
+        ),
         Row("RSE n = 10, ResNet-18", RandomSelfEnsemble(network=single), plain),
         Row("GradDiv n = 4, ResNet-18", GradDiv(network=single), plain),
         *(

@@ -9,7 +9,7 @@ Yang et al., "TRS: Transferability Reduced Ensemble via Promoting Gradient Diver
 Smoothness", NeurIPS 2021. LPD's paper only times it: 4,106 seconds an epoch (baseline 54, one
 V100, batch size 64).
 
-Here eps grows from .01 to .03: the numbers of the code are those of MNIST. Variants:
+Here eps grows from .01 to .03 over the run: the numbers of the code are those of MNIST. Variants:
 `code_ascent`, whose steps follow the sum of all gradients so far, as in the code, which clears
 none; `own_gradients`, the norm of each example's own gradient, not of the batch mean's.
 
@@ -25,7 +25,7 @@ from robust_jax.config import Config
 from robust_jax.methods import TransferabilityReducedSmooth
 
 BASE = baselines.cifar10(
-    TransferabilityReducedSmooth(init_eps=0.01, final_eps=0.03, num_epochs=120),
+    TransferabilityReducedSmooth(init_eps=0.01, final_eps=0.03),
     baselines.TRS_OPTIMIZER,
     curves(None, (0.01, 0.03)),
     num_epochs=120.0,
@@ -38,7 +38,7 @@ VARIANTS = {
     "lpd": recipes.lpd(
         "cifar10",
         TransferabilityReducedSmooth(
-            network=recipes.resnet18_ensemble(), init_eps=0.01, final_eps=0.03, num_epochs=150
+            network=recipes.resnet18_ensemble(), init_eps=0.01, final_eps=0.03
         ),
         table4((0.02, 0.04), (0.02, 0.04)),
     ),

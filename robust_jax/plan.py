@@ -1,11 +1,15 @@
 """The steps of a run: phases of one batch size and image size each, epochs and steps."""
 
 import bisect
+import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from robust_jax.config import TrainingConfig
+from robust_jax.methods import Epochs, Method
 from robust_jax.sharding import check_batch_size
 from robust_jax.types import Task
 
@@ -57,6 +61,18 @@ class Plan(NamedTuple):
         phase = min(bisect.bisect_right(self.epochs, epoch) - 1, len(self.batch_sizes) - 1)
         share = (epoch - self.epochs[phase]) / (self.epochs[phase + 1] - self.epochs[phase])
         return round(self.starts[phase] + share * (self.starts[phase + 1] - self.starts[phase]))
+
+    def in_run(self, method: Method) -> Method:
+        """Returns a method whose loss, where it changes with the epoch, knows those of this run."""
+        if method.in_run is None:
+            return method
+        count = self.epochs[-1]
+        starts = [self.step_at(float(epoch)) for epoch in range(1, math.ceil(count))]
+
+        def at(step: Int[Array, ""]) -> Int[Array, ""]:
+            return jnp.sum(jnp.asarray(step) >= jnp.asarray(starts, jnp.int32), dtype=jnp.int32)
+
+        return method.in_run(Epochs(at, count))
 
     def validation_steps(self, every: float) -> list[int]:
         """Returns the steps after which to validate: each `every` epochs and at the end."""

@@ -1,7 +1,7 @@
 """The defences: a configuration each, which builds a record of pure functions."""
 
 from robust_jax.methods.adaptive_diversity_promoting import AdaptiveDiversityPromoting
-from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.base import Epochs, Method, MethodConfig
 from robust_jax.methods.batch_ensemble import BatchEnsemble
 from robust_jax.methods.dropout import MonteCarloDropout
 from robust_jax.methods.dverge import DVERGE
@@ -32,6 +32,7 @@ __all__ = [
     "TRADES",
     "AdaptiveDiversityPromoting",
     "BatchEnsemble",
+    "Epochs",
     "GradDiv",
     "GradientAlignment",
     "KernelPool",

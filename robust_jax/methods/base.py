@@ -40,6 +40,18 @@ Forward = Callable[..., tuple[Outputs, Variables]]
 """(variables, images, *, key, train, deterministic) -> outputs, moved collections."""
 
 
+class Epochs(NamedTuple):
+    """The epochs of a run, for a loss that changes with them.
+
+    Attributes:
+        at: traced step -> number of the epoch that it belongs to, from 0.
+        count: of the whole run.
+    """
+
+    at: Callable[[Int[Array, ""]], Int[Array, ""]]
+    count: float
+
+
 class Method(NamedTuple):
     """A defence as pure functions.
 
@@ -53,6 +65,8 @@ class Method(NamedTuple):
         stochastic: does `predict` consume its key?
         fit: post-hoc fitting on training batches, which adds the 'fitted' collection; None
             where the method has none.
+        in_run: the method in a run of these epochs; None where its loss does not ask. Outside a
+            run such a loss counts epochs by its own batches.
     """
 
     init: Init
@@ -61,6 +75,7 @@ class Method(NamedTuple):
     views: Mapping[str, View]
     stochastic: bool = False
     fit: Callable[..., Variables] | None = None
+    in_run: "Callable[[Epochs], Method] | None" = None
 
     def view(self, name: str) -> View:
         """Returns the view called `name`; "decision" is `predict` itself, "member_0" one member.

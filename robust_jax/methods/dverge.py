@@ -23,6 +23,7 @@ one step together, which is the same, since they share no weight.
 """
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import jax
@@ -32,7 +33,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy, network_method
+from robust_jax.methods.base import (
+    Epochs,
+    Method,
+    MethodConfig,
+    classifier,
+    cross_entropy,
+    network_method,
+)
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     map_members,
@@ -139,8 +147,9 @@ class DVERGE(MethodConfig):
         step_size: of the distillation.
         num_steps: of the distillation.
         momentum: of the distillation.
-        layer: of the features, from 1; None draws it once an epoch. An epoch is as many steps as
-            the training split has batches of the size that the loss is given.
+        layer: of the features, from 1; None draws it once an epoch. Epochs are those of the run's
+            plan; outside a run one is as many steps as the training split has batches of the size
+            that the loss is given.
         layer_seed: root of that draw, a function of the epoch alone.
     """
 
@@ -210,12 +219,15 @@ class DVERGE(MethodConfig):
             found, layers = map_members(by_member, variables, strategy=ensemble.strategy)
             return lax.stop_gradient(found), layers[0]
 
-        def loss(variables, batch, *, key, step):
+        def loss(variables, batch, *, key, step, epochs: Epochs | None = None):
             del key
             batch_size = batch.image.shape[0]
             if batch_size < 2:
                 raise ValueError(f"Expected batch_size={batch_size} >= 2: images are targets.")
-            epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
+            if epochs is None:
+                epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
+            else:
+                epoch = epochs.at(step)
             distilled, layer = distilled_by_all(variables, batch.image, epoch)
 
             def of_member(variables, number):
@@ -245,4 +257,7 @@ class DVERGE(MethodConfig):
             found = {"accuracy": jnp.mean(right), "layer": (layer + 1).astype(jnp.float32)}
             return jnp.sum(values), (of_ensemble(moved), found)
 
-        return method._replace(loss=loss)
+        def in_run(epochs: Epochs) -> Method:
+            return method._replace(loss=functools.partial(loss, epochs=epochs))
+
+        return method._replace(loss=loss, in_run=in_run)

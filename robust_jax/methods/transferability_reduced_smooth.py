@@ -28,6 +28,8 @@ through the batch's statistics, as in the code.
 """
 
 import dataclasses
+import functools
+import math
 from typing import Literal
 
 import jax
@@ -36,7 +38,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
+from robust_jax.methods.base import Epochs, Method, MethodConfig, classifier, network_method
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     loss_gradients,
@@ -63,8 +65,9 @@ class TransferabilityReducedSmooth(MethodConfig):
         smoothness: weight of the gradients' norms in it ("lamda").
         init_eps: radius of the ascent in the first epoch.
         final_eps: radius that is reached after `num_epochs`; with both 0 no image is moved.
-        num_epochs: length of the training. An epoch is as many steps as the training split has
-            batches of the size that the loss is given.
+        num_epochs: epochs of that growth; None for the run's own, all of them (outside a run eps
+            stays `init_eps` then). Epochs are those of the run's plan; outside a run one is as many
+            steps as the training split has batches of the size that the loss is given.
         num_steps: of the ascent.
         momentum: of the ascent: share of the sum of the former gradients that a step keeps.
         reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
@@ -76,7 +79,7 @@ class TransferabilityReducedSmooth(MethodConfig):
     smoothness: float = 2.0
     init_eps: float = 0.1
     final_eps: float = 0.2
-    num_epochs: int = 120
+    num_epochs: int | None = None
     num_steps: int = 6
     momentum: float = 0.0
     reduction: Literal["mean", "sum"] = "mean"
@@ -88,12 +91,19 @@ class TransferabilityReducedSmooth(MethodConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
         for name in ("num_epochs", "num_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected {name}={value} >= 1.")
 
-    def eps_at(self, epoch: Int[Array, ""]) -> Float[Array, ""]:
-        """Returns the radius of an epoch, counted from 0."""
-        share = jnp.asarray(epoch, jnp.float32) / self.num_epochs
+    def eps_at(self, epoch: Int[Array, ""], epochs: Epochs | None = None) -> Float[Array, ""]:
+        """Returns the radius of an epoch, counted from 0.
+
+        Args:
+            epoch: which.
+            epochs: of the run; None outside of one, where nothing grows without `num_epochs`.
+        """
+        num_epochs = self.num_epochs or (math.inf if epochs is None else epochs.count)
+        share = jnp.minimum(jnp.asarray(epoch, jnp.float32) / num_epochs, 1.0)
         return self.init_eps + (self.final_eps - self.init_eps) * share
 
     def make(self, task: Task) -> Method:
@@ -137,13 +147,16 @@ class TransferabilityReducedSmooth(MethodConfig):
             found, _ = lax.fori_loop(0, self.num_steps, step, (start, jnp.zeros_like(images)))
             return found
 
-        def loss(variables, batch, *, key, step):
+        def loss(variables, batch, *, key, step, epochs: Epochs | None = None):
             images, labels = batch.image, batch.label
             half, batch_size = images.shape[0] // 2, images.shape[0]
             if half < 1:
                 raise ValueError(f"Expected batch_size={batch_size} >= 2: half of it is moved.")
-            epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
-            eps = self.eps_at(epoch)
+            if epochs is None:
+                epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
+            else:
+                epoch = epochs.at(step)
+            eps = self.eps_at(epoch, epochs)
             moved_images = ascend(
                 lax.stop_gradient(variables),
                 images[half:],
@@ -167,4 +180,7 @@ class TransferabilityReducedSmooth(MethodConfig):
             penalty = self.coefficient * cosine + self.smoothness * norms
             return crossed + self.scale * penalty, (found.moved, report)
 
-        return method._replace(loss=loss)
+        def in_run(epochs: Epochs) -> Method:
+            return method._replace(loss=functools.partial(loss, epochs=epochs))
+
+        return method._replace(loss=loss, in_run=in_run)

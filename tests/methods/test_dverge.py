@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods import DVERGE
+from robust_jax.methods import DVERGE, Epochs
 from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.dverge import pre_activations
 from robust_jax.methods.gradient_diversity import member_classifier
@@ -113,6 +113,11 @@ def test_layer_is_drawn_once_an_epoch(variables):
     """47 images are 9 batches of 5: steps 0 to 8 share a layer."""
     loss = jax.jit(lambda step: CONFIG.make(TASK).loss(variables, BATCH, key=None, step=step)[1][1])
     layers = [float(loss(jnp.asarray(step))["layer"]) for step in range(36)]
+    # In a run epochs are those of its plan: here of four steps each.
+    in_run = CONFIG.make(TASK).in_run(Epochs(lambda step: step // 4, 9.0))
+    planned = jax.jit(lambda step: in_run.loss(variables, BATCH, key=None, step=step)[1][1])
+    found = [float(planned(jnp.asarray(4 * epoch + 3))["layer"]) for epoch in range(4)]
+    assert found == layers[::9]
     for epoch in range(4):
         assert len(set(layers[9 * epoch : 9 * epoch + 9])) == 1
     drawn = [int(CONFIG.draw_layer(jnp.asarray(epoch), 3)) for epoch in range(60)]

@@ -12,6 +12,8 @@ from robust_jax.methods import TransferabilityReducedSmooth
 from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
 from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
+from robust_jax.plan import make_plan
+from robust_jax.sharding import make_mesh
 from robust_jax.types import Batch, Task
 
 CONFIG = TransferabilityReducedSmooth(
@@ -68,11 +70,27 @@ def test_loss_without_ascent(variables):
     np.testing.assert_allclose(summed(variables)[1][1]["smoothness"], 36 * norms, rtol=1e-4)
 
 
-def test_configurations_reach_their_eps(repository):
+def test_configurations_take_their_epochs_from_the_run(repository):
     file = repository / "configs" / "trs_cifar10.py"
     for variant in config.load_module(str(file))[0].VARIANTS:
-        found = config.load(f"{file}:{variant}")
-        assert found.method.num_epochs == found.training.phases[0].epochs
+        assert config.load(f"{file}:{variant}").method.num_epochs is None
+
+
+def test_epochs_are_those_of_the_plan(variables):
+    """Two phases of other batch sizes, four epochs: eps grows from 0 to .4, a quarter an epoch."""
+    phases = (config.Phase(epochs=2.0, batch_size=6), config.Phase(epochs=2.0, batch_size=20))
+    plan = make_plan(config.TrainingConfig(phases=phases), TASK.num_train, make_mesh(1))
+    own = dataclasses.replace(CONFIG, num_epochs=None, num_steps=1)
+    method = plan.in_run(own.make(TASK))
+
+    @jax.jit
+    def eps(step):
+        return method.loss(variables, BATCH, key=jax.random.key(2), step=step)[1][1]["eps"]
+
+    steps = (0, 9, 10, 19, 20, 22, 23, 25)  # ten steps an epoch, then three
+    expected = [0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    np.testing.assert_allclose([eps(jnp.asarray(step)) for step in steps], expected, rtol=1e-6)
+    assert float(own.eps_at(jnp.asarray(7))) == 0  # no run, no growth
 
 
 def test_ascent_finds_larger_gradients(variables):

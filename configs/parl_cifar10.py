@@ -40,6 +40,10 @@ Further variants:
   (robust_jax/methods/parl.py);
 * `parameters5`, `parameters6`: the authors' later method, another objective
   (robust_jax/methods/parl_parameters.py), with the training of its public code;
+* `figure1`: figure 1's three networks of like accuracy. The paper says that they are made by the
+  method, two of them from different initialisations alone, and (section 4) that members whose pair
+  the loss leaves out come to have similar boundaries: so members 1 and 2 (its prim and sim) are
+  not penalised against each other, member 3 (its div) is against both;
 * `finetune`: a short training from the authors' public plain ensemble,
   `--training.init-from DIR` (see recipes/ensembles.py).
 """
@@ -56,6 +60,7 @@ VARIANTS = {
     "default": BASE,
     "layers5": recipes.with_method(BASE, num_layers=5),
     "layers3": recipes.with_method(BASE, num_layers=3),
+    "figure1": recipes.with_method(BASE, pairs=((0, 2), (1, 2))),
     "mean_layers": recipes.with_method(BASE, layer_reduction="mean"),
     "batch_statistics": recipes.with_method(BASE, batch_statistics="batch"),
     "running_statistics": recipes.with_method(BASE, batch_statistics="running"),

@@ -26,6 +26,7 @@ the channel sums of the first layer's kernels alone.
 
 import dataclasses
 import functools
+import itertools
 from typing import Literal
 
 import jax
@@ -130,6 +131,8 @@ class PARL(MethodConfig):
         num_layers: H.
         layer_reduction: "sum" or "mean" of the cosines over layers.
         batch_statistics: how G treats BatchNorm, see the module's docstring.
+        pairs: of members that are penalised, numbers from 0; empty for all. Section 4: two members
+            whose pair is left out come to have similar decision boundaries.
     """
 
     network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
@@ -139,10 +142,13 @@ class PARL(MethodConfig):
     num_layers: int = 7
     layer_reduction: Literal["sum", "mean"] = "sum"
     batch_statistics: BatchStatistics = "constant"
+    pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ensemble(self.network)
+        known = list(itertools.combinations(range(check_ensemble(self.network).num_members), 2))
+        if not set(self.pairs) <= set(known) or len(set(self.pairs)) < len(self.pairs):
+            raise ValueError(f"Expected pairs={self.pairs} to be different ones of {known}.")
         for name in ("gamma1", "gamma2"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
@@ -193,6 +199,9 @@ class PARL(MethodConfig):
             )
             flat = gradients.reshape((*gradients.shape[:3], -1))
             cosine, dead = pairwise_cosines(flat, eps=1e-12)  # [pairs layers b], [m layers b]
+            if self.pairs:
+                all_pairs = list(itertools.combinations(range(ensemble.num_members), 2))
+                cosine = cosine[jnp.array([all_pairs.index(pair) for pair in self.pairs])]
             reduce = jnp.sum if self.layer_reduction == "sum" else jnp.mean
             penalty = jnp.sum(jnp.mean(reduce(cosine, axis=1), axis=-1))
             found = {

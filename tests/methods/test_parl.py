@@ -144,25 +144,34 @@ def test_constant_statistics_keep_examples_apart(variables):
     assert np.max(np.abs(slopes(network())[1:])) > 0
 
 
-def penalty_by_loops(gradients, reduction):
+def penalty_by_loops(gradients, reduction, pairs):
     """Section 4.2 for gradients [m layers b ...], one cosine at a time."""
-    num_members, num_layers, num_examples = gradients.shape[:3]
+    num_layers, num_examples = gradients.shape[1:3]
     total = 0.0
-    for i in range(num_members):
-        for j in range(i + 1, num_members):
-            for x in range(num_examples):
-                for k in range(num_layers):
-                    u, v = gradients[i, k, x].ravel(), gradients[j, k, x].ravel()
-                    total += np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v)) / num_examples
+    for i, j in pairs:
+        for x in range(num_examples):
+            for k in range(num_layers):
+                u, v = gradients[i, k, x].ravel(), gradients[j, k, x].ravel()
+                total += np.dot(u, v) / (np.linalg.norm(u) * np.linalg.norm(v)) / num_examples
     return total if reduction == "sum" else total / num_layers
 
 
 @pytest.mark.parametrize(
-    ("reduction", "statistics"), [("sum", "constant"), ("mean", "running"), ("sum", "batch")]
+    ("reduction", "statistics", "pairs"),
+    [
+        ("sum", "constant", ()),
+        ("mean", "running", ((0, 2), (1, 2))),  # figure 1
+        ("sum", "batch", ()),
+    ],
 )
-def test_loss_is_equation_1(variables, reduction, statistics):
+def test_loss_is_equation_1(variables, reduction, statistics, pairs):
     config = dataclasses.replace(
-        CONFIG, gamma1=0.7, gamma2=0.3, layer_reduction=reduction, batch_statistics=statistics
+        CONFIG,
+        gamma1=0.7,
+        gamma2=0.3,
+        layer_reduction=reduction,
+        batch_statistics=statistics,
+        pairs=pairs,
     )
     value, (moved, found) = jax.jit(
         lambda v: config.make(TASK).loss(v, BATCH, key=jax.random.key(0), step=0)
@@ -184,11 +193,14 @@ def test_loss_is_equation_1(variables, reduction, statistics):
             gradients.append(feature_gradients(network(), alone, IMAGES, num_layers=3, train=True))
         else:
             gradients.append(gradients_by_jacobian(alone, 3))
-    penalty = penalty_by_loops(np.asarray(gradients, np.float64), reduction)
+    pairs = pairs or ((0, 1), (0, 2), (1, 2))
+    penalty = penalty_by_loops(np.asarray(gradients, np.float64), reduction, pairs)
     assert float(found["cross_entropy"]) == pytest.approx(crossed, rel=1e-5)
     assert float(value) == pytest.approx(0.7 * crossed + 0.3 * penalty, rel=1e-4)
     scale = 1 if reduction == "sum" else 3
-    assert float(found["gradient_cosine"]) == pytest.approx(penalty * scale / 9, rel=1e-3)
+    assert float(found["gradient_cosine"]) == pytest.approx(
+        penalty * scale / (3 * len(pairs)), rel=1e-3
+    )
     assert float(found["dead_gradients"]) == 0
     assert jax.tree.structure(moved) == jax.tree.structure(
         {"batch_stats": variables["batch_stats"]}
@@ -241,6 +253,7 @@ def test_majority_decides_and_ties_go_as_configured(variables):
         ({"network": EnsembleConfig(MEMBER, 1)}, "num_members=1 >= 2"),
         ({"num_layers": 0}, "num_layers=0 >= 1"),
         ({"gamma2": -1.0}, "gamma2=-1.0 >= 0"),
+        ({"pairs": ((1, 0),)}, r"pairs=\(\(1, 0\),\) to be different ones of \[\(0, 1\), "),
     ],
 )
 def test_bad_fields_are_named(fields, message):

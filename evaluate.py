@@ -183,6 +183,8 @@ def run(
         formats.write(out / "summary.json", summary)
     title = f"{checkpoint.config.name}, step {checkpoint.step}, {wanted.split} split"
     logging.print_summary(title, summary, protocol.describe(wanted))
+    for line in measurement.say_printed(measured):
+        logging.say(line)
     logging.print_findings(findings)
     report.write(
         out, checkpoint, split,

@@ -39,9 +39,9 @@ Table 3 (%; ResNet-50; eps and c .01) and table 5 (interrater agreement, lower i
 |--------------------|----------|------|------|----------|------|------|-----------|
 | no defense         | baseline | 45.4 | 36.4 | 0.4      | 41.7 | 26.2 | -         |
 | ADP                | adp      | 70.2 | 61.7 | 20.3     | 52.0 | 61.9 | .54       |
-| RSE                | rse      | 51.8 | 45.8 | 82.1     | 91.2 | 75.4 | .60       |
-| Stochastic Dropout | sap      | 58.5 | 59.0 | 56.4     | 53.4 | 38.1 | .58       |
-| RLS                | default  | 65.1 | 70.9 | 84.9     | 91.7 | 79.0 | .51       |
+| RSE                | rse      | 51.8 | 45.8 | 82.1     | 91.2 | 75.4 | .60 ± .031 |
+| Stochastic Dropout | sap      | 58.5 | 59.0 | 56.4     | 53.4 | 38.1 | .58 ± .004 |
+| RLS                | default  | 65.1 | 70.9 | 84.9     | 91.7 | 79.0 | .51 ± .018 |
 
 How the paper trained the other defences is not said: see recipes/baselines.py.
 

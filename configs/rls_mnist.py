@@ -21,7 +21,8 @@ BMVC 2020 (%; eps and c as there, for pixels in [-1, 1]). Table 1, ResNet-50; ta
 | EAD .1 / 1  | 35.9 / 12.8 | 68.0 / 48.3 | | EAD .1 / 1 | 48.1 / 22.2 | 65.7 / 45.6 |
 
 Table 5, interrater agreement of ten draws (ADP: of its three members), lower is more diverse:
-stochastic dropout .53 (`sap`), RSE .55 (`rse`), ADP .52 (`adp`), RLS .43.
+stochastic dropout .53 ± .005 (`sap`), RSE .55 ± .015 (`rse`), ADP .52 (`adp`), RLS .43 ± .021
+(`eval/rls.py:table5`, `table5_one_draw`, `table5_deterministic`).
 
 Ours: not yet run.
 """

@@ -21,7 +21,8 @@ BMVC 2020 (%; eps and c as there, for pixels in [-1, 1]). Table 1, ResNet-50; ta
 | EAD .01 / .1 | 29.8 / 5.9 | 80.3 / 69.2 | | EAD .01 / .1 | 18.0 / 3.8 | 67.4 / 61.2 |
 
 Table 5, interrater agreement of ten draws (ADP: of its three members), lower is more diverse:
-stochastic dropout .62 (`sap`), RSE .66 (`rse`), ADP .62 (`adp`), RLS .58.
+stochastic dropout .62 ± .003 (`sap`), RSE .66 ± .024 (`rse`), ADP .62 (`adp`), RLS .58 ± .023
+(`eval/rls.py:table5`, `table5_one_draw`, `table5_deterministic`).
 
 Ours: not yet run.
 """

@@ -1,7 +1,7 @@
 """Measures of an evaluation: which ones it asks, and their answers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.checkpoints import Checkpoint
 from robust_jax.data import Split, eval_batches
-from robust_jax.measures import Found, Subject, standard
+from robust_jax.measures import Found, PrintedNumbers, Subject, standard
 from robust_jax.methods import Method
 from robust_jax.page import text
 from robust_jax.protocol import Evaluation
@@ -72,11 +72,42 @@ def measure(
         missing = one.missing(subject)
         if missing is None:
             answer = one(subject)
-            found[name] = answer._replace(numbers=_finite(answer.numbers))
+            answer = answer._replace(numbers=_finite(answer.numbers))
+            found[name] = _beside_the_paper(answer, one.printed, checkpoint.config.name)
         elif config.measures:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
             found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
     return found
+
+
+def _beside_the_paper(answer: Found, printed: PrintedNumbers | None, name: str) -> Found:
+    """Returns the answer with a paper's numbers for this checkpoint, in `numbers` and `lines`."""
+    beside = {} if printed is None else printed.beside(answer.numbers, name)
+    if printed is None or not beside:
+        return answer
+    lines = tuple(
+        (text(place), f"{number(one['ours'])} <small>printed, {text(printed.table)}: "
+                      f"{number(one['paper'])}</small>")
+        for place, one in beside.items()
+    )  # fmt: skip
+    numbers = {**answer.numbers, "printed": {"table": printed.table, "rows": beside}}
+    return answer._replace(numbers=numbers, lines=(*answer.lines, *lines))
+
+
+def number(value: float | None) -> str:
+    """Returns a measure's number as papers write it; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def say_printed(found: Mapping[str, Found]) -> list[str]:
+    """Returns for the terminal a line on each number that a paper prints of the measures."""
+    return [
+        f"{name}, {place}: {number(one['ours'])} (printed, {answer.numbers['printed']['table']}: "
+        f"{number(one['paper'])})"
+        for name, answer in found.items()
+        if "printed" in answer.numbers
+        for place, one in answer.numbers["printed"]["rows"].items()
+    ]
 
 
 def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """Measures: what an evaluation asks of a model beside attacks and certificates."""
 
 from robust_jax.attacks import ThreatModel
-from robust_jax.measures.base import Found, Measure, Subject
+from robust_jax.measures.base import Found, Measure, PrintedNumbers, Subject
 from robust_jax.measures.members import Agreement, Gradients, LayerSimilarity, MemberTransfer
 from robust_jax.measures.network import (
     Activations,
@@ -22,6 +22,7 @@ __all__ = [
     "LayerSimilarity",
     "Measure",
     "MemberTransfer",
+    "PrintedNumbers",
     "Subject",
     "VotingLayers",
     "standard",

@@ -115,16 +115,50 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class PrintedNumbers:
+    """Numbers that a paper prints of what a measure asks, to stand beside ours.
+
+    Attributes:
+        table: where.
+        rows: by configuration name of the checkpoint, then by where our number stands in the
+            answer ("interrater_agreement.mean").
+    """
+
+    table: str
+    rows: dict[str, dict[str, float]]
+
+    def beside(self, numbers: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+        """Returns by place the `paper`'s number and `ours`, of one checkpoint; {} of others.
+
+        Raises:
+            ValueError: the answer has no such number.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for place, paper in self.rows.get(name, {}).items():
+            ours: Any = numbers
+            for part in place.split("."):
+                if not isinstance(ours, dict) or part not in ours:
+                    raise ValueError(
+                        f"Expected printed={place!r} to be one of the answer's numbers."
+                    )
+                ours = ours[part]
+            found[place] = {"paper": paper, "ours": ours}
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Measure:
     """A question; subclasses ask it.
 
     Attributes:
         num_examples: the first chosen images that it is asked on; None for all.
+        printed: what a paper prints of it; changes no number of ours.
     """
 
     section: ClassVar[str] = "Inside the network"
 
     num_examples: int | None = 64
+    printed: PrintedNumbers | None = None
 
     def __post_init__(self) -> None:
         if self.num_examples is not None and self.num_examples < 1:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import ThreatModel
-from robust_jax.measures import Agreement, Gradients, LayerSimilarity, MemberTransfer
+from robust_jax.measures import (
+    Agreement,
+    Gradients,
+    LayerSimilarity,
+    MemberTransfer,
+    PrintedNumbers,
+)
 from robust_jax.methods import BatchEnsemble, RandomLayerSampling, RandomSelfEnsemble, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
 from tests import small
@@ -48,6 +54,18 @@ def test_agreement_of_draws(subject):
         Agreement(view="fresh", num_draws=1)
     with pytest.raises(ValueError, match="num_draws=3 of view='members'"):
         Agreement(num_draws=3)
+
+
+def test_printed_numbers_stand_beside_ours(subject):
+    rows = {"mine": {"interrater_agreement.mean": 0.51}, "other": {"no.such": 1.0}}
+    printed = PrintedNumbers("table 5", rows)
+    found = Agreement(printed=printed)(subject(ENSEMBLE)).numbers
+    ours = found["interrater_agreement"]["mean"]
+    expected = {"interrater_agreement.mean": {"paper": 0.51, "ours": ours}}
+    assert printed.beside(found, "mine") == expected
+    assert printed.beside(found, "nobody's") == {}
+    with pytest.raises(ValueError, match=r"printed='no\.such'"):
+        printed.beside(found, "other")
 
 
 def test_gradients_are_the_losses_own(subject):

@@ -8,7 +8,8 @@
 
 Lee, Kim and Lee, "GradDiv: Adversarial Robustness of Randomized Neural Networks via Gradient
 Diversity Regularization", arXiv 2107.02425, 2021. None of the five papers compares with it. The
-weights are choices of this project (robust_jax/methods/grad_div.py), the recipe is RSE's.
+authors' code (Sungyoon-Lee/GradDiv) was not read: weights and forms are choices of this project
+(robust_jax/methods/grad_div.py), the recipe is RSE's.
 
 Ours: not yet run.
 """

@@ -21,7 +21,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 
 Ours: not yet run.
 
-RN18-NT, RN18-AT and RN18WideX4-AT: `standard_imagenet.py`. Weight decay of the KAP rows 1e-5 (the
+RN18-NT, RN18-AT and RN18WideX4-AT: `standard_imagenet.py`. `max` (kernel max pooling) is the KMP of
+figure 3, which shows its first layer and has no numbers. Weight decay of the KAP rows 1e-5 (the
 paper, section 4.3), of NT 1e-4 (the code).
 """
 
@@ -29,6 +30,7 @@ from eval.kap import noise_off
 from recipes import kap as recipes
 
 from robust_jax.config import Config
+from robust_jax.methods import KernelPool
 
 NT = recipes.imagenet(noise_off("imagenet"))
 KAP = recipes.with_optimizer(recipes.with_kap(NT), weight_decay=1e-5)
@@ -36,6 +38,7 @@ KAP = recipes.with_optimizer(recipes.with_kap(NT), weight_decay=1e-5)
 VARIANTS = {
     "default": KAP,
     "nt_sigma0.1": recipes.with_kap(NT, pool=None),
+    "max": recipes.with_method(KAP, pool=KernelPool(kind="max")),
     "widex4": recipes.with_network(KAP, recipes.imagenet_resnet18(width_multiplier=4.0)),
 }
 

@@ -14,6 +14,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 | RN18-NT    | default | 74.00 | 0.0    | 0.0        | 0.20   |
 | RN18-AT-ES | at      | 56.50 | 20.40  | 19.60      | 22.86  |
 
+AutoAttack rand (table A1): 0.0 and 19.88.
+
 Ours: not yet run.
 
 RN18-NT (sigma = .1) is `kap_cifar100.py:nt_sigma0.1`. Rice et al.'s public log has 52.7 / 28.2

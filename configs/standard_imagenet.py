@@ -18,6 +18,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 | RN18-AT       | at        | 53.20 | 8.00 (A2 19.23) | 8.00 (A2 6.00) | 8.20   |
 | RN18WideX4-AT | widex4_at | 62.00 | 27.81           | 11.80          | 14.10  |
 
+AutoAttack rand (table A2): 0.0, 6.00, 11.60.
+
 Ours: not yet run.
 
 RN18-NT (sigma = .1) is `kap_imagenet.py:nt_sigma0.1`. `widex4`, the wide network trained normally,

@@ -7,9 +7,11 @@ import re
 import pytest
 
 from robust_jax import config
+from robust_jax.attacks import AutoAttack
 from robust_jax.methods import KAP
 from robust_jax.models import Normalization
 from robust_jax.plan import make_plan
+from robust_jax.protocol import Printed
 from robust_jax.sharding import make_mesh
 from tests.configurations import (
     CONFIGS,
@@ -83,6 +85,59 @@ def test_attacks_are_those_of_table_a3():
         assert training_attack.random_start
 
 
+@pytest.mark.parametrize(
+    ("variant", "columns"),
+    [
+        ("table1", "pgd20 autoattack square"),
+        ("tableA1", "pgd20 autoattack autoattack_rand20 autoattack_rand50 square"),
+        ("table2_tiny_imagenet", "pgd20 autoattack square"),
+        ("tableA2_tiny_imagenet", "pgd20 autoattack autoattack_rand20"),
+        ("table2_imagenet", "pgd20 autoattack square"),
+        ("tableA2_imagenet", "pgd20 autoattack autoattack_rand20"),
+        ("tableA5", "autoattack_nt autoattack_at"),
+        ("tableA6", "autoattack"),
+        ("tableA6_by_evaluation", "autoattack"),
+    ],
+)
+def test_kap_prints_every_column_of_its_tables(variant, columns):
+    """NT and AT-ES have rows of their own, also where the network attacked has noise."""
+    found = load_evaluation(f"kap.py:{variant}")
+    assert found.printed is not None
+    columns = columns.split()
+    assert {"clean", *columns} >= {row for rows in found.printed.rows.values() for row in rows}
+    assert any(set(columns) <= rows.keys() for rows in found.printed.rows.values())
+    for name in columns:
+        attack = found.attacks[name].attack
+        if isinstance(attack, AutoAttack):
+            draws = name.partition("rand")[2]
+            assert attack.version == ("rand" if draws else "standard")
+            assert not draws or attack.num_samples == int(draws)
+    models = set(found.printed.rows)
+    if variant.startswith("tableA6"):
+        assert len(models) == 8
+    elif variant != "tableA5":
+        dataset = variant.partition("_")[2] or "cifar10"
+        assert {f"standard_{dataset}", f"standard_{dataset}-at", f"kap_{dataset}"} <= models
+        chosen = (1000, "random") if "imagenet" in variant else (None, "first")
+        assert (found.num_examples, found.selection) == chosen
+
+
+def test_recipes_of_the_baselines():
+    """What papers and their codes say of initialisation, decay, warm-up and augmentation."""
+    for name in ("ensemble_cifar10", "lpd_cifar10", "adp_cifar10:lpd", "trs_cifar10:lpd"):
+        file, _, variant = name.partition(":")
+        network = load(f"{file}.py:{variant or 'default'}").method.network
+        assert network.member.framework == "torch_default"  # PDD's code
+    found = load("batch_ensemble_cifar10.py").optimizer
+    assert (found.undecayed, found.schedule.warmup) == (("r", "s"), 1.0)  # edward2
+    for name in ("parl_cifar10", "parl_cifar100", "adp_cifar10", "ensemble_cifar10:resnet20"):
+        file, _, variant = name.partition(":")
+        augmentation = load(f"{file}.py:{variant or 'default'}").data.augmentation
+        # "random shifts, flips and crops"
+        assert (augmentation.shift, augmentation.crop_padding, augmentation.flip) == (0.1, 4, True)
+    assert load("kap_imagenet.py:max").method.pool.kind == "max"
+
+
 def test_images_are_not_normalised_in_kap():
     for spec in CONFIGS:
         method = load(spec).method
@@ -97,6 +152,12 @@ def test_printed_numbers_are_those_of_the_docstrings():
     )
     found = [load_evaluation(spec).printed for spec in EVALUATIONS]
     found += [load(spec).evaluation.printed for spec in CONFIGS]
+    found += [
+        Printed(measure.printed.table, measure.printed.rows)
+        for spec in EVALUATIONS
+        for measure in load_evaluation(spec).measures.values()
+        if measure.printed is not None
+    ]
     tables = {repr(printed): printed for printed in found if printed is not None}
     assert len(tables) >= 17
     for printed in tables.values():

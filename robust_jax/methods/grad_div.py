@@ -14,10 +14,11 @@ draws plus a weight times the mean over examples of one of
 
 The random network is RSE's, noise before every convolution, and predicts as it does.
 
-The abstract names the idea and the three kinds of penalty; no code is public. So these are the
+The abstract names the idea and the three kinds of penalty. The authors' code is public
+(Sungyoon-Lee/GradDiv), but neither it nor the paper's text was read for this file. So these are the
 standard forms of the named quantities, and n = 4, the weight 1 and the 1e-6 (in kappa added to
-1 - R^2, so that equal draws have a finite one) are choices of this project, no numbers of the
-paper. A kappa is about d times an R: its weight should be as much smaller.
+1 - R^2, so that equal draws have a finite one) are choices of this project, not known to be those
+of paper or code. A kappa is about d times an R: its weight should be as much smaller.
 """
 
 import dataclasses

@@ -17,8 +17,11 @@ Where the paper and the authors' code leave a choice, the first named is the def
   (neither says; the code's symmetric padding loses a row and a column);
 * `order="conv_pool"` is the code's CIFAR block (convolution, pool, noise, BatchNorm, ReLU),
   `order="conv_norm_pool"` its ImageNet block, with BatchNorm before the pool as well;
+* the noise has 65,536 equiprobable levels, the centres of normal quantiles, none beyond 4.33 sigma
+  (`models/noise.py`), where the code draws floats; its variance is sigma^2 (1 - 3e-5);
 * noise is on in training and in deployment (code); statistics of BatchNorm are those gathered with
-  noise, also when the noise is off, unless `noise_off_statistics="reestimated"`.
+  noise, also when the noise is off, unless `noise_off_statistics="reestimated"`: means over batches
+  without noise, after training (`batch_statistics.py`).
 """
 
 import dataclasses

@@ -18,8 +18,9 @@ Where the paper leaves a choice, the first named is the default:
 * the K draws of a step move the running statistics one after another, each those of its units;
 * loss: cross-entropy of the mean softmax; "mse_of_mean" is the squared error of the mean softmax,
   which section 3.2 argues with (equations 6 to 8); "mean_cross_entropy" has no diversity pressure;
-* running statistics are averages over random layers upstream; `statistics="reestimated"` gathers
-  them anew with random draws after training.
+* running statistics are averages over random layers upstream that forget; with
+  `statistics="reestimated"` they are plain means over the batches and draws of a pass after
+  training (`batch_statistics.py`).
 """
 
 import dataclasses

@@ -253,14 +253,14 @@ def test_reestimated_statistics(variables):
     )
 
 
-def test_reestimated_statistics_of_what_was_never_drawn_are_refused():
-    mu = (1.0, 0.0)
-    config = RandomLayerSampling(network=CNN, mu=mu, num_samples=1, statistics="reestimated")
-    variables = initialise(config)
+def test_reestimated_statistics_of_what_was_never_drawn_are_refused(variables):
+    config = RandomLayerSampling(
+        network=CNN, num_choices=3, mu=(1.0, 0.0, 0.0), num_samples=1, statistics="reestimated"
+    )
     fitted = config.make(TASK).fit(variables, [BATCH], key=jax.random.key(0))
-    second = jax.tree.map(lambda a: a[1], (fitted["fitted"]["batch_stats"],
-                                           variables["batch_stats"]))  # fmt: skip
-    chex.assert_trees_all_equal(*second)  # never drawn in deployment either
+    found = fitted["fitted"]["batch_stats"], variables["batch_stats"]
+    # What is drawn in no deployment keeps its statistics.
+    chex.assert_trees_all_equal(*jax.tree.map(lambda leaf: leaf[1:], found))
     method = dataclasses.replace(config, mu=()).make(TASK)
     with pytest.raises(ValueError, match="Expected more than 1 batches: a layer of"):
         method.fit(variables, [BATCH], key=jax.random.key(0))

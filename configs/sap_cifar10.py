@@ -9,9 +9,10 @@
 fresh pass at every step, those of the commands above the mean of ten.
 
 Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018. The RLS
-paper's table 3 calls it "Stochastic Dropout" (its reference is this paper; ResNet-50, %): FGSM .01
-58.5, PGD .01 59.0, DeepFool 56.4, C&W .01 53.4, EAD .01 38.1. Its other reading, dropout at
-prediction, is `ensemble_cifar10.py:dropout`.
+paper's table 3 has "Stochastic Dropout", whose reference has the tag that its text has beside
+Dhillon et al., so it is read as this (ResNet-50, %): FGSM .01 58.5, PGD .01 59.0, DeepFool 56.4,
+C&W .01 53.4, EAD .01 38.1. Its other reading, dropout at prediction, is
+`ensemble_cifar10.py:dropout`.
 
 Variants: `default`, the ResNet-50 of `rls_cifar10.py:baseline`, ten passes (the paper's number of
 samples); `independent`, activations kept independently, cheaper; `resnet20`, a public ResNet-20

@@ -23,7 +23,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 * figureA4 (figures A4, A5 and A6): activations of a kernel of every layer, and how far and how much
   relative to their size they move, under noise and under AutoAttack's images (L2, eps = 1, without
   noise): of 64 images once each, where A4 and A5 take one image a hundred times;
-* figure2, figureA7: Linf and L2 curves over eps, by PGD-20 and by AutoAttack without noise;
+* figure2, figureA7: Linf and L2 curves over eps, by PGD-20 and by AutoAttack without noise (the
+  text has the range of the first, 2/255 to 32/255; the radii of the second are a choice);
 * honest: the paper's PGD beside APGD through 20 draws (cross-entropy and DLR), AutoAttack's images
   of the noise-off copy of the same weights, and Square on the predictor under fixed draws; the
   honest column decides by the mean of 20 fresh draws;

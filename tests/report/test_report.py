@@ -18,7 +18,7 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.measures import Agreement, Embedding, LayerSimilarity
+from robust_jax.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
 from robust_jax.methods import (
     KAP,
     Standard,
@@ -148,13 +148,19 @@ def test_members_and_nothing_attacked(tmp_path, data):
     assert summary["worst_case_accuracy"] == summary["clean_accuracy"]
 
 
-def test_named_measures_and_no_others(tmp_path, data):
-    wanted = Evaluation(
-        measures={"entropy": Agreement(num_examples=None)}, num_examples=12, batch_size=8
-    )
+def test_named_measures_and_no_others(tmp_path, data, capsys):
+    printed = PrintedNumbers("table 5", {"<small> & co": {"entropy.mean": 0.125}})
+    agreement = Agreement(num_examples=None, printed=printed)
+    wanted = Evaluation(measures={"entropy": agreement}, num_examples=12, batch_size=8)
     ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
     page, summary = report(tmp_path / "named", data, ensemble, wanted)
     assert summary["measures"].keys() == {"entropy"}
+    ours = summary["measures"]["entropy"]["entropy"]["mean"]
+    beside = {"entropy.mean": {"paper": 0.125, "ours": ours}}
+    assert summary["measures"]["entropy"]["printed"] == {"table": "table 5", "rows": beside}
+    assert "printed, table 5: 0.125" in page.words
+    line = f"entropy, entropy.mean: {ours:.4g} (printed, table 5: 0.125)"
+    assert line in capsys.readouterr().out
     assert len(summary["measures"]["entropy"]["accuracy"]) == 2
     assert "interrater agreement" in page.words
     assert "Inside the network" not in page.headings

@@ -50,7 +50,7 @@ FILES = {
 """Files beside a checkpoint, and what reads them."""
 
 DAMAGES = {
-    "newer": (9, "to have format=9 <= 2: upgrade robust_jax"),
+    "newer": (9, f"to have format=9 <= {formats.FORMAT}: upgrade robust_jax"),
     "text": ("2", "to have a format='2' >= 1"),
     "negative": (-1, "to have a format=-1 >= 1"),
     "a fraction": (1.5, "to have a format=1.5 >= 1"),
@@ -147,7 +147,9 @@ def test_format_1_is_today_s(name, repository):
     assert checkpoints.resumable_step(workdir, CONFIGS[name]) == STEPS[name]
     files = sorted(workdir.rglob("evaluation.json"))
     assert len(files) == 1 + (name in EVALUATION_STOPPED)
-    wanted = dataclasses.replace(CONFIGS[name].evaluation, printed=None, measures={})
+    # Products had the device's own precision, which it did not say.
+    fields = {"printed": None, "measures": {}, "precision": "default"}
+    wanted = dataclasses.replace(CONFIGS[name].evaluation, **fields)
     for file in files:
         assert "format" not in json.loads(file.read_text())
         found = claims.read(file.parent)
@@ -175,7 +177,8 @@ def test_fields_that_were_not_there_have_their_defaults(kap):
     assert claims.read(kap) == description
     identity = compare.read(kap).identity
     claims.claim(kap, description)
-    assert list(json.loads(file.read_text()).items()) == [("format", 2), *description.items()]
+    number = ("format", formats.FORMAT)
+    assert list(json.loads(file.read_text()).items()) == [number, *description.items()]
     assert compare.read(kap).identity == identity
     other = {**description, "evaluation": {**description["evaluation"], "seed": 1}}
     file.write_text(json.dumps(older))
@@ -236,7 +239,7 @@ RENAMED = {
     "claim": ("weights", "digest"),
     "checkpoint": ("class_names", "classes"),
 }
-"""By kind, what a planted format 3 calls a key, and what format 2 did."""
+"""By kind, what a planted next format calls a key, and what today's does."""
 
 
 def renaming(new, old):
@@ -244,14 +247,14 @@ def renaming(new, old):
 
 
 def planted(tree):
-    """Format 3 calls a class and a field of another otherwise."""
+    """The next format calls a class and a field of another otherwise."""
     if tree["type"] == "KernelAverage":
         return {**tree, "type": "KAP"}
     return renaming("num_steps", "iterations")(tree) if tree["type"] == "PGD" else tree
 
 
 def test_every_kind_goes_step_by_step(kap, monkeypatch):
-    """Files of format 1 whose keys a planted format 3 renames are read, and written, as its."""
+    """Files of format 1 whose keys a planted next format renames are read, and written, as its."""
     mesh = sharding.make_mesh(1)
 
     def everything():
@@ -284,8 +287,9 @@ def test_every_kind_goes_step_by_step(kap, monkeypatch):
     with pytest.raises(ValueError, match="to be whole and written by robust_jax: 'class_names'"):
         everything()
     step = formats.Step({kind: renaming(*pair) for kind, pair in RENAMED.items()}, planted)
-    monkeypatch.setattr(formats, "FORMAT", 3)
-    monkeypatch.setitem(formats.STEPS, 2, step)
+    today = formats.FORMAT
+    monkeypatch.setattr(formats, "FORMAT", today + 1)
+    monkeypatch.setitem(formats.STEPS, today, step)
     assert everything() == expected
     file = kap / "records" / "pgd.jsonl"
     records.resume(file, np.arange(48), 20)
@@ -294,10 +298,12 @@ def test_every_kind_goes_step_by_step(kap, monkeypatch):
     assert everything()[:4] == expected[:4]
     assert records.read_records(kap)["pgd"][48] == expected[4]["pgd"][0]._replace(index=48)
     for written in (file, kap / "certificates" / "smoothing.jsonl"):
-        assert all(json.loads(line)["format"] == 3 for line in written.read_text().splitlines())
-    assert json.loads((kap / "evaluation.json").read_text())["format"] == 3
+        lines = written.read_text().splitlines()
+        assert all(json.loads(line)["format"] == today + 1 for line in lines)
+    assert json.loads((kap / "evaluation.json").read_text())["format"] == today + 1
     monkeypatch.undo()
-    refused(claims.read, kap, "evaluation.json", "to have format=3 <= 2: upgrade robust_jax")
+    message = f"to have format={today + 1} <= {today}: upgrade robust_jax"
+    refused(claims.read, kap, "evaluation.json", message)
 
 
 def test_steps_reach_configurations_from_the_inside():

@@ -11,6 +11,7 @@ import robust_jax
 from robust_jax import formats, logging, serialization
 from robust_jax.compilation import Precision
 from robust_jax.data import Split
+from robust_jax.data.fingerprint import fingerprint
 from robust_jax.records import append_lines
 
 _FILE = "environments.jsonl"
@@ -32,7 +33,11 @@ def describe(precision: Precision, mesh: Mesh, split: Split) -> dict[str, Any]:
         "device": mesh.devices.flat[0].device_kind,
         "num_devices": mesh.size,
         "versions": versions,
-        "split": {"name": split.name, "num_examples": len(split)},
+        "data": {
+            "split": split.name,
+            "num_examples": len(split),
+            "fingerprint": fingerprint(split),
+        },
     }
 
 

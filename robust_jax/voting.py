@@ -184,8 +184,8 @@ def margins(
     else:
         certain = jnp.sum(jnp.all(surely_below | own[:, None], axis=2), axis=1)
         found = (certain[:, None] - jnp.sum(~surely_below, axis=1)) / num_members
-    found = jnp.where(jnp.isnan(found), -jnp.inf, found)
-    return jnp.where(own, 0, found).astype(member_margins.dtype)
+    found = found.astype(member_margins.dtype)
+    return jnp.where(own, 0, jnp.where(jnp.isnan(found), -jnp.inf, found))
 
 
 def _num_voters(mask: Bool[Array, "m b"], like: Float[Array, "b c"]) -> Float[Array, "b 1"]:

@@ -75,12 +75,11 @@ def transfer(
     """
     judges = held(members)
     # Clean and adversarial images under the same draws: only what the attack did counts.
-    judge_key = rng.stream(key, "judge")
-    clean, _ = _right(judges, images, labels, judge_key, vote)
+    clean, _ = _right(judges, images, labels, rng.stream(key, "judge"), vote)
     found = []
     for source in sources:
         adversarial = attack(source, images, labels, key=rng.stream(key, "attack"), index=index)
-        found.append(_right(judges, adversarial, labels, judge_key, vote))
+        found.append(_right(judges, adversarial, labels, rng.stream(key, "judge"), vote))
     return Transfer(clean, *(jnp.stack(each) for each in zip(*found, strict=True)))
 
 

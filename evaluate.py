@@ -22,6 +22,7 @@ from robust_jax import (
     command_line,
     compilation_cache,
     config,
+    environment,
     evaluation,
     formats,
     logging,
@@ -33,6 +34,7 @@ from robust_jax import (
     serialization,
     sharding,
 )
+from robust_jax.compilation import Precision
 from robust_jax.data import Data, open_data
 from robust_jax.protocol import Evaluation
 from robust_jax.sharding import RuntimeConfig
@@ -55,6 +57,8 @@ class Arguments:
         split: another split than the evaluation names.
         num_examples: fewer examples than the evaluation names.
         batch_size: another global batch size than the evaluation names.
+        precision: another precision of products of float32, in JAX's names: "default" is the
+            device's quickest, "highest" is float32.
         sources: work directories of the checkpoints that attacks are transferred from, by the
             names that the evaluation gives them: --sources surrogate DIR.
         budget: "reduced" for 64 examples and small attacks, stamped as not comparable.
@@ -70,6 +74,7 @@ class Arguments:
     split: str | None = None
     num_examples: int | None = None
     batch_size: int | None = None
+    precision: Precision | None = None
     sources: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
     budget: Literal["full", "reduced"] = "full"
     runtime: RuntimeConfig = RuntimeConfig()
@@ -84,7 +89,8 @@ def main(arguments: Arguments) -> None:
     wanted = checkpoint.config.evaluation
     if arguments.config is not None:
         wanted = config.load_evaluation(arguments.config)
-    named = {name: getattr(arguments, name) for name in ("split", "num_examples", "batch_size")}
+    names = ("split", "num_examples", "batch_size", "precision")
+    named = {name: getattr(arguments, name) for name in names}
     wanted = serialization.check(
         dataclasses.replace(wanted, **{k: v for k, v in named.items() if v is not None})
     )
@@ -141,6 +147,7 @@ def run(
         },
     }
     claims.claim(out, description)
+    environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
@@ -166,17 +173,24 @@ def run(
     summary = records.summarize(found, wanted, records.seconds_by_attack(out))
     if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out)
+    summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
     # Of the whole process so far, training included.
     summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
     summary["command"] = shlex.join(["python", *sys.argv])
     summary["printed"] = records.beside_the_paper(summary, wanted, checkpoint.config.name)
     findings = sanity.check_records(found, wanted)
-    if wanted.sanity:
-        findings += sanity.probe_split(method, checkpoint.variables, split, found, wanted)
+    findings += sanity.check_certificates(certificates, found, wanted)
     summary["certificates"] = {
-        name: certification.summarize(*one) for name, one in certificates.items()
+        name: {
+            "what": certification.describe(wanted.certificates[name.partition("@")[0]]),
+            **certification.summarize(*one),
+        }
+        for name, one in certificates.items()
     }
-    measured = measurement.measure(wanted, checkpoint, method, split, rows.tolist())
+    with jax.default_matmul_precision(wanted.precision):
+        if wanted.sanity:
+            findings += sanity.probe_split(method, checkpoint.variables, split, found, wanted)
+        measured = measurement.measure(wanted, checkpoint, method, split, rows.tolist())
     summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:

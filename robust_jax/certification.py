@@ -16,10 +16,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from robust_jax import formats, rng
-from robust_jax.attacks import bind
-from robust_jax.certify import Certificate, Margins, average_certified_radius, certified_accuracy
+from robust_jax.attacks import bind, losses
+from robust_jax.certify import (
+    Certificate,
+    Margins,
+    Smoothing,
+    average_certified_radius,
+    certified_accuracy,
+)
+from robust_jax.compilation import at_precision, jitted
 from robust_jax.data import Split, eval_batches
 from robust_jax.methods import Method
+from robust_jax.methods.base import View
 from robust_jax.protocol import Evaluation
 from robust_jax.records import append_lines
 from robust_jax.sharding import replicated
@@ -45,8 +53,9 @@ def certify(
 
     Args:
         config: the protocol.
-        method: what is certified. By smoothing: `predict`, whose own randomness is part of it; by
-            margins: the mean of the members' logits, which no softmax or vote hides from bounds.
+        method: what is certified: `predict`. By smoothing, its own randomness is part of it; by
+            margins, its vote is bounded from the members' logits, or stands beside the mean of
+            those: an image that `predict` does not have right is then not certified either.
         variables: its arrays, replicated over the mesh.
         split: the examples.
         rows: chosen ones; the first `config.num_certified` of them are certified.
@@ -57,7 +66,9 @@ def certify(
     """
     rows = rows[: config.num_certified]
     predict = bind(method.predict, variables)
-    logits: Any = bind(mean_logits(method), variables)
+    members: Any = bind(_without_key(method.view("members")), variables)
+    mean_logit: Any = bind(mean_logits(method), variables)
+    decide = jitted(at_precision(_decision(method), config.precision))
     root = rng.stream(jax.random.key(config.seed), "certification")
     found = {}
     for title, certifier in config.certificates.items():
@@ -69,9 +80,18 @@ def certify(
             (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
             key = rng.stream(root, name)
             if isinstance(certifier, Margins):
-                one = certifier(logits, batch.image[:1], batch.label[:1])
+                clean = batch.image[:1], batch.label[:1]
+                if certifier.of == "mean_logit" or method.vote == "mean_logit":
+                    one = certifier(mean_logit, *clean)
+                else:
+                    one = certifier(members, *clean, vote=method.vote)
+                decided = np.asarray(decide(variables, batch.image))[:1]
+                one = one.only(one.label == decided)
             else:
-                one = certifier(predict, batch.image[:1], key=key, index=chosen, mesh=mesh)
+                one = certifier(
+                    predict, batch.image[:1], key=key, index=chosen, mesh=mesh,
+                    draws_per=method.draws_per if method.stochastic else "row",
+                )  # fmt: skip
             line = {
                 "index": row,
                 "label": int(batch.label[0]),
@@ -106,8 +126,24 @@ def _name(title: str, other: str | None) -> str:
 
 def mean_logits(method: Method) -> Callable[..., Array]:
     """Returns the mean of the members' logits, (variables, images) -> [b c]."""
-    members = method.view("members")
-    return lambda variables, images: jnp.mean(members(variables, images, key=None), axis=0)
+    members = _without_key(method.view("members"))
+    return lambda variables, images: jnp.mean(members(variables, images), axis=0)
+
+
+def _without_key(view: View) -> Callable[..., Array]:
+    return lambda variables, images: view(variables, images, key=None)
+
+
+def _decision(method: Method) -> Callable[..., Array]:
+    return lambda variables, images: losses.decided(method.predict(variables, images, key=None))
+
+
+def describe(certifier: Smoothing | Margins) -> str:
+    """Returns what a certifier certifies, in words."""
+    if isinstance(certifier, Smoothing):
+        return f"majority under noise of sigma {certifier.sigma:.4g}, l2"
+    rule = "the vote" if certifier.of == "vote" else "the mean logit, where the vote is right"
+    return f"{rule}, by {certifier.bound} bounds, linf eps {certifier.eps:.4g}"
 
 
 def summarize(certificate: Certificate, labels: np.ndarray) -> dict[str, float | int]:

@@ -1,11 +1,20 @@
 """How the library compiles the functions that it calls itself, at the top level."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax import lax
 from jaxtyping import Array
+
+Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32"]
+"""How products of float32 are computed where their own code does not say: JAX's names.
+
+On a CPU all are the same. "default" is what a device is quickest at: on GPUs like A100 and H100
+TensorFloat-32, with ten bits after the point, on TPUs bfloat16, with seven. "highest" is float32
+everywhere. The last three are other names of the first three in turn.
+"""
 
 CPU_OPTIONS = {
     "xla_backend_optimization_level": 2,
@@ -26,6 +35,17 @@ def jitted(function: Callable[..., Any], **fields: Any) -> Any:
     """
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
     return jax.jit(function, compiler_options=options, **fields)
+
+
+def at_precision(function: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+    """Returns the function with its products of float32 at a precision, its gradients' too."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def computed_once(x: Array) -> Array:

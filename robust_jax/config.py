@@ -9,6 +9,7 @@ from typing import Literal
 
 from robust_jax import serialization
 from robust_jax.attacks import APGD, BIM, FGSM, MIM, PGD, Attack, Spatial, ThreatModel
+from robust_jax.compilation import Precision
 from robust_jax.data import DataConfig
 from robust_jax.methods import MethodConfig
 from robust_jax.optimizers import OptimizerConfig
@@ -145,6 +146,8 @@ class TrainingConfig:
         validation_attack: attack on the validation split (view "deployed").
         validation_examples: how many validation examples it attacks; None for all.
         overfitting: what to do where robust validation accuracy falls; None for nothing.
+        precision: of products of float32 in the step, in validation and in the fit, in JAX's
+            names. "default" is the device's quickest; "highest" is float32 everywhere.
     """
 
     phases: tuple[Phase, ...] = (Phase(epochs=1.0),)
@@ -158,6 +161,7 @@ class TrainingConfig:
     validation_attack: AttackChoice | None = None
     validation_examples: int | None = None
     overfitting: OverfittingMonitor | None = None
+    precision: Precision = "default"
 
     def __post_init__(self) -> None:
         if not self.phases and self.init_from is None:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
-from robust_jax.compilation import jitted
+from robust_jax.compilation import Precision, at_precision, jitted
 from robust_jax.data import Data, Split, eval_batches, select
 from robust_jax.judging import Judgement, averaged, judge_images, predictor
 from robust_jax.methods import Method
@@ -70,8 +70,8 @@ def make_evaluator(
         sources: methods of the checkpoints that attacks are transferred from.
 
     Raises:
-        ValueError: an attack's view does not exist, its source is not given, margins are to be
-            certified of a random method, or the batch does not split over the mesh.
+        ValueError: an attack's view does not exist, its source is not given, margins are asked of
+            a method that is random or has no vote, or the batch does not split over the mesh.
     """
     check_batch_size(config.batch_size, mesh)
     sources = dict(sources or {})
@@ -82,12 +82,13 @@ def make_evaluator(
         )
     for title, certifier in config.certificates.items():
         certified = [method, *(sources[name] for name in config.others)]
-        if isinstance(certifier, Margins) and any(found.stochastic for found in certified):
-            raise ValueError(f"Expected certificate={title!r} of methods without randomness.")
+        unknown = any(found.stochastic or found.vote is None for found in certified)
+        if isinstance(certifier, Margins) and unknown:
+            raise ValueError(f"Expected certificate={title!r} of votes without randomness.")
     predictors = {
         name: predictor(method, judge, config.seed) for name, judge in config.judges.items()
     }
-    steps = {CLEAN: _clean_step(predictors, mesh)}
+    steps = {CLEAN: _clean_step(predictors, config, mesh)}
     for name, source in sources.items():
         steps[f"{CLEAN}@{name}"] = _source_step(source, config, mesh)
     for name, run in config.attacks.items():
@@ -97,22 +98,22 @@ def make_evaluator(
     return Evaluator(config, mesh, stochastic, steps)
 
 
-def _jitted(step: Callable[..., Judgement], mesh: Mesh) -> StepFn:
+def _jitted(step: Callable[..., Judgement], mesh: Mesh, precision: Precision) -> StepFn:
     over_batch, everywhere = batched(mesh), replicated(mesh)
     return jitted(
-        step,
+        at_precision(step, precision),
         in_shardings=(everywhere, everywhere, over_batch, over_batch, everywhere),
         out_shardings=everywhere,
     )
 
 
-def _clean_step(predictors: dict, mesh: Mesh) -> StepFn:
+def _clean_step(predictors: dict, config: Evaluation, mesh: Mesh) -> StepFn:
     def step(variables, source, batch, labels, key):
         del source, labels
         judge_key = rng.stream(key, f"judge {CLEAN}")
         return judge_images(predictors, variables, batch, batch.image, judge_key)
 
-    return _jitted(step, mesh)
+    return _jitted(step, mesh, config.precision)
 
 
 def _source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
@@ -123,7 +124,7 @@ def _source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
         judge_key = rng.stream(key, "judge source")
         return judge_images(predictors, source, batch, batch.image, judge_key)
 
-    return _jitted(step, mesh)
+    return _jitted(step, mesh, config.precision)
 
 
 def _attack_step(
@@ -156,8 +157,8 @@ def _attack_step(
         return judge(variables, source, batch, images, key)
 
     if not run.attack.on_host:
-        return _jitted(step, mesh)
-    judge_step = _jitted(judge, mesh)
+        return _jitted(step, mesh, config.precision)
+    judge_step = _jitted(judge, mesh, config.precision)
 
     def attack_here(variables, source, batch, labels, key):
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
@@ -169,7 +170,7 @@ def _attack_step(
         images = attack_here(variables, source, batch, labels, key)
         return judge_step(variables, source, batch, images, key)
 
-    return host_step
+    return at_precision(host_step, config.precision)
 
 
 def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:

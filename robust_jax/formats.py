@@ -1,9 +1,10 @@
 """The shape of what is stored: one number for all of it, and how earlier shapes are read.
 
 `FORMAT` stands as `format` in every file that is read again: the `meta` of a checkpoint,
-evaluation.json (the claim), summary.json, and each line of records/, certificates/ and
-seconds.jsonl, so that a file which two versions wrote has both numbers. A configuration has the
-number of what holds it. Logs (metrics.jsonl, TensorBoard), pictures and report.html have none.
+evaluation.json (the claim), summary.json, and each line of records/, certificates/, seconds.jsonl
+and environments.jsonl, so that a file which two versions wrote has both numbers. A configuration
+has the number of what holds it. Logs (metrics.jsonl, TensorBoard), pictures and report.html have
+none.
 
 Where a shape changes, raise `FORMAT` and say in `STEPS` how the old one becomes the new. A new
 field of a configuration whose default is what was done before needs neither: it is filled in
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 FORMAT = 3
 
-Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds"]
+Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
 Tree = dict[str, Any]
 """A JSON object."""
 
@@ -42,11 +43,32 @@ def _without_repeat(tree: Tree) -> Tree:
     return tree
 
 
+def _as_it_was_computed(claim: Tree) -> Tree:
+    """Returns a claim of format 2 with what format 3 computes otherwise, said.
+
+    Products of float32 had the device's own precision. Margins were those of the members' mean
+    logit, and counted above 0. The votes of a method that draws once a call were counted as
+    independent: no configuration of today says that.
+    """
+    if not isinstance(claim.get("evaluation"), dict):
+        return claim  # what is missing is said by who reads it
+    shared = "RandomLayerSampling" in json.dumps([claim.get("method"), claim.get("sources")])
+    certificates = {}
+    for name, certifier in claim["evaluation"].get("certificates", {}).items():
+        said = {"draws": "shared"} if shared else {}
+        if certifier["type"] == "Margins":
+            said = {"of": "mean_logit", "tolerance": 0.0}
+        certificates[name] = {**certifier, **said}
+    evaluation = {**claim["evaluation"], "precision": "default"}
+    return {**claim, "evaluation": evaluation | {"certificates": certificates}}
+
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
-    # Format 3: ten and more searches of C&W and EAD end at the upper bound.
-    2: Step(config=_without_repeat),
+    # Format 3: ten and more searches of C&W and EAD end at the upper bound; claims say the precision
+    # and what margins bound.
+    2: Step({"claim": _as_it_was_computed}, config=_without_repeat),
 }
 """By the format that a step begins with."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from robust_jax import serialization
 from robust_jax.attacks import Attack, AutoAttack, Averaged
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.compilation import Precision
 from robust_jax.measures import Measure
 
 CLEAN = "clean"
@@ -130,8 +131,9 @@ class Evaluation:
             that the sanity checks and the figures ask.
         worst_of: further rows, each the worst case per example over the attacks it names
             (DVERGE's any-of set of transferred examples).
-        certificates: certifiers, by the name that the report prints: of the deployed rule
-            (smoothing), or of the mean of the members' logits (margins).
+        certificates: certifiers, by the name that the report prints: of the deployed rule, by the
+            votes of its noisy copies (smoothing) or by bounds (margins). They are computed in
+            float32 whatever `precision` says.
         others: names of further checkpoints that a selection by correctness asks too, and that are
             certified beside this one (figure 2 of the LPD paper). `evaluate.py --sources NAME DIR`
             says which they are.
@@ -155,6 +157,8 @@ class Evaluation:
             the records alone always run.
         budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
         printed: what the paper prints for the checkpoints of its table; changes no number of ours.
+        precision: of products of float32 in attacks, judges, measures and probes, where they do
+            not say otherwise themselves, in JAX's names. It changes results on GPUs and TPUs.
         seed: root of the evaluation's random keys.
     """
 
@@ -174,6 +178,7 @@ class Evaluation:
     sanity: bool = True
     budget: Literal["full", "reduced"] = "full"
     printed: Printed | None = None
+    precision: Precision = "highest"
     seed: int = 0
 
     def __post_init__(self) -> None:

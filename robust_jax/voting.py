@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Vote = Literal[
     "mean_probability", "mean_logit", "majority_lowest_class", "majority_mean_probability", "borda"
@@ -143,6 +143,49 @@ def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     if vote == "mean_logit":
         return mean_logit(member_logits)
     return mean_probability(member_logits)
+
+
+def margins(
+    member_margins: Float[Array, "b m c"], labels: Int[Array, " b"], vote: Vote
+) -> Float[Array, "b c"]:
+    """Returns lower bounds of score_label - score_c of a vote, 0 for c = label.
+
+    Args:
+        member_margins: lower bounds of logit_label - logit_c of each member.
+        labels: classes.
+        vote: the rule. With p the softmax of one member and m_c its margins, mean probability is
+            bounded by p_label >= 1 / (1 + sum_c exp(-m_c)) and p_c <= 1 / (1 + exp(m_c)); a
+            majority by the members whose own decision is certain, less those that might vote for
+            c; a Borda count by the pairs that are certain.
+
+    Guarantees:
+        Where the margins of an image hold in a ball around it, so do these: all above 0, the vote
+        decides for the label in the whole ball. They are the margins themselves of one member.
+
+    Raises:
+        ValueError: no such vote.
+    """
+    _check(vote)
+    num_members, num_classes = member_margins.shape[1:]
+    own = jax.nn.one_hot(labels, num_classes, dtype=bool)
+    bounds = jnp.where(own[:, None], 0, member_margins)
+    surely_below = bounds > 0
+    if num_members == 1:
+        found = bounds[:, 0]
+    elif vote == "mean_logit":
+        found = jnp.mean(bounds, axis=1)
+    elif vote == "mean_probability":
+        of_label = -jax.nn.logsumexp(-bounds, axis=2)
+        others = jax.nn.logsumexp(-jax.nn.softplus(bounds), axis=1)
+        found = jax.nn.logsumexp(of_label, axis=1)[:, None] - others
+    elif vote == "borda":
+        above = jnp.sum(surely_below, axis=(1, 2), dtype=jnp.int32)[:, None]
+        found = above - jnp.sum(num_classes - 1 - surely_below.astype(jnp.int32), axis=1)
+    else:
+        certain = jnp.sum(jnp.all(surely_below | own[:, None], axis=2), axis=1)
+        found = (certain[:, None] - jnp.sum(~surely_below, axis=1)) / num_members
+    found = found.astype(member_margins.dtype)
+    return jnp.where(own, 0, jnp.where(jnp.isnan(found), -jnp.inf, found))
 
 
 def _num_voters(mask: Bool[Array, "m b"], like: Float[Array, "b c"]) -> Float[Array, "b 1"]:

@@ -12,10 +12,13 @@ LAYERS = [
     {"protocol", "logging", "interrupt", "command_line"},
     {"config", "claims", "records", "judging", "compilation_cache"},
     {"checkpoints", "plan"},
-    {"evaluation", "certification", "measurement", "sanity"},
+    {"evaluation", "certification", "measurement", "sanity", "environment"},
     {"training", "interop", "report"},
 ]
-INSIDE = {("attacks", "serialization"), ("models", "voting"), ("certify", "sharding")}
+INSIDE = {
+    ("attacks", "serialization"), ("models", "voting"),
+    ("certify", "sharding"), ("certify", "voting"),
+}  # fmt: skip
 """Same-layer imports that are allowed, besides a package's own."""
 COMMANDS = {"analysis/compare.py": "report"}
 """Programs, which nothing imports, and the layer's part that they count as."""

@@ -74,12 +74,12 @@ def transfer(
         index: dataset row of each image; default 0, 1, ..., b-1.
     """
     judges = held(members)
-    clean, _ = _right(judges, images, labels, rng.stream(key, "judge clean"), vote)
+    # Clean and adversarial images under the same draws: only what the attack did counts.
+    clean, _ = _right(judges, images, labels, rng.stream(key, "judge"), vote)
     found = []
-    for number, source in enumerate(sources):
+    for source in sources:
         adversarial = attack(source, images, labels, key=rng.stream(key, "attack"), index=index)
-        judge_key = rng.stream(key, "judge", number)
-        found.append(_right(judges, adversarial, labels, judge_key, vote))
+        found.append(_right(judges, adversarial, labels, rng.stream(key, "judge"), vote))
     return Transfer(clean, *(jnp.stack(each) for each in zip(*found, strict=True)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 class Certificate(NamedTuple):
@@ -20,6 +20,11 @@ class Certificate(NamedTuple):
     label: Int[np.ndarray, " b"]
     radius: Float[np.ndarray, " b"]
     margin: Float[np.ndarray, " b"] | None = None
+
+    def only(self, holds: Bool[np.ndarray, " b"]) -> "Certificate":
+        """Returns the certificate, with the images left out that it does not hold of."""
+        label, radius = np.where(holds, self.label, -1), np.where(holds, self.radius, 0.0)
+        return Certificate(label.astype(np.int32), radius, self.margin)
 
 
 def certified_accuracy(

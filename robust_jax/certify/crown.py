@@ -19,6 +19,13 @@ from robust_jax.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
 
+TOLERANCE = 1e-4
+"""Margin above which an image counts as certified, for logits of size one: what float32 may add.
+
+Bounds are sums in float32, not rounded downward. `tests/certify/test_precision.py` holds them
+against float64.
+"""
+
 
 class Lines(NamedTuple):
     """Linear bounds of a rectifier or maximum in the value x in front of it, elementwise.
@@ -60,13 +67,14 @@ def crown_margins(
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
     chunk_size: int = 64,
-) -> Float[Array, "b c"]:
+) -> Float[Array, "b *m c"]:
     """Returns lower bounds of logit_label - logit_c over the Linf ball, for each class c.
 
     Args:
-        function: deterministic, from images to logits [b c], a row from its own image alone;
-            made of linear operations, rectifiers and maxima. It is bounded as it is at the call;
-            a `jax.tree_util.Partial` that holds its arrays pays no tracing.
+        function: deterministic, from images to logits [b c], or to several networks' [b m c], a
+            row from its own image alone; made of linear operations, rectifiers and maxima. It is
+            bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays no
+            tracing.
         images: clean images [b ...], float32, inside the box.
         labels: class of each [b].
         eps: radius of the ball, in pixel units.
@@ -79,9 +87,10 @@ def crown_margins(
             proportional to it.
 
     Guarantees:
-        They hold up to the rounding of float32, are exact for eps=0 and for linear functions,
-        and are nowhere looser than the difference of `interval_bounds`. An image's margins
-        depend on that image alone. There is no derivative.
+        They hold up to the rounding of float32, in which products are computed on every device,
+        are exact for eps=0 and for linear functions, and are nowhere looser than the difference
+        of `interval_bounds`. Where no number comes out (infinite weights, NaN) they are -inf. An
+        image's margins depend on that image alone. There is no derivative.
 
     Raises:
         ValueError: shapes, dtypes or values do not fit, or an operation on the images is none
@@ -103,9 +112,11 @@ def smallest_margin(margins: Float[Array, "b c"], labels: Any) -> Float[Array, "
     return jnp.min(jnp.where(own, jnp.inf, margins), axis=1)
 
 
-def certified(margins: Float[Array, "b c"], labels: Any) -> Bool[Array, " b"]:
-    """Returns which images are proven to keep their label: all other classes' margins > 0."""
-    return smallest_margin(margins, labels) > 0
+def certified(
+    margins: Float[Array, "b c"], labels: Any, *, tolerance: float = TOLERANCE
+) -> Bool[Array, " b"]:
+    """Returns which images are proven to keep their label: other classes' margins > tolerance."""
+    return smallest_margin(margins, labels) > tolerance
 
 
 def _check(images, labels, eps, bounds, intermediate, chunk_size) -> None:
@@ -143,8 +154,12 @@ def _margins(
     chunk_size: int,
 ) -> Array:
     shape = jax.eval_shape(lambda images: function(images), images).shape
-    if len(shape) != 2 or shape[0] != len(images):
-        raise ValueError(f"Expected logits.shape={shape} to be [b c] with b={len(images)}.")
+    if len(shape) not in (2, 3) or shape[0] != len(images):
+        raise ValueError(
+            f"Expected logits.shape={shape} to be [b c] or [b m c] with b={len(images)}."
+        )
+    *members, num_classes = shape[1:]
+    num_members = math.prod(members)
 
     def margins(example: tuple[Array, Array]) -> Array:
         image, label = example
@@ -152,14 +167,20 @@ def _margins(
         size = chunk_size if intermediate == "crown" else None
         relaxed = relax(trace(function, box.lower.shape), box, size)
         last = max(relaxed.graph)
-        rows = jax.nn.one_hot(label, shape[1], dtype=jnp.float32)[None]
-        rows = rows - jnp.eye(shape[1], dtype=jnp.float32)
+        rows = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)[None]
+        rows = rows - jnp.eye(num_classes, dtype=jnp.float32)
+        # Of each member: [m c] margins, linear in logits [1 m c].
+        own = jnp.eye(num_members, dtype=jnp.float32)[:, None, :, None]
+        each = (own * rows[None, :, None]).reshape(-1, *relaxed.graph[last].shape)
         lower, upper = relaxed.known[last]
-        interval = jnp.where(jnp.any(rows != 0, axis=1), lower[0, label] - upper[0], 0)
-        return jnp.maximum(lower_bounds(relaxed, last, rows[:, None]), interval)
+        interval = jnp.where(jnp.any(rows != 0, axis=1), lower[..., label, None] - upper, 0)
+        found = lower_bounds(relaxed, last, each).reshape(shape[1:])
+        margins = jnp.maximum(found, interval[0])
+        return jnp.where(jnp.isnan(margins), -jnp.inf, margins)
 
     # One image's values fill a chunk; where only its margins are asked for, several images do.
-    batch_size = None if intermediate == "crown" else max(1, chunk_size // shape[1])
+    num_margins = num_members * num_classes
+    batch_size = None if intermediate == "crown" else max(1, chunk_size // num_margins)
     return lax.map(margins, (images, labels), batch_size=batch_size)
 
 
@@ -270,7 +291,10 @@ def refine(relaxed: Relaxed, node: Rectifier | Maximum, chunk_size: int) -> Boun
 
 
 def lower_bounds(relaxed: Relaxed, number: int, rows: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    """Returns lower bounds of linear functions of a node's value, each a row of coefficients."""
+    """Returns lower bounds of linear functions of a node's value, each a row of coefficients.
+
+    -inf where no number comes out.
+    """
     waiting = {number: rows}
     total = jnp.zeros(len(rows), jnp.float32)
     for number in sorted(relaxed.graph, reverse=True):
@@ -293,7 +317,7 @@ def lower_bounds(relaxed: Relaxed, number: int, rows: Float[Array, "n ..."]) -> 
             found = [rows * jnp.where(rows > 0, line.lower_slope[None], line.upper_slope[None])]
         for parent, value in zip(node.parents, found, strict=True):
             waiting[parent] = waiting[parent] + value if parent in waiting else value
-    return total
+    return jnp.where(jnp.isnan(total), -jnp.inf, total)
 
 
 def _sum(x: Float[Array, "n ..."]) -> Float[Array, " n"]:

@@ -66,7 +66,8 @@ def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[in
     """
     # A function of its own: JAX keeps what it traced by identity.
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    closed = jax.make_jaxpr(lambda images: function(images))(images)
+    with jax.default_matmul_precision("highest"):
+        closed = jax.make_jaxpr(lambda images: function(images))(images)
     tracer = _Tracer(shape)
     outputs = tracer.run(closed, [_Symbol(0)])
     if len(outputs) != 1 or not isinstance(outputs[0], _Symbol):
@@ -313,13 +314,16 @@ def _is_zero(x: Any) -> bool:
 
 
 def _evaluate(equation: Any, operands: Sequence[Any]) -> list[Any]:
-    """Returns the outputs of an equation on arrays."""
+    """Returns the outputs of an equation on arrays, of a product in float32 on every device."""
+    params = equation.params
+    if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+        params = {**params, "precision": (lax.Precision.HIGHEST,) * 2}
     if equation.primitive.name == "conv_general_dilated":
-        return [_convolve(*operands, **equation.params)]
+        return [_convolve(*operands, **params)]
     # Single numbers stay known under jit: slopes and thresholds are recognised by their value.
     known = all(_known(x) and np.size(x) == 1 for x in operands)
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-        outputs = equation.primitive.bind(*operands, **equation.params)
+        outputs = equation.primitive.bind(*operands, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 

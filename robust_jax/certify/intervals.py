@@ -34,8 +34,9 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
         upper: largest images [b ...].
 
     Guarantees:
-        They hold up to the rounding of float32. They are exact for one linear operation, and
-        loosen with every one after it.
+        They hold up to the rounding of float32, in which products are computed on every device.
+        They are exact for one linear operation, and loosen with every one after it. Where no
+        number comes out (infinite weights, NaN) they are -inf and inf.
 
     Raises:
         ValueError: shapes or dtypes do not fit, or an operation on the images is none that
@@ -58,7 +59,7 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
 @compiled
 def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Array) -> Bounds:
     graph = trace(function, lower.shape)
-    known = {0: Bounds(lower, upper)}
+    known = {0: sure(Bounds(lower, upper))}
     for number, node in graph.items():
         if not isinstance(node, Input):
             known[number] = propagate(node, [known[parent] for parent in node.parents])
@@ -70,7 +71,14 @@ def propagate(node: Affine | Rectifier | Maximum, parents: list[Bounds]) -> Boun
     if not isinstance(node, Affine) or node.spread is None:
         # Nothing falls where an operand rises.
         lower, upper = ([x[side] for x in parents] for side in (0, 1))
-        return Bounds(forward(node, lower), forward(node, upper))
+        return sure(Bounds(forward(node, lower), forward(node, upper)))
     centre = forward(node, [(x.lower + x.upper) / 2 for x in parents])
     radius = node.spread(*((x.upper - x.lower) / 2 for x in parents))
-    return Bounds(centre - radius, centre + radius)
+    return sure(Bounds(centre - radius, centre + radius))
+
+
+def sure(bounds: Bounds) -> Bounds:
+    """Returns the bounds; -inf and inf where either is NaN, which says nothing of the value."""
+    lower, upper = bounds
+    unknown = jnp.isnan(lower) | jnp.isnan(upper)
+    return Bounds(jnp.where(unknown, -jnp.inf, lower), jnp.where(unknown, jnp.inf, upper))

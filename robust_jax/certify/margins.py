@@ -5,23 +5,32 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from robust_jax import voting
 from robust_jax.certify.base import Certificate
-from robust_jax.certify.crown import Intermediate, crown_margins, smallest_margin
+from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
 from robust_jax.certify.intervals import interval_bounds
+from robust_jax.live import as_pytree, compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """Certifies the images whose smallest margin stays above 0 in an Linf ball.
+    """Certifies the images whose smallest margin stays above a tolerance in an Linf ball.
 
     Attributes:
         eps: radius of the ball, in pixel units; the ball is cut to [0, 1].
         bound: "crown", or "interval": the lower bound of the label's logit less the upper bound of
             another's, quick and loose.
+        of: what an evaluation certifies of an ensemble: its deployed "vote", from bounds of each
+            member's margins, or the "mean_logit" of its members, which decides otherwise unless
+            that is the vote (equations 8 and 9 of the paper below).
+        tolerance: margin above which an image counts, times its largest absolute logit where that
+            is above 1: bounds are computed in float32, without directed rounding.
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
 
@@ -32,36 +41,71 @@ class Margins:
 
     eps: float
     bound: Literal["crown", "interval"] = "crown"
+    of: Literal["vote", "mean_logit"] = "vote"
+    tolerance: float = TOLERANCE
     intermediate: Intermediate = "crown"
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"Expected eps={self.eps} > 0 and finite.")
+        for name in ("eps", "tolerance"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
         if self.chunk_size < 1:
             raise ValueError(f"Expected chunk_size={self.chunk_size} >= 1.")
 
-    def __call__(self, logits: Callable[[Array], Array], images: Any, labels: Any) -> Certificate:
+    def __call__(
+        self,
+        logits: Callable[[Array], Array],
+        images: Any,
+        labels: Any,
+        *,
+        vote: voting.Vote | None = None,
+    ) -> Certificate:
         """Returns the certificates and smallest margins of images' own classes.
 
         Args:
-            logits: function `images -> logits [b c]` that bounds are known of, see `crown_margins`.
+            logits: function `images -> logits [b c]` that bounds are known of, see
+                `crown_margins`; with a vote its members' logits [m b c].
             images: clean images [b ...], float32, in [0, 1].
             labels: their classes.
+            vote: how members decide together: the margins are then those of the vote's scores.
         """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
-        margin = np.asarray(smallest_margin(self._margins(logits, images, labels), labels))
-        holds = margin > 0
+
+        function = as_pytree(logits)
+        if vote is not None:
+            function = Partial(_by_image, function)
+
+        def decided(margins: Array) -> Float[np.ndarray, " b"]:
+            found = margins if vote is None else voting.margins(margins, labels, vote)
+            return np.asarray(smallest_margin(found, labels), np.float64)
+
+        margins = self._margins(function, images, labels)
+        slack = self.tolerance * jnp.maximum(1, _largest(function, images))
+        slack = slack.reshape(-1, *[1] * (margins.ndim - 1))
+        holds = decided(margins - slack) > 0
         label = np.where(holds, np.asarray(labels), -1).astype(np.int32)
-        return Certificate(label, np.where(holds, self.eps, 0.0), margin.astype(np.float64))
+        return Certificate(label, np.where(holds, self.eps, 0.0), decided(margins))
 
     def _margins(
         self, logits: Callable[[Array], Array], images: Array, labels: Array
-    ) -> Float[Array, "b c"]:
+    ) -> Float[Array, "b *m c"]:
         if self.bound == "crown":
             fields = {"intermediate": self.intermediate, "chunk_size": self.chunk_size}
             return crown_margins(logits, images, labels, self.eps, **fields)
         ball = (jnp.clip(images - self.eps, 0, 1), jnp.clip(images + self.eps, 0, 1))
         lower, upper = interval_bounds(logits, *ball)
-        return jnp.take_along_axis(lower, labels[:, None], axis=1) - upper
+        places = labels.reshape(-1, *[1] * (lower.ndim - 1))
+        return jnp.take_along_axis(lower, places, axis=-1) - upper
+
+
+def _by_image(members: Callable[[Array], Array], images: Array) -> Float[Array, "b m c"]:
+    return jnp.moveaxis(members(images), 0, 1)
+
+
+@compiled
+def _largest(function: Callable[[Array], Array], images: Array) -> Float[Array, " b"]:
+    with jax.default_matmul_precision("highest"):
+        values = function(images)
+    return jnp.max(jnp.abs(values.reshape(len(images), -1)), axis=1)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ from robust_jax.certify.base import Certificate
 from robust_jax.live import compiled, held
 from robust_jax.sharding import batched, check_batch_size, replicated
 
+MOST_ALONE = 16
+"""Copies of an image that a device predicts at once where each has draws of its own: a network of
+sampled weights is there as often."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Smoothing:
@@ -31,15 +35,17 @@ class Smoothing:
     `predict` may itself be random (noise on activations, sampled layers). The probability is then
     over its own draws too, g is the majority under both, and that g is what is certified, not one
     draw of `predict`. Only the noise on the input earns the radius: `sigma` says nothing of noise
-    inside the network, which changes the radius through the votes alone. `predict` must draw
-    anew for each row of a batch, or the votes are not independent.
+    inside the network, which changes the radius through the votes alone. Every vote has draws of
+    its own: a `predict` that uses its key is called for each copy of the image by itself, with a
+    key of its own, unless it is said to draw anew for each row of a batch.
 
     Guarantees:
         For each image, with probability at least 1 - alpha over the draws, the certifier abstains
         or g gives the returned label to every x' with ||x' - x||_2 < radius. The draw of input
-        noise depends on the key, the image's index and the number of the vote alone: for a
-        deterministic `predict` neither batch size nor mesh changes a vote (up to the rounding of
-        `predict`). Noise is added in pixel units and not clipped.
+        noise depends on the key, the image's index and the number of the vote alone, and so do
+        `predict`'s own unless they are one call's: neither batch size nor mesh changes a vote (up
+        to the rounding of `predict`). Noise is added in pixel units and not clipped. Products are
+        computed in float32 on every device, unless `predict` itself says otherwise.
 
     Attributes:
         sigma: standard deviation of the noise on the input.
@@ -77,6 +83,7 @@ class Smoothing:
         key: Key[Array, ""],
         index: Any = None,
         mesh: Mesh | None = None,
+        draws_per: Literal["row", "call"] = "call",
     ) -> Certificate:
         """Returns each image's certified class and radius; label -1 and radius 0 to abstain.
 
@@ -89,6 +96,9 @@ class Smoothing:
                 is a part of a dataset.
             mesh: splits the noisy copies of each image over its devices; `batch_size` must be a
                 multiple of their number.
+            draws_per: what has draws of its own, if `predict` is random: each "row" of a batch
+                (quick: whole batches are predicted), or each "call" alone, which holds for every
+                function.
 
         Raises:
             ValueError: shapes or dtypes do not fit, or scores are NaN.
@@ -105,6 +115,7 @@ class Smoothing:
                 f"Expected index.shape={index.shape} to be {images.shape[:1]}, one per image."
             )
         predict = held(predict)
+        alone = draws_per == "call" and len(images) > 0 and _uses_key(predict, images[:1], key)
         if mesh is not None:
             check_batch_size(self.batch_size, mesh)
             predict, images, key = jax.device_put((predict, images, key), replicated(mesh))
@@ -113,7 +124,7 @@ class Smoothing:
         radius = np.zeros(len(images), np.float64)
         for i, (image, row) in enumerate(zip(images, index, strict=True)):
             selection, test = (
-                self._votes(predict, image, rng.stream(key, name, int(row)), num, mesh)
+                self._votes(predict, image, rng.stream(key, name, int(row)), num, mesh, alone)
                 for name, num in (
                     ("selection", self.num_selection),
                     ("test", self.num_samples),
@@ -132,6 +143,7 @@ class Smoothing:
         key: Key[Array, ""],
         num_votes: int,
         mesh: Mesh | None,
+        alone: bool,
     ) -> Int[np.ndarray, " c"]:
         """Returns how many of the votes each class got.
 
@@ -139,18 +151,21 @@ class Smoothing:
             ValueError: some scores are NaN.
         """
         # The smallest batches that need no more passes than the largest: little is masked.
-        num_batches = -(-num_votes // self.batch_size)
         num_devices = 1 if mesh is None else mesh.size
+        largest = min(self.batch_size, MOST_ALONE * num_devices) if alone else self.batch_size
+        num_batches = -(-num_votes // largest)
         batch_size = -(-num_votes // (num_batches * num_devices)) * num_devices
         votes = np.asarray(
-            _count(predict, image, self.sigma, key, num_votes, batch_size, num_batches, mesh)
+            _count(predict, image, self.sigma, key, num_votes, batch_size, num_batches, mesh, alone)
         )
         if votes.sum() != num_votes:
             raise ValueError(f"Expected scores to be numbers, found NaN in {num_votes} draws.")
         return votes
 
 
-@functools.partial(compiled, static_argnames=("num_votes", "batch_size", "num_batches", "mesh"))
+@functools.partial(
+    compiled, static_argnames=("num_votes", "batch_size", "num_batches", "mesh", "alone")
+)
 def _count(
     predict: Callable[..., Array],
     image: Array,
@@ -160,8 +175,12 @@ def _count(
     batch_size: int,
     num_batches: int,
     mesh: Mesh | None,
+    alone: bool,
 ) -> Int[Array, " c"]:
-    """Returns the votes for each class; rows past `num_votes` and NaN scores do not vote."""
+    """Returns the votes for each class; rows past `num_votes` and NaN scores do not vote.
+
+    Each row is predicted under a key of its own where it is to be `alone`.
+    """
 
     def draw(vote_key: Key[Array, ""]) -> Array:
         # Flat: the counters of a shaped draw cost more than the draw itself.
@@ -173,7 +192,14 @@ def _count(
         noisy = image[None] + jnp.asarray(sigma, image.dtype) * noise
         if mesh is not None:
             noisy = lax.with_sharding_constraint(noisy, batched(mesh))
-        return rows, predict(noisy, key=rng.stream(key, "predict", batch))
+        with jax.default_matmul_precision("highest"):
+            if not alone:
+                return rows, predict(noisy, key=rng.stream(key, "predict", batch))
+            keys = rng.per_example(rng.stream(key, "predict"), rows)
+            return rows, jax.vmap(predict_one)(noisy, keys)
+
+    def predict_one(noisy: Array, vote_key: Key[Array, ""]) -> Float[Array, " c"]:
+        return predict(noisy[None], key=vote_key)[0]
 
     def add(batch: Int[Array, ""], votes: Int[Array, " c"]) -> Int[Array, " c"]:
         rows, scores = scores_of(batch)
@@ -181,10 +207,23 @@ def _count(
         winner = jax.nn.one_hot(jnp.argmax(scores, axis=1), len(votes), dtype=jnp.int32)
         return votes + jnp.sum(jnp.where(counts[:, None], winner, 0), axis=0, dtype=jnp.int32)
 
-    shape = jax.eval_shape(lambda: scores_of(0)[1]).shape
+    with jax.default_matmul_precision("highest"):
+        copies = jax.ShapeDtypeStruct((batch_size, *image.shape), image.dtype)
+        shape = jax.eval_shape(lambda copies: predict(copies, key=key), copies).shape
     if len(shape) != 2 or shape[0] != batch_size:
         raise ValueError(f"Expected scores.shape={shape} to be [b c] with b={batch_size}.")
     return lax.fori_loop(0, num_batches, add, jnp.zeros(shape[1], jnp.int32))
+
+
+def _uses_key(predict: Callable[..., Array], images: Array, key: Key[Array, ""]) -> bool:
+    """Returns whether a prediction may depend on its key."""
+    jaxpr = _predicted.trace(predict, images, key).jaxpr.jaxpr
+    return any(operand is jaxpr.invars[-1] for e in jaxpr.eqns for operand in e.invars)
+
+
+@jax.jit
+def _predicted(predict: Callable[..., Array], images: Array, key: Key[Array, ""]) -> Array:
+    return predict(images, key=key)
 
 
 def lower_confidence_bound(num_successes: int, num_trials: int, alpha: float) -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,10 @@ class Method(NamedTuple):
             where the method has none.
         in_run: the method in a run of these epochs; None where its loss does not ask. Outside a
             run such a loss counts epochs by its own batches.
+        draws_per: what has draws of its own, where it is random: each "row" of a batch, or each
+            "call", whose rows then share them. Who counts such rows asks for each alone.
+        vote: by which rule `predict` decides over the view `members`; None where it does
+            something else. Certificates of margins are made of it.
     """
 
     init: Init
@@ -76,6 +80,8 @@ class Method(NamedTuple):
     stochastic: bool = False
     fit: Callable[..., Variables] | None = None
     in_run: "Callable[[Epochs], Method] | None" = None
+    draws_per: Literal["row", "call"] = "row"
+    vote: voting.Vote | None = None
 
     def view(self, name: str) -> View:
         """Returns the view called `name`; "decision" is `predict` itself, "member_0" one member.
@@ -295,4 +301,5 @@ def network_method(
             return voting.logits(outputs.member_logits, config.vote)
 
         views["skip_gradient"] = skip_gradient
-    return Method(init, loss, predict, views, stochastic=prediction != Sampling())
+    stochastic = prediction != Sampling()
+    return Method(init, loss, predict, views, stochastic=stochastic, vote=config.vote)

@@ -172,4 +172,4 @@ class BatchEnsemble(MethodConfig):
             "members": members,
             "taps": taps,
         }
-        return Method(init, loss, predict, views)
+        return Method(init, loss, predict, views, vote=self.vote)

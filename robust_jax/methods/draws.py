@@ -46,4 +46,4 @@ def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:
 
     views = {**method.views, "one_draw": method.views["deployed"]}
     views |= {"deployed": deployed, "members": members}
-    return method._replace(predict=predict, views=views)
+    return method._replace(predict=predict, views=views, vote=vote)

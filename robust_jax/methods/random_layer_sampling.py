@@ -248,6 +248,7 @@ class RandomLayerSampling(MethodConfig):
             views,
             stochastic=True,
             fit=fit if self.statistics == "reestimated" else None,
+            draws_per="call",
         )
 
 

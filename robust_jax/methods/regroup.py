@@ -233,7 +233,11 @@ class REGroup(MethodConfig):
             ],
         }
         return method._replace(
-            init=init, predict=predict, views=views, fit=fit_fn(self, run, task.num_classes)
+            init=init,
+            predict=predict,
+            views=views,
+            fit=fit_fn(self, run, task.num_classes),
+            vote=None,
         )
 
 

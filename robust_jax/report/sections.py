@@ -53,7 +53,7 @@ def sections(
     if curves:
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
     if certificates:
-        yield Section("Certified accuracy", _certified(certificates))
+        yield Section("Certified accuracy", _certified(certificates, summary["certificates"]))
     pictures = list(_pictures(shown, clean_images, records, class_names))
     if pictures:
         yield Section("Images and their adversarial twins", "".join(pictures))
@@ -93,13 +93,15 @@ def _curves(config: Evaluation, records: Records) -> Iterator[str]:
             yield picture(figure, f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals.")
 
 
-def _certified(certificates: Mapping[str, tuple[Certificate, np.ndarray]]) -> str:
+def _certified(
+    certificates: Mapping[str, tuple[Certificate, np.ndarray]], summary: Mapping[str, Any]
+) -> str:
     rows = []
     for name, (found, labels) in certificates.items():
         right = found.label == labels
         rows.append(
             [
-                text(name),
+                f"{text(name)}<br><small>{text(summary[name]['what'])}</small>",
                 percent(float(right.mean())),
                 percent(float((found.label < 0).mean())),
                 f"{float(np.where(right, found.radius, 0).mean()):.3f}",

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robust_jax import checkpoints, evaluation, records, rng
+from robust_jax.compilation import at_precision
 from robust_jax.config import Config, TrainingConfig
 from robust_jax.data import Data, eval_batches, train_batches
 from robust_jax.methods import Method
@@ -101,6 +102,7 @@ def make_validator(
             num_examples=config.training.validation_examples,
             batch_size=config.evaluation.batch_size,
             judges={"accuracy": Judge(num_draws=1)},
+            precision=config.training.precision,
             seed=config.seed,
         ),
         mesh,
@@ -156,7 +158,8 @@ def fit(
         return best
     train_batches_once = eval_batches(data.train, config.evaluation.batch_size, None, batched(mesh))
     key = rng.stream(jax.random.key(config.seed), "fit")
-    fitted = method.fit(best.variables, train_batches_once, key=key)
+    fit_once = at_precision(method.fit, config.training.precision)
+    fitted = fit_once(best.variables, train_batches_once, key=key)
     checkpoints.save(
         manager,
         plan.num_steps + 1,

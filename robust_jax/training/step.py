@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import bind
-from robust_jax.compilation import jitted
+from robust_jax.compilation import at_precision, jitted
 from robust_jax.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, augment
 from robust_jax.methods import Method
@@ -86,7 +86,7 @@ def make_train_step(
 
     everywhere, states = replicated(mesh), state_sharding(mesh)
     return jitted(
-        step_fn,
+        at_precision(step_fn, config.precision),
         in_shardings=(states, batched(mesh), everywhere),
         out_shardings=(states, everywhere),
         donate_argnums=0,

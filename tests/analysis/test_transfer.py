@@ -68,6 +68,21 @@ def test_members_views_are_the_members_and_compile_once():
     assert len(traced) == 1
 
 
+def test_a_coin_is_fooled_by_no_attack():
+    """Members that are random decide on clean and adversarial images by the same draws."""
+
+    def coins(images, *, key):
+        return jax.random.normal(key, (3, len(images), 2))
+
+    source = as_view(lambda images: members(images)[0])
+    images, labels = jnp.full((64, 2), 0.5), jnp.zeros(64, jnp.int32)
+    attack = FGSM(ThreatModel("linf", 0.1))
+    result = analysis.transfer(attack, [source], coins, images, labels, key=KEY)
+    assert 0.2 < result.clean.mean() < 0.8
+    np.testing.assert_array_equal(result.members[0], result.clean)
+    assert analysis.success_rates(result)[0, :3].tolist() == [0, 0, 0]
+
+
 def test_no_example_counts():
     nobody = analysis.Transfer(
         jnp.zeros((2, 3), bool), jnp.zeros((2, 2, 3), bool), jnp.zeros((2, 3), bool)

@@ -1,14 +1,15 @@
 """Margins as a certificate: closed forms, intervals below CROWN, other checkpoints beside it."""
 
 import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import certification, evaluation, sharding
-from robust_jax.certify import Margins
+from robust_jax import certification, evaluation, sharding, voting
+from robust_jax.certify import Margins, crown_margins
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
@@ -71,12 +72,12 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
         )
     assert list(found) == certification.names(wanted)
     assert list(found) == ["crown", "interval", "crown@plain", "interval@plain"]
-    logits = certification.mean_logits(method)
+    scores = jax.jit(lambda variables, images: method.predict(variables, images, key=None))
     for number, row in enumerate(rows):
         image = data.test.arrays[0][row] / 255
         draws = np.random.default_rng(number).uniform(-EPS, EPS, (200, *image.shape))
         near = jnp.asarray(np.clip(image + draws, 0, 1), jnp.float32)
-        values = np.asarray(logits(variables, near))
+        values = np.asarray(scores(variables, near))
         label = found["crown"][1][number]
         rest = np.delete(values, label, axis=1)
         smallest = np.min(values[:, [label]] - rest)
@@ -88,7 +89,96 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
         evaluation.make_evaluator(noisy, wanted, mesh, {"plain": other})
 
 
-@pytest.mark.parametrize("fields", [{"eps": 0.0}, {"eps": math.inf}, {"chunk_size": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"eps": 0.0}, {"eps": math.inf}, {"chunk_size": 0}, {"tolerance": 0.0}]
+)
 def test_fields_are_checked(fields):
     with pytest.raises(ValueError, match="Expected "):
         Margins(**{"eps": 0.1, **fields})
+
+
+OUTVOTED = jnp.asarray([[30.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
+
+
+def outvoted(images):
+    """Returns members' logits that hardly depend on the images: one for class 0, two for 1."""
+    return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
+
+
+@pytest.mark.parametrize("bound", ["crown", "interval"])
+@pytest.mark.parametrize("vote", get_args(voting.Vote))
+def test_the_vote_is_certified_and_not_the_mean_logit(vote, bound):
+    """The mean logit is (10, 2); every other rule decides for class 1."""
+    images = jnp.full((2, 3), 0.5)
+    decided = jnp.argmax(voting.scores(outvoted(images), vote), axis=1)
+    assert decided.tolist() == [0 if vote == "mean_logit" else 1] * 2
+    found = Margins(0.01, bound=bound)(outvoted, images, jnp.asarray([0, 1]), vote=vote)
+    assert found.label.tolist() == [0, -1] if vote == "mean_logit" else [-1, 1]
+
+
+NUM_ENSEMBLES, NUM_MEMBERS, NUM_IMAGES = 20, 3, 4
+
+
+def ensemble(weights, images):
+    """Returns the logits [m b c] of three networks of one hidden layer."""
+    first, second = weights
+    hidden = jax.nn.relu(jnp.einsum("bi,mio->mbo", images - 0.5, first))
+    return jnp.einsum("mbo,moc->mbc", hidden, second)
+
+
+def test_margins_of_votes_hold_on_twenty_ensembles():
+    """On corners and points of the ball, and where attacks on the vote's margin end."""
+    rng, eps = np.random.default_rng(3), 0.05
+    shapes = [(NUM_ENSEMBLES, NUM_MEMBERS, 6, 8), (NUM_ENSEMBLES, NUM_MEMBERS, 8, 3)]
+    weights = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    images = jnp.asarray(rng.uniform(eps, 1 - eps, (NUM_ENSEMBLES, NUM_IMAGES, 6)), jnp.float32)
+    steps = rng.uniform(-eps, eps, (300, 1, 6)).astype(np.float32)
+    steps[::2] = eps * np.sign(steps[::2])
+
+    def attacked(weights, images, vote):
+        """Returns where twenty steps down the margin of the vote's logits end."""
+
+        def logits(near):
+            return voting.logits(ensemble(weights, near), vote)
+
+        own = jax.nn.one_hot(jnp.argmax(logits(images), axis=1), 3, dtype=bool)
+
+        def margin(near):
+            found = logits(near)
+            rest = jnp.max(jnp.where(own, -jnp.inf, found), axis=1)
+            return jnp.sum(jnp.sum(jnp.where(own, found, 0), axis=1) - rest)
+
+        def step(near, _):
+            near = near - 0.01 * jnp.sign(jax.grad(margin)(near))
+            return jnp.clip(near, images - eps, images + eps), None
+
+        return jax.lax.scan(step, images, length=20)[0]
+
+    def of_one(given):
+        weights, images = given
+        # Margins of every class at every image: [label b m c].
+        copies, labels = jnp.tile(images, (3, 1)), jnp.repeat(jnp.arange(3), NUM_IMAGES)
+        margins = crown_margins(
+            lambda x: jnp.moveaxis(ensemble(weights, x), 0, 1), copies, labels, eps,
+            intermediate="interval",
+        ).reshape(3, NUM_IMAGES, NUM_MEMBERS, 3)  # fmt: skip
+        ends = [attacked(weights, images, vote)[None] for vote in ("mean_logit", "borda")]
+        near = jnp.concatenate([images[None], images[None] + steps, *ends])
+        logits = ensemble(weights, near.reshape(-1, 6))
+        found = {}
+        for vote in get_args(voting.Vote):
+            scores = voting.scores(logits, vote).reshape(*near.shape[:2], 3)
+            label = jnp.argmax(scores[0], axis=1)
+            own = jnp.take_along_axis(scores, label[None, :, None], axis=2)
+            bounds = voting.margins(margins[label, jnp.arange(NUM_IMAGES)], label, vote)
+            found[vote] = bounds, jnp.min(own - scores, axis=0), label
+        return found
+
+    found = jax.jit(lambda given: jax.lax.map(of_one, given))((weights, images))
+    for vote, (bounds, reached, labels) in found.items():
+        # Rounding of float32: the bounds of scores that are shares or counts are exact.
+        assert jnp.all(bounds <= reached + 1e-5), vote
+        own = jax.nn.one_hot(labels, 3, dtype=bool)
+        holds, stands = (jnp.all(own | (found > 0), axis=2) for found in (bounds, reached))
+        # A certificate of some images, and not of all: others fall.
+        assert 10 < holds.sum() <= stands.sum() < NUM_ENSEMBLES * NUM_IMAGES, vote

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from robust_jax import sharding
+from robust_jax import certification, sharding
+from robust_jax.attacks import bind
 from robust_jax.certify import (
     Certificate,
     Smoothing,
@@ -14,6 +15,11 @@ from robust_jax.certify import (
     certified_accuracy,
     lower_confidence_bound,
 )
+from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.methods import RandomLayerSampling
+from robust_jax.models import CNNConfig
+from robust_jax.protocol import Evaluation
+from robust_jax.types import Task
 
 KEY = jax.random.key(3)
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(np.float32)
@@ -112,6 +118,70 @@ def test_other_weights_compile_nothing_anew():
         smoothing(bound, image_at(2.0), key=KEY)
         num_traces = len(traces) if weight > 0 else num_traces
     assert len(traces) == num_traces
+
+
+def one_draw_a_call(images, *, key):
+    """Returns the scores of one of two constant models for the whole batch, a coin's."""
+    winner = jax.random.bernoulli(key).astype(int)
+    return jnp.zeros((len(images), 2)).at[:, winner].set(1.0)
+
+
+def sampled_layers():
+    """Returns RLS with one weight that says class 0 and one that says class 1, and its arrays."""
+    config = RandomLayerSampling(network=CNNConfig(widths=(2,), strides=(2,)), num_draws=1)
+    method = config.make(Task((8, 8, 1), 10, 100))
+
+    def decide(path, leaf):
+        if [entry.key for entry in path[-2:]] == ["linear", "bias"]:
+            return jnp.eye(2, 10)
+        return jnp.zeros_like(leaf)
+
+    shapes = jax.eval_shape(lambda: method.init(key=jax.random.key(0)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    return method, jax.tree_util.tree_map_with_path(decide, zeros)
+
+
+@pytest.mark.parametrize("way", ["a function", "the method", "an evaluation"])
+def test_coverage_of_a_method_that_draws_once_a_call(way, tmp_path):
+    """Both classes have probability one half: any certificate is wrong, alpha of them allowed."""
+    method, variables = sampled_layers()
+    smoothing = Smoothing(SIGMA, num_selection=1, num_samples=30, alpha=0.1, batch_size=30)
+    images = np.full((120, 8, 8, 1), 0.5, np.float32)
+    if way == "an evaluation":
+        wanted, mesh = Evaluation(certificates={"a": smoothing}), sharding.make_mesh(1)
+        test, rows = open_data(DataConfig(Digits())).test, np.arange(60)
+        found = certification.certify(
+            wanted, method, variables, test, rows, mesh, directory=tmp_path
+        )
+        certificate = found["a"][0]
+    else:
+        predict = one_draw_a_call if way == "a function" else bind(method.predict, variables)
+        certificate = smoothing(predict, images, key=KEY)
+    num_wrong = np.sum(certificate.label >= 0)
+    # Clopper and Pearson's bound at 30 votes: above one half with probability .0494.
+    assert num_wrong <= stats.binom.ppf(1 - 1e-6, len(certificate.label), 0.0494)
+
+
+def test_own_draws_of_a_call_depend_on_the_vote_alone():
+    """Whatever batch it is in; a function said to draw anew for each row is asked for batches."""
+    sizes = []
+
+    def predict(images, *, key):
+        sizes.append(len(images))
+        return noisy_half_space(images, key=key)
+
+    found = [
+        Smoothing(SIGMA, num_selection=20, num_samples=200, batch_size=size)(
+            predict, image_at(0.5), key=KEY
+        ).radius[0]
+        for size in (16, 5)
+    ]
+    assert found[0] == found[1] > 0
+    assert set(sizes) >= {1}
+    sizes.clear()
+    smoothing = Smoothing(SIGMA, num_samples=200, batch_size=200)
+    smoothing(predict, image_at(0.5), key=KEY, draws_per="row")
+    assert 1 not in sizes
 
 
 def test_confidence_bound():

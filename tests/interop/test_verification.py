@@ -114,18 +114,20 @@ def test_sdp_accuracies(load, public_checkpoints):
     ("radius", "margins"),
     [
         (1, (0.0656, 3.1830, -0.6929, -0.4269, 0.0606, 1.0537, 2.8328, 0.1608)),
-        (2, (-1.3403, 1.8308, -2.2305, -2.2551, -2.4127, -0.0129, 1.8463, -0.3511)),
+        (2, (-1.3403, 1.8308, -2.2305, -2.2551, -2.4127, -0.0140, 1.8463, -0.3511)),
     ],
 )
 def test_smallest_margins_are_those_of_auto_lirpa(load, test_split, radius, margins):
-    """But for the sixth at 2/255: auto_LiRPA -0.0140, as CROWN alone (-0.01399 with our code).
+    """None is looser; ours may be tighter, since it keeps the interval where that is the tighter.
 
-    Ours also keeps the interval where it is the tighter bound, at three places of that image.
+    Of the sixth image at 2/255 that happens at three places.
     """
     images, labels = test_split(len(margins))
     found = Margins(radius / 255)(load("resnet2b")[2], images, labels)
     # Printed to four digits; both sides bound in exact float32, through sums of 1e4 terms.
-    np.testing.assert_allclose(found.margin, margins, rtol=1e-4, atol=2e-4)
+    tolerance = 1e-4 * np.abs(margins) + 2e-4
+    assert np.all(found.margin >= margins - tolerance)
+    assert np.sum(found.margin <= margins + tolerance) >= len(margins) - 1
 
 
 def test_wrong_sizes():

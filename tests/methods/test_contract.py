@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from robust_jax import rng, serialization, sharding, training
+from robust_jax import rng, serialization, sharding, training, voting
 from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
 from robust_jax.config import AdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
@@ -212,6 +212,23 @@ def test_prediction_is_random_as_declared(built, few):
     else:
         keyless = built.method.predict(built.variables, few.image, key=None)
         chex.assert_trees_all_close(keyless, first, atol=1e-5)
+
+
+def test_rows_have_draws_of_their_own_as_declared(built, few):
+    """Copies of an image in one call differ where each row draws, and only there."""
+    copies = built(jnp.repeat(few.image[:1], 8, axis=0), 1)["predict"]
+    # Rows of one product may be rounded otherwise.
+    differ = bool(jnp.any(jnp.abs(copies - copies[:1]) > 1e-5))
+    assert differ == (built.method.stochastic and built.method.draws_per == "row")
+
+
+def test_the_vote_is_the_declared_one(built, few):
+    found = built(few.image, 1)
+    if built.method.vote is None:
+        assert isinstance(built.config, REGroup | RandomLayerSampling)
+        return
+    voted = voting.scores(found["members"], built.method.vote)
+    chex.assert_trees_all_close(found["predict"], voted, rtol=1e-5, atol=1e-5)
 
 
 def test_noise_off_is_deterministic(built, few):

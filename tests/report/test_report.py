@@ -134,6 +134,11 @@ def test_everything_is_on_the_page(tmp_path, data):
     for finding in summary["sanity"]:
         assert finding["text"] in page.words
     assert summary["certificates"]["sigma 0.5"]["num_images"] == 5
+    assert summary["certificates"]["sigma 0.5"]["what"] in page.words
+    assert any(f["check"] == "certified images stand (sigma 0.5)" for f in summary["sanity"])
+    assert summary["environment"]["precision"] == "highest"
+    assert summary["environment"]["data"]["num_examples"] == len(data.test)
+    assert len(summary["environment"]["data"]["fingerprint"]) == 12
     assert shlex.join(["python", *sys.argv]) in page.words
     for width in (1200, 480):
         assert_fits(tmp_path / "report.html", width)

@@ -1,11 +1,13 @@
 """When one attack counts as stronger than another, and what the records' checks say."""
 
+import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
+from robust_jax.certify import Certificate, Margins, Smoothing
 from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.records import Decision, Record
-from robust_jax.sanity import check_records, outranks
+from robust_jax.sanity import check_certificates, check_records, outranks
 from robust_jax.sanity.from_records import pairs_by
 
 THREAT = ThreatModel("linf", 0.1)
@@ -131,3 +133,50 @@ def test_a_curve_that_rises_is_a_flag():
     assert status({"pgd10": 60, "pgd20": 50}, runs)[name] == "passed"
     assert status({"pgd10": 60, "pgd20": 50}, runs)["monotone in eps"] == ("not run")
     assert status({"pgd10": 60, "pgd20": 50}, runs)["number of examples"] == "note"
+
+
+EPS = float(np.float32(0.1))
+
+
+@pytest.mark.parametrize(
+    ("certifier", "linf", "l2", "status"),
+    [
+        (Margins(EPS), EPS, 5.0, "flag"),
+        (Margins(EPS), 1.1 * EPS, 0.01, "passed"),
+        (Margins(EPS, of="mean_logit"), EPS / 2, 0.5, "flag"),
+        (Smoothing(0.5), 0.5, EPS, "flag"),
+        (Smoothing(0.5), 0.01, 1.1 * EPS, "passed"),
+    ],
+)
+def test_an_image_certified_and_broken_is_a_flag(certifier, linf, l2, status):
+    """In the certificate's own norm, by the distance that was measured; row 3 is not certified."""
+    found = records_of({"pgd": 2})
+    found["pgd"] = {row: one._replace(linf=linf, l2=l2) for row, one in found["pgd"].items()}
+    label = np.asarray([0, 0, 0, -1, 0, 1])
+    certificate = Certificate(label, np.where(label == 0, EPS, 0.0))
+    runs = {"pgd": AttackRun(PGD(ThreatModel("linf", 0.5)))}
+    config = Evaluation(attacks=runs, certificates={"a": certifier})
+    certificates = {"a": (certificate, np.zeros(6, int)), "a@other": (certificate, np.ones(6, int))}
+    (finding,) = check_certificates(certificates, found, config)
+    assert finding.check == "certified images stand (a)"
+    assert finding.status == status
+    if status == "flag":
+        assert "example 2 by pgd, 4 by pgd." in finding.text
+        assert finding.next_step
+    else:
+        assert "one of 4 certified images" in finding.text
+
+
+def test_a_certified_image_that_is_wrong_clean_is_a_flag():
+    certificate = Certificate(np.zeros(2, int), np.full(2, EPS))
+    found = records_of({"clean": 1})
+    config = Evaluation(certificates={"a": Margins(EPS)})
+    (finding,) = check_certificates({"a": (certificate, np.zeros(2, int))}, found, config)
+    assert finding.status == "flag"
+    assert "example 1 by clean" in finding.text
+    nothing = Certificate(np.full(2, -1), np.zeros(2))
+    (finding,) = check_certificates({"a": (nothing, np.zeros(2, int))}, found, config)
+    assert finding.status == "not run"
+    # A judge of another view says nothing of the deployed rule.
+    config = Evaluation(certificates={"a": Margins(EPS)}, judges={"a": Judge(view="noise_off")})
+    assert check_certificates({"a": (certificate, np.zeros(2, int))}, found, config) == []

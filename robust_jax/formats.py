@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-FORMAT = 2
+FORMAT = 3
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds"]
 Tree = dict[str, Any]
@@ -35,9 +35,18 @@ class Step(NamedTuple):
     config: Callable[[Tree], Tree] | None = None
 
 
+def _starting_at_noise(config: Tree) -> Tree:
+    """Returns a part of a configuration; decision attacks began at noise alone."""
+    return {"start": "noise", **config} if config["type"] in DECISION_ATTACKS else config
+
+
+DECISION_ATTACKS = ("Boundary", "HopSkipJump")
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
+    # In format 3 decision attacks begin at clean images of other classes.
+    2: Step(config=_starting_at_noise),
 }
 """By the format that a step begins with."""
 

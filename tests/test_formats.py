@@ -10,7 +10,9 @@ import pytest
 import evaluate
 from robust_jax import certification, checkpoints, claims, formats, records, serialization, sharding
 from robust_jax.analysis import compare
+from robust_jax.attacks import HopSkipJump
 from robust_jax.data import open_data
+from robust_jax.protocol import AttackRun
 from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, STOPPED
 
 OLD = "c6714d0"
@@ -50,7 +52,7 @@ FILES = {
 """Files beside a checkpoint, and what reads them."""
 
 DAMAGES = {
-    "newer": (9, "to have format=9 <= 2: upgrade robust_jax"),
+    "newer": (9, f"to have format=9 <= {formats.FORMAT}: upgrade robust_jax"),
     "text": ("2", "to have a format='2' >= 1"),
     "negative": (-1, "to have a format=-1 >= 1"),
     "a fraction": (1.5, "to have a format=1.5 >= 1"),
@@ -175,7 +177,8 @@ def test_fields_that_were_not_there_have_their_defaults(kap):
     assert claims.read(kap) == description
     identity = compare.read(kap).identity
     claims.claim(kap, description)
-    assert list(json.loads(file.read_text()).items()) == [("format", 2), *description.items()]
+    now = [("format", formats.FORMAT), *description.items()]
+    assert list(json.loads(file.read_text()).items()) == now
     assert compare.read(kap).identity == identity
     other = {**description, "evaluation": {**description["evaluation"], "seed": 1}}
     file.write_text(json.dumps(older))
@@ -284,8 +287,9 @@ def test_every_kind_goes_step_by_step(kap, monkeypatch):
     with pytest.raises(ValueError, match="to be whole and written by robust_jax: 'class_names'"):
         everything()
     step = formats.Step({kind: renaming(*pair) for kind, pair in RENAMED.items()}, planted)
-    monkeypatch.setattr(formats, "FORMAT", 3)
-    monkeypatch.setitem(formats.STEPS, 2, step)
+    today = formats.FORMAT
+    monkeypatch.setattr(formats, "FORMAT", today + 1)
+    monkeypatch.setitem(formats.STEPS, today, step)
     assert everything() == expected
     file = kap / "records" / "pgd.jsonl"
     records.resume(file, np.arange(48), 20)
@@ -294,10 +298,12 @@ def test_every_kind_goes_step_by_step(kap, monkeypatch):
     assert everything()[:4] == expected[:4]
     assert records.read_records(kap)["pgd"][48] == expected[4]["pgd"][0]._replace(index=48)
     for written in (file, kap / "certificates" / "smoothing.jsonl"):
-        assert all(json.loads(line)["format"] == 3 for line in written.read_text().splitlines())
-    assert json.loads((kap / "evaluation.json").read_text())["format"] == 3
+        numbers = {json.loads(line)["format"] for line in written.read_text().splitlines()}
+        assert numbers == {today + 1}
+    assert json.loads((kap / "evaluation.json").read_text())["format"] == today + 1
     monkeypatch.undo()
-    refused(claims.read, kap, "evaluation.json", "to have format=3 <= 2: upgrade robust_jax")
+    message = f"to have format={today + 1} <= {today}: upgrade robust_jax"
+    refused(claims.read, kap, "evaluation.json", message)
 
 
 def test_steps_reach_configurations_from_the_inside():
@@ -313,3 +319,10 @@ def test_steps_reach_configurations_from_the_inside():
     assert seen == ["Inner", "Outer"]
     assert found["config"]["parts"] == [{"type": "Inner", "seen": 1}, 3]
     assert found["config"]["names"] == {"type": {"x": 1}}
+
+
+def test_decision_attacks_of_format_2_began_at_noise():
+    run = serialization.to_json(AttackRun(HopSkipJump().within(2.0)))
+    del run["attack"]["attack"]["start"]
+    found = formats.current("claim", {"format": 2, "evaluation": run}, name="claim")
+    assert found["evaluation"]["attack"]["attack"]["start"] == "noise"

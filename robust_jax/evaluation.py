@@ -212,13 +212,11 @@ def evaluate(
     conditional = config.selection in BY_CORRECTNESS
     candidates = _candidates(config, split)
 
-    takers = [name for name, attack in config.attacks.items() if attack.attack.takes_starts]
-    starts = images_to_begin_at(config, split, evaluator.mesh) if takers else None
+    starts = images_to_begin_at(config, split, evaluator.mesh)
 
     def run(name, rows, labels=None, source=None):
         file = None if directory is None else directory / "records" / f"{name}.jsonl"
-        models = (variables, None if source is None else sources[source])
-        models += (starts if name in takers else None,)
+        models = variables, None if source is None else sources[source], starts
         return _run(evaluator, name, models, split, rows, labels, file, on_batch)
 
     clean = {CLEAN: run(CLEAN, candidates)}

@@ -26,8 +26,13 @@ def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
     return (batch.label + steps) % num_classes
 
 
-def images_to_begin_at(config: Evaluation, split: Split, mesh: Mesh) -> Array:
-    """Returns clean images of a split, drawn by the seed alone: the same for every attack."""
+def images_to_begin_at(config: Evaluation, split: Split, mesh: Mesh) -> Array | None:
+    """Returns clean images of a split, drawn by the seed alone: the same for every attack.
+
+    None where no attack begins at other images.
+    """
+    if not any(run.attack.takes_starts for run in config.attacks.values()):
+        return None
     key = rng.stream(jax.random.key(config.seed), "starts")
     rows = np.asarray(jax.random.permutation(key, len(split)), np.int32)[:NUM_STARTS]
     (batch,) = eval_batches(split, len(rows), np.sort(rows), None)

@@ -5,6 +5,7 @@ References:
     adversarial examples", 2022 (silent success, incomplete optimisation).
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +26,14 @@ from robust_jax.types import Variables
 FORGOTTEN = 0.02
 """Share of the images of which an attack may forget that it had fooled them."""
 
-STILL_RISING = 0.1
+STILL_RISING = 0.15
 """Share of the rise of the loss that may fall into the last quarter of the steps.
 
 A loss that rises evenly to the end has .25 there.
 """
+
+SMALLEST = 1e-7
+"""A cross-entropy below which float32 leaves nothing of it."""
 
 FEW_STEPS, FEW_IMAGES = 4, 5
 """Fewer steps have no last quarter, fewer standing images no mean."""
@@ -72,7 +76,11 @@ def indicators(
             once = np.asarray(found.successes).any(axis=(0, 1))
             forgotten[name] = float(np.mean(once & stands))
         if found.losses.shape[1] > FEW_STEPS and stands.sum() >= FEW_IMAGES:
-            rising[name] = share_of_last_quarter(np.asarray(found.losses)[0][:, stands])
+            way = np.asarray(found.losses, np.float64)[0][:, stands]
+            if getattr(run.attack, "loss", None) == "cross_entropy":
+                # Where a class is almost sure it is e^-margin, which rises late in any case.
+                way = np.log(np.expm1(np.maximum(way, SMALLEST)))
+            rising[name] = share_of_last_quarter(way)
     return [_silent_success(forgotten), _incomplete(rising)]
 
 
@@ -84,7 +92,7 @@ def share_of_last_quarter(values: Float[np.ndarray, "t b"]) -> float:
     Args:
         values: loss at the start and after every step, by image.
     """
-    highest = np.maximum.accumulate(np.mean(values.astype(np.float64), axis=1))
+    highest = np.maximum.accumulate(np.mean(values, axis=1))
     rise = highest[-1] - highest[0]
     num_steps = len(highest) - 1
     late = highest[-1] - highest[num_steps - max(num_steps // 4, 1)]
@@ -94,11 +102,22 @@ def share_of_last_quarter(values: Float[np.ndarray, "t b"]) -> float:
 def _watched(
     method: Method, variables: Variables, config: Evaluation
 ) -> Iterator[tuple[str, AttackRun, Any]]:
+    """Yields the attacks in steps and their views; of those that differ in eps alone the first."""
+    seen = set()
     for name, run in config.attacks.items():
         attack = run.attack
         if run.source is not None or attack.targeted or not isinstance(attack, BoundedAttack):
             continue
-        if has_trajectory(attack) and attack.threat.eps > 0:
+        if not has_trajectory(attack) or attack.threat.eps == 0:
+            continue
+        threat = dataclasses.replace(attack.threat, eps=0.0)
+        kind: dict[str, Any] = {"threat": threat}
+        length = getattr(attack, "step_size", None)
+        if length is not None:  # a step that follows eps belongs to it
+            length, kind["step_size"] = round(length / attack.threat.eps, 6), 1.0
+        kind_of = dataclasses.replace(attack, **kind), length
+        if (kind_of, run.view, run.eot_samples, run.draws) not in seen:
+            seen.add((kind_of, run.view, run.eot_samples, run.draws))
             method_view = method.view(run.view)
             if run.draws == "fixed":
                 method_view = averaged(method_view, run.eot_samples, config.seed)
@@ -114,8 +133,8 @@ def _silent_success(forgotten: dict[str, float]) -> Finding:
         return Finding(check, "not run", "No attack in steps on a view without randomness.")
     name = max(forgotten, key=lambda name: forgotten[name])
     text = (
-        f"Of {len(forgotten)} attacks in steps {name} most often passes an adversarial image and "
-        f"returns another one: on {100 * forgotten[name]:.1f} % of the images."
+        f"Of {len(forgotten)} kinds of attacks in steps {name} most often passes an adversarial "
+        f"image and returns another one: on {100 * forgotten[name]:.1f} % of the images."
     )
     if forgotten[name] <= FORGOTTEN:
         return Finding(check, "passed", text)
@@ -130,8 +149,9 @@ def _incomplete(rising: dict[str, float]) -> Finding:
         return Finding(check, "not run", text)
     name = max(rising, key=lambda name: rising[name])
     text = (
-        f"Of {len(rising)} attacks in steps {name} raises the loss of the images that stand "
-        f"longest: {100 * rising[name]:.0f} % of the rise falls into the last quarter of the steps."
+        f"Of {len(rising)} kinds of attacks in steps {name} raises the loss of the images that "
+        f"stand longest: {100 * rising[name]:.0f} % of the rise falls into the last quarter of the "
+        "steps."
     )
     if rising[name] <= STILL_RISING:
         return Finding(check, "passed", text)

@@ -26,10 +26,11 @@ from robust_jax.types import Variables
 FORGOTTEN = 0.02
 """Share of the images of which an attack may forget that it had fooled them."""
 
-STILL_RISING = 0.15
+STILL_RISING = 0.2
 """Share of the rise of the loss that may fall into the last quarter of the steps.
 
-A loss that rises evenly to the end has .25 there.
+A loss that rises evenly to the end has .25 there; PGD-20 has .01 to .05 on networks trained against
+attacks, and .16 on a public ResNet-20, of which twice the steps break no more.
 """
 
 SMALLEST = 1e-7

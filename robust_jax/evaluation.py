@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot
@@ -33,6 +33,7 @@ from robust_jax.records import (
     save_shown,
 )
 from robust_jax.sharding import batched, check_batch_size, local, on_host, replicated, spread
+from robust_jax.targets import images_to_begin_at, random_targets
 from robust_jax.types import Batch, Task, Variables
 
 StepFn = Callable[..., Judgement]
@@ -45,8 +46,8 @@ class Evaluator(NamedTuple):
         config: what to measure.
         mesh: devices that every batch is split over.
         stochastic: does a decision or an attack depend on its key?
-        steps: by name, jitted (variables, of the source or None, batch, attack labels, key) ->
-            Judgement. `clean@NAME` judges the clean images by a source.
+        steps: by name, jitted (variables, of the source or None, images to begin at or None, batch,
+            attack labels, key) -> Judgement. `clean@NAME` judges the clean images by a source.
     """
 
     config: Evaluation
@@ -102,14 +103,14 @@ def _jitted(step: Callable[..., Judgement], mesh: Mesh, precision: Precision) ->
     over_batch, everywhere = batched(mesh), replicated(mesh)
     return jitted(
         at_precision(step, precision),
-        in_shardings=(everywhere, everywhere, over_batch, over_batch, everywhere),
+        in_shardings=(everywhere, everywhere, everywhere, over_batch, over_batch, everywhere),
         out_shardings=everywhere,
     )
 
 
 def _clean_step(predictors: dict, config: Evaluation, mesh: Mesh) -> StepFn:
-    def step(variables, source, batch, labels, key):
-        del source, labels
+    def step(variables, source, starts, batch, labels, key):
+        del source, starts, labels
         judge_key = rng.stream(key, f"judge {CLEAN}")
         return judge_images(predictors, variables, batch, batch.image, judge_key)
 
@@ -119,8 +120,8 @@ def _clean_step(predictors: dict, config: Evaluation, mesh: Mesh) -> StepFn:
 def _source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
     predictors = {"source": predictor(method, Judge(), config.seed)}
 
-    def step(variables, source, batch, labels, key):
-        del variables, labels
+    def step(variables, source, starts, batch, labels, key):
+        del variables, starts, labels
         judge_key = rng.stream(key, "judge source")
         return judge_images(predictors, source, batch, batch.image, judge_key)
 
@@ -138,12 +139,15 @@ def _attack_step(
         view: Any = bind(method_view, variables if run.source is None else source)
         return eot(view, run.eot_samples) if run.eot_samples > 1 and run.draws == "fresh" else view
 
-    def attack(variables, source, batch: Batch, labels, key: Key[Array, ""]):
+    def attack(variables, source, starts, batch: Batch, labels, key: Key[Array, ""]):
         view = attacked_view(variables, source)
-        attack_key = rng.stream(key, f"attack {name}")
+        given: dict[str, Any] = {"key": rng.stream(key, f"attack {name}"), "index": batch.index}
         if run.attack.targeted:
             labels = random_targets(view, batch, config.seed)
-        return run.attack(view, batch.image, labels, key=attack_key, index=batch.index)
+        if not run.attack.takes_starts:
+            return run.attack(view, batch.image, labels, **given), None
+        started = run.attack.started(view, batch.image, labels, **given, starts=starts)
+        return run.attack(view, batch.image, labels, **given, starts=starts), started
 
     def judge(variables, source, batch: Batch, images, key: Key[Array, ""]) -> Judgement:
         if isinstance(run.attack, BoundedAttack):
@@ -152,34 +156,30 @@ def _attack_step(
         view = attacked_view(variables, source)
         return judge_images(predictors, variables, batch, images, judge_key, view)
 
-    def step(variables, source, batch, labels, key):
-        images = attack(variables, source, batch, labels, key)
-        return judge(variables, source, batch, images, key)
+    def step(variables, source, starts, batch, labels, key):
+        images, started = attack(variables, source, starts, batch, labels, key)
+        return judge(variables, source, batch, images, key)._replace(started=started)
 
     if not run.attack.on_host:
         return _jitted(step, mesh, config.precision)
-    judge_step = _jitted(judge, mesh, config.precision)
+
+    def judge_on(variables, source, starts, batch, images, key):
+        del starts
+        return judge(variables, source, batch, images, key)
+
+    judge_step = _jitted(judge_on, mesh, config.precision)
 
     def attack_here(variables, source, batch, labels, key):
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             variables, source = local((variables, source))
             batch, labels = jax.device_put(on_host((batch, labels)))
-        return spread(attack(variables, source, batch, labels, key), mesh)
+        return spread(attack(variables, source, None, batch, labels, key)[0], mesh)
 
-    def host_step(variables, source, batch, labels, key):
+    def host_step(variables, source, starts, batch, labels, key):
         images = attack_here(variables, source, batch, labels, key)
-        return judge_step(variables, source, batch, images, key)
+        return judge_step(variables, source, starts, batch, images, key)
 
     return at_precision(host_step, config.precision)
-
-
-def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
-    """Returns for each image a class other than its label, the same in every attack."""
-    key = rng.stream(jax.random.key(seed), "targets")
-    num_classes = jax.eval_shape(lambda i: view(i, key=key), batch.image).shape[-1]
-    keys = rng.per_example(key, batch.index)
-    steps = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_classes))(keys)
-    return (batch.label + steps) % num_classes
 
 
 def evaluate(
@@ -213,9 +213,11 @@ def evaluate(
     conditional = config.selection in BY_CORRECTNESS
     candidates = _candidates(config, split)
 
+    starts = images_to_begin_at(config, split, evaluator.mesh)
+
     def run(name, rows, labels=None, source=None):
         file = None if directory is None else directory / "records" / f"{name}.jsonl"
-        models = (variables, None if source is None else sources[source])
+        models = variables, None if source is None else sources[source], starts
         return _run(evaluator, name, models, split, rows, labels, file, on_batch)
 
     clean = {CLEAN: run(CLEAN, candidates)}
@@ -272,7 +274,7 @@ def _chosen(
 def _run(
     evaluator: Evaluator,
     name: str,
-    models: tuple[Variables, Variables | None],
+    models: tuple[Variables, Variables | None, Array | None],
     split: Split,
     rows: np.ndarray,
     labels: np.ndarray | None,
@@ -330,7 +332,8 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
             for judge, found in judgement.decisions.items()
         }
         fooled = bool(judgement.view_fooled[i])
-        records.append(Record(index, label, linf, l2, fooled, decisions))
+        started = judgement.started is None or bool(judgement.started[i])
+        records.append(Record(index, label, linf, l2, fooled, decisions, started))
     return records
 
 

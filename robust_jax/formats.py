@@ -36,11 +36,18 @@ class Step(NamedTuple):
     config: Callable[[Tree], Tree] | None = None
 
 
-def _without_repeat(tree: Tree) -> Tree:
-    """Returns a configuration whose C&W and EAD end their search as it was: by bisection."""
-    if tree["type"] in ("CarliniWagner", "EAD"):
-        return {"repeat": False, **tree}
-    return tree
+_DONE_BY_FORMAT_2: dict[str, Tree] = {
+    "CarliniWagner": {"repeat": False},
+    "EAD": {"repeat": False},
+    "Boundary": {"start": "noise"},
+    "HopSkipJump": {"start": "noise"},
+}
+"""By class: what its fields of today are named that do as format 2 did."""
+
+
+def _as_it_was_done(tree: Tree) -> Tree:
+    """Returns a part of a configuration of format 2, with what it did said."""
+    return {**_DONE_BY_FORMAT_2.get(tree["type"], {}), **tree}
 
 
 def _as_it_was_computed(claim: Tree) -> Tree:
@@ -66,9 +73,9 @@ def _as_it_was_computed(claim: Tree) -> Tree:
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
-    # Format 3: ten and more searches of C&W and EAD end at the upper bound; claims say the precision
-    # and what margins bound.
-    2: Step({"claim": _as_it_was_computed}, config=_without_repeat),
+    # Format 3: ten and more searches of C&W and EAD end at the upper bound, decision attacks begin
+    # at clean images of other classes; claims say the precision and what margins bound.
+    2: Step({"claim": _as_it_was_computed}, config=_as_it_was_done),
 }
 """By the format that a step begins with."""
 

@@ -39,6 +39,7 @@ class Judgement(NamedTuple):
         view_fooled: does the attacked view itself, under a fresh key, have it wrong? False on
             clean images.
         shown: the first `NUM_SHOWN` images, for the report.
+        started: of an attack that begins at other images, which images it found a start for.
     """
 
     decisions: dict[str, Decisions]
@@ -46,6 +47,7 @@ class Judgement(NamedTuple):
     l2: Float[Array, " b"]
     view_fooled: Bool[Array, " b"]
     shown: Float[Array, "n ..."]
+    started: Bool[Array, " b"] | None = None
 
 
 NUM_SHOWN = 8

@@ -43,6 +43,7 @@ class Record(NamedTuple):
         l2: Euclidean norm of the change.
         view_fooled: does what the attack saw have it wrong? False on clean images.
         decisions: by judge, the headline's first.
+        started: False where the attack begins at other images and found none to begin at.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Record(NamedTuple):
     l2: float
     view_fooled: bool
     decisions: dict[str, Decision]
+    started: bool = True
 
     @property
     def headline(self) -> Decision:

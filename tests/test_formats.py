@@ -10,7 +10,9 @@ import pytest
 import evaluate
 from robust_jax import certification, checkpoints, claims, formats, records, serialization, sharding
 from robust_jax.analysis import compare
+from robust_jax.attacks import HopSkipJump
 from robust_jax.data import open_data
+from robust_jax.protocol import AttackRun
 from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, STOPPED
 
 OLD = "c6714d0"
@@ -320,3 +322,10 @@ def test_steps_reach_configurations_from_the_inside():
     assert seen == ["Inner", "Outer"]
     assert found["config"]["parts"] == [{"type": "Inner", "seen": 1}, 3]
     assert found["config"]["names"] == {"type": {"x": 1}}
+
+
+def test_decision_attacks_of_format_2_began_at_noise():
+    run = serialization.to_json(AttackRun(HopSkipJump().within(2.0)))
+    del run["attack"]["attack"]["start"]
+    found = formats.current("claim", {"format": 2, "evaluation": run}, name="claim")
+    assert found["evaluation"]["attack"]["attack"]["start"] == "noise"

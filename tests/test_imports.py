@@ -10,7 +10,7 @@ LAYERS = [
     {"analysis"},
     {"measures"},
     {"protocol", "logging", "interrupt", "command_line"},
-    {"config", "claims", "records", "judging", "compilation_cache"},
+    {"config", "claims", "records", "judging", "targets", "compilation_cache"},
     {"checkpoints", "plan"},
     {"evaluation", "certification", "measurement", "sanity", "environment"},
     {"training", "interop", "report"},

@@ -82,6 +82,9 @@ MADE = {
             FGSM(THREAT), m.view, IMAGES, LABELS, num_samples=1, judge=m.view, key=KEY
         )
     ),
+    "trajectory": lambda m: (
+        attacks.trajectory(FGSM(THREAT), m.view, IMAGES, LABELS, key=KEY).losses
+    ),
     "Margins": lambda m: Margins(0.01)(m.logits, IMAGES, LABELS).margin,
     "Smoothing": lambda m: Smoothing(0.1, num_samples=20)(m.view, IMAGES, key=KEY).label,
     "crown_margins": lambda m: certify.crown_margins(m.logits, IMAGES, LABELS, 0.01),

@@ -19,6 +19,7 @@ from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel
+from robust_jax.attacks.trajectories import Trajectory, trajectory
 from robust_jax.attacks.transfer import MDI2FGSM
 from robust_jax.attacks.views import (
     View,
@@ -60,6 +61,7 @@ __all__ = [
     "Spatial",
     "Square",
     "ThreatModel",
+    "Trajectory",
     "TrustRegion",
     "View",
     "as_view",
@@ -73,4 +75,5 @@ __all__ = [
     "over_dataset",
     "standing_with_twice_the_draws",
     "straight_through",
+    "trajectory",
 ]

@@ -27,7 +27,6 @@ from robust_jax.attacks.base import (
     WrappedAttack,
 )
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
-from robust_jax.attacks.runs import Found
 from robust_jax.attacks.views import Average, eot
 
 
@@ -106,8 +105,16 @@ class MORA(APGDBase):
         return self.num_restarts * (1 + self.num_targets)
 
     def run(
-        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+        self,
+        number: Any,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **watched: bool,
+    ) -> Any:
         """Returns the end of one run."""
         targets, targeted = labels, jnp.asarray(False)
         if self.num_targets:
@@ -127,6 +134,7 @@ class MORA(APGDBase):
             key=rng.stream(key, "restart", number),
             index=index,
             decide_fn=lambda logits: decide(logits, self.rule),
+            **watched,
         )
 
     def members_loss(
@@ -176,11 +184,19 @@ class OnAnotherView(WrappedAttack):
         """Returns the view that the attack sees."""
         raise TypeError(f"Expected {type(self).__name__} to define attacked(view).")
 
+    def has_start(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+    ) -> Bool[Array, " b"]:
+        """Returns which images the attack has a start for."""
+        view = self.attacked(view)
+        return self.attack.has_start(view, images, labels, key=key, index=index, **pool)
+
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
     ) -> Images:
         """Returns the adversarial images."""
-        return self.attack.perturb(self.attacked(view), images, labels, key=key, index=index)
+        view = self.attacked(view)
+        return self.attack.perturb(view, images, labels, key=key, index=index, **pool)
 
 
 @dataclasses.dataclass(frozen=True)

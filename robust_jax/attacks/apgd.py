@@ -12,8 +12,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Images, Index, KeyArray, Labels, start_keys
 from robust_jax.attacks.checks import check_counts
-from robust_jax.attacks.runs import AttackInRuns, Found, TargetsInTurn, keep_better
+from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn, keep_better
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
+from robust_jax.attacks.trajectories import Path, Trajectory, empty_path, followed, noted
 
 
 def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +58,7 @@ class _State(NamedTuple):
     num_rises: Array
     was_reduced: Array
     reviewed_loss: Array
+    path: Path | None
 
 
 def climb(
@@ -71,8 +73,12 @@ def climb(
     rho: float,
     key: KeyArray,
     decide_fn: Any = None,
-) -> Found:
-    """Returns the best point on the way of one run, whether it is misclassified, and its loss."""
+    watched: bool = False,
+) -> Any:
+    """Returns the best point on the way of one run, whether it is misclassified, and its loss.
+
+    Where the run is `watched`: these three, and its path.
+    """
     review, window = checkpoints(num_steps)
     # Counts are whole: n <= rho * window is n <= its floor.
     review, few = jnp.asarray(review), jnp.asarray(np.floor(rho * window).astype(np.int32))
@@ -102,7 +108,8 @@ def climb(
             key=rng.stream(key, "step", number + 1),
             decide_fn=decide_fn,
         )
-        best = keep_better(state.best, (points, losses.misclassified(logits, labels), loss))
+        success = losses.misclassified(logits, labels)
+        best = keep_better(state.best, (points, success, loss))
         higher = loss > state.highest[2]
         highest = tuple(
             pick(higher, new, old)
@@ -128,12 +135,13 @@ def climb(
             num_rises=jnp.where(now, 0, num_rises),
             was_reduced=jnp.where(now, stalled | stuck, state.was_reduced),
             reviewed_loss=jnp.where(now | first, highest[2], state.reviewed_loss),
+            path=noted(state.path, number + 1, loss, success),
         )
 
     loss_type = jax.eval_shape(
         lambda: losses.evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)[0]
-    ).dtype
-    lowest = jnp.full(rows, -jnp.inf, loss_type)
+    )
+    lowest = jnp.full(rows, -jnp.inf, loss_type.dtype)
     state = _State(
         points=start,
         previous=start,
@@ -145,8 +153,10 @@ def climb(
         num_rises=jnp.zeros(rows, jnp.int32),
         was_reduced=jnp.ones(rows, bool),
         reviewed_loss=lowest,
+        path=empty_path(num_steps, loss_type) if watched else None,
     )
-    return jax.lax.fori_loop(-1, num_steps, step, state).best
+    state = jax.lax.fori_loop(-1, num_steps, step, state)
+    return (state.best, state.path) if watched else state.best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +193,24 @@ class APGDBase(AttackInRuns):
         *,
         key: KeyArray,
         index: Index,
-    ) -> Found:
+        watched: bool = False,
+    ) -> Any:
         """Returns the best point of one run from one random start, its success and its loss."""
         del number  # every start is a draw
         loss_fn = self.loss_fn(targets)
-        return self.raise_loss(view, images, labels, loss_fn=loss_fn, key=key, index=index)
+        return self.raise_loss(
+            view, images, labels, loss_fn=loss_fn, key=key, index=index, watched=watched
+        )
+
+    def follow(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Trajectory:
+        """Returns the adversarial images and the way to them."""
+
+        def run(number: Any) -> Any:
+            return self.run(number, view, images, labels, key=key, index=index, watched=True)
+
+        return followed(run, self.num_runs, images)
 
     def raise_loss(
         self,
@@ -199,7 +222,8 @@ class APGDBase(AttackInRuns):
         key: KeyArray,
         index: Index,
         decide_fn: Any = None,
-    ) -> Found:
+        watched: bool = False,
+    ) -> Any:
         """Returns the same for any loss, and any decision of a view of members."""
         return climb(
             view,
@@ -212,6 +236,7 @@ class APGDBase(AttackInRuns):
             rho=self.rho,
             key=rng.stream(key, "view"),
             decide_fn=decide_fn,
+            watched=watched,
         )
 
 

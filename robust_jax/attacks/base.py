@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.checks import check_batch, check_images, check_logits
+from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
 from robust_jax.attacks.threat import ThreatModel, without_nan
 from robust_jax.live import as_pytree, compiled
 
@@ -48,10 +48,12 @@ class Attack:
         on_host: does it run on the host over compiled parts? Then it cannot be traced by `jit`.
         targeted: are the labels classes to reach, not to leave? A field of the attacks that can
             be either.
+        takes_starts: does it begin at other images, of which `starts` gives some?
     """
 
     needs_logits: ClassVar[bool] = True
     on_host: ClassVar[bool] = False
+    takes_starts: ClassVar[bool] = False
     targeted = False  # without an annotation, so that subclasses may make it a field
 
     def __post_init__(self) -> None:
@@ -71,6 +73,55 @@ class Attack:
         """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
         raise TypeError(f"Expected {type(self).__name__} to define perturb(...).")
 
+    def has_start(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Bool[Array, " b"]:
+        """Returns which images `perturb` has a start for: all, unless it begins at other images."""
+        del view, images, key, index
+        return jnp.ones(labels.shape, bool)
+
+    def started(
+        self,
+        view: Any,
+        images: Any,
+        labels: Any,
+        *,
+        key: KeyArray,
+        index: Any = None,
+        starts: Any = None,
+    ) -> Any:
+        """Returns which images a call with these arguments finds a start for.
+
+        The others come back clean without having been attacked: no robust accuracy should count
+        them. Of an attack that does not begin at other images it is all of them.
+
+        Args:
+            view: as in a call.
+            images: as in a call.
+            labels: as in a call.
+            key: as in a call.
+            index: as in a call.
+            starts: as in a call.
+        """
+        return _started(self, *self._prepared(view, images, labels, key, index, starts))
+
+    def _prepared(
+        self, view: Any, images: Any, labels: Any, key: KeyArray, index: Any, starts: Any
+    ) -> tuple[Any, ...]:
+        """Returns the arguments as compiled functions take them, shapes and dtypes checked."""
+        images, labels = jnp.asarray(images), jnp.asarray(labels)
+        index = jnp.arange(len(labels)) if index is None else jnp.asarray(index)
+        check_batch(images, labels, index)
+        if starts is not None:
+            starts = jnp.asarray(starts)
+            check_starts(self, starts, images)
+        # Whatever integers a caller has, loops carry the dtype of `argmax`: int32, or in JAX's
+        # 64-bit mode int64.
+        integer = jnp.result_type(int)
+        labels, index = labels.astype(integer), index.astype(integer)
+        self.check(images)
+        return as_pytree(view), images, labels, key, index, starts
+
     def __call__(
         self,
         view: Any,
@@ -79,6 +130,7 @@ class Attack:
         *,
         key: KeyArray,
         index: Any = None,
+        starts: Any = None,
     ) -> Any:
         """Returns the adversarial images.
 
@@ -89,21 +141,17 @@ class Attack:
             key: root of the attack's random draws.
             index: dataset row of each image [b], from which its own draws are derived; default
                 0, 1, ..., b-1. Give it where a batch is a part of a dataset.
+            starts: clean images [n ...] of many classes, the same at every call, one of which each
+                image begins at where the attack begins at other images (Boundary, HopSkipJump);
+                only they take any.
 
         Raises:
             ValueError: shapes, dtypes or (where they are concrete) values do not fit.
         """
-        images, labels = jnp.asarray(images), jnp.asarray(labels)
-        index = jnp.arange(len(labels)) if index is None else jnp.asarray(index)
-        check_batch(images, labels, index)
-        # Whatever integers a caller has, loops carry the dtype of `argmax`: int32, or in JAX's
-        # 64-bit mode int64.
-        integer = jnp.result_type(int)
-        labels, index = labels.astype(integer), index.astype(integer)
-        self.check(images)
+        given = self._prepared(view, images, labels, key, index, starts)
+        view, images, labels, _, index, _ = given
         if images.shape[0] == 0:
             return images
-        view = as_pytree(view)
         if not isinstance(images, Tracer):
             check_images(images, self.box)
         if not isinstance(labels, Tracer) and not isinstance(images, Tracer):
@@ -115,15 +163,22 @@ class Attack:
                 index=index,
                 allow_probabilities=not self.needs_logits,
             )
-        return _run(self, view, images, labels, key, index)
+        return _run(self, *given)
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _run(attack, view, images, labels, key, index):
+def _run(attack, view, images, labels, key, index, starts):
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((view, images))
-    found = attack.perturb(view, images, labels, key=key, index=index)
+    pool = {} if starts is None else {"starts": starts}
+    found = attack.perturb(view, images, labels, key=key, index=index, **pool)
     return jax.lax.stop_gradient(without_nan(found, images))
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _started(attack, view, images, labels, key, index, starts):
+    pool = {} if starts is None else {"starts": starts}
+    return attack.has_start(view, images, labels, key=key, index=index, **pool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +258,11 @@ class WrappedAttack(BoundedAttack):
     def needs_logits(self) -> bool:  # type: ignore[override]
         """Returns whether a view that gives probabilities is an error."""
         return self.attack.needs_logits
+
+    @property
+    def takes_starts(self) -> bool:  # type: ignore[override]
+        """Returns whether the attack begins at other images."""
+        return self.attack.takes_starts
 
     def check(self, images: Any) -> None:
         """Raises ValueError where images of this shape do not suit the attack."""

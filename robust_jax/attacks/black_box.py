@@ -1,16 +1,16 @@
 """Attacks that see only decisions: what they share, and Boundary."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Images, Index, KeyArray, Labels
-from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
 
@@ -19,22 +19,32 @@ from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
 class DecisionAttack(MinimumNormAttack):
     """What Boundary and HopSkipJump have in common: a start far away, then queries of decisions.
 
-    The start is random noise that is adversarial, blended with the clean image as far as it stays
-    so. Where no noise is found the attack has failed: the clean image is returned.
+    The start is an adversarial image, blended with the clean image as far as it stays so: one of
+    the images that are handed in as `starts`, which the view itself takes for another class
+    (targeted: for the one to reach), chosen for each image by draws of its own; where there are
+    none, random noise. Networks are known that call all noise one class, of which no image has a
+    start then. Where nothing is found the attack has failed: the clean image is returned, and
+    `started` says so.
 
     Attributes:
-        num_start_draws: noise images tried per example.
+        start: "image" as above; "noise" for noise alone, as in Foolbox, even where images are
+            handed in.
+        num_start_draws: noise images tried per example, and images handed in of a random view,
+            which may take one for another class once and not again.
         num_blends: blends tried, evenly spaced.
     """
 
     needs_logits: ClassVar[bool] = False
+    takes_starts: ClassVar[bool] = True
 
+    start: Literal["image", "noise"] = "image"
     num_start_draws: int = 100
     num_blends: int = 50
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
+        check_choice(self, "start", ("image", "noise"))
         check_counts(self, "num_start_draws", "num_blends")
 
     def fooled(
@@ -43,49 +53,121 @@ class DecisionAttack(MinimumNormAttack):
         """Returns where the decision is adversarial."""
         return self.succeeded(losses.decision(view(points, key=key)), labels)
 
-    def starts(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
-        """Returns an adversarial image each, or the clean one where none was found."""
+    def first_points(
+        self,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        starts: Float[Array, "n *shape"] | None = None,
+    ) -> tuple[Images, Bool[Array, " b"]]:
+        """Returns an adversarial image each, or the clean one, and where one was found.
+
+        An image that is adversarial as it is has found itself.
+        """
+        already = self.fooled(view, images, labels, key=rng.stream(key, "clean"))
+        far, found = images, already
+        if starts is not None and self.start == "image":
+            far, found = self._images(view, far, found, labels, starts, key=key, index=index)
+        far, found = self._noise(view, far, found, labels, key=key, index=index)
+
+        def blend(number, carry):
+            points, done = carry
+            share = (number / self.num_blends).astype(images.dtype)
+            mixed = (1 - share) * images + share * far
+            hit = self.fooled(view, mixed, labels, key=rng.stream(key, "blend", number))
+            points = jnp.where(expand(hit & ~done, points), mixed, points)
+            return points, done | hit
+
+        points, _ = jax.lax.fori_loop(1, self.num_blends, blend, (far, jnp.zeros_like(found)))
+        return jnp.where(expand(found & ~already, images), points, images), found
+
+    def _images(self, view, far, found, labels, starts, *, key, index):
+        """Returns (far, found) after the images that the view takes for another class."""
+        number, size = len(starts), len(labels)
+        # In batches of the size that is attacked, which is known to fit the memory.
+        rows = jnp.arange(-(-number // size) * size).reshape(-1, size) % number
+
+        def classes_of(rows):
+            logits = view(starts[rows], key=rng.stream(key, "classes"))
+            return losses.decided(losses.decision(logits))
+
+        classes = jax.lax.map(classes_of, rows).reshape(-1)[:number]
+        other = (classes[None] == labels[:, None].astype(classes.dtype)) == self.targeted
+        other &= classes[None] >= 0  # a score that is no number decides for nothing
+        keys = rng.per_example(rng.stream(key, "order"), index)
+        draws = jax.vmap(lambda key: jax.random.uniform(key, (number,)))(keys)
+        order = jnp.argsort(jnp.where(other, draws, 1), axis=1)
+        last = jnp.minimum(jnp.sum(other, axis=1), self.num_start_draws)
+
+        def take(carry):
+            count, far, found = carry
+            chosen = starts[order[:, count]]
+            far = jnp.where(expand(found, far), far, chosen)
+            hit = self.fooled(view, chosen, labels, key=rng.stream(key, "image", count))
+            return count + 1, far, found | (hit & (count < last))
+
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(~carry[2] & (carry[0] < last)), take, (0, far, found)
+        )[1:]
+
+    def _noise(self, view, far, found, labels, *, key, index):
+        """Returns (far, found) after draws of noise."""
         low, high = self.bounds
-        shape, dtype = images.shape[1:], images.dtype
+        shape, dtype = far.shape[1:], far.dtype
         keys = rng.per_example(rng.stream(key, "noise"), index)
 
         def draw(carry):
-            count, points, done = carry
+            count, far, found = carry
             noise = jax.vmap(
                 lambda key: jax.random.uniform(
                     jax.random.fold_in(key, count), shape, dtype, low, high
                 )
             )(keys)
-            points = jnp.where(expand(done, points), points, noise)
-            found = self.fooled(view, points, labels, key=rng.stream(key, "start", count))
-            return count + 1, points, done | found
+            far = jnp.where(expand(found, far), far, noise)
+            hit = self.fooled(view, far, labels, key=rng.stream(key, "start", count))
+            return count + 1, far, found | hit
 
-        already = self.fooled(view, images, labels, key=rng.stream(key, "clean"))
-        _, noise, found = jax.lax.while_loop(
+        return jax.lax.while_loop(
             lambda carry: (carry[0] < self.num_start_draws) & ~jnp.all(carry[2]),
             draw,
-            (jnp.asarray(0), images, already),
-        )
+            (jnp.asarray(0), far, found),
+        )[1:]
 
-        def blend(number, carry):
-            points, done = carry
-            share = (number / self.num_blends).astype(dtype)
-            mixed = (1 - share) * images + share * noise
-            hit = self.fooled(view, mixed, labels, key=rng.stream(key, "blend", number))
-            points = jnp.where(expand(hit & ~done, points), mixed, points)
-            return points, done | hit
+    def has_start(
+        self,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        starts: Float[Array, "n *shape"] | None = None,
+    ) -> Bool[Array, " b"]:
+        """Returns which images `perturb` has a start for that stays adversarial when asked again.
 
-        points, _ = jax.lax.fori_loop(1, self.num_blends, blend, (noise, jnp.zeros_like(found)))
-        return jnp.where(expand(found & ~already, images), points, images)
+        An image that is adversarial as it is needs none.
+        """
+        points, found = self.first_points(view, images, labels, key=key, index=index, starts=starts)
+        already = jnp.all((points == images).reshape(*labels.shape, -1), axis=1)
+        again = self.fooled(view, points, labels, key=rng.stream(key, "begin"))
+        return found & (already | again)
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        starts: Float[Array, "n *shape"] | None = None,
     ) -> Images:
         """Returns the adversarial images."""
-        starts = self.starts(view, images, labels, key=key, index=index)
-        return self.approach(view, images, labels, starts, key=key, index=index)
+        points, _ = self.first_points(view, images, labels, key=key, index=index, starts=starts)
+        return self.approach(view, images, labels, points, key=key, index=index)
 
     def approach(
         self,

@@ -57,6 +57,21 @@ def check_batch(images: Any, labels: Any, index: Any) -> None:
             )
 
 
+def check_starts(attack: Any, starts: Any, images: Any) -> None:
+    """Raises ValueError unless an attack takes other images to begin at, and these fit."""
+    if not attack.takes_starts:
+        raise ValueError(
+            f"Expected starts to be None: {type(attack).__name__} begins at the images themselves."
+        )
+    if starts.ndim == 0 or not len(starts) or starts.shape[1:] != images.shape[1:]:
+        raise ValueError(
+            f"Expected starts.shape={starts.shape} to be [n ...] with n >= 1 and images of shape "
+            f"{images.shape[1:]}."
+        )
+    if starts.dtype != images.dtype:
+        raise ValueError(f"Expected starts.dtype={starts.dtype} to be {images.dtype}.")
+
+
 def check_images(images: Any, bounds: tuple[float, float]) -> None:
     """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
     images = np.asarray(images)  # no part of a program that is being traced

@@ -84,6 +84,7 @@ def over_dataset(
     key: Key[Array, ""],
     batch_size: int,
     progress: bool = True,
+    starts: Any = None,
 ) -> np.ndarray:
     """Returns the adversarial images of a whole dataset, and shows a progress bar.
 
@@ -98,6 +99,7 @@ def over_dataset(
         key: root of all draws.
         batch_size: images at a time.
         progress: show the bar?
+        starts: images that the attack may begin at, see `Attack`.
 
     Raises:
         ValueError: the batch size is not positive, or what the attack raises.
@@ -114,7 +116,8 @@ def over_dataset(
         disable=not progress,
     )
     view = held(view)
+    pool = {} if starts is None else {"starts": starts}
     for rows, (part, part_labels, index) in parts:
-        found = attack(view, part, part_labels, key=key, index=index)
+        found = attack(view, part, part_labels, key=key, index=index, **pool)
         adversarial[rows] = jax.device_get(found)[: len(rows)]
     return adversarial

@@ -13,13 +13,14 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack,
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.runs import best_of, keep_better
 from robust_jax.attacks.threat import expand
+from robust_jax.attacks.trajectories import Trajectory, empty_path, followed, noted
 
 
 class Steps(NamedTuple):
     """How a `StepAttack` climbs: x <- project(x + step_size * steepest(direction)).
 
     Attributes:
-        num_steps: steps of one run.
+        num_steps: steps of one run, a number that may be traced unless the run is watched.
         step_size: length of a step, or one length per example.
         decay: the direction is the gradient, or with a decay the running sum of gradients, each
             divided by its mean absolute value.
@@ -31,7 +32,7 @@ class Steps(NamedTuple):
         parallel_restarts: all runs at once.
     """
 
-    num_steps: int
+    num_steps: Any
     step_size: Any
     decay: float | None = None
     random_start: bool = False
@@ -70,6 +71,14 @@ class StepAttack(LossAttack):
         run = climber(self, steps, view, images, labels, key=key, index=index)
         return best_of(run, steps.num_restarts, images, parallel=steps.parallel_restarts)
 
+    def follow(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Trajectory:
+        """Returns the adversarial images and the way to them."""
+        steps, view = self.steps(), self.attacked(view, index)
+        run = climber(self, steps, view, images, labels, key=key, index=index, watched=True)
+        return followed(run, steps.num_restarts, images)
+
 
 def climber(
     attack: StepAttack,
@@ -81,14 +90,17 @@ def climber(
     key: KeyArray,
     index: Index,
     eps: Float[Array, " b"] | None = None,
+    loss_fn: losses.Loss | None = None,
+    watched: bool = False,
 ) -> Any:
     """Returns the function of a run's number to its end: images, success, loss.
 
     With keep="last" the last two are None unless runs are compared, which spares a forward pass.
-    `eps` is the radius of each example's ball in place of the attack's.
+    `eps` is the radius of each example's ball in place of the attack's, `loss_fn` what is raised
+    in place of the attack's loss. Where it is `watched` the function returns (end, path).
     """
     threat, step_size = attack.threat, steps.step_size
-    loss_fn = attack.loss_fn(view, images, key=key)
+    loss_fn = loss_fn or attack.loss_fn(view, images, key=key)
     if eps is not None:
         step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
 
@@ -110,29 +122,39 @@ def climber(
                 start = threat.project(images + steps.start_sigma * noise, images, eps=eps)
 
         def step(number, carry):
-            points, momentum, best = carry
+            points, momentum, best, path = carry
             slope, values, logits = losses.gradient(
                 loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
             )
+            success = attack.succeeded(logits, labels)
+            path = noted(path, number, values, success)
             if steps.keep == "best":
-                best = keep_better(best, (points, attack.succeeded(logits, labels), values))
+                best = keep_better(best, (points, success, values))
             if steps.decay is not None:
                 size = jnp.mean(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1)
                 slope = slope / expand(jnp.where(size > 0, size, 1), slope)
                 slope = momentum = steps.decay * momentum + slope
             points = threat.project(points + step_size * threat.steepest(slope), images, eps=eps)
-            return points, momentum, best
+            return points, momentum, best, path
 
         momentum = None if steps.decay is None else jnp.zeros_like(images)
         best = nothing(start) if steps.keep == "best" else None
-        points, _, best = jax.lax.fori_loop(0, steps.num_steps, step, (start, momentum, best))
-        if best is None and steps.num_restarts == 1:
+        path = empty_path(steps.num_steps, loss_type()) if watched else None
+        points, _, best, path = jax.lax.fori_loop(
+            0, steps.num_steps, step, (start, momentum, best, path)
+        )
+        if best is None and steps.num_restarts == 1 and path is None:
             return points, None, None
         end = judge(points, rng.stream(view_key, "end"))
-        return end if best is None else keep_better(best, end)
+        path = noted(path, steps.num_steps, end[2], end[1])
+        end = end if best is None else keep_better(best, end)
+        return end if path is None else (end, path)
+
+    def loss_type():
+        return jax.eval_shape(lambda: judge(images, key)[2])
 
     def nothing(start):
-        shape = jax.eval_shape(lambda: judge(start, key)[2])
+        shape = loss_type()
         return start, jnp.zeros(shape.shape, bool), jnp.full(shape.shape, -jnp.inf, shape.dtype)
 
     return run

@@ -106,10 +106,16 @@ class WithinBall(WrappedAttack):
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
 
+    def has_start(
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+    ) -> Bool[Array, " b"]:
+        """Returns which images the attack has a start for."""
+        return self.attack.has_start(view, images, labels, key=key, index=index, **pool)
+
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
     ) -> Images:
         """Returns the adversarial images."""
-        found = self.attack.perturb(view, images, labels, key=key, index=index)
+        found = self.attack.perturb(view, images, labels, key=key, index=index, **pool)
         inside = self.threat.distance(found, images) <= self.threat.eps
         return jnp.where(expand(inside, images), found, images)

@@ -79,11 +79,19 @@ class AttackInRuns(BoundedAttack):
         return self.num_restarts
 
     def run(
-        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
-        """Returns the end of one run."""
+        self,
+        number: Any,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **watched: bool,
+    ) -> Any:
+        """Returns the end of one run; of an attack in steps that is `watched` also its path."""
         key = rng.stream(key, "restart", number)
-        return self.restart(number, view, images, labels, None, key=key, index=index)
+        return self.restart(number, view, images, labels, None, key=key, index=index, **watched)
 
     def restart(
         self,
@@ -132,11 +140,19 @@ class TargetsInTurn(AttackInRuns):
         return self.num_targets * self.num_restarts
 
     def run(
-        self, number: Any, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+        self,
+        number: Any,
+        view: Any,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **watched: bool,
+    ) -> Any:
         """Returns the end of one restart towards one target."""
         logits = losses.decision(view(images, key=rng.stream(key, "targets")))
         targets = losses.ranked_targets(logits, labels, self.num_targets)
         target, restart = targets[:, number // self.num_restarts], number % self.num_restarts
         key = rng.stream(key, "restart", number)
-        return self.restart(restart, view, images, labels, target, key=key, index=index)
+        return self.restart(restart, view, images, labels, target, key=key, index=index, **watched)

@@ -28,7 +28,9 @@ class Finding(NamedTuple):
     next_step: str = ""
 
 
-def outranks(weaker: Iterable[bool], stronger: Iterable[bool]) -> tuple[bool, int]:
+def outranks(
+    weaker: Iterable[bool], stronger: Iterable[bool], *, num_tests: int = 1
+) -> tuple[bool, int]:
     """Returns whether the attack thought weaker beats the one thought stronger beyond chance.
 
     Sign test on the examples that stand under exactly one of them, one-sided, at `LEVEL`.
@@ -36,6 +38,7 @@ def outranks(weaker: Iterable[bool], stronger: Iterable[bool]) -> tuple[bool, in
     Args:
         weaker: does an example stand under it?
         stronger: the same examples under the other.
+        num_tests: how many such tests one finding makes; they share the level (Bonferroni).
 
     Returns:
         The verdict, and how many examples fall to the weaker attack alone.
@@ -47,4 +50,4 @@ def outranks(weaker: Iterable[bool], stronger: Iterable[bool]) -> tuple[bool, in
     if total == 0:
         return False, 0
     chance = scipy.stats.binomtest(only_weaker, total, 0.5, alternative="greater").pvalue
-    return bool(chance < LEVEL), only_weaker
+    return bool(chance < LEVEL / num_tests), only_weaker

@@ -24,6 +24,7 @@ def check_records(records: Records, config: Evaluation) -> list[Finding]:
     """Returns what the records of an evaluation say about its attacks, by the deciding judge."""
     return [
         *no_numbers(records, config),
+        *no_starts(records),
         too_few(records),
         attacked_view_decides(records, config),
         black_box(records, config),
@@ -46,6 +47,20 @@ def no_numbers(records: Records, config: Evaluation) -> Iterator[Finding]:
             "flag",
             f"Scores are NaN on adversarial images ({', '.join(broken)}), counted as not robust.",
             "Find the operation that overflows or divides by zero; a deployed model must decide.",
+        )
+
+
+def no_starts(records: Records) -> Iterator[Finding]:
+    """Yields a flag where an attack found no image to begin at, and so attacked nothing."""
+    counts = {name: sum(not r.started for r in found.values()) for name, found in records.items()}
+    found = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    if found:
+        yield Finding(
+            "every image has a start",
+            "flag",
+            f"Attacks that begin at other images found none to begin at ({found}): these examples "
+            "count as robust, though nothing was tried.",
+            "Quote these attacks on the other examples alone; try Square, which needs no start.",
         )
 
 
@@ -249,7 +264,7 @@ def worst_case(records: Records, names: Sequence[str], judge: str) -> list[bool]
 
 def monotone(records: Records, config: Evaluation) -> list[Finding]:
     """Returns for each kind of strength whether more of it leaves more examples standing."""
-    judge = next(iter(config.judges))
+    judge = config.deciding
     findings = []
     for field in STRENGTHS:
         name, pairs, bad = f"monotone in {field}", 0, []

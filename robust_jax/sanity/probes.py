@@ -1,6 +1,6 @@
 """Checks that ask the model itself, on a few images, before any table is believed."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,27 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import metrics, rng
-from robust_jax.attacks import PGD, BoundedAttack, ThreatModel, bind, losses
+from robust_jax import rng
+from robust_jax.attacks import FGSM, BoundedAttack, ThreatModel, losses
 from robust_jax.compilation import jitted
 from robust_jax.data import Split, eval_batches
-from robust_jax.judging import predictor
 from robust_jax.methods import Method
-from robust_jax.protocol import CLEAN, Evaluation, Judge
+from robust_jax.protocol import CLEAN, AttackRun, Evaluation
 from robust_jax.records import Records
+from robust_jax.sanity import referees
+from robust_jax.sanity.attacked import AttackedView
 from robust_jax.sanity.draws import enough_draws
-from robust_jax.sanity.findings import Finding, outranks
+from robust_jax.sanity.findings import Finding
+from robust_jax.sanity.indicators import indicators
 from robust_jax.sharding import local
 from robust_jax.types import Variables
 
 NUM_IMAGES = 64
-NUM_STEPS = 20
-NUM_DRAWS = 4
-"""Predictions of a random model that the probes' judge averages.
-
-Their attacks take one fresh draw at every step: what is deployed may be a mean of many already.
-"""
-
 ZERO = 1e-12
 """Norm of a gradient that counts as none."""
 
@@ -42,6 +37,8 @@ def probe(
     images: Float[Array, "b h w k"],
     labels: Int[Array, " b"],
     config: Evaluation,
+    *,
+    fooled: Mapping[str, Sequence[bool]] | None = None,
 ) -> list[Finding]:
     """Returns what the model shows on a few clean images.
 
@@ -51,20 +48,60 @@ def probe(
         images: clean images in [0, 1]; a batch that fits the memory, 64 will do.
         labels: their classes.
         config: the evaluation: which views its attacks see, and in which ball.
+        fooled: by attack of the evaluation, on which of the images it fooled the view that it
+            sees, where that is known; the probe's referees are compared with those too.
     """
     key = rng.stream(jax.random.key(config.seed), "sanity")
-    views = {
-        run.view: method.view(run.view)
-        for run in config.attacks.values()
-        if run.source is None and run.attack.needs_logits
-    } or {"deployed": method.view("deployed")}
     on = Probes(method, variables, jnp.asarray(images), jnp.asarray(labels), key)
     findings = [on.input_range(), on.randomness()]
+    views = attacked_views(method, config)
     for name, view in views.items():
         findings += [on.probabilities(name, view), on.gradients(name, view)]
-    findings += [on.unbounded(), on.rescaling(config)]
-    draws = enough_draws(method, variables, on.images, on.labels, config, key=on.stream("draws"))
-    return [*findings, draws]
+    for name, view in views.items():
+        attacked = AttackedView(
+            name,
+            view,
+            variables,
+            on.images,
+            on.labels,
+            stochastic=method.stochastic,
+            key=on.stream("attacked view"),
+        )
+        findings += referees.findings(attacked, balls_of(name, config, fooled or {}))
+    asked = method, variables, on.images, on.labels, config
+    findings += indicators(*asked, key=on.stream("indicators"))
+    return [*findings, enough_draws(*asked, key=on.stream("draws"))]
+
+
+def is_white_box(run: AttackRun) -> bool:
+    """Returns whether an attack differentiates a view of the model itself."""
+    return run.source is None and run.attack.needs_logits
+
+
+def attacked_views(method: Method, config: Evaluation) -> dict[str, Any]:
+    """Returns the views that white-box attacks see, by name; the deployed one without any."""
+    runs = filter(is_white_box, config.attacks.values())
+    names = list(dict.fromkeys(run.view for run in runs)) or ["deployed"]
+    return {name: method.view(name) for name in names}
+
+
+def balls_of(
+    view: str, config: Evaluation, fooled: Mapping[str, Sequence[bool]]
+) -> list[referees.Ball]:
+    """Returns the balls that white-box attacks on a view stay in, the smaller ones first."""
+    found: dict[ThreatModel, np.ndarray | None] = {}
+    for name, run in config.attacks.items():
+        attack = run.attack
+        if run.view != view or not is_white_box(run) or not isinstance(attack, BoundedAttack):
+            continue
+        if attack.threat.eps > 0:
+            known = found.setdefault(attack.threat, None)
+            # One step is known to leave more than several, which shows no mask.
+            if name in fooled and not isinstance(attack, FGSM):
+                new = np.asarray(fooled[name], bool)
+                found[attack.threat] = new if known is None else known | new
+    ordered = sorted(found, key=lambda threat: (threat.norm, threat.eps))
+    return [referees.Ball(threat, found[threat]) for threat in ordered]
 
 
 def probe_split(
@@ -74,9 +111,14 @@ def probe_split(
 
     Of several hosts each probes its own copy of the model, and finds the same.
     """
-    rows = np.asarray(list(records[CLEAN])[:NUM_IMAGES], np.int32)
-    (batch,) = eval_batches(split, len(rows), rows, None)
-    return probe(method, local(variables), batch.image, batch.label, config)
+    rows = list(records[CLEAN])[:NUM_IMAGES]
+    (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
+    fooled = {
+        name: [records[name][row].view_fooled for row in rows]
+        for name in config.attacks
+        if name in records
+    }
+    return probe(method, local(variables), batch.image, batch.label, config, fooled=fooled)
 
 
 class Probes:
@@ -92,33 +134,10 @@ class Probes:
     ) -> None:
         self.method, self.variables, self.key = method, variables, key
         self.images, self.labels = images, labels
-        judge = Judge(num_draws=NUM_DRAWS)
-        self.predict = jitted(predictor(method, judge, 0))
 
     def stream(self, name: str, *indices: int) -> Key[Array, ""]:
         """Returns the key of a purpose."""
         return rng.stream(self.key, name, *indices)
-
-    def standing(self, images: Array) -> list[bool]:
-        """Returns which images the deployed rule has right."""
-        scores = self.predict(self.variables, images, key=self.stream("judge"))
-        return (losses.decided(jnp.mean(scores, axis=0)) == self.labels).tolist()
-
-    def attacked(self, attack: BoundedAttack) -> Callable[[float], Array]:
-        """Returns a function of a scale: the images after an attack on the logits divided by it.
-
-        They are the deployed view's, under a fresh key at every step where it is random.
-        """
-        view: Any = bind(self.method.view("deployed"), self.variables)
-        key = self.stream("attack")
-        # Traced, so that a view of probabilities becomes a finding and not an error.
-        run = jitted(lambda *given: attack(*given, key=key))
-
-        def at(scale: float) -> Array:
-            divided = jax.tree_util.Partial(_divided, view, jnp.float32(scale))
-            return run(divided, self.images, self.labels)
-
-        return at
 
     def input_range(self) -> Finding:
         """Returns a flag unless the images use the box [0, 1] as pixels do."""
@@ -233,60 +252,3 @@ class Probes:
             "margin or DLR loss." if saturated else
             "The network hides its gradient: attack through BPDA, or by queries and transfer.",
         )  # fmt: skip
-
-    def unbounded(self) -> Finding:
-        """Returns a flag where an attack without a bound leaves more than chance."""
-        attack = PGD(ThreatModel("linf", 1.0), num_steps=NUM_STEPS, step_size=0.1, loss="margin")
-        standing = self.standing(self.attacked(attack)(1.0))
-        num_classes = self.predict(self.variables, self.images, key=self.stream("judge")).shape[-1]
-        left, chance = sum(standing), 1 / num_classes
-        low, _ = metrics.interval(left, len(standing))
-        text = (
-            f"PGD-{NUM_STEPS} at eps = 1 leaves {left} of {len(standing)}; chance is {chance:.0%}."
-        )
-        if low <= chance:
-            return Finding("eps = 1 reaches chance", "passed", text)
-        return Finding(
-            "eps = 1 reaches chance",
-            "flag",
-            text,
-            "The gradient does not lead anywhere: no number of a gradient attack on this view "
-            "means anything. Use queries, transfer, BPDA.",
-        )
-
-    def rescaling(self, config: Evaluation) -> Finding:
-        """Returns a flag where dividing logits by their median margin makes an attack stronger."""
-        check = "scale of the logits does not matter"
-        threats = [
-            run.attack.threat
-            for run in config.attacks.values()
-            if isinstance(run.attack, BoundedAttack) and run.attack.threat.eps > 0
-        ]
-        if not threats:
-            return Finding(check, "not run", "No bounded attack names a ball.")
-        threat = min(threats, key=lambda found: (found.norm, found.eps))
-        attacked = self.attacked(PGD(threat, num_steps=NUM_STEPS))
-        deployed = jitted(self.method.view("deployed"))
-        logits = deployed(self.variables, self.images, key=self.stream("view"))
-        margins = losses.margin(losses.decision(logits), self.labels)
-        scale = float(jnp.median(jnp.abs(margins))) or 1.0
-        plain = self.standing(attacked(1.0))
-        better, alone = outranks(self.standing(attacked(scale)), plain)
-        text = (
-            f"PGD-{NUM_STEPS} at {threat.norm} eps {threat.eps:.4g} leaves {sum(plain)} of "
-            f"{len(plain)}; with logits divided by {scale:.3g}, their median margin, it makes "
-            f"{alone} more of them wrong."
-        )
-        if not better:
-            return Finding(check, "passed", text)
-        return Finding(
-            check,
-            "flag",
-            text,
-            "Quote attacks on rescaled logits (Rescaled), or with the scale-free DLR loss.",
-        )
-
-
-def _divided(view: Any, scale: Any, images: Any, *, key: Any) -> Any:
-    logits = view(images, key=key)
-    return logits / scale.astype(logits.dtype)

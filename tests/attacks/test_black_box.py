@@ -17,7 +17,8 @@ def test_boundary_comes_near_the_exact_distance(assert_exact):
 def test_starts_are_adversarial_and_failure_gives_the_clean_image(digits):
     attack = Boundary(num_steps=1)
     index = jnp.arange(16)
-    starts = jax.jit(lambda: attack.starts(*digits, key=KEY, index=index))()
+    starts, found = jax.jit(lambda: attack.first_points(*digits, key=KEY, index=index))()
+    assert jnp.all(found)
     assert jnp.all(jnp.argmax(digits.view(starts, key=None), axis=1) != digits.labels)
 
     def one_class(images, *, key):
@@ -25,8 +26,9 @@ def test_starts_are_adversarial_and_failure_gives_the_clean_image(digits):
 
     labels = jnp.zeros_like(digits.labels)
     for failing in (Boundary(num_steps=5), HopSkipJump(num_steps=1)):
-        adversarial = failing(one_class, digits.images, labels, key=KEY)
-        np.testing.assert_array_equal(adversarial, digits.images)
+        given = one_class, digits.images, labels
+        np.testing.assert_array_equal(failing(*given, key=KEY), digits.images)
+        assert not jnp.any(failing.started(*given, key=KEY))
 
 
 def test_rejects():

@@ -163,7 +163,7 @@ def test_foolbox_decisions(name, many_digits, referees):
         ),
     }[name]
     index = jnp.arange(32)
-    starts = jax.jit(lambda: ours.starts(view, images, labels, key=KEY, index=index))()
+    starts, _ = jax.jit(lambda: ours.first_points(view, images, labels, key=KEY, index=index))()
     assert jnp.all(jnp.argmax(view(starts, key=None), axis=1) != labels)
     found = referees.foolbox_distances(
         view, images, labels, theirs, norm=ours.norm, starting_points=starts

@@ -1,0 +1,198 @@
+"""The table of masks: each model whose printed accuracy is too high, and the check that flags it.
+
+No protocol here has a row of queries: what flags a model, the probe brings itself.
+"""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from robust_jax import evaluation, sanity, sharding
+from robust_jax.attacks import BIM, PGD, ThreatModel
+from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.methods import Method
+from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.sanity.indicators import indicators
+from tests.sanity.digits import method, network, trained
+
+PGDS = {f"pgd_{eps}": PGD(ThreatModel("linf", eps), num_steps=20) for eps in (0.1, 0.2)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(Digits()))
+
+
+@pytest.fixture(scope="module")
+def plain(data):
+    """A network that no attack has trained."""
+    return trained(data, eps=0.0)
+
+
+def flags(found: Method, params, data, view: str = "deployed", attacks=PGDS) -> set[str]:
+    """The names of the flags that a probe on 64 images raises, its sound next steps checked."""
+    config = Evaluation({name: AttackRun(attack, view=view) for name, attack in attacks.items()})
+    images = jnp.asarray(data.test.arrays[0][:64] / 255, jnp.float32)
+    labels = jnp.asarray(data.test.arrays[1][:64], jnp.int32)
+    findings = sanity.probe(found, params, images, labels, config)
+    assert all(finding.next_step for finding in findings if finding.status == "flag")
+    return {finding.check for finding in findings if finding.status == "flag"}
+
+
+def quantised(params, images):
+    return network(params, jnp.round(images * 3) / 3)
+
+
+def soft_quantised(params, images):
+    levels = jnp.floor(images * 3)
+    return network(params, (levels + jax.nn.sigmoid(60 * (images * 3 - levels - 0.5))) / 3)
+
+
+def wrong_leak(params, images):
+    return quantised(params, images) + 1e-3 * jnp.sin(40 * images.reshape(len(images), -1)[:, :10])
+
+
+def saturated(params, images):
+    return 1e4 * network(params, images)
+
+
+def vanishing(params, images):
+    return 1e-6 * network(params, images)
+
+
+def argmax_and_small_logits(params, images):
+    logits = network(params, images)
+    return 20 * jax.nn.one_hot(jnp.argmax(logits, -1), 10) + 1e-3 * logits
+
+
+def one_hot(params, images):
+    return jax.nn.one_hot(jnp.argmax(network(params, images), -1), 10)
+
+
+def detached(params, images):
+    return jax.lax.stop_gradient(network(params, images))
+
+
+@jax.custom_vjp
+def flip(images):
+    return images
+
+
+flip.defvjp(lambda images: (images, None), lambda _, cotangent: (-cotangent,))
+
+
+def flipped(params, images):
+    return network(params, flip(images))
+
+
+def shattered(params, images):
+    directions = jax.random.normal(jax.random.key(5), (64, 10))
+    waves = jnp.sin(300 * images.reshape(len(images), -1) @ directions)
+    return network(params, images) + 0.3 * waves
+
+
+def probabilities(params, images):
+    return jax.nn.softmax(network(params, images))
+
+
+def clipped(params, images):
+    return jnp.log(jnp.clip(jax.nn.softmax(network(params, images)), 0.2, 0.5))
+
+
+def no_number(params, images):
+    return network(params, images) * jnp.nan
+
+
+def no_number_off_the_grid(params, images):
+    off = jnp.any(jnp.abs(images * 255 - jnp.round(images * 255)) > 1e-2, axis=(1, 2, 3))
+    return jnp.where(off[:, None], jnp.nan, network(params, images))
+
+
+GRADIENTS, SCALE = "has gradients", ": the scale of the logits does not matter"
+CHANCE, QUERIES = ": eps = 1 reaches chance", ": gradients beat queries"
+NOISE, LOSSES = ": gradients beat random noise", ": no other loss finds more"
+LINEAR = ": gradients predict the loss nearby"
+TABLE = {
+    quantised: {GRADIENTS, CHANCE, QUERIES, NOISE},
+    soft_quantised: {LINEAR},
+    wrong_leak: {CHANCE, QUERIES, NOISE},
+    saturated: {GRADIENTS, SCALE, QUERIES, NOISE, LOSSES},
+    vanishing: {LOSSES},
+    argmax_and_small_logits: {LOSSES},
+    one_hot: {"gives logits", GRADIENTS, CHANCE, QUERIES, NOISE},
+    detached: {GRADIENTS, CHANCE, QUERIES, NOISE},
+    flipped: {LINEAR, CHANCE, QUERIES, NOISE},
+    shattered: {LINEAR, QUERIES, NOISE},
+    probabilities: {"gives logits"},
+    clipped: {GRADIENTS},
+    no_number: {GRADIENTS},
+}
+"""By model: what flags the view that is attacked, each after its name."""
+
+
+def words(name: str, check: str) -> str:
+    return f"view {name!r}{check}" if check.startswith(":") else f"view {name!r} {check}"
+
+
+QUICK = (soft_quantised, argmax_and_small_logits)
+ROWS = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in TABLE]
+
+
+@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.__name__)
+def test_a_masked_model_is_flagged(model, plain, data):
+    found = flags(method(lambda v, x, *, key=None: model(v, x)), plain, data)
+    expected = {words("deployed", check) for check in TABLE[model]}
+    assert expected <= found, found
+
+
+def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
+    """By the records, of attacks that all succeed."""
+    made = method(lambda v, x, *, key=None: no_number_off_the_grid(v, x))
+    config = Evaluation({"pgd": AttackRun(PGDS["pgd_0.1"])}, num_examples=16, batch_size=16)
+    evaluator = evaluation.make_evaluator(made, config, sharding.make_mesh(1))
+    findings = sanity.check_records(evaluation.evaluate(evaluator, plain, data.test), config)
+    assert "scores are numbers" in {f.check for f in findings if f.status == "flag"}
+
+
+def test_a_masked_view_beside_a_sound_rule_is_flagged(plain, data):
+    def view(params, images, *, key=None):
+        return flipped(params, images)
+
+    def sound(params, images, *, key=None):
+        return network(params, images)
+
+    found = flags(method(sound, surrogate=view), plain, data, "surrogate")
+    assert found == {words("surrogate", check) for check in TABLE[flipped]}
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_a_sound_network_raises_none(eps, plain, data):
+    params = trained(data, eps=eps) if eps else plain
+    assert flags(method(lambda v, x, *, key=None: network(v, x)), params, data) == set()
+
+
+def test_steps_so_short_that_they_do_not_end(plain, data):
+    short = {"short": BIM(ThreatModel("linf", 0.2), num_steps=20, step_size=1e-3)}
+    found = flags(method(lambda v, x, *, key=None: network(v, x)), plain, data, attacks=short)
+    assert found == {"optimisation has ended (incomplete optimisation)"}
+
+
+def test_an_attack_that_passes_what_it_seeks():
+    """Brightness rises step by step, past the narrow window where the other class is found."""
+
+    def view(variables, images, *, key=None):
+        bright = jnp.mean(images, axis=(1, 2, 3))
+        truth = jnp.where(jnp.abs(bright - 0.575) < 0.01, 5, -5)
+        return jnp.stack([0 * bright, bright + jax.lax.stop_gradient(truth - bright)], axis=1)
+
+    images, labels = jnp.full((8, 2, 2, 1), 0.5), jnp.zeros(8, jnp.int32)
+    steps = {"num_steps": 8, "step_size": 0.025}
+    attacks = {
+        "flag": BIM(ThreatModel("linf", 0.2), **steps),
+        "passed": PGD(ThreatModel("linf", 0.2), random_start=False, **steps),
+    }
+    for expected, attack in attacks.items():
+        config = Evaluation({"steps": AttackRun(attack)})
+        found = indicators(method(view), {}, images, labels, config, key=jax.random.key(0))
+        assert found[0].check == "attacks return what they find (silent success)"
+        assert found[0].status == expected

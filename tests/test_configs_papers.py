@@ -4,13 +4,16 @@ import dataclasses
 import functools
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from robust_jax import config
-from robust_jax.methods import KAP
-from robust_jax.models import Normalization
+from robust_jax.methods import KAP, LaplaceRates
+from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.plan import make_plan
 from robust_jax.sharding import make_mesh
+from robust_jax.types import Batch, Task
 from tests.configurations import (
     CONFIGS,
     EVALUATIONS,
@@ -40,6 +43,35 @@ def test_learning_rates(name, rates):
     rate = found.optimizer.rate(plan.step_at, plan.epochs[-1])
     for epoch, expected in rates.items():
         assert float(rate(plan.step_at(float(epoch)))) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_rows_of_lpds_paper_train_at_one_rate():
+    """Without what sets them apart they have one loss, so one gradient under one optimizer."""
+    network = EnsembleConfig(CNNConfig(widths=(4,), strides=(4,), norm=False), 5)
+    alike = {
+        "ensemble_cifar100.py:five": {},
+        "lpd_cifar100.py:five": {"rates": LaplaceRates(alpha=1.0, beta=1.0, gamma=0.0)},
+        "adp_cifar100.py:lpd_five": {"alpha": 0.0, "beta": 0.0},
+    }
+    task, label = Task((8, 8, 3), 10, 100), jnp.arange(4)
+    batch = Batch(jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)), label, label >= 0, label)
+    losses, variables = {}, None
+    for name, fields in alike.items():
+        method = dataclasses.replace(load(name).method, network=network, **fields).make(task)
+        variables = variables or method.init(key=jax.random.key(0))
+        losses[name] = float(method.loss(variables, batch, key=jax.random.key(2), step=0)[0])
+    assert losses == pytest.approx(dict.fromkeys(alike, losses["lpd_cifar100.py:five"]), rel=1e-5)
+
+    plain = [
+        *(f"ensemble_cifar10.py:{name}" for name in ("default", "width4", "resnet34")),
+        *(f"ensemble_cifar100.py:{name}" for name in ("default", "five", "resnet34", "vgg16")),
+        *(f"ensemble_cifar100.py:{name}" for name in ("at_fgsm", "at_pgd")),
+        *(f"ensemble_tiny_imagenet.py:{name}" for name in ("default", "five")),
+    ]
+    assert {load(name).method.cross_entropy for name in plain} == {"mean"}
+    assert len({load(name).optimizer for name in (*alike, *plain)}) == 1
+    # PARL's loss is a sum, and so is that of its plain ensemble.
+    assert load("ensemble_cifar100.py:resnet20").method.cross_entropy == "sum"
 
 
 def test_table_a6_is_a_grid():

@@ -34,7 +34,7 @@ from robust_jax.optimizers import MultiStep
 
 BASE = recipes.lpd(
     "cifar10",
-    Standard(network=recipes.resnet18_ensemble()),
+    recipes.plain(recipes.resnet18_ensemble()),
     table4((0.02, 0.04), (0.02, 0.04)),
 )
 DROPOUT = dataclasses.replace(

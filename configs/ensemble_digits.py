@@ -3,6 +3,7 @@
     python train.py configs/ensemble_digits.py        # independent members
     python train.py configs/ensemble_digits.py:adp    # others: dropout, rse
 
+`default` and `adp` sum over members, as PARL does; LPD (`lpd_digits.py`) takes their mean.
 A first look: seconds each, but for the attacks of `rse`: on one pass, as its authors do, and beside
 it through and around its noise (`eval/rls.py:honest_one_draw` at eps = .1), minutes.
 

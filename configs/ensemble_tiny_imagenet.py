@@ -16,11 +16,10 @@ from eval.lpd import table4
 from recipes import ensembles as recipes
 
 from robust_jax.config import Config
-from robust_jax.methods import Standard
 
 BASE = recipes.lpd(
     "tiny_imagenet",
-    Standard(network=recipes.resnet18_ensemble()),
+    recipes.plain(recipes.resnet18_ensemble()),
     table4((0.02, 0.04), (0.01, 0.02)),
 )
 

@@ -192,6 +192,8 @@ def summarize(
     * `worst_case_accuracy`: right clean and under every attack that the judge counts;
     * `worst_of`: the same over the attacks that a row of the protocol names;
     * `given_clean_correct`: robust accuracy over the examples that are right clean;
+    * `top5_accuracy`: share of the images, clean and attacked, whose label is among the five
+      classes of largest score; None of an attack that was not made on all of them;
     * `single_draw`: mean accuracy of one draw on the same images (random methods);
     * `successes`: how many examples, right clean by the headline's judge, an attack makes wrong for
       it, and the judge's accuracy on those alone (the only ones that the REGroup paper counts).
@@ -278,6 +280,14 @@ def _of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any
         right = sum(correct(name, row) for row in fallen)
         return {"count": len(fallen), "accuracy": right / len(fallen) if fallen else None}
 
+    def top5(name: str) -> float | None:
+        run = config.attacks.get(name)
+        attacks_all = run is None or run.source is not None or not config.skip_misclassified
+        if not attacks_all and not all(record.right_somewhere for record in clean.values()):
+            return None  # what was left out stands as its clean image
+        found = [records[name][row] for row in clean]
+        return _share(record.label in record.decisions[judge].top5 for record in found)[0]
+
     clean_accuracy, clean_interval = worst(())
     robust = {name: worst((name,)) for name in counted}
     worst_case, worst_interval = worst(counted)
@@ -293,6 +303,7 @@ def _of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any
             name: round(value * len(clean)) / num_clean if num_clean else None
             for name, (value, _) in robust.items()
         },
+        "top5_accuracy": {name: top5(name) for name in [CLEAN, *counted]},
         "single_draw": {
             name: sum(records[name][row].decisions[judge].share_correct for row in clean)
             / len(clean)

@@ -4,15 +4,18 @@ import dataclasses
 import functools
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from robust_jax import config
 from robust_jax.attacks import AutoAttack
-from robust_jax.methods import KAP
-from robust_jax.models import Normalization
+from robust_jax.methods import KAP, LaplaceRates
+from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.plan import make_plan
 from robust_jax.protocol import Printed
 from robust_jax.sharding import make_mesh
+from robust_jax.types import Batch, Task
 from tests.configurations import (
     CONFIGS,
     EVALUATIONS,
@@ -42,6 +45,91 @@ def test_learning_rates(name, rates):
     rate = found.optimizer.rate(plan.step_at, plan.epochs[-1])
     for epoch, expected in rates.items():
         assert float(rate(plan.step_at(float(epoch)))) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_rows_of_lpds_paper_train_at_one_rate():
+    """Without what sets them apart they have one loss, so one gradient under one optimizer."""
+    network = EnsembleConfig(CNNConfig(widths=(4,), strides=(4,), norm=False), 5)
+    alike = {
+        "ensemble_cifar100.py:five": {},
+        "lpd_cifar100.py:five": {"rates": LaplaceRates(alpha=1.0, beta=1.0, gamma=0.0)},
+        "adp_cifar100.py:lpd_five": {"alpha": 0.0, "beta": 0.0},
+    }
+    task, label = Task((8, 8, 3), 10, 100), jnp.arange(4)
+    batch = Batch(jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)), label, label >= 0, label)
+    losses, variables = {}, None
+    for name, fields in alike.items():
+        method = dataclasses.replace(load(name).method, network=network, **fields).make(task)
+        variables = variables or method.init(key=jax.random.key(0))
+        losses[name] = float(method.loss(variables, batch, key=jax.random.key(2), step=0)[0])
+    assert losses == pytest.approx(dict.fromkeys(alike, losses["lpd_cifar100.py:five"]), rel=1e-5)
+
+    plain = [
+        *(f"ensemble_cifar10.py:{name}" for name in ("default", "width4", "resnet34")),
+        *(f"ensemble_cifar100.py:{name}" for name in ("default", "five", "resnet34", "vgg16")),
+        *(f"ensemble_cifar100.py:{name}" for name in ("at_fgsm", "at_pgd")),
+        *(f"ensemble_tiny_imagenet.py:{name}" for name in ("default", "five")),
+    ]
+    assert {load(name).method.cross_entropy for name in plain} == {"mean"}
+    assert len({load(name).optimizer for name in (*alike, *plain)}) == 1
+    # PARL's loss is a sum, and so is that of its plain ensemble.
+    assert load("ensemble_cifar100.py:resnet20").method.cross_entropy == "sum"
+
+
+def test_attacks_are_those_of_lpds_and_regroups_tables():
+    def attacks(name):
+        found = load_evaluation(name)
+        return {row: run.attack for row, run in found.attacks.items()}, found
+
+    table5, found = attacks("lpd.py:table5")
+    sizes = {
+        source: sorted(a.threat.eps for n, a in table5.items() if n.endswith(source) and "pgd" in n)
+        for source in ("oblivious", "adaptive")
+    }
+    assert sizes == {"oblivious": [0.02, 0.04], "adaptive": [0.01, 0.02]}
+    # Three readings of JSMA, each beside the paper's number; two keep what a failed search changed.
+    row = found.printed.rows["lpd_cifar100"]
+    for gamma, source, number in ((0.05, "oblivious", 77.45), (0.1, "adaptive", 66.21)):
+        names = [f"jsma_{gamma}_{reading}_{source}" for reading in ("art", "pdd", "pair")]
+        assert {row[name] for name in names} == {number}
+        assert [table5[name].gamma for name in names] == [gamma] * 3
+        assert [table5[name].keep_failed for name in names] == [True, True, False]
+        assert len({table5[name] for name in names}) == 3
+    table4, _ = attacks("lpd.py:table4_cifar10")
+    assert len([name for name in table4 if name.startswith("jsma")]) == 6
+    assert attacks("lpd.py:figure2")[1].others == ("baseline", "adp", "pdd")
+    members = load("ensemble_cifar100.py:vgg16").method.network
+    assert (members.num_members, members.member.depth, members.member.norm) == (3, 16, True)
+
+    for name, radii in (("table1", [16]), ("figure2", [2, 4, 8, 16, 32, 40])):
+        found, evaluation = attacks(f"regroup.py:{name}")
+        assert [round(attack.threat.eps * 255) for attack in found.values()] == radii
+        assert {(attack.step_size, attack.num_steps) for attack in found.values()} == {(0.01, 40)}
+        assert not evaluation.skip_misclassified  # top 5 are of all images
+    for name, confidence in (("table3", 0.0), ("table4", 0.9)):
+        searches = [a for a in attacks(f"regroup.py:{name}")[0].values() if hasattr(a, "growth")]
+        for attack in searches:
+            assert (attack.initial_eps, attack.num_steps) == (0.3, 40)
+            assert attack.relative_step * attack.initial_eps == pytest.approx(0.01)
+            assert attack.min_probability == confidence
+        assert [a.targeted for a in searches] == ([True] if name == "table3" else [False, True])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_layers"),
+    [
+        ("regroup_imagenet.py:all_layers", 54),
+        ("regroup_imagenet.py:vgg19_all_layers", 19),
+        ("regroup_cifar10.py:vgg19", 19),
+    ],
+)
+def test_every_layer_votes(name, num_layers):
+    found, task = load(name).method, task_of(name)
+    jax.eval_shape(found.make(task).init, key=jax.random.key(0))
+    more = dataclasses.replace(found, num_layers=num_layers + 1).make(task)
+    with pytest.raises(ValueError, match=f"<= {num_layers} layers"):
+        jax.eval_shape(more.init, key=jax.random.key(0))
 
 
 def test_table_a6_is_a_grid():

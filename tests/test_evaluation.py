@@ -263,7 +263,7 @@ def test_summary_is_a_reduction_of_the_records():
         return {
             i: records.Record(i, 0, 0.0, 0.0, False, {
                 "softmax": records.Decision(int(not a), a, [0], float(a)),
-                "borda": records.Decision(int(not b), b, [0], 0.5),
+                "borda": records.Decision(int(not b), b, [int(not b), i], 0.5),
             })
             for i, (a, b) in enumerate(zip(first, second, strict=True))
         }  # fmt: skip
@@ -295,8 +295,26 @@ def test_summary_is_a_reduction_of_the_records():
     # The softmax network falls on rows 1 and 2 under a, of which Borda has the first right.
     assert borda["successes"]["a"] == {"count": 2, "accuracy": 0.5}
     assert borda["single_draw"]["a"] == 0.5
+    # Every row was right for one of the judges, so all were attacked.
+    assert borda["top5_accuracy"] == {"clean": 0.75, "a": 0.75, "b": 0.75}
     low, high = summary["intervals"]["clean_accuracy"]
     assert 0 < low < 0.75 < high < 1
+
+
+def test_top5_of_an_attack_that_left_images_out_is_none():
+    def rows(top5):
+        decided = {"accuracy": [records.Decision(t[0], t[0] == 0, t, 1.0) for t in top5]}
+        return {
+            i: records.Record(i, 0, 0.0, 0.0, False, {n: d[i] for n, d in decided.items()})
+            for i in range(len(top5))
+        }
+
+    clean, attacked = rows([[0, 1], [1, 0]]), rows([[1, 2], [1, 0]])
+    wanted = Evaluation(attacks={"a": AttackRun(FGSM(small.THREAT))})
+    for skip, found in ((True, None), (False, 0.5)):
+        config = dataclasses.replace(wanted, skip_misclassified=skip)
+        summary = records.summarize({"clean": clean, "a": attacked}, config)
+        assert summary["judges"]["accuracy"]["top5_accuracy"] == {"clean": 1.0, "a": found}
 
 
 @pytest.mark.parametrize(

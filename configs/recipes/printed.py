@@ -1,19 +1,24 @@
 """The papers' tables as text, read into the numbers that evaluations show beside ours."""
 
 import textwrap
+from collections.abc import Mapping
 
 from robust_jax.protocol import Printed
 
 
-def table(name: str, text: str, **fields) -> Printed:
+def table(
+    title: str, text: str, *, several: Mapping[str, tuple[str, ...]] | None = None, **fields
+) -> Printed:
     """Returns the table that a text holds: models below one another, rows of ours beside.
 
     The first line names our rows, and so do further ones without a model; a model stands in front
     of `|` (a cited one in quotes), "-" is no number.
 
     Args:
-        name: where the paper has it.
+        title: where the paper has it.
         text: the table.
+        several: by what a name of the text starts with, what those of ours start with beside which
+            its numbers stand: readings of an attack that the paper does not settle.
         fields: other fields of `Printed`.
     """
     heading, *lines = textwrap.dedent(text).strip().splitlines()
@@ -28,5 +33,17 @@ def table(name: str, text: str, **fields) -> Printed:
             model = model.strip('"')
             cited.append(model)
         found = zip(names, numbers.split(), strict=True)
-        rows[model] = {row: float(number) for row, number in found if number != "-"}
-    return Printed(name, rows, tuple(cited), **fields)
+        rows[model] = {
+            row: float(number)
+            for name, number in found
+            for row in _ours(name, several or {})
+            if number != "-"
+        }
+    return Printed(title, rows, tuple(cited), **fields)
+
+
+def _ours(name: str, several: Mapping[str, tuple[str, ...]]) -> list[str]:
+    for start, ours in several.items():
+        if name.startswith(start):
+            return [one + name.removeprefix(start) for one in ours]
+    return [name]

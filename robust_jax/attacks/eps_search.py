@@ -26,6 +26,8 @@ class SmallestEps(EitherNormAttack):
         relative_step: length of a step as a share of the radius.
         random_start: start from a draw of the ball?
         loss: what the steps raise.
+        min_probability: softmax probability of the wrong (targeted: the reached) class that counts
+            as success, see `PGD`.
 
     References:
         Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine
@@ -40,6 +42,7 @@ class SmallestEps(EitherNormAttack):
     relative_step: float = 1 / 30
     random_start: bool = True
     loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    min_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
@@ -55,6 +58,7 @@ class SmallestEps(EitherNormAttack):
             ThreatModel(self.distance_norm, self.initial_eps, self.bounds),
             loss=self.loss,
             targeted=self.targeted,
+            min_probability=self.min_probability,
         )
 
     def perturb(

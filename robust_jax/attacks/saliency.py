@@ -26,17 +26,23 @@ class JSMA(MinimumNormAttack):
     is at the bound of the box. Where no pair is left, the attack has failed.
 
     The paper searches all pairs; here those of the `num_candidates` features of largest
-    alpha - beta, which for as many candidates as features is the same. ART, with which LPD's paper
-    was measured, moves the two features of largest alpha (saliency "target"); it may pass gamma by
-    a pair, which does not happen here, and it keeps the changes of a search that failed.
+    alpha - beta, which for as many candidates as features is the same. Two other readings of the
+    paper are `art` and `art_in_pdd`: they move the two features of largest alpha (alone, or with
+    one at its bound, where no other has room) and return what a failed search has changed, which
+    may well be misclassified, as another class than the target.
 
     Guarantees:
-        Also: at most a share gamma of an image's features is changed.
+        Also: at most a share gamma of an image's features is changed (with stop="passed" two
+        more). With keep_failed=False the clean image is returned where the target is not reached.
 
     Attributes:
         theta: what a step adds to a feature.
         gamma: largest share of features that are changed.
         saliency: "pair" is the paper's map, "target" looks at alpha alone.
+        stop: when gamma ends a search: "before" a pair that would pass it, "passed": after the pair
+            that has, "iterations": after int(gamma n / 2) pairs of an image of n features, however
+            few they are because a pair is moved again.
+        keep_failed: return the changes of a search that failed, not the clean image.
         num_candidates: features among which the pair is searched; memory is its square per image.
 
     References:
@@ -50,6 +56,8 @@ class JSMA(MinimumNormAttack):
     theta: float = 0.1
     gamma: float = 0.1
     saliency: Literal["pair", "target"] = "pair"
+    stop: Literal["before", "passed", "iterations"] = "before"
+    keep_failed: bool = False
     num_candidates: int = 128
 
     def __post_init__(self) -> None:
@@ -63,8 +71,19 @@ class JSMA(MinimumNormAttack):
         if not 0 < self.gamma <= 1:
             raise ValueError(f"Expected gamma={self.gamma} in (0, 1].")
         check_choice(self, "saliency", ("pair", "target"))
+        check_choice(self, "stop", ("before", "passed", "iterations"))
         if self.num_candidates < 2:
             raise ValueError(f"Expected num_candidates={self.num_candidates} >= 2.")
+
+    @classmethod
+    def art(cls, theta: float = 0.1, gamma: float = 1.0) -> "JSMA":
+        """Returns what the Adversarial Robustness Toolbox does in its version 1.1."""
+        return cls(theta=theta, gamma=gamma, saliency="target", stop="passed", keep_failed=True)
+
+    @classmethod
+    def art_in_pdd(cls, theta: float = 0.1, gamma: float = 1.0) -> "JSMA":
+        """Returns what the copy of that toolbox in the repository of PDD's authors does."""
+        return dataclasses.replace(cls.art(theta, gamma), stop="iterations")
 
     def check(self, images: Any) -> None:
         """Raises ValueError where gamma allows less than two features of such images."""
@@ -83,6 +102,16 @@ class JSMA(MinimumNormAttack):
         clean = images.reshape(images.shape[0], -1)
         num_features = clean.shape[1]
         most = math.floor(self.gamma * num_features)
+        # A share is compared, which rounds otherwise: 29 of 100 features are not more than .29.
+        most_passed = most + ((most + 1) / num_features <= self.gamma)
+
+        def num_changed(changed):
+            return jnp.sum(changed, axis=1, dtype=jnp.int32)
+
+        def within(changed, count):
+            if self.stop == "iterations":
+                return count < int(self.gamma * num_features / 2)
+            return num_changed(changed) <= most_passed
 
         def step(carry):
             count, points, changed, searching, reached = carry
@@ -97,8 +126,12 @@ class JSMA(MinimumNormAttack):
             sign = math.copysign(1, self.theta)
             alpha, beta = sign * pullback(target)[0], sign * pullback(1 - target)[0]
             room = points < high if self.theta > 0 else points > low
-            spare = most - jnp.sum(changed, axis=1, dtype=jnp.int32)
-            pair, found = self.best_pair(alpha, beta, room, ~changed, spare)
+            spare = most - num_changed(changed)
+            if self.stop == "before":
+                pair, found = self.best_pair(alpha, beta, room, ~changed, spare)
+            else:
+                pair, found = self.any_pair(alpha, beta, room)
+                found = found & within(changed, count)
             searching = searching & found & ~reached
             features = jnp.arange(num_features, dtype=pair.dtype)
             moved = jnp.any(features[None, None] == pair[..., None], axis=1)
@@ -107,15 +140,26 @@ class JSMA(MinimumNormAttack):
             return count + 1, points, changed | moved, searching, reached
 
         # A feature is at its bound after so many moves (one more for rounding), and each step
-        # moves two. The step after the last one only judges.
+        # moves two, or `any_pair` one. The step after the last one only judges.
         moves = math.ceil((high - low) / abs(self.theta)) + 1
-        limit = most * moves // 2 + 1
+        limit = most * moves // 2 + 1 if self.stop == "before" else (most + 3) * moves + 1
         nothing = jnp.zeros(labels.shape, bool)
         start = jnp.asarray(0), clean, jnp.zeros_like(clean, bool), ~nothing, nothing
         _, points, _, _, reached = jax.lax.while_loop(
             lambda carry: (carry[0] < limit) & jnp.any(carry[3]), step, start
         )
-        return jnp.where(reached[:, None], points, clean).reshape(images.shape)
+        kept = points if self.keep_failed else jnp.where(reached[:, None], points, clean)
+        return kept.reshape(images.shape)
+
+    def any_pair(
+        self, alpha: Float[Array, "b f"], beta: Float[Array, "b f"], room: Bool[Array, "b f"]
+    ) -> tuple[Int[Array, "b 2"], Bool[Array, " b"]]:
+        """Returns the same where any number of features may be changed."""
+        if self.saliency == "target":
+            values, pair = jax.lax.top_k(jnp.where(room, alpha, -jnp.inf), 2)
+            return pair, values[:, 0] > -jnp.inf  # one with room will do
+        many = jnp.full(len(alpha), alpha.shape[1], jnp.int32)
+        return self.best_pair(alpha, beta, room, jnp.ones_like(room), many)
 
     def best_pair(
         self,

@@ -2,6 +2,7 @@
 
 from robust_jax.attacks import ThreatModel
 from robust_jax.measures.base import Found, Measure, PrintedNumbers, Subject
+from robust_jax.measures.latency import Latency
 from robust_jax.measures.members import Agreement, Gradients, LayerSimilarity, MemberTransfer
 from robust_jax.measures.network import (
     Activations,
@@ -19,6 +20,7 @@ __all__ = [
     "Found",
     "Gradients",
     "KeepRate",
+    "Latency",
     "LayerSimilarity",
     "Measure",
     "MemberTransfer",

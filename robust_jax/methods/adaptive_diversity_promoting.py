@@ -20,14 +20,21 @@ p log p is 0 at 0.
 """
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy, network_method
+from robust_jax.methods.base import (
+    Method,
+    MethodConfig,
+    Reduction,
+    check_reduction,
+    classifier,
+    members_cross_entropy,
+    network_method,
+)
 from robust_jax.methods.gradient_diversity import check_ensemble
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.types import Task
@@ -80,12 +87,13 @@ class AdaptiveDiversityPromoting(MethodConfig):
     network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
     alpha: float = 2.0
     beta: float = 0.5
-    cross_entropy: Literal["sum", "mean"] = "sum"
+    cross_entropy: Reduction = "sum"
     determinant_offset: float = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ensemble(self.network)
+        check_reduction(self.cross_entropy)
         for name in ("alpha", "beta"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
@@ -96,17 +104,14 @@ class AdaptiveDiversityPromoting(MethodConfig):
         """Returns the method for a dataset."""
         network = classifier(self, task, default_layers())
         method = network_method(network, self, task)
-        reduce = jnp.sum if self.cross_entropy == "sum" else jnp.mean
 
         def loss(variables, batch, *, key, step):
             del key, step
             outputs, moved = network.apply(
                 variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
             )
-            crossed = reduce(
-                jax.vmap(lambda logits: cross_entropy(logits, batch.label, self.label_smoothing))(
-                    outputs.member_logits
-                )
+            crossed = members_cross_entropy(
+                outputs.member_logits, batch.label, self.cross_entropy, self.label_smoothing
             )
             entropy = jnp.mean(ensemble_entropy(outputs.member_logits))
             volume = jnp.mean(
@@ -114,7 +119,7 @@ class AdaptiveDiversityPromoting(MethodConfig):
             )
             found = {
                 "accuracy": metrics.accuracy(
-                    voting.logits(outputs.member_logits, self.vote), batch.label
+                    voting.scores(outputs.member_logits, self.vote), batch.label
                 ),
                 "cross_entropy": crossed,
                 "ensemble_entropy": entropy,

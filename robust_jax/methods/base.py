@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +159,29 @@ def cross_entropy(
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
+Reduction = Literal["sum", "mean"]
+"""Over members: of "sum" each trains at the full rate, of "mean" at one as many times smaller."""
+
+
+def check_reduction(reduction: str) -> None:
+    """Raises ValueError for another reduction than `Reduction` names."""
+    if reduction not in get_args(Reduction):
+        raise ValueError(
+            f"Expected cross_entropy={reduction!r} to be one of {get_args(Reduction)}."
+        )
+
+
+def members_cross_entropy(
+    member_logits: Float[Array, "m b c"],
+    labels: Int[Array, " b"],
+    reduction: Reduction,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Returns the sum or the mean over members of their mean cross-entropies."""
+    losses = jax.vmap(lambda logits: cross_entropy(logits, labels, label_smoothing))(member_logits)
+    return jnp.sum(losses) if reduction == "sum" else jnp.mean(losses)
+
+
 def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
     if key is None:
         raise ValueError("Expected key=None to be a key: this method samples.")
@@ -224,10 +247,12 @@ def network_method(
     *,
     training: Sampling = Sampling(),
     prediction: Sampling = Sampling(),
+    reduction: Reduction = "sum",
 ) -> Method:
     """Returns the record of a network trained by cross-entropy: what a paper starts from.
 
-    The loss of an ensemble is the sum of its members' losses, so members train independently.
+    The loss of an ensemble is the sum (or the mean) of its members' losses, so members train
+    independently; it reports `accuracy`, the vote's.
     Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
     mean probability), `noise_off` (the same weights without any sampling), `train` (batch
     statistics, the randomness of training), `members` [m b c], `taps`; and of a network (or an
@@ -240,6 +265,7 @@ def network_method(
         task: the dataset's shape.
         training: what is random in the loss and the `train` view.
         prediction: what is random in the prediction and the `deployed` view.
+        reduction: of the members' losses.
     """
     plain = forward_fn(network)
 
@@ -259,11 +285,10 @@ def network_method(
     def loss(variables, batch, *, key, step):
         del step
         outputs, collections = run(variables, batch.image, key=key, train=True, sampling=training)
-        member_losses = jax.vmap(
-            lambda logits: cross_entropy(logits, batch.label, config.label_smoothing)
-        )(outputs.member_logits)
-        value = jnp.sum(member_losses)
-        found = {"accuracy": metrics.accuracy(outputs.logits, batch.label)}
+        member_logits = outputs.member_logits
+        value = members_cross_entropy(member_logits, batch.label, reduction, config.label_smoothing)
+        scores = voting.scores(member_logits, config.vote)
+        found = {"accuracy": metrics.accuracy(scores, batch.label)}
         return value, (collections, found)
 
     def output(variables, images, key, sampling=prediction):

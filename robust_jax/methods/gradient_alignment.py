@@ -119,7 +119,7 @@ class GradientAlignment(MethodConfig):
             penalty = jnp.mean(coherence(cosine, self.coherence))
             report = {
                 "accuracy": metrics.accuracy(
-                    voting.logits(found.member_logits, self.vote), batch.label
+                    voting.scores(found.member_logits, self.vote), batch.label
                 ),
                 "cross_entropy": crossed,
                 "gradient_cosine": jnp.mean(cosine),

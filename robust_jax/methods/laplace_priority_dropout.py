@@ -35,7 +35,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy, network_method
+from robust_jax.methods.base import (
+    Method,
+    MethodConfig,
+    classifier,
+    cross_entropy,
+    members_cross_entropy,
+    network_method,
+)
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     map_members,
@@ -212,8 +219,9 @@ class PriorityDropout(MethodConfig):
 
     Views: those of `network_method`; `train` is the loss's forward pass, with dropout.
 
-    The loss reports `keep_rate` and `keep_rate_std` (over active features, the positive ones) and
-    `active` (their share); with DEG `gradient_cosine` (mean over pairs and examples).
+    The loss reports `accuracy` (the vote's, with dropout), `keep_rate` and `keep_rate_std` (over
+    active features, the positive ones) and `active` (their share); with DEG `gradient_cosine`
+    (mean over pairs and examples).
 
     Attributes:
         network: an `EnsembleConfig`.
@@ -306,12 +314,10 @@ class PriorityDropout(MethodConfig):
                 penalty = jnp.sum(jnp.mean(cosine, axis=-1))
             else:
                 member_logits, moved, found = forward(variables, batch.image, key)
-            crossed = jnp.mean(
-                jax.vmap(lambda x: cross_entropy(x, batch.label, self.label_smoothing))(
-                    member_logits
-                )
+            crossed = members_cross_entropy(
+                member_logits, batch.label, "mean", self.label_smoothing
             )
-            accuracy = metrics.accuracy(jnp.mean(member_logits, 0), batch.label)
+            accuracy = metrics.accuracy(voting.scores(member_logits, self.vote), batch.label)
             found = {"accuracy": accuracy, "cross_entropy": crossed, **found}
             return crossed + self.deg_weight * penalty, (moved, found)
 

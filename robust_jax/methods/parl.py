@@ -39,7 +39,7 @@ from robust_jax.methods.base import (
     Method,
     MethodConfig,
     classifier,
-    cross_entropy,
+    members_cross_entropy,
     network_method,
 )
 from robust_jax.methods.gradient_diversity import (
@@ -192,11 +192,7 @@ class PARL(MethodConfig):
             member_logits, moved, gradients = map_members(
                 of_member, variables, strategy=ensemble.strategy
             )
-            total = jnp.sum(
-                jax.vmap(lambda x: cross_entropy(x, batch.label, self.label_smoothing))(
-                    member_logits
-                )
-            )
+            total = members_cross_entropy(member_logits, batch.label, "sum", self.label_smoothing)
             flat = gradients.reshape((*gradients.shape[:3], -1))
             cosine, dead = pairwise_cosines(flat, eps=1e-12)  # [pairs layers b], [m layers b]
             if self.pairs:
@@ -205,7 +201,7 @@ class PARL(MethodConfig):
             reduce = jnp.sum if self.layer_reduction == "sum" else jnp.mean
             penalty = jnp.sum(jnp.mean(reduce(cosine, axis=1), axis=-1))
             found = {
-                "accuracy": metrics.accuracy(voting.logits(member_logits, self.vote), batch.label),
+                "accuracy": metrics.accuracy(voting.scores(member_logits, self.vote), batch.label),
                 "cross_entropy": total,
                 "gradient_cosine": jnp.mean(cosine),
                 "dead_gradients": jnp.sum(dead, dtype=jnp.float32),

@@ -27,7 +27,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy, network_method
+from robust_jax.methods.base import (
+    Method,
+    MethodConfig,
+    classifier,
+    members_cross_entropy,
+    network_method,
+)
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     first_convolutions,
@@ -137,19 +143,17 @@ class ParameterPARL(MethodConfig):
             member_logits, moved, gradients, tapped = map_members(
                 of_member, variables, strategy=ensemble.strategy
             )
-            crossed = jnp.mean(
-                jax.vmap(lambda x: cross_entropy(x, batch.label, self.label_smoothing))(
-                    member_logits
-                )
+            crossed = members_cross_entropy(
+                member_logits, batch.label, "mean", self.label_smoothing
             )
             cosine, _ = pairwise_cosines(gradients, eps=1e-12, norm_gradient=self.norm_gradient)
             correlation = jnp.stack(
                 [pairwise_correlations(taps.astype(jnp.float32)) for taps in tapped]
             )
             penalty = jnp.sum(cosine) * jnp.sum(correlation) / self.num_layers
-            logits = voting.logits(member_logits, self.vote)
+            scores = voting.scores(member_logits, self.vote)
             found = {
-                "accuracy": metrics.accuracy(logits, batch.label),
+                "accuracy": metrics.accuracy(scores, batch.label),
                 "cross_entropy": crossed,
                 "gradient_cosine": jnp.mean(cosine),
                 "output_correlation": jnp.mean(correlation),

@@ -171,7 +171,7 @@ class TransferabilityReducedSmooth(MethodConfig):
             norms = magnitude(variables, points, labels)
             crossed = jnp.sum(found.losses)
             report = {
-                "accuracy": metrics.accuracy(voting.logits(found.member_logits, self.vote), labels),
+                "accuracy": metrics.accuracy(voting.scores(found.member_logits, self.vote), labels),
                 "cross_entropy": crossed,
                 "gradient_cosine": cosine,
                 "smoothness": norms,

@@ -5,7 +5,7 @@ from typing import Any
 
 from robust_jax.logging import COUNTS, printed_cell
 from robust_jax.page import table, text
-from robust_jax.protocol import Printed
+from robust_jax.protocol import CLEAN, Printed
 from robust_jax.sanity import Finding
 from robust_jax.wording import NOTHING, percent
 
@@ -104,25 +104,32 @@ def details(summary: Mapping[str, Any]) -> str:
     judges = summary["judges"]
     headings = ["attack"]
     for judge in judges:
-        headings += [f"{judge}: given clean right", "one draw", "#S, right of those"]
+        headings += [f"{judge}: given clean right", "one draw", "top 5", "#S, right of those"]
     rows = []
     for name in dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"]):
         row = [text(name)]
         for found in judges.values():
             if name not in found["robust_accuracy"]:
-                row += [NOTHING] * 3
+                row += [NOTHING] * 4
                 continue
             successes = found["successes"][name]
             row += [
                 percent(found["given_clean_correct"][name]),
                 percent(found["single_draw"][name]),
+                percent(found["top5_accuracy"][name]),
                 f"{successes['count']}, {percent(successes['accuracy'])}",
             ]
         seconds = summary["seconds"].get(name)
         rows.append([*row, NOTHING if seconds is None else f"{seconds:.1f} s"])
     words = (
         "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
-        "a column has right of those alone is what some papers print; it is no robust accuracy.</p>"
+        "a column has right of those alone is what some papers print; it is no robust accuracy. "
+        "Top 5: images, clean and attacked, whose label is among the five largest scores, where "
+        "none was left out because it was wrong; clean: "
+        + text(
+            ", ".join(f"{n} {percent(one['top5_accuracy'][CLEAN])}" for n, one in judges.items())
+        )
+        + ".</p>"
     )
     command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
     return words + table([*headings, "time"], rows) + command if rows else command

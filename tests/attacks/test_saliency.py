@@ -62,6 +62,70 @@ def test_a_linear_model_is_attacked_as_by_a_loop(saliency, theta, gamma):
         np.testing.assert_allclose(found[row], clean[row] if point is None else point, atol=1e-5)
 
 
+def as_art(image, weights, target, theta, gamma, max_iterations):
+    """ART 1.1's search in NumPy, on the same logits; with a largest number of pairs PDD's copy."""
+    point, changed = image.astype(np.float64), np.zeros(len(image), bool)
+    room = point < 1 if theta > 0 else point > 0
+    iterations = 0
+    while np.argmax((point - 0.5) @ weights) != target and iterations < max_iterations:
+        saliency = np.where(room, np.sign(theta) * weights[:, target], -np.inf)
+        pair = np.argsort(-saliency, kind="stable")[:2]
+        point[pair] = np.clip(point[pair] + theta, 0, 1)
+        changed[pair] = True
+        room &= np.abs(point - (theta > 0)) > 1e-9
+        iterations += 1
+        counted = max_iterations == np.inf and changed.mean() > gamma
+        if counted or not room.any():
+            break
+    return point
+
+
+@pytest.mark.parametrize(("theta", "gamma"), [(0.1, 0.34), (-0.2, 0.5), (0.4, 1.0)])
+def test_the_toolbox_and_its_copy_are_other_attacks(theta, gamma):
+    weights = jax.random.normal(jax.random.key(3), (12, 3))
+    images = jax.random.uniform(jax.random.key(4), (24, 2, 2, 3))
+    clean, numbers = np.asarray(images).reshape(24, 12), np.asarray(weights, np.float64)
+    predicted = np.argmax((clean - 0.5) @ numbers, axis=1)
+    labels = (predicted + 1) % 3
+
+    def view(images, *, key):
+        del key
+        return (images.reshape(len(images), 12) - 0.5) @ weights
+
+    decisions = {}
+    for name, attack, most in (
+        ("paper", JSMA(theta=theta, gamma=gamma), None),
+        ("art", JSMA.art(theta, gamma), np.inf),
+        ("copy", JSMA.art_in_pdd(theta, gamma), int(gamma * 12 / 2)),
+    ):
+        found = np.asarray(attack(view, images, jnp.asarray(labels), key=KEY)).reshape(24, 12)
+        decisions[name] = np.argmax((found - 0.5) @ numbers, axis=1)
+        if most is not None:
+            expected = [as_art(image, numbers, target, theta, gamma, most)
+                        for image, target in zip(clean, labels.tolist(), strict=True)]  # fmt: skip
+            np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    # A search that failed in the toolbox leaves its changes; the paper's leaves the clean image.
+    failed = decisions["paper"] != labels
+    np.testing.assert_array_equal(decisions["paper"][failed], predicted[failed])
+    reached = [(decisions[name] == labels).sum() for name in ("copy", "art")]
+    assert reached[0] <= reached[1]
+
+
+def test_a_share_is_passed_by_one_pair_at_most(digits):
+    targets = (digits.labels + 1) % 10
+    changed = {
+        name: np.asarray(distance("l0", attack(digits.view, digits.images, targets, key=KEY),
+                                  digits.images))
+        for name, attack in (
+            ("paper", JSMA(theta=1.0, gamma=0.1)),
+            ("art", JSMA.art(theta=1.0, gamma=0.1)),
+            ("copy", JSMA.art_in_pdd(theta=1.0, gamma=0.1)),
+        )
+    }  # fmt: skip
+    # 6 of 64 features are less than a tenth, 7 more: the toolbox changes 8, then stops.
+    assert [found.max() for found in changed.values()] == [6, 8, 6]
+
+
 def test_two_classes_by_hand():
     # Z = (x . w, -x . w): alpha = -beta, so the two largest weights of the target are moved.
     weights = jnp.asarray([1.0, 4.0, 2.0, -5.0, 0.5])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.measures import Activations, Embedding, FilterSheet, KeepRate, VotingLayers
+from robust_jax.measures import (
+    Activations,
+    Embedding,
+    FilterSheet,
+    KeepRate,
+    Latency,
+    VotingLayers,
+)
 from robust_jax.measures.network import _taps
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
@@ -104,3 +111,21 @@ def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
         REGroup(network=config.network, responses="positive"), num_images=1, variables=variables
     )
     assert "positive and negative" in str(VotingLayers().missing(only))
+
+
+def test_latency_times_the_deployed_rule_beside_its_network(subject, fitted):
+    config, variables = fitted
+    asked = subject(config, num_images=3, variables=variables)
+    latency = Latency(views=("surrogate", "decision"), batch_size=2, num_repeats=7)
+    found = latency(asked).numbers
+    assert found["batch_size"] == 2
+    assert found["device"]
+    for quartiles in found["seconds"].values():
+        assert 0 < quartiles["lower"] <= quartiles["median"] <= quartiles["upper"] < 10
+    assert list(found["seconds"]) == ["surrogate", "decision"]
+    few = asked._replace(images=asked.images[:1])
+    assert latency.missing(few) == "2 images (it is given 1)"
+    with pytest.raises(ValueError, match="Expected view='x' to be one of"):
+        Latency(views=("x",)).missing(asked)
+    with pytest.raises(ValueError, match="Expected num_repeats=0 >= 1"):
+        Latency(num_repeats=0)

@@ -1,13 +1,22 @@
-"""What every method starts from: the view through skip connections."""
+"""What every method starts from: the view through skip connections, the accuracy of training."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods import KAP, Standard
+from robust_jax.methods import (
+    KAP,
+    PARL,
+    AdaptiveDiversityPromoting,
+    LaplaceRates,
+    PriorityDropout,
+    Standard,
+)
 from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, ResNetConfig
-from robust_jax.types import Task
+from robust_jax.types import Batch, Task
 
 TASK = Task((8, 8, 3), 10, 100)
 RESNET = ResNetConfig(depth=20, widths=(9, 9), blocks=(1, 2))
@@ -43,3 +52,29 @@ def test_skip_gradient_is_there_where_there_are_skips():
     assert "skip_gradient" in Standard(network=PreActResNetConfig()).make(TASK).views
     for network in (CNNConfig(), EnsembleConfig(CNNConfig(), 2)):
         assert "skip_gradient" not in Standard(network=network).make(TASK).views
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Standard,
+        AdaptiveDiversityPromoting,
+        functools.partial(PriorityDropout, rates=LaplaceRates(alpha=1.0, beta=1.0, gamma=0.0)),
+        functools.partial(PARL, num_layers=1),
+    ],
+    ids=["standard", "adp", "lpd", "parl"],
+)
+def test_training_accuracy_is_the_votes(make):
+    """Two equal members outvote a loud one, as which means of logits or probabilities decide."""
+    network = EnsembleConfig(CNNConfig(widths=(4,), strides=(4,), norm=False), 3)
+    method = make(network=network, vote="majority_lowest_class").make(TASK)
+    variables = jax.tree.map(lambda x: x.at[2].set(x[1]), method.init(key=jax.random.key(3)))
+    images = jax.random.uniform(jax.random.key(4), (16, 8, 8, 3))
+    linear = variables["params"]["backbone"]["member"]["linear"]
+    linear["kernel"] = linear["kernel"].at[0].multiply(5000)
+    decided = jnp.argmax(method.predict(variables, images, key=None), axis=-1)
+    means = jnp.argmax(method.views["deployed"](variables, images, key=None), axis=-1)
+    assert not bool(jnp.all(decided == means))
+    batch = Batch(images, decided, jnp.ones(16, bool), jnp.arange(16))
+    _, (_, found) = method.loss(variables, batch, key=jax.random.key(5), step=0)
+    assert float(found["accuracy"]) == 1

@@ -184,6 +184,8 @@ def margins(
     else:
         certain = jnp.sum(jnp.all(surely_below | own[:, None], axis=2), axis=1)
         found = (certain[:, None] - jnp.sum(~surely_below, axis=1)) / num_members
+        if vote == "majority_mean_probability":  # who wins a tie has half a vote more
+            found = jnp.where(found > 0, found, found - 0.5 / num_members)
     found = found.astype(member_margins.dtype)
     return jnp.where(own, 0, jnp.where(jnp.isnan(found), -jnp.inf, found))
 

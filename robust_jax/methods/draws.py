@@ -1,4 +1,7 @@
-"""Predictions averaged over draws of a random network: what RSE, SAP and GradDiv share."""
+"""Draws of a random network: their average (RSE, SAP and GradDiv), and draws that rows have."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,48 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng, voting
 from robust_jax.methods.base import Method
+from robust_jax.types import Variables
+
+Scores = Callable[..., Float[Array, "b c"]]
+"""(variables, images, key) -> scores; every row has a draw of its own where there is a key for
+each."""
+
+
+def rows_apart(scores: Scores) -> Scores:
+    """Returns a function of one key whose calls, mapped over keys, are one call with a key a row.
+
+    For a method that draws once a call: mapped as it is, it would hold weights for every call.
+
+    Args:
+        scores: takes one key, or one for each row.
+    """
+    alone = jax.custom_batching.custom_vmap(lambda *given: scores(*given))
+
+    @alone.def_vmap
+    def mapped(size: int, is_mapped: Any, variables: Variables, images: Array, key: Array) -> Any:
+        of_variables, of_images, of_key = is_mapped
+        if any(jax.tree.leaves(of_variables)):
+            axes = jax.tree.map(lambda each: 0 if each else None, is_mapped)
+            return jax.vmap(scores, in_axes=tuple(axes))(variables, images, key), True
+        images = images if of_images else jnp.broadcast_to(images, (size, *images.shape))
+        if key.ndim and not of_key:
+            key = jnp.broadcast_to(key, (size, *key.shape))
+        # A key for every call, for every row of every call, or one for all.
+        keys = jnp.repeat(key, images.shape[1]) if key.ndim == 1 else key.reshape(-1)
+        rows = images.reshape((-1, *images.shape[2:]))
+        found = scores(variables, rows, keys if key.ndim else key)
+        return found.reshape((size, -1, found.shape[-1])), True
+
+    @jax.custom_jvp  # which batching rules have not
+    def differentiable(variables: Variables, images: Array, key: Array) -> Array:
+        return alone(variables, images, key)
+
+    @differentiable.defjvp
+    def slopes(primals: Any, tangents: Any) -> Any:
+        *arrays, key = primals
+        return jax.jvp(lambda *given: scores(*given, key), tuple(arrays), tuple(tangents[:-1]))
+
+    return differentiable
 
 
 def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:

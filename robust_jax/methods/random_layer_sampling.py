@@ -35,7 +35,8 @@ from jaxtyping import Array, Float, Int, Key
 from robust_jax import metrics, rng, voting
 from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
 from robust_jax.methods.batch_statistics import check_statistics, cumulative, reestimate
-from robust_jax.methods.sampled_layers import Choose, Unit, sampled_layers
+from robust_jax.methods.draws import rows_apart
+from robust_jax.methods.sampled_layers import Choose, Index, Unit, sampled_layers
 from robust_jax.models import EnsembleConfig
 from robust_jax.types import Batch, Outputs, Task, Variables
 
@@ -44,7 +45,8 @@ from robust_jax.types import Batch, Outputs, Task, Variables
 class RandomLayerSampling(MethodConfig):
     """A network drawn layer by layer from M trained weights, averaged over draws.
 
-    Draws belong to a call, not to an example: all images of a call see the same models.
+    Draws belong to a call, not to an example: all images of a call see the same models. Where
+    calls with a key each are mapped (`jax.vmap`, as judges do), the images of each have their own.
 
     Views, all of them log mean probabilities where several models are averaged:
         deployed: the mean of `num_draws` fresh draws, as `predict` has it.
@@ -100,12 +102,21 @@ class RandomLayerSampling(MethodConfig):
         if isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
 
-    def draw(self, key: Key[Array, ""]) -> Choose:
-        """Returns a sampled model: each unit's index, drawn by its name from this key."""
+    def draw(self, key: Key[Array, ""] | Key[Array, " b"], *counters: Int[Array, ""]) -> Choose:
+        """Returns a sampled model: each unit's index, drawn by its name from this key.
+
+        Args:
+            key: of the model, or of each row's own.
+            *counters: number of the draw.
+        """
         mu = jnp.asarray(self.mu or (1 / self.num_choices,) * self.num_choices)
 
-        def choose(unit: str) -> Int[Array, ""]:
-            return jax.random.categorical(rng.stream(key, unit), jnp.log(mu))
+        def choose(unit: str) -> Index:
+            def one(key: Key[Array, ""]) -> Int[Array, ""]:
+                drawn = rng.stream(key, "draw", *counters) if counters else key
+                return jax.random.categorical(rng.stream(drawn, unit), jnp.log(mu))
+
+            return jax.vmap(one)(key) if key.ndim else one(key)
 
         return choose
 
@@ -155,7 +166,7 @@ class RandomLayerSampling(MethodConfig):
             fixed = {name: value for name, value in variables.items() if name != "fitted"}
 
             def draw(statistics, number):
-                choose = self.draw(rng.stream(key, "draw", number))
+                choose = self.draw(key, number)
                 current = {**fixed, **statistics}
                 outputs, moved = self.run(
                     task, choose, current, images, train=True, averaging=averaging
@@ -183,14 +194,18 @@ class RandomLayerSampling(MethodConfig):
 
             @jax.checkpoint
             def logits(number):
-                choose = self.draw(rng.stream(key, "draw", number))
+                choose = self.draw(key, number)
                 outputs, _ = self.run(task, choose, variables, images, train=False)
                 return outputs.logits
 
             return voting.mean_probability(lax.map(logits, jnp.arange(num_draws)))
 
+        @rows_apart
+        def of_rows(variables, images, key):
+            return mean_of_draws(variables, images, key, self.num_draws)
+
         def deployed(variables, images, *, key=None):
-            return mean_of_draws(variables, images, _demand(key), self.num_draws)
+            return of_rows(variables, images, _demand(key))
 
         def one_draw(variables, images, key):
             variables, choose = deployed_variables(variables), self.draw(_demand(key))

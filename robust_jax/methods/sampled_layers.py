@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
@@ -18,20 +19,24 @@ from robust_jax.types import Variables
 
 Unit = Literal["conv", "block"]
 
-Choose = Callable[[str], Int[Array, ""]]
-"""Name of a unit -> which of its M weights a sampled model has."""
+Index = Int[Array, ""] | Int[Array, " b"]
+
+Choose = Callable[[str], Index]
+"""Name of a unit -> which of its M weights a sampled model has, or each row's own one."""
 
 
 class SampledLayer(nn.Module):
     """A layer with M stacked weights (and statistics), one of which is selected, then applied.
 
     Only the weights are indexed, so the activations are those of one layer, and the gradient of
-    weights that were not selected is zero.
+    weights that were not selected is zero. Where every row of a batch has a model of its own, all M
+    layers are applied to all rows, and a row of each output is taken: M times the work, where a
+    copy of its weights for every row would be many times the memory.
     """
 
     make_layer: Callable[[], nn.Module]
     num_choices: int
-    choose: Callable[[tuple[str, ...]], Int[Array, ""]]
+    choose: Callable[[tuple[str, ...]], Index]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
@@ -60,18 +65,29 @@ class SampledLayer(nn.Module):
         params, statistics = (self.variables.get(k, {}) for k in ("params", "batch_stats"))
         index = self.choose(self.path)
 
-        def select(stack: Array) -> Array:
-            return lax.dynamic_index_in_dim(stack, index, keepdims=False)
+        def selected(index: Int[Array, ""]) -> dict[str, dict[str, Array]]:
+            return {
+                collection: {
+                    name: lax.dynamic_index_in_dim(stack, index, keepdims=False)
+                    for name, stack in stacks.items()
+                }
+                for collection, stacks in (("params", params), ("batch_stats", statistics))
+            }
 
-        variables = {
-            "params": {name: select(stack) for name, stack in params.items()},
-            "batch_stats": {name: select(stack) for name, stack in statistics.items()},
-        }
         output: Any
-        if not (train and statistics):
-            output = layer.apply(variables, x, **mode)
+        if index.ndim:
+            if train:
+                raise ValueError("Expected train=True with one model for all rows.")
+            output = jnp.zeros(())
+            for number in range(self.num_choices):
+                found: Any = layer.apply(selected(jnp.asarray(number)), x, **mode)
+                here = (index == number).reshape((-1,) + (1,) * (found.ndim - 1))
+                output = jnp.where(here, found, output)
             return output
-        output, moved = layer.apply(variables, x, **mode, mutable=["batch_stats"])
+        if not (train and statistics):
+            output = layer.apply(selected(index), x, **mode)
+            return output
+        output, moved = layer.apply(selected(index), x, **mode, mutable=["batch_stats"])
         if not self.is_initializing():
             for name, stack in statistics.items():
                 updated = moved["batch_stats"][name]

@@ -20,7 +20,7 @@ from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
 from robust_jax.compilation import Precision, at_precision, jitted
 from robust_jax.data import Data, Split, eval_batches, select
-from robust_jax.judging import Judgement, averaged, judge_images, predictor
+from robust_jax.judging import Judgement, Panel, averaged, judge_images, panel
 from robust_jax.methods import Method
 from robust_jax.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
 from robust_jax.records import (
@@ -31,6 +31,7 @@ from robust_jax.records import (
     check_numbers,
     resume,
     save_shown,
+    set_aside,
 )
 from robust_jax.sharding import batched, check_batch_size, local, on_host, replicated, spread
 from robust_jax.targets import images_to_begin_at, random_targets
@@ -86,15 +87,13 @@ def make_evaluator(
         unknown = any(found.stochastic or found.vote is None for found in certified)
         if isinstance(certifier, Margins) and unknown:
             raise ValueError(f"Expected certificate={title!r} of votes without randomness.")
-    predictors = {
-        name: predictor(method, judge, config.seed) for name, judge in config.judges.items()
-    }
-    steps = {CLEAN: _clean_step(predictors, config, mesh)}
+    judges = panel(method, config.judges, config.seed, config.num_submissions)
+    steps = {CLEAN: _clean_step(judges, config, mesh)}
     for name, source in sources.items():
         steps[f"{CLEAN}@{name}"] = _source_step(source, config, mesh)
     for name, run in config.attacks.items():
         attacked = method if run.source is None else sources[run.source]
-        steps[name] = _attack_step(attacked, run, name, predictors, config, mesh)
+        steps[name] = _attack_step(attacked, run, name, judges, config, mesh)
     stochastic = any(found.stochastic for found in [method, *sources.values()])
     return Evaluator(config, mesh, stochastic, steps)
 
@@ -108,28 +107,26 @@ def _jitted(step: Callable[..., Judgement], mesh: Mesh, precision: Precision) ->
     )
 
 
-def _clean_step(predictors: dict, config: Evaluation, mesh: Mesh) -> StepFn:
+def _clean_step(judges: Panel, config: Evaluation, mesh: Mesh) -> StepFn:
     def step(variables, source, starts, batch, labels, key):
         del source, starts, labels
-        judge_key = rng.stream(key, f"judge {CLEAN}")
-        return judge_images(predictors, variables, batch, batch.image, judge_key)
+        return judge_images(judges, variables, batch, batch.image, key)
 
     return _jitted(step, mesh, config.precision)
 
 
 def _source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
-    predictors = {"source": predictor(method, Judge(), config.seed)}
+    judges = panel(method, {"source": Judge()}, config.seed, num_submissions=0)
 
     def step(variables, source, starts, batch, labels, key):
         del variables, starts, labels
-        judge_key = rng.stream(key, "judge source")
-        return judge_images(predictors, source, batch, batch.image, judge_key)
+        return judge_images(judges, source, batch, batch.image, key)
 
     return _jitted(step, mesh, config.precision)
 
 
 def _attack_step(
-    attacked: Method, run: AttackRun, name: str, predictors: dict, config: Evaluation, mesh: Mesh
+    attacked: Method, run: AttackRun, name: str, judges: Panel, config: Evaluation, mesh: Mesh
 ) -> StepFn:
     method_view = attacked.view(run.view)
     if run.draws == "fixed":
@@ -152,9 +149,8 @@ def _attack_step(
     def judge(variables, source, batch: Batch, images, key: Key[Array, ""]) -> Judgement:
         if isinstance(run.attack, BoundedAttack):
             images = run.attack.threat.project(images, batch.image)
-        judge_key = rng.stream(key, f"judge {name}")
-        view = attacked_view(variables, source)
-        return judge_images(predictors, variables, batch, images, judge_key, view)
+        key = rng.stream(key, f"judge {name}")
+        return judge_images(judges, variables, batch, images, key, attacked_view(variables, source))
 
     def step(variables, source, starts, batch, labels, key):
         images, started = attack(variables, source, starts, batch, labels, key)
@@ -284,6 +280,8 @@ def _run(
     """Returns the records of one step, reading those that the file holds already."""
     config, mesh = evaluator.config, evaluator.mesh
     size, root = config.batch_size, jax.random.key(config.seed)
+    if file is not None and evaluator.stochastic:
+        set_aside(file)
     found = resume(file, rows, size)
     total, num_done = len(rows), len(found)
     on_batch(name, num_done, total)
@@ -328,6 +326,7 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
                 correct=int(found.prediction[i]) == label,
                 top5=found.top5[i].tolist(),
                 share_correct=round(float(found.share_correct[i]), 6),
+                share_rejudged=round(float(found.share_rejudged[i]), 6),
             )
             for judge, found in judgement.decisions.items()
         }

@@ -70,12 +70,42 @@ def _as_it_was_computed(claim: Tree) -> Tree:
     return {**claim, "evaluation": evaluation | {"certificates": certificates}}
 
 
+def _with_balls(summary: Tree) -> Tree:
+    """Returns a summary whose one worst case, of whatever balls, is called so."""
+    mixed = "all attacks, of whatever balls"
+
+    def named(found: Tree) -> Tree:
+        tree = dict(found)
+        for part in (tree, tree.get("intervals")):
+            if isinstance(part, dict) and "worst_case_accuracy" in part:
+                part["worst_case_accuracy"] = {mixed: part["worst_case_accuracy"]}
+        return tree
+
+    def judged(found: Tree) -> Tree:
+        new = {
+            "counts": "clean_and_attacked",
+            "submissions": {},
+            "rejudged": None,
+        }
+        return {**named(found), **new}
+
+    judges = {judge: judged(found) for judge, found in _items(summary.get("judges"))}
+    return {**named(summary), "draws": "batch", "judges": judges}
+
+
+def _items(found: Any) -> list[tuple[str, Any]]:
+    """Returns the parts of an object; nothing of what is none, which its reader refuses."""
+    return list(found.items()) if isinstance(found, dict) else []
+
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
     # Format 3: ten and more searches of C&W and EAD end at the upper bound, decision attacks begin
-    # at clean images of other classes; claims say the precision and what margins bound.
-    2: Step({"claim": _as_it_was_computed}, config=_as_it_was_done),
+    # at clean images of other classes; claims say the precision and what margins bound; there is a
+    # worst case for each ball. (Decisions of earlier ones lack `share_rejudged`, by which one key
+    # for all rows of a batch is told.)
+    2: Step({"claim": _as_it_was_computed, "summary": _with_balls}, config=_as_it_was_done),
 }
 """By the format that a step begins with."""
 

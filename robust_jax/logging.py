@@ -146,12 +146,15 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
     table = rich.table.Table(title=title, title_justify="left")
     judges, paper = summary["judges"], summary.get("printed")
     printed = {} if paper is None else {f"printed, {paper['table']}": paper}
-    for heading in ("attack", *judges, *printed, "what"):
-        table.add_column(heading)
+    submitted = submissions(summary)
+    columns = [f"{name}\n{COUNTED[found['counts']]}" for name, found in judges.items()]
+    for heading in ("attack", *columns, *(submitted or {}), *printed, "what"):
+        table.add_column(heading, no_wrap=heading not in ("attack", "what"))
 
     def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
+        draws = [percent(found.get(name)) for found in (submitted or {}).values()]
         beside = [printed_cell(found, name) for found in printed.values()]
-        table.add_row(name, *map(_cell, cells), *beside, what)
+        table.add_row(name, *map(_cell, cells), *draws, *beside, what)
 
     def cells(field: str, name: str) -> list[tuple[float, list[float]] | None]:
         return [
@@ -159,18 +162,25 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
             for found in judges.values()
         ]
 
+    def names(field: str) -> list[str]:
+        return list(dict.fromkeys(name for found in judges.values() for name in found[field]))
+
     def overall(field: str) -> list[tuple[float, list[float]] | None]:
         return [(found[field], found["intervals"][field]) for found in judges.values()]
 
-    names = [name for found in judges.values() for name in found["robust_accuracy"]]
-    groups = [name for found in judges.values() for name in found["worst_of"]]
     row("clean", overall("clean_accuracy"), "")
-    for name in dict.fromkeys(names):
+    for name in names("robust_accuracy"):
         row(name, cells("robust_accuracy", name), descriptions.get(name, ""))
-    for name in dict.fromkeys(groups):
-        row(name, cells("worst_of", name), "right clean and under every one of them")
-    if len(set(names)) > 1:
-        row("worst case", overall("worst_case_accuracy"), "right clean and under every attack")
+    for name in names("worst_of"):
+        row(name, cells("worst_of", name), "under every one of them")
+    worst_cases = names("worst_case_accuracy") if len(names("robust_accuracy")) > 1 else []
+    for name in worst_cases:
+        row(f"worst case, {name}", cells("worst_case_accuracy", name), IN_THE_BALL)
+    again = rejudged(summary)
+    if again is not None:
+        table.add_row(
+            "clean, judged again", *again, *[NOTHING for _ in (*(submitted or {}), *printed)], AGAIN
+        )
     console.print(table)
     lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
     if summary.get("peak_bytes") is not None:
@@ -190,6 +200,40 @@ def selected(summary: Mapping[str, Any]) -> str:
         return summary["selection"]
     share = percent(found["clean_accuracy"])
     return f"{summary['selection']}, of {found['num_examples']} of which {share} are right clean"
+
+
+COUNTED = {
+    "clean_and_attacked": "right before and after",
+    "attacked": "right after the attack",
+    "given_clean_correct": "of those right clean",
+}
+"""What a judge's column counts under attack."""
+
+IN_THE_BALL = "right clean and under every attack in this ball"
+AGAIN = "by new draws, as often as a worst case judges: what luck leaves"
+
+
+def submissions(summary: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
+    """Returns of a random defence, by heading and row, what single draws of it come to.
+
+    They are those of the last judge that has them, the honest one where there is one.
+    """
+    found = [judge for judge in summary["judges"].values() if judge["submissions"]]
+    if not found:
+        return None
+    lines = {f"wrong in\n1 of {k}": rows for k, rows in found[-1]["submissions"].items()}
+    return {"one draw": found[-1]["single_draw"], **lines}
+
+
+def rejudged(summary: Mapping[str, Any]) -> list[str] | None:
+    """Returns by judge the accuracy on clean images that are judged again, in words."""
+    found = [judge["rejudged"] for judge in summary["judges"].values()]
+    if not any(found):
+        return None
+    return [
+        NOTHING if one is None else f"{percent(one['accuracy'])} ({one['times']} times)"
+        for one in found
+    ]
 
 
 COUNTS = {

@@ -6,60 +6,23 @@ rule and an honest one stand beside each other on the same adversarial images.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from robust_jax import serialization
-from robust_jax.attacks import Attack, AutoAttack, Averaged
+from robust_jax.attacks import Attack, AutoAttack, Averaged, BoundedAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.compilation import Precision
+from robust_jax.judges import HONEST, PAPER, Judge, side_by_side
 from robust_jax.measures import Measure
+
+__all__ = ["CLEAN", "HONEST", "PAPER", "AttackRun", "Evaluation", "Judge", "side_by_side"]
 
 CLEAN = "clean"
 """Name of the records without an attack."""
 
 Selection = Literal["first", "random", "correct", "correct_per_class"]
 BY_CORRECTNESS = ("correct", "correct_per_class")
-
-
-@dataclasses.dataclass(frozen=True)
-class Judge:
-    """A rule that says what a model decides: a column of the table.
-
-    Attributes:
-        view: view of the method whose largest logit decides; None for the deployed rule.
-        rule: decisions of a stochastic method. "honest": the mean of `num_draws` fresh
-            predictions, drawn with keys that no attack saw. "paper": one fresh prediction.
-            "fixed": the mean of `num_draws` predictions under keys fixed for the whole evaluation
-            (an averaged predictor, deterministic). A deterministic method has one prediction
-            whichever.
-        num_draws: predictions averaged by "honest" and "fixed".
-        adaptive: does the column count the adaptive attacks? False for a paper's own column, which
-            knows the paper's attacks alone.
-    """
-
-    view: str | None = None
-    rule: Literal["honest", "paper", "fixed"] = "honest"
-    num_draws: int = 10
-    adaptive: bool = True
-
-    def __post_init__(self) -> None:
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
-
-
-PAPER = "paper"
-HONEST = "honest"
-
-
-def side_by_side(paper: Judge | None = None, honest: Judge | None = None) -> dict[str, Judge]:
-    """Returns the two columns: the paper's rule on its own attacks, the honest one on all.
-
-    Args:
-        paper: the paper's rule; None for one draw of the deployed rule.
-        honest: None for the mean of ten fresh draws of the deployed rule.
-    """
-    paper = dataclasses.replace(paper or Judge(rule="paper"), adaptive=False)
-    return {PAPER: paper, HONEST: honest or Judge()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +115,11 @@ class Evaluation:
             the clean image by what is attacked, as CleverHans and ART do by default. A targeted
             attack is given a random other class.
         skip_misclassified: leave images that every judge has wrong already to themselves: they
-            count as not robust, and are not attacked. Does not touch transfer.
+            count as not robust, and are not attacked. Does not touch transfer, and is not for a
+            judge that counts all attacked images.
+        num_submissions: draws of a random method that each image is submitted to, clean and
+            attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
+            summary; 0 for none but those that decide.
         sanity: probe the model for the automatic checks of `robust_jax.sanity`; those that need
             the records alone always run.
         budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
@@ -175,6 +142,7 @@ class Evaluation:
     batch_size: int = 256
     attack_labels: Literal["true", "predicted"] = "true"
     skip_misclassified: bool = True
+    num_submissions: int = 100
     sanity: bool = True
     budget: Literal["full", "reduced"] = "full"
     printed: Printed | None = None
@@ -186,6 +154,16 @@ class Evaluation:
             raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
         if self.num_examples is not None and self.num_examples < 1:
             raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+        if self.num_submissions < 0:
+            raise ValueError(f"Expected num_submissions={self.num_submissions} >= 0.")
+        everything = [name for name, one in self.judges.items() if one.counts == "attacked"]
+        if everything and self.skip_misclassified:
+            skipped = [name for name, run in self.attacks.items() if run.source is None]
+            if skipped:
+                raise ValueError(
+                    f"Expected skip_misclassified=True to be False: judge {everything[0]!r} counts "
+                    "what an attack makes of images that were wrong before."
+                )
         if not self.judges:
             raise ValueError("Expected judges={} to name at least one.")
         if CLEAN in self.attacks:
@@ -220,7 +198,33 @@ class Evaluation:
         return sorted(named | set(self.others))
 
 
+def balls(config: Evaluation, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Returns by ball ("linf eps 0.03137") the attacks whose examples lie in it.
+
+    Of one norm balls nest: the attacks of a smaller one are also those of a larger. An attack
+    without a bound is in none; a minimum-norm attack is in that which `attack.within(eps)` states.
+
+    Args:
+        config: the evaluation.
+        names: attacks that count; None for all.
+    """
+    radii: dict[tuple[str, float], list[str]] = {}
+    for name in config.attacks if names is None else names:
+        attack = config.attacks[name].attack
+        if isinstance(attack, BoundedAttack):
+            radii.setdefault((attack.threat.norm, attack.threat.eps), []).append(name)
+    order = [norm for norm, _ in radii]
+    found: dict[str, list[str]] = {}
+    # Radii of one name follow each other, so that the largest, which has all attacks, stays.
+    for norm, eps in sorted(radii, key=lambda ball: (order.index(ball[0]), ball[1])):
+        inside = [n for ball, members in radii.items() for n in members
+                  if ball[0] == norm and ball[1] <= eps]  # fmt: skip
+        found[f"{norm} eps {eps:.4g}"] = [name for name in config.attacks if name in inside]
+    return found
+
+
 REDUCED_EXAMPLES = 64
+REDUCED_SUBMISSIONS = 10
 REDUCED_EOT = 4
 REDUCED_VOTES = 1_000
 _REDUCED_FIELDS = {"num_restarts": 1, "num_queries": 200}
@@ -230,9 +234,9 @@ def reduced(evaluation: Evaluation) -> Evaluation:
     """Returns the evaluation at the small budget, stamped so.
 
     64 examples (6 of each class, where they are counted by class), one restart, 200 queries of
-    Square, 4 draws of EOT and of fixed judges, 1,000 votes of smoothing, measures likewise: enough
-    to see that everything runs and what breaks outright, on any machine. Its numbers are not
-    comparable with anybody's.
+    Square, 4 draws of EOT and of fixed judges, 10 submissions, 1,000 votes of smoothing, measures
+    likewise: enough to see that everything runs and what breaks outright, on any machine. Its
+    numbers are not comparable with anybody's.
     """
 
     def smaller_attack(attack: Any) -> Any:
@@ -294,6 +298,7 @@ def reduced(evaluation: Evaluation) -> Evaluation:
         },
         measures={name: smaller_measure(one) for name, one in evaluation.measures.items()},
         num_certified=REDUCED_EXAMPLES,
+        num_submissions=min(evaluation.num_submissions, REDUCED_SUBMISSIONS),
         num_examples=limit if examples is None else min(limit, examples),
         batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),
         budget="reduced",

@@ -7,74 +7,19 @@ holds the clean predictions. An evaluation that was stopped goes on after the la
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from robust_jax import formats, metrics
+from robust_jax import formats
+from robust_jax.logging import say
 from robust_jax.protocol import CLEAN, Evaluation
+from robust_jax.record import Decision, Record, Records
+from robust_jax.reductions import of_judge, share
 
-
-class Decision(NamedTuple):
-    """What one judge says of an example.
-
-    Attributes:
-        prediction: the class predicted; -1 where a score is NaN.
-        correct: is that the label?
-        top5: classes of the largest scores.
-        share_correct: share of the judge's draws of which each alone is right.
-    """
-
-    prediction: int
-    correct: bool
-    top5: list[int]
-    share_correct: float
-
-
-class Record(NamedTuple):
-    """One example under one attack, a line of records/NAME.jsonl.
-
-    Attributes:
-        index: row of the example in its split.
-        label: its class.
-        linf: largest change of a pixel.
-        l2: Euclidean norm of the change.
-        view_fooled: does what the attack saw have it wrong? False on clean images.
-        decisions: by judge, the headline's first.
-        started: False where the attack begins at other images and found none to begin at.
-    """
-
-    index: int
-    label: int
-    linf: float
-    l2: float
-    view_fooled: bool
-    decisions: dict[str, Decision]
-    started: bool = True
-
-    @property
-    def headline(self) -> Decision:
-        """Returns the decision of the first judge."""
-        return next(iter(self.decisions.values()))
-
-    @property
-    def right_somewhere(self) -> bool:
-        """Returns whether any judge has it right."""
-        return any(found.correct for found in self.decisions.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the line."""
-        decisions = {judge: found._asdict() for judge, found in self.decisions.items()}
-        return self._asdict() | {"decisions": decisions}
-
-    @classmethod
-    def from_json(cls, line: dict[str, Any]) -> "Record":
-        """Returns the record of a line."""
-        decisions = {judge: Decision(**found) for judge, found in line["decisions"].items()}
-        fields: dict[str, Any] = {**line, "decisions": decisions}
-        return cls(**fields)
+__all__ = ["Decision", "Record", "Records"]
 
 
 def check_numbers(records: Iterable[Record], name: str) -> None:
@@ -84,10 +29,6 @@ def check_numbers(records: Iterable[Record], name: str) -> None:
         raise ValueError(
             f"Expected the scores of {name} images to be numbers, found NaN on examples {found}."
         )
-
-
-Records = dict[str, dict[int, Record]]
-"""By attack (and CLEAN), by row."""
 
 
 def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
@@ -121,6 +62,28 @@ def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np
         return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
     with np.load(pathlib.Path(directory) / "records" / f"{name}.npz") as found:
         return found["index"], found["images"]
+
+
+def set_aside(file: pathlib.Path) -> None:
+    """Renames a file of a random method's records that formats before 3 judged, and says so.
+
+    They gave all rows of a batch one key, and every attack another: nothing of today's may be
+    mixed with them.
+    """
+    if not file.is_file():
+        return
+    found = [d for record in _read(file, resumed=True) for d in record.decisions.values()]
+    if all(decision.share_rejudged is not None for decision in found):
+        return
+    kept = file.with_name(f"{file.name}.format2")
+    say(f"Judged anew, each image by draws of its own: {str(file)!r}, kept as {kept.name!r}.")
+    several = jax.process_count() > 1
+    if several:  # every host has read it before the first renames it
+        multihost_utils.sync_global_devices(f"set aside {file.name}")
+    if jax.process_index() == 0:
+        file.replace(kept)
+    if several:
+        multihost_utils.sync_global_devices(f"renamed {file.name}")
 
 
 def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, Record]:
@@ -165,8 +128,8 @@ def _read(file: pathlib.Path, *, resumed: bool = False) -> list[Record]:
 def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
     """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
     found = read_records(directory)[CLEAN].values()
-    share, interval = _share(record.headline.correct for record in found)
-    return {"num_examples": len(found), "clean_accuracy": share, "interval": interval}
+    right, interval = share(record.headline.correct for record in found)
+    return {"num_examples": len(found), "clean_accuracy": right, "interval": interval}
 
 
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
@@ -188,13 +151,20 @@ def summarize(
 
     The headline judge's numbers stand at the top, every judge's under `judges`:
 
-    * `clean_accuracy`, `robust_accuracy` (right clean and attacked) over all chosen examples;
-    * `worst_case_accuracy`: right clean and under every attack that the judge counts;
+    * `clean_accuracy`, `robust_accuracy` by attack, as the judge `counts`, over `num_counted`
+      images;
+    * `worst_case_accuracy`: by ball (`protocol.balls`), right clean and under every attack in it
+      that the judge counts;
     * `worst_of`: the same over the attacks that a row of the protocol names;
     * `given_clean_correct`: robust accuracy over the examples that are right clean;
     * `top5_accuracy`: share of the images, clean and attacked, whose label is among the five
       classes of largest score; None of an attack that was not made on all of them;
     * `single_draw`: mean accuracy of one draw on the same images (random methods);
+    * `submissions`: by k, the share of images that one of k submissions gets wrong, each decided by
+      a draw of its own; where the judge's draws are enough and of a random method;
+    * `rejudged`: accuracy on the clean images judged as often as the largest worst case judges
+      (`times`), each time by draws of its own: what luck alone leaves;
+    * `draws`: of a random method belong to a "row" ("batch" in formats before 3);
     * `successes`: how many examples, right clean by the headline's judge, an attack makes wrong for
       it, and the judge's accuracy on those alone (the only ones that the REGroup paper counts).
 
@@ -203,13 +173,14 @@ def summarize(
         config: the protocol.
         seconds: time of each attack, `seconds_by_attack`.
     """
-    judges = {judge: _of_judge(records, config, judge) for judge in config.judges}
+    judges = {judge: of_judge(records, config, judge) for judge in config.judges}
     headline = next(iter(judges.values()))
     top = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "intervals")
     return {
         "num_examples": len(records[CLEAN]),
         "selection": config.selection,
         "budget": config.budget,
+        "draws": "row",
         "wall_seconds": sum((seconds or {}).values()),
         "seconds": dict(seconds or {}),
         **{name: headline[name] for name in top},
@@ -250,70 +221,5 @@ def beside_the_paper(
         "rows": {
             row: {"paper": percent / 100, "ours": ours(row)}
             for row, percent in found.rows[name].items()
-        },
-    }
-
-
-def _share(correct: Iterable[bool]) -> tuple[float, list[float]]:
-    values = list(correct)
-    return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))
-
-
-def _of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]:
-    counted = [n for n, run in config.attacks.items()
-               if config.judges[judge].adaptive or not run.adaptive]  # fmt: skip
-    clean, headline = records[CLEAN], next(iter(config.judges))
-
-    def correct(name: str, row: int, by: str = judge) -> bool:
-        return records[name][row].decisions[by].correct
-
-    def worst(names: Iterable[str]) -> tuple[float, list[float]]:
-        names = [CLEAN, *names]
-        return _share(all(correct(name, row) for name in names) for row in clean)
-
-    def successes(name: str) -> dict[str, Any]:
-        fallen = [
-            row
-            for row in clean
-            if correct(CLEAN, row, headline) and not correct(name, row, headline)
-        ]
-        right = sum(correct(name, row) for row in fallen)
-        return {"count": len(fallen), "accuracy": right / len(fallen) if fallen else None}
-
-    def top5(name: str) -> float | None:
-        run = config.attacks.get(name)
-        attacks_all = run is None or run.source is not None or not config.skip_misclassified
-        if not attacks_all and not all(record.right_somewhere for record in clean.values()):
-            return None  # what was left out stands as its clean image
-        found = [records[name][row] for row in clean]
-        return _share(record.label in record.decisions[judge].top5 for record in found)[0]
-
-    clean_accuracy, clean_interval = worst(())
-    robust = {name: worst((name,)) for name in counted}
-    worst_case, worst_interval = worst(counted)
-    groups = {name: worst(members) for name, members in config.worst_of.items()
-              if set(members) <= set(counted)}  # fmt: skip
-    num_clean = sum(correct(CLEAN, row) for row in clean)
-    return {
-        "clean_accuracy": clean_accuracy,
-        "robust_accuracy": {name: value for name, (value, _) in robust.items()},
-        "worst_case_accuracy": worst_case,
-        "worst_of": {name: value for name, (value, _) in groups.items()},
-        "given_clean_correct": {
-            name: round(value * len(clean)) / num_clean if num_clean else None
-            for name, (value, _) in robust.items()
-        },
-        "top5_accuracy": {name: top5(name) for name in [CLEAN, *counted]},
-        "single_draw": {
-            name: sum(records[name][row].decisions[judge].share_correct for row in clean)
-            / len(clean)
-            for name in [CLEAN, *counted]
-        },
-        "successes": {name: successes(name) for name in counted},
-        "intervals": {
-            "clean_accuracy": clean_interval,
-            "robust_accuracy": {name: bounds for name, (_, bounds) in robust.items()},
-            "worst_case_accuracy": worst_interval,
-            "worst_of": {name: bounds for name, (_, bounds) in groups.items()},
         },
     }

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from robust_jax import evaluation, judging, protocol, records, rng, sharding
-from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Averaged, ThreatModel, bind
+from robust_jax.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    AutoAttack,
+    Averaged,
+    DeepFool,
+    Spatial,
+    ThreatModel,
+    bind,
+)
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import KAP
 from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
@@ -149,8 +159,15 @@ def test_judges_of_a_random_method(noisy, data):
         predict = jax.jit(judging.predictor(method, Judge(**fields), 0))
         return predict(variables, images, key=key)
 
+    keys = rng.per_example(key, jnp.arange(6))  # each row's own
     draws = [
-        jax.nn.softmax(method.predict(variables, images, key=rng.stream(key, "draw", n)))
+        jax.nn.softmax(
+            jax.vmap(
+                lambda image, k, n=n: method.predict(
+                    variables, image[None], key=rng.stream(k, "draw", n)
+                )[0]
+            )(images, keys)
+        )
         for n in range(3)
     ]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
@@ -176,14 +193,16 @@ def test_columns_judge_the_same_images(data):
         "pgd": AttackRun(PGD(small.THREAT, num_steps=3), eot_samples=2, adaptive=True),
     }
     fields = {"judges": judges, "attacks": attacks, "worst_of": {"any": ("fgsm", "pgd")}}
-    fields |= {"skip_misclassified": False}
+    fields |= {"skip_misclassified": False, "num_submissions": 0}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     found = records_of(louder, data, **fields)
     summary = records.summarize(found, wanted)["judges"]
     assert list(summary["paper"]["robust_accuracy"]) == ["fgsm"]
     assert list(summary["honest"]["robust_accuracy"]) == ["fgsm", "pgd"]
-    assert summary["paper"]["worst_case_accuracy"] == summary["paper"]["robust_accuracy"]["fgsm"]
-    assert summary["honest"]["worst_of"]["any"] == summary["honest"]["worst_case_accuracy"]
+    ball = "linf eps 0.1"
+    worst = {name: judge["worst_case_accuracy"][ball] for name, judge in summary.items()}
+    assert worst["paper"] == summary["paper"]["robust_accuracy"]["fgsm"]
+    assert worst["honest"] == summary["honest"]["worst_of"]["any"]
     alone = records_of(louder, data, **fields | {"judges": {"x": Judge(num_draws=4)}})
     for row, record in found["pgd"].items():
         assert record.decisions["honest"] == alone["pgd"][row].decisions["x"]
@@ -262,8 +281,8 @@ def test_summary_is_a_reduction_of_the_records():
     def rows(first, second):
         return {
             i: records.Record(i, 0, 0.0, 0.0, False, {
-                "softmax": records.Decision(int(not a), a, [0], float(a)),
-                "borda": records.Decision(int(not b), b, [int(not b), i], 0.5),
+                "softmax": records.Decision(int(not a), a, [0], float(a), 1.0),
+                "borda": records.Decision(int(not b), b, [int(not b), i], 0.5, 1.0),
             })
             for i, (a, b) in enumerate(zip(first, second, strict=True))
         }  # fmt: skip
@@ -287,10 +306,11 @@ def test_summary_is_a_reduction_of_the_records():
     assert summary["wall_seconds"] == 2.0
     assert summary["clean_accuracy"] == 0.75
     assert summary["robust_accuracy"] == {"a": 0.25}
-    assert summary["worst_case_accuracy"] == 0.25
+    assert summary["worst_case_accuracy"] == {"linf eps 0.1": 0.25}
     borda = summary["judges"]["borda"]
     assert borda["robust_accuracy"] == {"a": 0.5, "b": 0.5}
-    assert borda["worst_case_accuracy"] == borda["worst_of"]["both"] == 0.25
+    assert borda["worst_case_accuracy"] == {"linf eps 0.1": 0.25}
+    assert borda["worst_of"]["both"] == 0.25
     assert borda["given_clean_correct"] == {"a": 2 / 3, "b": 2 / 3}
     # The softmax network falls on rows 1 and 2 under a, of which Borda has the first right.
     assert borda["successes"]["a"] == {"count": 2, "accuracy": 0.5}
@@ -299,6 +319,42 @@ def test_summary_is_a_reduction_of_the_records():
     assert borda["top5_accuracy"] == {"clean": 0.75, "a": 0.75, "b": 0.75}
     low, high = summary["intervals"]["clean_accuracy"]
     assert 0 < low < 0.75 < high < 1
+
+
+def test_balls_of_one_norm_nest_and_hold_no_attack_without_a_bound():
+    small_ball, ball, other = (
+        ThreatModel(*at) for at in (("linf", 0.1), ("linf", 0.2), ("l2", 1.0))
+    )
+    attacks = {
+        "far": FGSM(ball),
+        "l2": PGD(other),
+        "near": FGSM(small_ball),
+        "nearest": DeepFool(),
+        "nearest_within": DeepFool().within(0.5),
+        "turned": Spatial(),
+    }
+    wanted = Evaluation(attacks={name: AttackRun(attack) for name, attack in attacks.items()})
+    assert protocol.balls(wanted) == {
+        "linf eps 0.1": ["near"],
+        "linf eps 0.2": ["far", "near"],
+        "l2 eps 0.5": ["nearest_within"],
+        "l2 eps 1": ["l2", "nearest_within"],
+    }
+    # Each attack breaks one image; an unbounded one all.
+    broken = {"far": [0], "l2": [1], "near": [2], "nearest_within": [3]}
+    rows = {
+        name: {
+            row: records.Record(row, 0, 0.0, 0.0, False, {
+                "accuracy": records.Decision(0, row not in broken.get(name, range(5)), [0], 1.0)
+            })
+            for row in range(5)
+        }
+        for name in attacks
+    }  # fmt: skip
+    rows["clean"] = dict.fromkeys(range(5), rows["near"][0])
+    assert records.summarize(rows, wanted)["worst_case_accuracy"] == {
+        "linf eps 0.1": 0.8, "linf eps 0.2": 0.6, "l2 eps 0.5": 0.8, "l2 eps 1": 0.6,
+    }  # fmt: skip
 
 
 def test_top5_of_an_attack_that_left_images_out_is_none():

@@ -165,8 +165,12 @@ def test_format_1_is_today_s(name, repository):
     run = compare.read(ended)
     assert run.config == wanted
     again = records.summarize(records.read_records(ended), wanted)
-    for key in ("clean_accuracy", "robust_accuracy", "intervals"):
+    for key in ("clean_accuracy", "robust_accuracy"):
         assert again[key] == run.summary[key]
+        assert again["intervals"][key] == run.summary["intervals"][key]
+    # One ball: that of all attacks.
+    worst = [tuple(each["worst_case_accuracy"].values()) for each in (again, run.summary)]
+    assert worst[0] == worst[1]
 
 
 def test_fields_that_were_not_there_have_their_defaults(kap):

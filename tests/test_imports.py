@@ -8,10 +8,10 @@ LAYERS = [
     {"sharding", "models", "voting", "attacks", "certify", "data", "metrics", "serialization"},
     {"methods", "optimizers"},
     {"analysis"},
-    {"measures"},
+    {"measures", "judges", "record"},
     {"protocol", "logging", "interrupt", "command_line"},
-    {"config", "claims", "records", "judging", "targets", "compilation_cache"},
-    {"checkpoints", "plan"},
+    {"config", "claims", "reductions", "judging", "targets", "compilation_cache"},
+    {"checkpoints", "plan", "records"},
     {"evaluation", "certification", "measurement", "sanity", "environment"},
     {"training", "interop", "report"},
 ]

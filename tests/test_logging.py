@@ -4,15 +4,20 @@ import json
 
 from robust_jax import logging
 
+BALL = "linf eps 0.1"
 JUDGE = {
+    "counts": "attacked",
     "clean_accuracy": 0.75,
     "robust_accuracy": {"fgsm": 0.5, "pgd": 0.25},
-    "worst_case_accuracy": 0.25,
+    "worst_case_accuracy": {BALL: 0.24},
     "worst_of": {"both": 0.2},
+    "single_draw": {"clean": 0.71, "fgsm": 0.41, "pgd": 0.31},
+    "submissions": {"10": {"clean": 0.45, "fgsm": 0.85, "pgd": 0.95}},
+    "rejudged": {"times": 3, "accuracy": 0.57},
     "intervals": {
         "clean_accuracy": [0.3, 0.95],
         "robust_accuracy": {"fgsm": [0.15, 0.85], "pgd": [0.05, 0.7]},
-        "worst_case_accuracy": [0.05, 0.7],
+        "worst_case_accuracy": {BALL: [0.05, 0.7]},
         "worst_of": {"both": [0.04, 0.6]},
     },
 }
@@ -40,14 +45,18 @@ def test_steps_that_are_taken_again_have_one_line(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_table_shows_every_number(capsys):
+def test_table_shows_every_number(capsys, monkeypatch):
+    monkeypatch.setattr(logging.console, "_width", 200)
     logging.print_summary("title", SUMMARY, {"pgd": "PGD, eps 0.1"})
     printed = capsys.readouterr().out
     for text in ("title", "75.00 %", "50.00 %", "25.00 %", "30.00 .. 95.00", "PGD, eps 0.1"):
         assert text in printed
     for text in ("honest", "both", "20.00 %", "Selection: random", "not comparable"):
         assert text in printed
-    assert "worst case" in printed
+    for text in ("right after the attack", "worst case, linf eps 0.1", "24.00 %"):
+        assert text in printed
+    for text in ("one draw", "1 of 10", "31.00 %", "95.00 %", "57.00 % (3 times)"):
+        assert text in printed
     assert "4 examples, 1.5 s" in printed
 
 

@@ -109,7 +109,8 @@ def evaluated(setting: Setting, name: str, variant: str) -> dict[str, Value]:
         mark = "" if len(summary["judges"]) == 1 else f" ({judge})"
         values[f"clean{mark}"] = found["clean_accuracy"]
         values |= {f"{row}{mark}": share for row, share in found["robust_accuracy"].items()}
-        values[f"worst case{mark}"] = found["worst_case_accuracy"]
+        worst = found["worst_case_accuracy"]
+        values |= {f"worst case, {ball}{mark}": share for ball, share in worst.items()}
     return values
 
 

@@ -82,8 +82,9 @@ IMAGES: dict[str, dict[str, Any]] = {
 }
 """Which images a dataset's tables are of: all of CIFAR's test split, "1000 random samples"."""
 
-NOISE_OFF = {"noise off": Judge(view="noise_off", rule="paper")}
-ONE_DRAW = {"one draw": Judge(rule="paper")}
+# As AutoAttack counts: images that are right before and after, of all.
+NOISE_OFF = {"noise off": Judge(view="noise_off", rule="paper", counts="clean_and_attacked")}
+ONE_DRAW = {"one draw": Judge(rule="paper", counts="clean_and_attacked")}
 
 
 def pgd(dataset: str, num_steps: int = 20, *, eps: float | None = None, **fields: Any) -> PGD:

@@ -38,8 +38,8 @@ changes of searches that fail, and the copy moves int(gamma n / 2) pairs at most
   logits starve ten steps of gradient, see `lpd_cifar10.py`), and MORA on the members. Columns:
   the paper's attacks, and all.
 
-The paper counts only images that were right before the attack: `given_clean_correct` of
-summary.json.
+The paper counts only images that were right before the attack: so do its printed numbers' column
+and the paper's column of `honest`; of the others it is `given_clean_correct` of summary.json.
 """
 
 import dataclasses
@@ -59,7 +59,9 @@ from robust_jax.attacks import (
 )
 from robust_jax.certify import Margins
 from robust_jax.measures import Agreement, Gradients, KeepRate, Measure
-from robust_jax.protocol import AttackRun, Evaluation, side_by_side
+from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
+
+PAPERS_COUNT = Judge(rule="paper", counts="given_clean_correct")
 
 GAMMAS = (0.05, 0.1)
 
@@ -238,7 +240,10 @@ def honest() -> Evaluation:
         attacks[f"pgd_{eps}"] = AttackRun(pgd(eps))
         attacks |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
     return Evaluation(
-        attacks=attacks, judges=side_by_side(), attack_labels="predicted", num_examples=1000
+        attacks=attacks,
+        judges=side_by_side(PAPERS_COUNT),
+        attack_labels="predicted",
+        num_examples=1000,
     )
 
 

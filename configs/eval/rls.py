@@ -85,7 +85,9 @@ def table4() -> Evaluation:
     }
     return Evaluation(
         attacks=found,
-        judges={"paper": Judge(rule="paper")},
+        judges=recipes.JUDGES,
+        skip_misclassified=False,
+        num_submissions=recipes.NUM_SUBMISSIONS,
         batch_size=128,
         printed=Printed("table 4", {"rls_cifar10": numbers}),
     )
@@ -101,7 +103,9 @@ def table3(view: str) -> Evaluation:
     names = ("fgsm_0.01", "pgd10_0.01", "deepfool", "cw_0.01", "ead_0.01")
     return Evaluation(
         attacks={name: runs[name] for name in names},
-        judges={"paper": Judge(rule="paper")},
+        judges=recipes.JUDGES,
+        skip_misclassified=False,
+        num_submissions=recipes.NUM_SUBMISSIONS,
         batch_size=128,
         printed=TABLE3,
     )
@@ -134,7 +138,9 @@ def table6(view: str) -> Evaluation:
     runs = recipes.attacks("cifar10", "resnet50", view=view)
     return Evaluation(
         attacks={name: runs[name] for name in ("fgsm_0.01", "pgd10_0.01", "cw_0.01")},
-        judges={"paper": Judge(rule="paper")},
+        judges=recipes.JUDGES,
+        skip_misclassified=False,
+        num_submissions=recipes.NUM_SUBMISSIONS,
         batch_size=128,
         printed=TABLE6,
     )
@@ -157,8 +163,15 @@ def honest() -> Evaluation:
             f"square_{name}_fixed": AttackRun(Square(threat), eot_samples=2, draws="fixed"),
         }
         found |= {key: dataclasses.replace(run, adaptive=True) for key, run in adaptive.items()}
-    judges = side_by_side() | {"fixed": Judge(rule="fixed", num_draws=2)}
-    return Evaluation(attacks=found, judges=judges, num_examples=1000, batch_size=128)
+    judges = side_by_side(recipes.PAPERS_RULE) | {"fixed": Judge(rule="fixed", num_draws=2)}
+    return Evaluation(
+        attacks=found,
+        judges=judges,
+        skip_misclassified=False,
+        num_submissions=recipes.NUM_SUBMISSIONS,
+        num_examples=1000,
+        batch_size=128,
+    )
 
 
 def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
@@ -176,8 +189,16 @@ def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
     }
     runs = {name: AttackRun(attack, view="one_draw") for name, attack in own.items()}
     runs |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
-    judges = side_by_side(honest=Judge(num_draws=2)) | {"fixed": Judge(rule="fixed", num_draws=1)}
-    return Evaluation(attacks=runs, judges=judges, num_examples=1000, batch_size=128)
+    judges = side_by_side(recipes.PAPERS_RULE, Judge(num_draws=2))
+    judges |= {"fixed": Judge(rule="fixed", num_draws=1)}
+    return Evaluation(
+        attacks=runs,
+        judges=judges,
+        skip_misclassified=False,
+        num_submissions=recipes.NUM_SUBMISSIONS,
+        num_examples=1000,
+        batch_size=128,
+    )
 
 
 VARIANTS = {

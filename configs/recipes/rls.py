@@ -30,6 +30,11 @@ from robust_jax.models import (
 from robust_jax.optimizers import MultiStep, OptimizerConfig
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed
 
+PAPERS_RULE = Judge(rule="paper", counts="attacked")
+"""One prediction, itself a mean of N draws, of every attacked image: plain accuracy."""
+JUDGES = {"paper": PAPERS_RULE}
+NUM_SUBMISSIONS = 10  # each is N passes of the network
+
 RESNET50 = ResNetConfig(depth=50)
 VGG16 = VGGConfig(16)
 
@@ -113,7 +118,9 @@ def evaluation(dataset: str, network: str, view: str = "frozen_1") -> Evaluation
     """Returns table 1 or 2: attacks on one sampled model, judged by the mean of N fresh draws."""
     return Evaluation(
         attacks=attacks(dataset, network, view),
-        judges={"paper": Judge(rule="paper")},  # one prediction, itself a mean of N draws
+        judges=JUDGES,
+        skip_misclassified=False,
+        num_submissions=NUM_SUBMISSIONS,
         batch_size=128,
         printed=printed_numbers(dataset, network),
     )

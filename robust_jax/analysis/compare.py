@@ -75,6 +75,8 @@ def read(directory: pathlib.Path) -> Run:
         "sources": sorted(description["sources"]),
         "evaluation": {**description["evaluation"], "seed": None},
     }
+    if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
+        shared["draws"] = summary["draws"]
     identity = json.dumps(shared, sort_keys=True)
     return Run(directory, description["name"], config, identity, summary)
 
@@ -123,9 +125,13 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     for name, value in counted.items():
         key = _Key(name, described[name], settings[name])
         lines[key] = (value, bounds["robust_accuracy"][name])
-    what = f"right clean and under all {len(counted)} attacks of its evaluation"
-    worst = _Key("worst case", what, repr(sorted(settings.values())))
-    return lines | {worst: (numbers["worst_case_accuracy"], bounds["worst_case_accuracy"])}
+    inside = protocol.balls(run.config, list(counted))
+    for ball, value in numbers["worst_case_accuracy"].items():
+        members = inside.get(ball, list(counted))  # of format 2: all attacks
+        what = f"under all {len(members)} attacks of its evaluation in this ball"
+        key = _Key(f"worst case, {ball}", what, repr(sorted(settings[name] for name in members)))
+        lines[key] = (value, bounds["worst_case_accuracy"][ball])
+    return lines
 
 
 def cell(values: Sequence[tuple[float, Sequence[float]]]) -> str:
@@ -147,6 +153,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         lines.append("Reduced budget: not comparable with any other number.")
     kinds = {
         "images": [(r.config.split, r.config.selection, r.summary["num_examples"]) for r in runs],
+        "draws of a random method": [(r.summary["draws"],) for r in runs],
         "labels to move away from": [(r.config.attack_labels,) for r in runs],
     }
     for words, values in kinds.items():

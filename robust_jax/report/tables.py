@@ -3,7 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robust_jax.logging import COUNTS, printed_cell
+from robust_jax.logging import (
+    AGAIN,
+    COUNTED,
+    COUNTS,
+    IN_THE_BALL,
+    printed_cell,
+    rejudged,
+    submissions,
+)
 from robust_jax.page import table, text
 from robust_jax.protocol import CLEAN, Printed
 from robust_jax.sanity import Finding
@@ -20,41 +28,58 @@ def _with_interval(value: float, bounds: Sequence[float]) -> str:
 def headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str:
     """Returns the table of accuracies: attacks are rows, judges columns, the paper's last."""
     judges, paper = summary["judges"], summary.get("printed")
+    submitted = submissions(summary)
 
-    def cells(field: str, name: str | None = None) -> list[str]:
+    def cells(field: str, name: str) -> list[str]:
         found = []
         for judge in judges.values():
             values, bounds = judge[field], judge["intervals"][field]
-            if name is not None and name not in values:
-                found.append(NOTHING)
-                continue
-            value = values if name is None else values[name]
-            found.append(_with_interval(value, bounds if name is None else bounds[name]))
-        if paper is not None:
-            found.append(text(printed_cell(paper, name or field.removesuffix("_accuracy"))))
-        return found
+            known = name in values
+            found.append(_with_interval(values[name], bounds[name]) if known else NOTHING)
+        return [*found, *beside(name)]
 
-    names = dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"])
-    groups = dict.fromkeys(n for judge in judges.values() for n in judge["worst_of"])
+    def beside(name: str) -> list[str]:
+        draws = [percent(rows.get(name)) for rows in (submitted or {}).values()]
+        return draws if paper is None else [*draws, text(printed_cell(paper, name))]
+
+    def names(field: str) -> list[str]:
+        return list(dict.fromkeys(name for found in judges.values() for name in found[field]))
 
     def named(name: str, what: str) -> str:
         return f"{text(name)}<br><small>{text(what)}</small>"
 
-    rows = [["clean", *cells("clean_accuracy")]]
-    for name in names:
+    clean = [_with_interval(judge["clean_accuracy"], judge["intervals"]["clean_accuracy"])
+             for judge in judges.values()]  # fmt: skip
+    rows = [["clean", *clean, *beside("clean")]]
+    for name in names("robust_accuracy"):
         what = descriptions.get(name, "")
         rows.append([named(name, what), *cells("robust_accuracy", name)])
-    for name in groups:
+    for name in names("worst_of"):
         rows.append([named(name, "worst case of its attacks"), *cells("worst_of", name)])
-    worst = named("worst case", "right clean and under every attack that the column counts")
-    rows.append([worst, *cells("worst_case_accuracy")])
+    again = rejudged(summary)
+    if again is not None:
+        rows.append([named("clean, judged again", AGAIN), *again, *beside("")])
+    for name in names("worst_case_accuracy"):
+        rows.append(
+            [named(f"worst case, {name}", IN_THE_BALL), *cells("worst_case_accuracy", name)]
+        )
     lead = (
-        "<p>Accuracy over all chosen images, with 95 % Wilson intervals. The columns judge the "
-        "same adversarial images by different rules; a dash: an attack that the column does not "
-        "count.</p>"
+        "<p>Accuracy, with 95 % Wilson intervals. The columns judge the same adversarial images by "
+        "different rules; a dash: an attack that the column does not count. Of one norm balls "
+        "nest: what breaks an image inside counts outside. An attack without a bound is in no "
+        "worst case.</p>"
     )
+    if submitted is not None:
+        lead += (
+            "<p>The defence is random, and every image has its own draws, the same clean and under "
+            "every attack. <b>one draw</b>: accuracy of a single draw; <b>wrong in 1 of k</b>: "
+            "images that one of k submissions gets wrong.</p>"
+        )
     printed = [] if paper is None else [f"printed, {paper['table']}"]
-    return lead + table(["attack", *judges, *printed], rows, total=True)
+    columns = [f"{name}: {COUNTED[found['counts']]}" for name, found in judges.items()]
+    worst = bool(names("worst_case_accuracy"))
+    headings = ["attack", *columns, *(submitted or {}), *printed]
+    return lead + table(headings, rows, total=worst)
 
 
 def papers_table(printed: Printed | None) -> str:

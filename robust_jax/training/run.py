@@ -102,6 +102,7 @@ def make_validator(
             num_examples=config.training.validation_examples,
             batch_size=config.evaluation.batch_size,
             judges={"accuracy": Judge(num_draws=1)},
+            num_submissions=0,
             precision=config.training.precision,
             seed=config.seed,
         ),

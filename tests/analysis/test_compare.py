@@ -48,7 +48,9 @@ def test_seeds_are_one_column_and_other_settings_another_row(directories, tmp_pa
     assert [len(members) for members in columns.values()] == [2, 1]
     assert list(columns) == [f"small ({directories[0]})", f"small ({directories[2]})"]
     rows = list(compare.rows(columns))
-    assert [row.name for row in rows] == ["clean", "pgd", "worst case", "pgd", "worst case"]
+    assert [row.name for row in rows] == [
+        "clean", "pgd", "worst case, linf eps 0.05", "pgd", "worst case, linf eps 0.3",
+    ]  # fmt: skip
     assert [[len(found) for found in row.found] for row in rows] == [
         [2, 1], [2, 0], [2, 0], [0, 1], [0, 1],
     ]  # fmt: skip

@@ -1,0 +1,71 @@
+"""Judges: by which rule an image counts as right. A judge is a column of an evaluation's table."""
+
+import dataclasses
+from typing import Literal
+
+PAPER = "paper"
+HONEST = "honest"
+
+Counting = Literal["clean_and_attacked", "attacked", "given_clean_correct"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A rule that says what a model decides, and which images count: a column of the table.
+
+    Every draw of a random method belongs to a row of the dataset: row i is decided by the draws
+    that the evaluation's seed and i give, clean and under every attack, and no attack sees them.
+
+    Attributes:
+        view: view of the method whose largest logit decides; None for the deployed rule.
+        rule: decisions of a stochastic method. "honest": the mean of `num_draws` predictions of
+            each row's own draws. "paper": one such prediction. "fixed": the mean of `num_draws`
+            predictions under keys that all rows share (an averaged predictor, deterministic; its
+            interval is that of these draws). A deterministic method has one prediction whichever.
+        num_draws: predictions averaged by "honest" and "fixed".
+        adaptive: does the column count the adaptive attacks? False for a paper's own column, which
+            knows the paper's attacks alone.
+        counts: what the column counts under attack. "clean_and_attacked": images right before and
+            after, of all images (robust accuracy, as AutoAttack prints it). "attacked": images
+            right after the attack, of all images, also those that were wrong before (plain
+            accuracy on adversarial images, as CleverHans prints it). "given_clean_correct": images
+            right after, of those right before.
+    """
+
+    view: str | None = None
+    rule: Literal["honest", "paper", "fixed"] = "honest"
+    num_draws: int = 10
+    adaptive: bool = True
+    counts: Counting = "clean_and_attacked"
+
+    def __post_init__(self) -> None:
+        if self.num_draws < 1:
+            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
+
+    @property
+    def num_deciding(self) -> int:
+        """Returns how many predictions of a random method decide together."""
+        return 1 if self.rule == "paper" else self.num_draws
+
+    @property
+    def is_deployed(self) -> bool:
+        """Returns whether its draws are those of what is deployed, to which images are submitted.
+
+        Other views are not, and the fixed predictor says the same at every submission.
+        """
+        return self.view is None and self.rule != "fixed"
+
+    def num_drawn(self, num_submissions: int) -> int:
+        """Returns how many predictions of a random method are drawn, those that decide first."""
+        return max(self.num_deciding, num_submissions if self.is_deployed else 0)
+
+
+def side_by_side(paper: Judge | None = None, honest: Judge | None = None) -> dict[str, Judge]:
+    """Returns the two columns: the paper's rule on its own attacks, the honest one on all.
+
+    Args:
+        paper: the paper's rule; None for one draw of the deployed rule.
+        honest: None for the mean of ten draws of the deployed rule.
+    """
+    paper = dataclasses.replace(paper or Judge(rule="paper"), adaptive=False)
+    return {PAPER: paper, HONEST: honest or Judge()}

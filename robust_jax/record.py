@@ -1,0 +1,70 @@
+"""What is kept of one example under one attack."""
+
+from typing import Any, NamedTuple
+
+
+class Decision(NamedTuple):
+    """What one judge says of an example.
+
+    Attributes:
+        prediction: the class predicted; -1 where a score is NaN.
+        correct: is that the label?
+        top5: classes of the largest scores.
+        share_correct: share of the judge's draws of which each alone is right.
+        share_rejudged: share of its judgements that are right, where its draws are enough for more
+            than the one that counts. None where formats before 3 judged, a batch by one key.
+    """
+
+    prediction: int
+    correct: bool
+    top5: list[int]
+    share_correct: float
+    share_rejudged: float | None = None
+
+
+class Record(NamedTuple):
+    """One example under one attack, a line of records/NAME.jsonl.
+
+    Attributes:
+        index: row of the example in its split.
+        label: its class.
+        linf: largest change of a pixel.
+        l2: Euclidean norm of the change.
+        view_fooled: does what the attack saw have it wrong? False on clean images.
+        decisions: by judge, the headline's first.
+        started: False where the attack begins at other images and found none to begin at.
+    """
+
+    index: int
+    label: int
+    linf: float
+    l2: float
+    view_fooled: bool
+    decisions: dict[str, Decision]
+    started: bool = True
+
+    @property
+    def headline(self) -> Decision:
+        """Returns the decision of the first judge."""
+        return next(iter(self.decisions.values()))
+
+    @property
+    def right_somewhere(self) -> bool:
+        """Returns whether any judge has it right."""
+        return any(found.correct for found in self.decisions.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line."""
+        decisions = {judge: found._asdict() for judge, found in self.decisions.items()}
+        return self._asdict() | {"decisions": decisions}
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "Record":
+        """Returns the record of a line."""
+        decisions = {judge: Decision(**found) for judge, found in line["decisions"].items()}
+        fields: dict[str, Any] = {**line, "decisions": decisions}
+        return cls(**fields)
+
+
+Records = dict[str, dict[int, Record]]
+"""By attack (and CLEAN), by row."""

@@ -110,13 +110,22 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
     return tuple(path.name for path in paths if path.is_dir())
 
 
-def _images(folder: Path) -> Iterator[str]:
+def _images(folder: Path, seen: dict[Path, Path]) -> Iterator[str]:
     """Yields the path of each image file in a folder, at any depth.
 
+    Args:
+        folder: where.
+        seen: folders of this split that were listed already, by where they really are; grows.
+
     Raises:
-        ValueError: a link leads back to a folder above it, or an image's leads nowhere.
+        ValueError: a link leads back to a folder above it, or to one that is listed already, or an
+            image's leads nowhere.
     """
     for where, folders, files in os.walk(folder, followlinks=True):
+        here = Path(where)
+        first = seen.setdefault(here.resolve(), here)
+        if first != here:
+            raise ValueError(f"Expected {here} not to list the images of {first} again.")
         folders[:] = [name for name in folders if not _is_foreign(name)]
         for name in folders:
             inner = Path(where, name)
@@ -136,8 +145,9 @@ def _listed(
 ) -> list[tuple[str, int]]:
     """Returns (path, label) of each image under `<folder>/<class>`, at any depth."""
     rows = []
+    seen: dict[Path, Path] = {}
     for label, name in enumerate(class_names):
-        paths = sorted(_images(folder / name))
+        paths = sorted(_images(folder / name, seen))
         if every_class and not paths:
             raise ValueError(f"Expected {folder / name} to hold at least one image file.")
         rows.extend((path, label) for path in paths)

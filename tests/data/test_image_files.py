@@ -101,6 +101,24 @@ def test_links_are_followed_or_named(class_folder, tmp_path_factory):
         (class_folder / name).unlink()
 
 
+def test_links_between_classes_list_nothing_twice(class_folder):
+    """A ring of them would list its images until the system gives up."""
+    cat, dog = class_folder / "train/cat", class_folder / "train/dog"
+    (cat / "x").symlink_to("../dog")
+    again = r"cat/x not to list the images of .*/train/dog again|dog not to .*/cat/x again"
+    with pytest.raises(ValueError, match=again):
+        Folder(str(class_folder)).load()
+    (dog / "y").symlink_to("../cat")
+    with pytest.raises(ValueError, match=r"not to list the images of .* again"):
+        Folder(str(class_folder)).load()
+    (cat / "x").unlink()
+    (dog / "y").unlink()
+    (dog / "inner").mkdir()
+    (dog / "z").symlink_to("inner")
+    with pytest.raises(ValueError, match=r"not to list the images of .* again"):
+        Folder(str(class_folder)).load()
+
+
 def png16(channels):
     """A 16-bit PNG of a 12-bit camera; Pillow writes none in colour."""
 

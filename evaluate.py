@@ -22,6 +22,7 @@ from robust_jax import (
     command_line,
     compilation_cache,
     config,
+    dry_run,
     environment,
     evaluation,
     formats,
@@ -35,7 +36,7 @@ from robust_jax import (
     sharding,
 )
 from robust_jax.compilation import Precision
-from robust_jax.data import Data, open_data
+from robust_jax.data import Data, fingerprint, open_data
 from robust_jax.protocol import Evaluation
 from robust_jax.sharding import RuntimeConfig
 
@@ -118,22 +119,35 @@ def run(
     data: Data,
     out: pathlib.Path,
     sources: Mapping[str, checkpoints.Checkpoint] | None = None,
+    evaluator: evaluation.Evaluator | None = None,
     progress: bool = True,
 ) -> None:
-    """Runs an evaluation of a restored checkpoint; prints the table, writes summary and report."""
+    """Runs an evaluation of a restored checkpoint; prints the table, writes summary and report.
+
+    Args:
+        checkpoint: what is evaluated.
+        wanted: the protocol.
+        mesh: devices.
+        data: the dataset.
+        out: directory of the evaluation.
+        sources: checkpoints that attacks are transferred from, by name.
+        evaluator: of this method and protocol, where it is made already.
+        progress: show the progress bar?
+    """
     sources = sources or {}
     method = checkpoint.config.method.make(checkpoint.task)
     source_methods = {name: s.config.method.make(s.task) for name, s in sources.items()}
-    evaluator = evaluation.make_evaluator(method, wanted, mesh, source_methods)
+    evaluator = evaluator or evaluation.make_evaluator(method, wanted, mesh, source_methods)
     split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
     for found in (checkpoint, *sources.values()):
-        evaluation.check_data(data, found.task, split)
+        dry_run.check_data(data, found.task, split)
     measurement.check(wanted, checkpoint, method, split)
     description = {
         "name": checkpoint.config.name,
         "step": checkpoint.step,
         "weights": checkpoints.fingerprint(checkpoint.variables),
         "method": serialization.to_json(checkpoint.config.method),
+        "data": fingerprint(split),
         # What a paper prints, and what else is asked, changes no record.
         "evaluation": serialization.to_json(dataclasses.replace(wanted, printed=None, measures={})),
         "sources": {
@@ -146,6 +160,9 @@ def run(
             for name, s in sources.items()
         },
     }
+    models = {None: (method, checkpoint.variables)}
+    models |= {name: (source_methods[name], one.variables) for name, one in sources.items()}
+    dry_run.check(evaluator, models, checkpoint.task, directory=out)
     claims.claim(out, description)
     environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
     with logging.progress_bar(enabled=progress) as bar:
@@ -163,14 +180,15 @@ def run(
             on_batch=on_progress,
         )  # fmt: skip
         rows = np.asarray(list(found["clean"]))
-        models = {None: (method, checkpoint.variables)}
-        models |= {name: (source_methods[name], sources[name].variables) for name in wanted.others}
         certificates = {}
-        for other, model in models.items():
+        for other in (None, *wanted.others):
             certificates |= certification.certify(
-                wanted, *model, split, rows, mesh, directory=out, other=other, on_image=on_progress
-            )
-    summary = records.summarize(found, wanted, records.seconds_by_attack(out))
+                wanted, *models[other], split, rows, mesh,
+                directory=out, other=other, on_image=on_progress,
+            )  # fmt: skip
+    seconds = records.seconds_by_attack(out)  # also of attacks that the directory had before
+    seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
+    summary = records.summarize(found, wanted, seconds)
     if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out)
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]

@@ -16,6 +16,7 @@ from robust_jax import (
     command_line,
     compilation_cache,
     config,
+    dry_run,
     evaluation,
     interrupt,
     logging,
@@ -58,7 +59,10 @@ def main(arguments: Arguments) -> None:
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
     validator = training.make_validator(method, cfg, data, mesh)
-    evaluation.make_evaluator(method, cfg.evaluation, mesh)
+    evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh)
+    if method.fit is None:  # what is fitted does not exist yet
+        shapes = jax.eval_shape(method.init, key=jax.random.key(0))
+        dry_run.check(evaluator, {None: (method, shapes)}, data.task)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
         training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh, image_shape
@@ -123,8 +127,9 @@ def main(arguments: Arguments) -> None:
     del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
     checkpoint = training.fit(manager, workdir, method, cfg, data, plan, mesh)
     evaluate.run(
-        checkpoint, cfg.evaluation, mesh, data=data, out=workdir, progress=cfg.runtime.progress
-    )
+        checkpoint, cfg.evaluation, mesh,
+        data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

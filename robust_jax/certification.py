@@ -65,9 +65,6 @@ def certify(
         on_image: told (certifier, images done, images) after each.
     """
     rows = rows[: config.num_certified]
-    predict = bind(method.predict, variables)
-    members: Any = bind(_without_key(method.view("members")), variables)
-    mean_logit: Any = bind(mean_logits(method), variables)
     decide = jitted(at_precision(_decision(method), config.precision))
     root = rng.stream(jax.random.key(config.seed), "certification")
     found = {}
@@ -75,23 +72,15 @@ def certify(
         name = _name(title, other)
         file = directory / "certificates" / f"{name}.jsonl"
         lines = _read(file, rows)
+        make = certifying(certifier, method, variables, mesh)
         for row in rows[len(lines) :].tolist():
             chosen = np.asarray([row], np.int32)
             (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
             key = rng.stream(root, name)
+            one = make(batch.image[:1], batch.label[:1], key=key, index=chosen)
             if isinstance(certifier, Margins):
-                clean = batch.image[:1], batch.label[:1]
-                if certifier.of == "mean_logit" or method.vote == "mean_logit":
-                    one = certifier(mean_logit, *clean)
-                else:
-                    one = certifier(members, *clean, vote=method.vote)
                 decided = np.asarray(decide(variables, batch.image))[:1]
                 one = one.only(one.label == decided)
-            else:
-                one = certifier(
-                    predict, batch.image[:1], key=key, index=chosen, mesh=mesh,
-                    draws_per=method.draws_per if method.stochastic else "row",
-                )  # fmt: skip
             line = {
                 "index": row,
                 "label": int(batch.label[0]),
@@ -111,6 +100,26 @@ def certify(
         )  # fmt: skip
         found[name] = certificate, np.asarray([line["label"] for line in lines], np.int32)
     return found
+
+
+def certifying(
+    certifier: Smoothing | Margins, method: Method, variables: Variables, mesh: Mesh | None = None
+) -> Callable[..., Certificate]:
+    """Returns (images, labels, *, key, index) -> the certificates of what is certified, `certify`.
+
+    Those of margins are of the bounds alone: `predict` has still to be asked of the images.
+    """
+    if isinstance(certifier, Margins):
+        fields: dict[str, Any] = {"vote": method.vote}
+        logits: Any = bind(_without_key(method.view("members")), variables)
+        if certifier.of == "mean_logit" or method.vote == "mean_logit":
+            fields, logits = {}, bind(mean_logits(method), variables)
+        return lambda images, labels, *, key, index: certifier(logits, images, labels, **fields)
+    predict = bind(method.predict, variables)
+    fields = {"mesh": mesh, "draws_per": method.draws_per if method.stochastic else "row"}
+    return lambda images, labels, *, key, index: certifier(
+        predict, images, key=key, index=index, **fields
+    )
 
 
 def names(config: Evaluation) -> list[str]:
@@ -160,9 +169,13 @@ def _read(file: pathlib.Path, rows: np.ndarray) -> list[dict]:
     """Returns the whole lines of a file, which must be of the first rows in their order."""
     if not file.is_file():
         return []
-    lines = formats.read_lines("certificate", file, resumed=True)
+    lines = formats.read_lines("certificate", file, torn="the end")
     found = lines[: len(rows)]
-    if [line.get("index") for line in found] != rows[: len(found)].tolist():
+    for number, line in enumerate(found, start=1):
+        missing = {"index", "label", "certified", "radius"} - line.keys()
+        if missing:
+            raise ValueError(f"Expected {str(file)!r}, line {number}, to have {sorted(missing)}.")
+    if [line["index"] for line in found] != rows[: len(found)].tolist():
         raise ValueError(f"Expected {str(file)!r} to hold this evaluation's images in order.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"read {file.name}")

@@ -8,13 +8,12 @@ is whole, so one that is interrupted never costs the previous one.
 
 import dataclasses
 import functools
-import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -22,8 +21,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 import robust_jax
 from robust_jax import formats, logging, serialization
 from robust_jax.config import MAY_CHANGE, Config
-from robust_jax.sharding import local, replicated
+from robust_jax.sharding import replicated
 from robust_jax.types import Task, Variables
+from robust_jax.weights import check_architecture, check_function, fingerprint
 
 
 class Checkpoint(NamedTuple):
@@ -75,7 +75,24 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.Checkpoint
         # The step donates its state: a save must have read it before training goes on.
         enable_async_checkpointing=False,
     )
-    return ocp.CheckpointManager(_root(workdir), options=options)
+    try:
+        return ocp.CheckpointManager(_root(workdir), options=options)
+    except Exception as error:  # it reads the metrics of every step
+        raise ValueError(
+            f"Expected checkpoints {str(_root(workdir))!r} to be whole{_torn_metrics(workdir)}: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _torn_metrics(workdir: str | pathlib.Path) -> str:
+    """Returns in words which steps' metrics are torn."""
+    torn = []
+    for file in sorted(_root(workdir).glob("*/metrics/metrics")):
+        try:
+            json.loads(file.read_bytes())
+        except ValueError:
+            torn.append(file.parent.parent.name)
+    return f", found the metrics of {torn} torn" if torn else ""
 
 
 def save(
@@ -113,6 +130,8 @@ def save(
             "task": task._asdict(),
             "class_names": class_names,
             "metrics": dict(metrics or {}),
+            # Files of arrays have no check sums of their own.
+            "weights": fingerprint(model),
         }
     )
     items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
@@ -170,7 +189,7 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
         raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
     if step is not None and step not in steps:
         raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
-    metas = {each: _read_meta(workdir, each) for each in steps}
+    metas = {each: _read_meta(workdir, each) for each in (steps if step is None else [step])}
     if step is None:
         step = max(steps, key=lambda each: (_best_value(metas[each]), each))
     meta = metas[step]
@@ -181,6 +200,11 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     variables = _read_model(workdir, step, mesh)
     expected = jax.eval_shape(config.method.make(task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
+    if meta["weights"] not in (None, fingerprint(variables)):
+        raise ValueError(
+            f"Expected checkpoint {str(workdir)!r}, step {step}, to hold the arrays that were "
+            f"saved, {meta['weights']}; found {fingerprint(variables)}."
+        )
     return Checkpoint(
         config, task, tuple(meta["class_names"]), step, dict(meta["metrics"]), variables
     )
@@ -190,8 +214,9 @@ def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
     """Returns the checkpoint with the same weights under another configuration's method and name.
 
     Raises:
-        ValueError: the weights are of another architecture than the method's, or one of the two
-            methods needs what the other's `fit` did not gather.
+        ValueError: the weights are of another architecture than the method's, they make another
+            network under it, or one of the two methods needs what the other's `fit` did not
+            gather.
     """
     method = config.method.make(checkpoint.task)
     expected = jax.eval_shape(method.init, key=jax.random.key(0))
@@ -202,18 +227,15 @@ def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
             f"Expected method={config.name!r} to be the checkpoint's own: one of the two is fitted "
             "to training images, which train.py with --training.init-from does anew."
         )
+    own = checkpoint.config.method
+    try:
+        check_function(own, config.method, checkpoint.task, checkpoint.variables)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected method={config.name!r} to fit the checkpoint: {error}"
+        ) from error
     changed = dataclasses.replace(checkpoint.config, method=config.method, name=config.name)
     return checkpoint._replace(config=changed)
-
-
-def fingerprint(variables: Variables) -> str:
-    """Returns twelve hex digits that two models share only if all their arrays are equal."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(local(variables)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
 
 
 def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
@@ -254,28 +276,6 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
 def kept_metrics(workdir: str | pathlib.Path) -> dict[int, dict[str, float]]:
     """Returns the validation metrics of each checkpoint that is kept, by step."""
     return {step: _read_meta(workdir, step)["metrics"] for step in _steps(workdir)}
-
-
-def check_architecture(variables: Variables, expected: Variables, *, name: str) -> None:
-    """Checks that every expected array is there with its shape; fitted extras may stand beside.
-
-    Raises:
-        ValueError: names the first array that is missing, foreign, or of another shape.
-    """
-    have = {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(variables)}
-    want = {jax.tree_util.keystr(p): v for p, v in jax.tree_util.tree_leaves_with_path(expected)}
-    for path, value in want.items():
-        if path not in have:
-            raise ValueError(f"Expected {name} to hold {path}{value.shape} (another architecture).")
-        if have[path].shape != value.shape:
-            raise ValueError(
-                f"Expected {name}{path}{have[path].shape} to have shape {value.shape} "
-                "(another architecture)."
-            )
-    collections = {path.split("]")[0] for path in want}
-    for path in have:
-        if path not in want and path.split("]")[0] in collections:
-            raise ValueError(f"Expected {name} not to hold {path} (another architecture).")
 
 
 def _root(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -329,7 +329,7 @@ def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
 
     name = f"checkpoint {str(_root(workdir))!r}, step {step},"
     meta = formats.current("checkpoint", _readable(read, workdir, step), name=name)
-    names = ("config", "task", "class_names", "metrics")
+    names = ("config", "task", "class_names", "metrics", "weights")
     return _readable(lambda: {key: meta[key] for key in names}, workdir, step)
 
 

@@ -8,6 +8,8 @@ import jax
 from jax import lax
 from jaxtyping import Array
 
+from robust_jax.live import watched_for_host_draws
+
 Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32"]
 """How products of float32 are computed where their own code does not say: JAX's names.
 
@@ -28,6 +30,13 @@ what XLA:CPU can hand to YNNPACK, products of matrices and sums gain; convolutio
 default, are slower there than in Eigen, so they are not named."""
 
 
+_ASKS_FOR_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
 def jitted(function: Callable[..., Any], **fields: Any) -> Any:
     """Returns `jax.jit(function, **fields)`, on the CPU with `CPU_OPTIONS`.
 
@@ -46,6 +55,34 @@ def at_precision(function: Callable[..., Any], precision: Precision) -> Callable
             return function(*args, **kwargs)
 
     return run
+
+
+def dry_run(
+    function: Callable[..., Any], *arguments: Any, what: str, on_host: bool = False
+) -> None:
+    """Traces a function on the shapes of its arguments: nothing is computed or compiled.
+
+    A `jit` inside keeps what was traced for the call that follows.
+
+    Args:
+        function: the function.
+        arguments: arrays, or shapes of them.
+        what: how an error calls it.
+        on_host: does it look at numbers on the host? Then it is traced that far.
+
+    Raises:
+        ValueError: it fails; in one line.
+    """
+    try:
+        with watched_for_host_draws():
+            jax.eval_shape(function, *arguments)
+    except Exception as error:  # a model's or an attack's own, of every kind
+        if on_host and isinstance(error, _ASKS_FOR_NUMBERS):
+            return
+        reason = (str(error).strip().splitlines() or [""])[0]
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise ValueError(f"Expected {what} to run on this model: {reason}") from error
 
 
 def computed_once(x: Array) -> Array:

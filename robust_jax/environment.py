@@ -51,7 +51,7 @@ def remember(directory: pathlib.Path, found: dict[str, Any]) -> list[dict[str, A
     file = directory / _FILE
     earlier: list[dict[str, Any]] = []
     if file.is_file():
-        earlier = formats.read_lines("environment", file, resumed=True)
+        earlier = formats.read_lines("environment", file, torn="left out")
     elif any((directory / "records").glob("*.jsonl")):
         logging.say("Going on where records do not say on which device they were made.")
     if earlier:

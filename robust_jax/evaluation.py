@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
@@ -19,7 +20,7 @@ from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
 from robust_jax.compilation import Precision, at_precision, jitted
-from robust_jax.data import Data, Split, eval_batches, select
+from robust_jax.data import Split, eval_batches, select
 from robust_jax.judging import Judgement, Panel, averaged, judge_images, panel
 from robust_jax.methods import Method
 from robust_jax.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
@@ -35,7 +36,7 @@ from robust_jax.records import (
 )
 from robust_jax.sharding import batched, check_batch_size, local, on_host, replicated, spread
 from robust_jax.targets import images_to_begin_at, random_targets
-from robust_jax.types import Batch, Task, Variables
+from robust_jax.types import Batch, Variables
 
 StepFn = Callable[..., Judgement]
 
@@ -141,6 +142,8 @@ def _attack_step(
         given: dict[str, Any] = {"key": rng.stream(key, f"attack {name}"), "index": batch.index}
         if run.attack.targeted:
             labels = random_targets(view, batch, config.seed)
+        if run.attack.on_host and isinstance(batch.image, Tracer):
+            return run.attack.dry_run(view, batch.image, labels, **given), None
         if not run.attack.takes_starts:
             return run.attack(view, batch.image, labels, **given), None
         started = run.attack.started(view, batch.image, labels, **given, starts=starts)
@@ -334,17 +337,3 @@ def _records(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         started = judgement.started is None or bool(judgement.started[i])
         records.append(Record(index, label, linf, l2, fooled, decisions, started))
     return records
-
-
-def check_data(data: Data, task: Task, split: Split) -> None:
-    """Checks that a dataset is one that a checkpoint's network takes.
-
-    Raises:
-        ValueError: another image shape or number of classes, or an empty split.
-    """
-    for name in ("input_shape", "num_classes"):
-        found, wanted = getattr(data.task, name), getattr(task, name)
-        if found != wanted:
-            raise ValueError(f"Expected the dataset's {name}={found} to be the network's {wanted}.")
-    if len(split) == 0:
-        raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")

@@ -1,19 +1,21 @@
 """The shape of what is stored: one number for all of it, and how earlier shapes are read.
 
 `FORMAT` stands as `format` in every file that is read again: the `meta` of a checkpoint,
-evaluation.json (the claim), summary.json, and each line of records/, certificates/, seconds.jsonl
-and environments.jsonl, so that a file which two versions wrote has both numbers. A configuration
-has the number of what holds it. Logs (metrics.jsonl, TensorBoard), pictures and report.html have
-none.
+evaluation.json and the NAME.json beside records and certificates (claims), summary.json, and each
+line of records/, certificates/, seconds.jsonl and environments.jsonl, so that a file which two
+versions wrote has both numbers. A configuration has the number of what holds it. Logs
+(metrics.jsonl, TensorBoard), pictures and report.html have none.
 
 Where a shape changes, raise `FORMAT` and say in `STEPS` how the old one becomes the new. A new
 field of a configuration whose default is what was done before needs neither: it is filled in
 (`serialization.completed`).
 """
 
+import contextlib
 import json
+import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 FORMAT = 3
@@ -104,14 +106,26 @@ STEPS: dict[int, Step] = {
     # Format 3: ten and more searches of C&W and EAD end at the upper bound, decision attacks begin
     # at clean images of other classes; claims say the precision and what margins bound; there is a
     # worst case for each ball. (Decisions of earlier ones lack `share_rejudged`, by which one key
-    # for all rows of a batch is told.)
-    2: Step({"claim": _as_it_was_computed, "summary": _with_balls}, config=_as_it_was_done),
+    # for all rows of a batch is told.) Claims say of what data an evaluation is, and checkpoints of
+    # which arrays: None is held against nothing. Earlier files were all under evaluation.json.
+    2: Step(
+        {
+            "claim": lambda tree: {"data": None, **_as_it_was_computed(tree)},
+            "checkpoint": lambda tree: {"weights": None, **tree},
+            "summary": _with_balls,
+        },
+        config=_as_it_was_done,
+    ),
 }
 """By the format that a step begins with."""
 
 ALWAYS_NUMBERED: tuple[Kind, ...] = ("checkpoint",)
 """Kinds of which format 1 had a number: without one they are damaged."""
 WITH_CONFIGS: tuple[Kind, ...] = ("checkpoint", "claim")
+
+
+class TornError(ValueError):
+    """What was read is no whole JSON: a stop, or a full disk, cut it short."""
 
 
 def numbered(value: Mapping[str, Any]) -> Tree:
@@ -151,37 +165,42 @@ def read(kind: Kind, file: pathlib.Path) -> Tree:
     """Returns what a JSON file holds, in today's shape.
 
     Raises:
-        ValueError: torn, or as `current`; one line that names the file.
+        TornError: it is no whole JSON.
+        ValueError: as `current`; one line that names the file.
     """
     name = repr(str(file))
     return current(kind, _parsed(file.read_bytes(), name), name=name)
 
 
-def read_lines(kind: Kind, file: pathlib.Path, *, resumed: bool = False) -> list[Tree]:
+def read_lines(
+    kind: Kind, file: pathlib.Path, *, torn: Literal["refused", "the end", "left out"] = "refused"
+) -> list[Tree]:
     """Returns the lines of a JSON lines file in today's shape.
 
     Args:
         kind: what each line is.
         file: the file.
-        resumed: leave out a last line that a stop cut short of its end? The caller writes it anew.
+        torn: what a line is that a stop or a full disk left torn, or without its end: "refused";
+            "the end" of the file, from where the caller writes it anew; or "left out".
 
     Raises:
-        ValueError: as `read`; names the file and the line.
+        TornError: a line is, and that is refused.
+        ValueError: as `current`; names the file and the line.
     """
     *lines, last = file.read_bytes().split(b"\n")
-    if last and not resumed:
+    if last and torn == "refused":
         lines.append(last)
     found = []
     for number, line in enumerate(lines, start=1):
         name = f"{str(file)!r}, line {number},"
-        found.append(current(kind, _parsed(line, name), name=name))
+        try:
+            found.append(current(kind, _parsed(line, name), name=name))
+        except TornError:
+            if torn == "refused":
+                raise
+            if torn == "the end":
+                break
     return found
-
-
-def is_current(file: pathlib.Path) -> bool:
-    """Returns whether a JSON file has today's number."""
-    found = _parsed(file.read_bytes(), repr(str(file)))
-    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def write(file: pathlib.Path, value: Mapping[str, Any]) -> None:
@@ -200,16 +219,31 @@ def as_lines(values: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _replace(file: pathlib.Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)
+    """Writes a file; one that says the same already stays as it is."""
+    if not (file.is_file() and file.read_bytes() == text.encode()):
+        with replacing(file) as partial:
+            partial.write_bytes(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(file: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a place to write to, which becomes the file when all is written; or nothing changes."""
+    partial = file.with_name(file.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())  # or a loss of power leaves the name of an empty file
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, room
+        raise
 
 
 def _parsed(text: bytes, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"Expected {name} to be whole JSON: {error}") from error
+        raise TornError(f"Expected {name} to be whole JSON: {error}") from error
 
 
 def _each_config(change: Callable[[Tree], Tree], value: Any) -> Any:

@@ -6,10 +6,13 @@ functions are traced at every call here, the arrays that they have captured beco
 what is compiled is found by the program that the trace gives: other weights compile nothing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -138,7 +141,8 @@ def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str
     def flat(*leaves: Any) -> Any:
         return function(**static, **jax.tree.unflatten(structure, leaves))
 
-    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+    with watched_for_host_draws():
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
     captured = [*closed.consts]
     if any(isinstance(array, Tracer) for array in captured):
         return None
@@ -148,6 +152,27 @@ def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str
 
     program = jax.make_jaxpr(of_arguments)(captured, *leaves)
     return _compiled(_Program(program)), captured, jax.tree.structure(shapes)
+
+
+@contextlib.contextmanager
+def watched_for_host_draws() -> Iterator[None]:
+    """Warns where NumPy's global generator moves on inside: a function is traced there.
+
+    What it draws there is drawn once and stays, in the compiled program, for every call. (Python's
+    own moves on for others' reasons, as type checkers that look at a sample.)
+    """
+
+    def state() -> bytes:
+        return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002 (whom others ask)
+
+    before = state()
+    yield
+    if state() != before:
+        warnings.warn(
+            "Expected a function to draw from its key; it drew from np.random, once, while it was "
+            "traced: every call has the same draw. Use jax.random and `key`.",
+            stacklevel=2,
+        )
 
 
 def _without_inner_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

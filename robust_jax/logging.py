@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from robust_jax import formats
 from robust_jax.wording import NOTHING, gibibytes, percent
 
 console = rich.console.Console(stderr=False)
@@ -45,8 +46,9 @@ class MetricWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in path.read_bytes().split(b"\n") if _step(line) <= start]
+            with formats.replacing(path) as partial:
+                partial.write_bytes(b"".join(line + b"\n" for line in lines))
         self._file = path.open("a", buffering=1)
         self._board = _board(workdir / "tensorboard", purge_step=start + 1)
 
@@ -79,11 +81,11 @@ def _board(directory: pathlib.Path, *, purge_step: int) -> Any:
     return SummaryWriter(str(directory), purge_step=purge_step)
 
 
-def _step(line: str) -> float:
-    """Returns the step of a line; a line that a crash cut short counts as one to drop."""
+def _step(line: bytes) -> float:
+    """Returns the step of a line; a line that a crash left torn counts as one to drop."""
     try:
         return float(json.loads(line)["step"])
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.checkpoints import Checkpoint
+from robust_jax.compilation import dry_run
 from robust_jax.data import Split, eval_batches
-from robust_jax.measures import Found, PrintedNumbers, Subject, standard
+from robust_jax.measures import Found, Measure, PrintedNumbers, Subject, standard
 from robust_jax.methods import Method
 from robust_jax.page import text
 from robust_jax.protocol import Evaluation
@@ -21,22 +22,32 @@ from robust_jax.types import Variables
 
 
 def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Split) -> None:
-    """Checks, before any work, that a model has what a protocol asks.
+    """Checks, before any work, that a model has what a protocol asks, and that it can be asked.
 
     Raises:
-        ValueError: it lacks what a named measure needs.
+        ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
     """
     subject = _subject(config, checkpoint, method, checkpoint.variables)
     chosen = config.num_examples or len(split)
     if config.selection == "correct_per_class":
         chosen *= checkpoint.task.num_classes
-    for name, measure in config.measures.items():
+    for name, measure in _asked(config).items():
         count = min(chosen, len(split), measure.num_examples or len(split))
         images: Any = jax.ShapeDtypeStruct((count, *checkpoint.task.input_shape), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
+        if missing is not None and not config.measures:
+            continue  # those that every report shows, of a model that has it
         if missing is not None:
             kind = type(subject.config).__name__
             raise ValueError(f"Expected measures={name!r} of a model with {missing}, found {kind}.")
+        labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+
+        def ask(*arrays: Any, measure: Measure = measure) -> None:
+            variables, images, labels = arrays
+            measure(subject._replace(variables=variables, images=images, labels=labels))
+
+        shapes = (local(subject.variables), images, labels)
+        dry_run(ask, *shapes, what=f"measures={name!r}", on_host=True)
 
 
 def measure(
@@ -58,9 +69,7 @@ def measure(
         split: the examples.
         rows: the chosen ones.
     """
-    asked = config.measures
-    if not asked and config.sanity:
-        asked = standard(_smallest_ball(config))
+    asked = _asked(config)
     if not asked:
         return {}
     bare = _subject(config, checkpoint, method, local(checkpoint.variables))
@@ -108,6 +117,12 @@ def say_printed(found: Mapping[str, Found]) -> list[str]:
         if "printed" in answer.numbers
         for place, one in answer.numbers["printed"]["rows"].items()
     ]
+
+
+def _asked(config: Evaluation) -> Mapping[str, Measure]:
+    if config.sanity and not config.measures:
+        return standard(_smallest_ball(config))
+    return config.measures
 
 
 def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:

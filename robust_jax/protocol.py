@@ -185,6 +185,20 @@ class Evaluation:
                     f"Expected printed={self.printed.table!r} to name rows and a judge of this "
                     f"evaluation, found {sorted(found - known)}, {self.printed.judge!r}."
                 )
+            judge, of = self.printed.judge or next(iter(self.judges)), self.printed.of
+            counted = set(self.counted(judge))
+            groups = {name for name, members in self.worst_of.items() if counted >= {*members}}
+            without = found - {CLEAN} - counted - (groups if of == "accuracy" else set())
+            if without:
+                raise ValueError(
+                    f"Expected printed={self.printed.table!r}, of={of!r}, to name rows that "
+                    f"judge {judge!r} has such a number of, found {sorted(without)}."
+                )
+
+    def counted(self, judge: str) -> list[str]:
+        """Returns the attacks that a judge counts."""
+        adaptive = self.judges[judge].adaptive
+        return [name for name, run in self.attacks.items() if adaptive or not run.adaptive]
 
     @property
     def deciding(self) -> str:

@@ -1,13 +1,15 @@
 """Records of an evaluation on disk, and the numbers that are reductions of them.
 
 For each attack a file `records/NAME.jsonl` grows by one line per example; `records/clean.jsonl`
-holds the clean predictions. An evaluation that was stopped goes on after the last whole batch.
+holds the clean predictions. An evaluation that was stopped goes on after the last whole batch. What
+a file's records are of stands beside it (`claims.py`).
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import jax
 import numpy as np
@@ -53,15 +55,27 @@ def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = records[: len(images)]
         index = np.asarray([record.index for record in kept], np.int32)
-        np.savez_compressed(file.with_suffix(".npz"), index=index, images=images[: len(kept)])
+        with (
+            formats.replacing(file.with_suffix(".npz")) as partial,
+            partial.open("wb") as stream,
+        ):
+            np.savez_compressed(stream, index=index, images=images[: len(kept)])
 
 
 def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows and images [n h w k] that `save_shown` wrote for an attack; none it skipped."""
-    if not (pathlib.Path(directory) / "records" / f"{name}.npz").is_file():
-        return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
-    with np.load(pathlib.Path(directory) / "records" / f"{name}.npz") as found:
-        return found["index"], found["images"]
+    """Returns rows and images [n h w k] that `save_shown` wrote for an attack.
+
+    None of one that was skipped, or whose pictures are damaged: no number is made of them.
+    """
+    file = pathlib.Path(directory) / "records" / f"{name}.npz"
+    if file.is_file():
+        with (
+            contextlib.suppress(Exception),  # whatever zip, zlib and NumPy's header raise
+            file.open("rb") as stream,
+            np.load(stream) as found,
+        ):
+            return found["index"], found["images"]
+    return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
 
 
 def set_aside(file: pathlib.Path) -> None:
@@ -72,7 +86,7 @@ def set_aside(file: pathlib.Path) -> None:
     """
     if not file.is_file():
         return
-    found = [d for record in _read(file, resumed=True) for d in record.decisions.values()]
+    found = [d for record in _read(file, torn="the end") for d in record.decisions.values()]
     if all(decision.share_rejudged is not None for decision in found):
         return
     kept = file.with_name(f"{file.name}.format2")
@@ -89,11 +103,13 @@ def set_aside(file: pathlib.Path) -> None:
 def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, Record]:
     """Returns the records of the whole batches in a file, and cuts anything after them off.
 
+    So too from a line on that is torn: what follows it is made anew.
+
     Several processes read the file that process 0 writes, so they must share it.
     """
     if file is None or not file.is_file():
         return {}
-    records = _read(file, resumed=True)
+    records = _read(file, torn="the end")
     whole = len(records) if len(records) == len(rows) else len(records) // size * size
     records = records[:whole]
     if [record.index for record in records] != rows[:whole].tolist():
@@ -113,9 +129,9 @@ def read_records(directory: str | pathlib.Path) -> Records:
     return records
 
 
-def _read(file: pathlib.Path, *, resumed: bool = False) -> list[Record]:
+def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused") -> list[Record]:
     found = []
-    for number, line in enumerate(formats.read_lines("record", file, resumed=resumed), start=1):
+    for number, line in enumerate(formats.read_lines("record", file, torn=torn), start=1):
         try:
             found.append(Record.from_json(line))
         except (AttributeError, KeyError, TypeError) as error:
@@ -133,10 +149,13 @@ def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
 
 
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
-    """Returns the time that the batches of each attack took, over all starts of an evaluation."""
+    """Returns the time that the batches of each attack took, over all starts of an evaluation.
+
+    Torn lines do not count: a stop leaves the numbers of records whole, and of seconds nearly.
+    """
     found: dict[str, float] = {}
     file = directory / "seconds.jsonl"
-    lines = formats.read_lines("seconds", file, resumed=True)
+    lines = formats.read_lines("seconds", file, torn="left out") if file.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.keys() >= {"name", "seconds"}:
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")

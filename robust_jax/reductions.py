@@ -35,7 +35,7 @@ def all_right(share_right: float, num_drawn: int, times: int) -> float:
 def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]:
     """Returns the numbers of a judge, as `records.summarize` lists them."""
     rule = config.judges[judge]
-    counted = [n for n, run in config.attacks.items() if rule.adaptive or not run.adaptive]
+    counted = config.counted(judge)
     clean, headline = records[CLEAN], next(iter(config.judges))
 
     def correct(name: str, row: int, by: str = judge) -> bool:

@@ -11,9 +11,17 @@ import pytest
 
 import robust_jax
 from robust_jax import checkpoints, formats, sharding
-from robust_jax.methods import Standard
-from robust_jax.models import CNNConfig
+from robust_jax.methods import (
+    KAP,
+    TRADES,
+    KernelPool,
+    RandomSelfEnsemble,
+    Standard,
+    StochasticActivationPruning,
+)
+from robust_jax.models import CNNConfig, Normalization
 from robust_jax.types import Task
+from robust_jax.weights import check_function
 from tests.small import config
 
 TASK = Task((8, 8, 1), 10, 1242)
@@ -125,6 +133,41 @@ def test_another_method_brings_its_name_and_refuses_what_was_fitted(tmp_path, va
     assert checkpoints.with_method(fitted, CONFIG) == fitted
     with pytest.raises(ValueError, match="method='other' to be the checkpoint's own"):
         checkpoints.with_method(fitted, other)
+
+
+def test_arrays_that_make_another_network_are_refused(variables):
+    """Kernel pooling has a plain network's arrays; noise, votes and losses change no network."""
+    found = checkpoints.Checkpoint(CONFIG, TASK, (), 0, {}, variables)
+    network, normalization = CONFIG.method.network, Normalization((0.5,), (0.5,))
+
+    def under(method, found=found):
+        return checkpoints.with_method(found, dataclasses.replace(CONFIG, name="x", method=method))
+
+    for method in (
+        KAP(network=network, pool=None, sigma=0.5, input_sigma=0.1),
+        RandomSelfEnsemble(network=network),
+        StochasticActivationPruning(network=network),
+        TRADES(network=network, vote="mean_logit", dtype="bfloat16"),
+    ):
+        changed = under(method)
+        assert changed.config.method == method
+        assert under(CONFIG.method, changed).config.method == CONFIG.method
+    pooled = KAP(network=network, noise_off_statistics="reestimated")
+    bare = dataclasses.replace(CONFIG, method=KAP(network=network))
+    for method, other in (
+        (KAP(network=network), found),
+        (CONFIG.method, found._replace(config=bare)),
+        (RandomSelfEnsemble(network=network), found._replace(config=bare)),
+        (KAP(network=network, pool=KernelPool(kind="max")), found._replace(config=bare)),
+        (Standard(network=dataclasses.replace(network, strides=(1,))), found),
+    ):
+        with pytest.raises(ValueError, match=r"method='x' to fit the checkpoint: .* differ by"):
+            under(method, other)
+    check_function(pooled, bare.method, TASK, variables)
+    normalized = Standard(network=network, normalization=normalization)
+    arrays = jax.jit(lambda key: normalized.make(TASK).init(key=key))(jax.random.key(0))
+    with pytest.raises(ValueError, match="Expected Standard to make the same network"):
+        check_function(normalized, CONFIG.method, TASK, arrays)
 
 
 def test_fingerprints_tell_models_apart(variables):

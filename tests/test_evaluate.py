@@ -1,5 +1,6 @@
 """The command evaluate.py on what train.py wrote."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,8 +9,10 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, evaluation, records, sharding
+from robust_jax import checkpoints, dry_run, records, report, sharding
+from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.protocol import AttackRun
 from tests import small
 
 QUIET = """
@@ -21,7 +24,7 @@ def get_config(variant):
 """
 
 
-def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
+def test_evaluate_reads_what_train_wrote(tmp_path, capsys, monkeypatch):
     cfg = small.config(small.noisy())
     train.main(train.Arguments(cfg, tmp_path))
     trained = json.loads((tmp_path / "summary.json").read_text())
@@ -44,6 +47,31 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
 
+    # A further attack: what is finished stays as it is, to the byte.
+    attacks = {**cfg.evaluation.attacks, "late": AttackRun(FGSM(small.THREAT), adaptive=True)}
+    more = dataclasses.replace(cfg.evaluation, attacks=attacks)
+    before = {file: file.read_bytes() for file in (out / "records").glob("*.jsonl")}
+    data, mesh = open_data(cfg.data), sharding.make_mesh(1)
+    monkeypatch.setattr(report, "write", lambda *_, **__: None)
+    evaluate.run(checkpoint, more, mesh, data=data, out=out, progress=False)
+    assert {file: file.read_bytes() for file in before} == before
+    summary = json.loads((out / "summary.json").read_text())
+    accuracies = summary["robust_accuracy"]
+    late = accuracies.pop("late")
+    assert accuracies == again["robust_accuracy"]
+    assert summary["worst_case_accuracy"] <= late
+    # And back to the first: the further attack's records stay, and count no more.
+    evaluate.run(checkpoint, cfg.evaluation, mesh, data=data, out=out, progress=False)
+    assert (out / "records" / "late.jsonl").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["robust_accuracy"] == again["robust_accuracy"]
+    assert set(summary["seconds"]) == {"clean", "fgsm", "pgd"}
+    attacks["late"] = AttackRun(FGSM(ThreatModel("linf", 0.2)))
+    with pytest.raises(ValueError, match=r"late.attack.threat.eps: 0.1 != 0.2 in records/late.jso"):
+        evaluate.run(
+            checkpoint, dataclasses.replace(more, attacks=attacks), mesh, data=data, out=out
+        )
+
 
 def test_evaluate_refuses_data_of_another_shape(tmp_path):
     cfg, data = small.config(), open_data(DataConfig(Digits()))
@@ -51,6 +79,6 @@ def test_evaluate_refuses_data_of_another_shape(tmp_path):
     found = checkpoints.load(tmp_path, sharding.make_mesh(1))
     task = found.task._replace(num_classes=7)
     with pytest.raises(ValueError, match="Expected the dataset's num_classes=10 to be the netw"):
-        evaluation.check_data(data, task, data.test)
+        dry_run.check_data(data, task, data.test)
     with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
-        evaluation.check_data(data, found.task, data.validation)
+        dry_run.check_data(data, found.task, data.validation)

@@ -1,7 +1,9 @@
 """One number says in which shape a file is: earlier ones are read, later ones refused in a line."""
 
 import dataclasses
+import errno
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -39,8 +41,18 @@ def certify(directory):
     return certification.certify(wanted, method, {}, data.test, rows, mesh, directory=directory)
 
 
+def kap_s(path):
+    """Returns the description that the run's evaluation is under, as it was stored."""
+    stored = pathlib.Path(__file__).parent / "fixtures" / OLD / "kap"
+    return claims.read(stored if path is None else path)
+
+
 FILES = {
-    "evaluation.json": [compare.read, claims.read, lambda path: claims.claim(path, {})],
+    "evaluation.json": [
+        compare.read,
+        claims.read,
+        lambda path: claims.claim(path, kap_s(None)),
+    ],
     "summary.json": [compare.read],
     "records/pgd.jsonl": [
         records.read_records,
@@ -87,12 +99,21 @@ def test_a_newer_number_or_none_is_one_line(kap, file, damage):
         refused(read, kap, str(path), message)
 
 
+GONE_ON = {"records/pgd.jsonl": 1, "certificates/smoothing.jsonl": 0, "seconds.jsonl": 0}
+"""Files that are gone on with, and from which of their readers on."""
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("torn", [b'{"name": "ka\n', b"\xff\xfe\n", b"[1, 2]\n", b"\n"])
 def test_a_torn_file_is_one_line(kap, file, torn):
+    """Or gone on from, where what is lost can be made anew."""
     (kap / file).write_bytes(torn)
+    made_anew = [] if torn == b"[1, 2]\n" else FILES[file][GONE_ON.get(file, 9) :]
     for read in FILES[file]:
-        refused(read, kap, str(kap / file), "Expected")
+        if read in made_anew and read is not certify:
+            assert not read(kap)
+        elif read not in made_anew:
+            refused(read, kap, str(kap / file), "Expected")
 
 
 @pytest.mark.parametrize("line", ['{"index": 3}', '{"index": 3, "decisions": 7}'])
@@ -184,12 +205,14 @@ def test_fields_that_were_not_there_have_their_defaults(kap):
     assert claims.read(kap) == description
     identity = compare.read(kap).identity
     claims.claim(kap, description)
-    number = ("format", formats.FORMAT)
-    assert list(json.loads(file.read_text()).items()) == [number, *description.items()]
+    now = [("format", formats.FORMAT), *description.items()]
+    assert list(json.loads(file.read_text()).items()) == now
     assert compare.read(kap).identity == identity
     other = {**description, "evaluation": {**description["evaluation"], "seed": 1}}
     file.write_text(json.dumps(older))
-    with pytest.raises(ValueError, match=r"it has \.evaluation\.seed: 0 != 1\.$"):
+    (kap / "records" / "pgd.json").unlink()  # of a file without one evaluation.json says it
+    where = r"certificates/smoothing\.jsonl and 3 more"
+    with pytest.raises(ValueError, match=rf"it has \.evaluation\.seed: 0 != 1 in {where}\.$"):
         claims.claim(kap, other)
     assert json.loads(file.read_text()) == older
 
@@ -223,6 +246,24 @@ def test_a_claim_is_written_once(kap):
     before = file.read_bytes(), file.stat().st_ino
     claims.claim(kap, claims.read(kap))
     assert (file.read_bytes(), file.stat().st_ino) == before
+
+
+def test_a_full_disk_leaves_what_was_there(kap, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(formats.os, "fsync", full)
+    before = {path: path.read_bytes() for path in kap.rglob("*") if path.is_file()}
+    row = records.read_records(kap)["pgd"][0]
+    pixels = np.zeros((1, 8, 8, 1), np.float32)
+    for write in (
+        lambda: formats.write(kap / "summary.json", {"num_examples": 3}),
+        lambda: formats.write_lines(kap / "records" / "pgd.jsonl", [{"index": 0}]),
+        lambda: records.save_shown(kap / "records" / "pgd.jsonl", [row], pixels),
+    ):
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert {path: path.read_bytes() for path in kap.rglob("*") if path.is_file()} == before
 
 
 def test_seconds_that_a_stop_cut_short_are_gone_on_from(kap):
@@ -305,8 +346,8 @@ def test_every_kind_goes_step_by_step(kap, monkeypatch):
     assert everything()[:4] == expected[:4]
     assert records.read_records(kap)["pgd"][48] == expected[4]["pgd"][0]._replace(index=48)
     for written in (file, kap / "certificates" / "smoothing.jsonl"):
-        lines = written.read_text().splitlines()
-        assert all(json.loads(line)["format"] == today + 1 for line in lines)
+        numbers = {json.loads(line)["format"] for line in written.read_text().splitlines()}
+        assert numbers == {today + 1}
     assert json.loads((kap / "evaluation.json").read_text())["format"] == today + 1
     monkeypatch.undo()
     message = f"to have format={today + 1} <= {today}: upgrade robust_jax"

@@ -10,14 +10,16 @@ LAYERS = [
     {"analysis"},
     {"measures", "judges", "record"},
     {"protocol", "logging", "interrupt", "command_line"},
-    {"config", "claims", "reductions", "judging", "targets", "compilation_cache"},
+    {
+        "config", "claims", "reductions", "judging", "targets", "weights", "compilation_cache",
+    },
     {"checkpoints", "plan", "records"},
     {"evaluation", "certification", "measurement", "sanity", "environment"},
-    {"training", "interop", "report"},
-]
+    {"training", "interop", "report", "dry_run"},
+]  # fmt: skip
 INSIDE = {
     ("attacks", "serialization"), ("models", "voting"),
-    ("certify", "sharding"), ("certify", "voting"),
+    ("certify", "sharding"), ("certify", "voting"), ("compilation", "live"),
 }  # fmt: skip
 """Same-layer imports that are allowed, besides a package's own."""
 COMMANDS = {"analysis/compare.py": "report"}

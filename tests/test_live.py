@@ -20,6 +20,18 @@ LABELS = jnp.array([0, 1, 2, 0])
 FIRST, SECOND = jax.random.normal(jax.random.key(1), (2, 6, 3))
 
 
+def test_draws_from_the_host_are_made_once_and_said():
+    """What NumPy's generator gives while a function is traced stays for every call."""
+
+    def view(images):
+        noise = np.random.normal(size=(1, 3)).astype(np.float32)  # noqa: NPY002
+        return images.reshape(len(images), -1) @ FIRST + noise
+
+    attack = FGSM(THREAT)
+    with pytest.warns(UserWarning, match="Expected a function to draw from its key; it drew from"):
+        attack(as_view(view), IMAGES, LABELS, key=KEY)
+
+
 class Model:
     """A linear model whose weights can be changed, as a caller may hold one."""
 

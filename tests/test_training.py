@@ -21,7 +21,7 @@ from robust_jax.config import (
     TrainingConfig,
 )
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
-from robust_jax.methods import Standard
+from robust_jax.methods import KAP, Standard
 from robust_jax.models import Normalization
 from robust_jax.plan import make_plan
 from tests.small import NETWORK, THREAT, config, noisy
@@ -169,7 +169,7 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path):
     assert checkpoints.resumable_step(tmp_path, cfg) is None
 
 
-def test_init_from_another_run(tmp_path):
+def test_init_from_another_run(tmp_path, capsys, monkeypatch):
     first = run(unattacked(config()), tmp_path / "first")
     cfg = config(init_from=str(tmp_path / "first"))
     data = open_data(cfg.data)
@@ -180,6 +180,15 @@ def test_init_from_another_run(tmp_path):
     wrong = dataclasses.replace(cfg, method=Standard())
     with pytest.raises(ValueError, match="another architecture"):
         training.init_variables(wrong, data, wrong.method.make(data.task), mesh)
+    # Kernel pooling over a plain network's arrays: to be trained on, and a line says so.
+    pooled = dataclasses.replace(cfg, method=KAP(network=NETWORK))
+    capsys.readouterr()
+    training.init_variables(pooled, data, pooled.method.make(data.task), mesh)
+    assert "Expected KAP to make the same network of the arrays as" in capsys.readouterr().out
+    asis = dataclasses.replace(pooled, training=TrainingConfig(phases=(), init_from="first"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"init_from='first' to fit: .* differ by"):
+        training.init_variables(asis, data, pooled.method.make(data.task), mesh)
 
 
 @pytest.mark.parametrize("statistics", ["train_channel", "train_pixel"])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -194,6 +195,18 @@ class AutoAttack(BoundedAttack):
     ) -> Any:
         """Returns the adversarial images; see `Attack`."""
         return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
+
+    def dry_run(
+        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
+    ) -> Any:
+        """Returns images of the same shape, every attack traced on them; see `Attack`."""
+        shape = jax.eval_shape(lambda images: view(images, key=key), images).shape
+        members = self.members(shape[-1])
+        if self.version == "rand":
+            view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
+        for attack in members:
+            images = attack(view, images, labels, key=key, index=index)
+        return images
 
     def report(
         self,

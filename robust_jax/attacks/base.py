@@ -122,6 +122,15 @@ class Attack:
         self.check(images)
         return as_pytree(view), images, labels, key, index, starts
 
+    def dry_run(
+        self, view: Any, images: Any, labels: Any, *, key: KeyArray, index: Any = None
+    ) -> Any:
+        """Returns images of the same shape, of arrays that are being traced.
+
+        Whatever a call would trace is traced. An attack on the host says here how.
+        """
+        return self(view, images, labels, key=key, index=index)
+
     def __call__(
         self,
         view: Any,

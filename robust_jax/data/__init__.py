@@ -2,6 +2,7 @@
 
 from robust_jax.data.augment import Augmentation, augment
 from robust_jax.data.batches import eval_batches, num_steps_per_epoch, train_batches
+from robust_jax.data.fingerprint import fingerprint
 from robust_jax.data.image_files import TFDS, Folder
 from robust_jax.data.images import check_images, check_labels
 from robust_jax.data.pipeline import Data, DataConfig, Statistics, open_data
@@ -27,6 +28,7 @@ __all__ = [
     "check_images",
     "check_labels",
     "eval_batches",
+    "fingerprint",
     "num_steps_per_epoch",
     "open_data",
     "select",

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
 
@@ -66,9 +67,10 @@ class Subject(NamedTuple):
     def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:
         """Returns the images after an attack on a view, moved away from their labels."""
         bound, key = self.view(view), rng.stream(self.key, "attack")
+        call = attack.dry_run if isinstance(self.images, Tracer) else attack
 
         def run(bound: Any, images: Array, labels: Array, index: Array) -> Array:
-            return attack(bound, images, labels, key=key, index=index)
+            return call(bound, images, labels, key=key, index=index)
 
         compiled = run if attack.on_host else jitted(run)
         index = jnp.arange(len(self.images), dtype=jnp.int32)

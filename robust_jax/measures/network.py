@@ -11,6 +11,7 @@ from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
 from robust_jax.measures.base import Found, Measure, Subject, lacks_taps, refuse_targets
 from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.models import EnsembleConfig
 from robust_jax.models.base import in_network_order
 from robust_jax.page import text
 from robust_jax.wording import percent
@@ -247,8 +248,10 @@ class VotingLayers(Measure):
     view: str = "surrogate"
 
     def missing(self, subject: Subject) -> str | None:
-        """Returns what the model lacks: REGroup with both responses."""
+        """Returns what the model lacks: REGroup of a single network, with both responses."""
         refuse_targets(*self.attacks.values())
+        if isinstance(subject.config.network, EnsembleConfig):
+            return "a single network, whose voters are layers"
         named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
         return None if named else "REGroup's positive and negative responses"
 

@@ -178,6 +178,7 @@ class NoisyPooledConv(Conv):
     pool: KernelPool | None = None
     sigma: float = 0.0
     inner_norm: Callable[..., Any] | None = None
+    pooled: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -185,6 +186,8 @@ class NoisyPooledConv(Conv):
     ) -> Float[Array, "b out_h out_w out"]:
         """Returns the pooled activations, with noise unless `deterministic`."""
         kernel, bias = self.weights(x.shape[-1])
+        if self.pooled and not any(_is_named(self.path, name) for name in self.pooled):
+            return self.convolve(x, kernel, bias)
         pool = self.pool or (lambda values: values)
         linear = self.inner_norm is None and (self.pool is None or self.pool.kind == "average")
         # Equation 3: the mean of convolutions is the convolution by the mean kernel. On the CPU the
@@ -205,17 +208,41 @@ class NoisyPooledConv(Conv):
         return x
 
 
+def _is_named(path: tuple[str, ...], name: str) -> bool:
+    """Returns whether a layer's path ends with a name, "conv1" or "layer1_0.conv1"."""
+    parts = tuple(name.split("."))
+    return path[-len(parts) :] == parts
+
+
+def _check_names(pooled: tuple[str, ...], params: Variables) -> None:
+    """Raises ValueError where a name is that of no convolution."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    # Of an ensemble they have an axis more.
+    paths = [tuple(key.key for key in path[:-1]) for path, leaf in leaves
+             if path[-1].key == "kernel" and leaf.ndim >= 4]  # fmt: skip
+    for name in pooled:
+        if not any(_is_named(path, name) for path in paths):
+            known = sorted({path[-1] for path in paths})
+            example = ".".join(paths[-1][-2:])
+            raise ValueError(
+                f"Expected pooled={name!r} to be one of the convolutions {known}, or one alone, "
+                f"as {example!r}."
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class KAP(MethodConfig):
     """A network with kernel pooling and activation noise after its convolutions.
 
     Views: those of `network_method`; `deployed` has the noise of deployment, `noise_off` none.
+    With re-estimated statistics `noise_off_training` is `noise_off` under those of training.
 
     Attributes:
         pool: the kernel pooling; None is the paper's NT(sigma), the noise alone.
         order: "conv_pool" (CIFAR) or "conv_norm_pool" (TinyImageNet, ImageNet; with pool=None
             both are convolution, noise).
-        pooled: names of the convolutions that are pooled and noised; empty for all.
+        pooled: names of the convolutions that are pooled and noised, "conv1" for every one that is
+            called so, "layer1_0.conv1" for that of one block; empty for all.
         sigma: standard deviation of the activation noise.
         noise_in_training: activation noise on in the loss?
         noise_in_prediction: activation noise on in the deployed prediction?
@@ -247,7 +274,8 @@ class KAP(MethodConfig):
         """Returns the method for a dataset.
 
         Raises:
-            ValueError: at the first trace, where a layer's channels do not fit the pool.
+            ValueError: a name in `pooled` is no convolution's; at the first trace, where a
+                layer's channels do not fit the pool.
         """
         network = self._network(task, default_layers())
         method = network_method(
@@ -263,6 +291,10 @@ class KAP(MethodConfig):
                 input_noise=self.input_sigma if self.input_noise_in_prediction else 0.0,
             ),
         )
+
+        if self.pooled:
+            shapes = jax.eval_shape(method.init, key=jax.random.key(0))
+            _check_names(self.pooled, shapes["params"])
         if self.noise_off_statistics == "training":
             return method
         averaging = self._network(task, cumulative(default_layers()))
@@ -272,11 +304,10 @@ class KAP(MethodConfig):
         inner_norm = layers.norm if self.order == "conv_norm_pool" and self.pool else None
 
         def conv(*, name: str, **arguments: Any) -> nn.Module:
-            if self.pooled and name not in self.pooled:
-                return layers.conv(name=name, **arguments)
             return NoisyPooledConv(
-                name=name, pool=self.pool, sigma=self.sigma, inner_norm=inner_norm, **arguments
-            )
+                name=name, pool=self.pool, sigma=self.sigma, inner_norm=inner_norm,
+                pooled=self.pooled, **arguments,
+            )  # fmt: skip
 
         return classifier(self, task, layers._replace(conv=conv))
 
@@ -306,4 +337,9 @@ def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
         fitted = {**variables, **variables["fitted"]}
         return method.views["noise_off"](fitted, images, key=key)
 
-    return method._replace(fit=fit, views={**method.views, "noise_off": noise_off})
+    views = {
+        **method.views,
+        "noise_off": noise_off,
+        "noise_off_training": method.views["noise_off"],
+    }
+    return method._replace(fit=fit, views=views)

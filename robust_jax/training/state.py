@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from robust_jax import checkpoints, rng
+from robust_jax import checkpoints, logging, rng
 from robust_jax.compilation import jitted
 from robust_jax.config import Config, FreeAdversarialTraining, TrainingConfig
 from robust_jax.data import Data
@@ -18,6 +18,7 @@ from robust_jax.methods import Method
 from robust_jax.models import Normalization
 from robust_jax.sharding import batched, replicated
 from robust_jax.types import Variables
+from robust_jax.weights import check_architecture, check_function
 
 
 class TrainState(NamedTuple):
@@ -47,18 +48,26 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
     """Returns the variables that training starts from, replicated over the mesh.
 
     Fresh ones from the seed, with the training images' statistics where the network normalises by
-    them; or those of `init_from`, of which a `fitted` collection is left behind.
+    them; or those of `init_from`, of which a `fitted` collection is left behind. Where they make
+    another network under this method (kernel pooling over a plain network's arrays) a line says so.
 
     Raises:
-        ValueError: `init_from` holds no checkpoint, or one of another architecture.
+        ValueError: `init_from` holds no checkpoint, or one of another architecture; or one that
+            makes another network, and no step trains it.
     """
     init = jitted(lambda key: method.init(key=key), out_shardings=replicated(mesh))
     source = config.training.init_from
     if source is not None:
-        found = checkpoints.load(source, mesh).variables
+        found = checkpoints.load(source, mesh)
         expected = init.eval_shape(jax.random.key(0))
-        checkpoints.check_architecture(found, expected, name=f"init_from {source!r}")
-        return {name: found[name] for name in expected}
+        check_architecture(found.variables, expected, name=f"init_from {source!r}")
+        try:
+            check_function(found.config.method, config.method, found.task, found.variables)
+        except ValueError as error:
+            if not config.training.phases:
+                raise ValueError(f"Expected init_from={source!r} to fit: {error}") from error
+            logging.say(f"Warning: init_from {source!r}: {error}")
+        return {name: found.variables[name] for name in expected}
     variables = init(rng.stream(jax.random.key(config.seed), "init"))
     return _with_statistics(variables, config.method.normalization, data, mesh)
 

@@ -1,5 +1,7 @@
 """Measures of what is inside a network."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,8 @@ def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
         REGroup(network=config.network, responses="positive"), num_images=1, variables=variables
     )
     assert "positive and negative" in str(VotingLayers().missing(only))
+    members = dataclasses.replace(config, network=EnsembleConfig(config.network, 2))
+    assert "a single network" in str(VotingLayers().missing(asked._replace(config=members)))
 
 
 def test_latency_times_the_deployed_rule_beside_its_network(subject, fitted):

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods import KAP, KernelPool
+from robust_jax.methods import KAP, KernelPool, kap
 from robust_jax.methods.kap import NoisyPooledConv
-from robust_jax.models import CNNConfig, ResNetConfig, default_layers
+from robust_jax.models import (
+    CNNConfig,
+    EnsembleConfig,
+    PreActResNetConfig,
+    ResNetConfig,
+    default_layers,
+)
 from robust_jax.models.noise import gaussian
 from robust_jax.types import Batch, Task
 
@@ -159,6 +165,7 @@ def test_noise_rows_do_not_depend_on_the_batch():
 
 
 TASK = Task((8, 8, 1), 10, 100)
+KEY = jax.random.key(0)
 
 
 def test_only_named_convolutions_are_pooled():
@@ -170,6 +177,36 @@ def test_only_named_convolutions_are_pooled():
     one, two = (taps(variables, images, key=jax.random.key(seed)) for seed in (1, 2))
     noise = one["00.conv1"] - two["00.conv1"]
     assert float(jnp.std(noise)) == pytest.approx(0.5 * 2**0.5, rel=0.1)
+
+
+def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkeypatch):
+    network = PreActResNetConfig(width_multiplier=1 / 16)
+    noises = []
+
+    def noise(key, shape, dtype):
+        noises.append(shape)
+        return gaussian(key, shape, dtype)
+
+    monkeypatch.setattr(kap, "gaussian", noise)
+
+    def noisy_taps(*names):
+        noises.clear()
+        method = KAP(network=network, pool=None, sigma=0.5, pooled=names).make(TASK)
+        variables = jax.eval_shape(method.init, key=KEY)
+        images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+        jax.eval_shape(lambda *a: method.views["taps"](*a, key=KEY), variables, images)
+        return len(noises)
+
+    assert noisy_taps("layer1_0.conv1") == 1
+    assert noisy_taps("layer1_0.conv1", "layer4_1.conv2") == 2
+    assert noisy_taps("conv1") == 8
+    for name in ("conv_1", "layer9_0.conv1", "linear", "kernel", ""):
+        with pytest.raises(ValueError, match=f"Expected pooled='{name}' to be one of the convolu"):
+            noisy_taps("conv1", name)
+    members = KAP(network=EnsembleConfig(CNNConfig(widths=(16,), strides=(1,)), 2))
+    dataclasses.replace(members, pooled=("conv1",)).make(TASK)
+    with pytest.raises(ValueError, match="Expected pooled='conv2'"):
+        dataclasses.replace(members, pooled=("conv2",)).make(TASK)
 
 
 def test_weights_move_between_pooled_and_plain_networks():

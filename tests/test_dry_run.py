@@ -1,0 +1,141 @@
+"""What cannot work is refused before the first attack: steps, certificates, measures, rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import evaluate
+from robust_jax import checkpoints, dry_run, evaluation, sharding
+from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
+from robust_jax.certify import Margins, Smoothing
+from robust_jax.data import open_data
+from robust_jax.measures import Found, Measure
+from robust_jax.protocol import AttackRun, Evaluation, Printed, side_by_side
+from tests import small
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Measure):
+    """A measure that fails on every model, of which nothing is missing."""
+
+    def missing(self, subject):
+        """Returns None."""
+        del subject
+
+    def __call__(self, subject):
+        """Fails after its first question."""
+        scores = subject.ask("deployed", subject.images, key=subject.key)
+        return Found("", {"share": float(jnp.mean(scores + jnp.zeros((3, 3))))})
+
+
+GOOD = {"fgsm": AttackRun(FGSM(small.THREAT))}
+APGDS = (APGD(small.THREAT, num_steps=2), APGDT(small.THREAT, num_steps=2, num_targets=11))
+SUITE = AutoAttack(small.THREAT, version="custom", attacks=APGDS)
+CASES = {
+    "attack": (
+        {"attacks": {**GOOD, "late": AttackRun(FGSM(small.THREAT), view="member_7")}},
+        "attack 'late' to run on this model: Expected view='member_7' below the 1 members",
+    ),
+    "suite": (
+        {"attacks": {**GOOD, "late": AttackRun(SUITE)}},
+        "attack 'late' to run on this model: Expected num_classes=10 to suffice for APGDT",
+    ),
+    "measure": ({"measures": {"broken": Broken()}}, "measures='broken' to run on this model: "),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A checkpoint as it is restored, and its data."""
+    cfg = small.config()
+    data = open_data(cfg.data)
+    method = cfg.method.make(data.task)
+    everywhere = sharding.replicated(sharding.make_mesh(1))
+    variables = jax.jit(lambda key: method.init(key=key), out_shardings=everywhere)(
+        jax.random.key(0)
+    )
+    return checkpoints.Checkpoint(cfg, data.task, (), 0, {}, variables), data
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_attacked_before(case, model, tmp_path):
+    checkpoint, data = model
+    fields, message = CASES[case]
+    wanted = dataclasses.replace(checkpoint.config.evaluation, **{"attacks": GOOD, **fields})
+    with pytest.raises(ValueError, match="Expected ") as error:
+        evaluate.run(checkpoint, wanted, sharding.make_mesh(1), data=data, out=tmp_path / "out")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def checked(model, method, **fields):
+    checkpoint, _ = model
+    wanted = dataclasses.replace(checkpoint.config.evaluation, **{"attacks": GOOD, **fields})
+    evaluator = evaluation.make_evaluator(method, wanted, sharding.make_mesh(1))
+    dry_run.check(evaluator, {None: (method, checkpoint.variables)}, checkpoint.task)
+    return evaluator
+
+
+def test_certificates_of_what_they_cannot_bound(model):
+    checkpoint, _ = model
+    method = checkpoint.config.method.make(checkpoint.task)
+    certificates = {"margins": Margins(0.1), "smoothing": Smoothing(0.5)}
+    checked(model, method, certificates=certificates)
+
+    def members(variables, images, *, key=None):
+        return jnp.sin(method.views["members"](variables, images, key=key))
+
+    def predict(variables, images, *, key=None):
+        return method.predict(variables, images, key=key)[:, 0]
+
+    waves = method._replace(views={**method.views, "members": members})
+    flat = method._replace(predict=predict)
+    with pytest.raises(ValueError, match=r"certificate 'margins' to run on this model: Expected"):
+        checked(model, waves, certificates={"margins": Margins(0.1)})
+    with pytest.raises(ValueError, match=r"to run on this model"):
+        checked(model, flat, certificates={"smoothing": Smoothing(0.5)})
+
+
+def test_what_was_traced_is_not_traced_again(model):
+    checkpoint, data = model
+    method = checkpoint.config.method.make(checkpoint.task)
+    traced = []
+
+    def deployed(variables, images, *, key=None):
+        traced.append(images.shape)
+        return method.views["deployed"](variables, images, key=key)
+
+    counting = method._replace(views={**method.views, "deployed": deployed})
+    evaluator = checked(model, counting)
+    before = len(traced)
+    assert before
+    evaluation.evaluate(evaluator, checkpoint.variables, data.test)
+    assert len(traced) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "found"),
+    [
+        ({"any": 50.0}, {"of": "given_clean_correct"}, "any"),
+        ({"any": 50.0}, {"of": "successes"}, "any"),
+        ({"late": 50.0}, {}, "late"),
+        ({"both": 50.0}, {}, "both"),
+        ({"late": 50.0, "fgsm": 1.0}, {"judge": "paper"}, "late"),
+    ],
+)
+def test_a_printed_row_has_such_a_number_of_ours(rows, fields, found):
+    attacks = {**GOOD, "late": AttackRun(FGSM(small.THREAT), adaptive=True)}
+    groups = {"any": ("fgsm",), "both": ("fgsm", "late")}
+
+    def made(rows, **fields):
+        printed = Printed("table 1", {"x": rows}, **fields)
+        kinds = {"judges": side_by_side(), "worst_of": groups, "printed": printed}
+        return Evaluation(attacks=attacks, **kinds)
+
+    with pytest.raises(ValueError, match=rf"printed='table 1', of='\w+', .* found \['{found}'\]"):
+        made(rows, **fields)
+    made({"clean": 1.0, "fgsm": 1.0}, **fields)
+    made(rows, judge="honest") if "of" not in fields else None

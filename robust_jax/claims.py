@@ -52,13 +52,13 @@ def claim(directory: pathlib.Path, description: Description) -> None:
     """
     description = _completed(description)
     wanted = files(description)
-    kept = {file for file in wanted if _has_lines(directory / f"{file}.jsonl")}
+    kept: dict[str, Description] = {}
     differing: dict[str, list[str]] = {}
-    for file in sorted(kept):
-        found, asked = _of_stored_file(directory, file), _compared(wanted[file])
-        if found["data"] is None:
-            found["data"] = asked["data"]
-        for line in serialization.differences(found, asked, name=""):
+    for file in sorted(file for file in wanted if _has_lines(directory / f"{file}.jsonl")):
+        kept[file] = _of_stored_file(directory, file)
+        if kept[file]["data"] is None:
+            kept[file]["data"] = wanted[file]["data"]
+        for line in _differences(directory, file, kept[file], wanted[file]):
             differing.setdefault(line, []).append(f"{file}.jsonl")
     if differing:
         raise ValueError(
@@ -68,7 +68,7 @@ def claim(directory: pathlib.Path, description: Description) -> None:
         )
     if jax.process_index() != 0:
         return
-    for file, found in wanted.items():
+    for file, found in (wanted | kept).items():
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
         formats.write(directory / f"{file}.json", found)
     if not _is_claimed(directory, description):
@@ -131,7 +131,7 @@ def _narrowed(description: Description, **fields: Any) -> Description:
 
 
 def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
-    """Returns what is compared of the claim of a file that is there.
+    """Returns the claim of a file that is there.
 
     Where its own is torn or missing (before format 3 there was none), evaluation.json says it.
 
@@ -142,11 +142,11 @@ def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
     try:
         if own.is_file():
             with contextlib.suppress(formats.TornError):
-                return _compared(_completed(_read(own)))
+                return _completed(_read(own))
         if whole.is_file():
             found = files(_read(whole))
             if file in found:
-                return _compared(found[file])
+                return found[file]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected {str(own)!r} or evaluation.json to describe an evaluation: {error!r}"
@@ -155,6 +155,17 @@ def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
         f"Expected {str(own)!r} or evaluation.json to say what {file}.jsonl is of; remove "
         f"{file}.jsonl to have it made anew."
     )
+
+
+def _differences(
+    directory: pathlib.Path, file: str, found: Description, wanted: Description
+) -> list[str]:
+    try:
+        return serialization.differences(_compared(found), _compared(wanted), name="")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected {str(directory / file)!r}.json to describe an evaluation: {error!r}"
+        ) from error
 
 
 def _is_claimed(directory: pathlib.Path, description: Description) -> bool:

@@ -1,5 +1,6 @@
 """How the library compiles the functions that it calls itself, at the top level."""
 
+import contextvars
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -43,7 +44,24 @@ def jitted(function: Callable[..., Any], **fields: Any) -> Any:
     Not for functions that are called inside others' jit: options belong to the outermost.
     """
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options, **fields)
+    compiled = jax.jit(function, compiler_options=options, **fields)
+    return compiled if options is None else _WithOptions(function, compiled)
+
+
+_DRY: contextvars.ContextVar[bool] = contextvars.ContextVar("dry run", default=False)
+
+
+class _WithOptions:
+    """A compiled function; in a dry run, whose trace JAX lets no options into, the function."""
+
+    def __init__(self, function: Callable[..., Any], compiled: Any) -> None:
+        self.function, self.compiled = function, compiled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (self.function if _DRY.get() else self.compiled)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.compiled, name)
 
 
 def at_precision(function: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
@@ -62,7 +80,7 @@ def dry_run(
 ) -> None:
     """Traces a function on the shapes of its arguments: nothing is computed or compiled.
 
-    A `jit` inside keeps what was traced for the call that follows.
+    A compiled function keeps what was traced for the call that follows.
 
     Args:
         function: the function.
@@ -73,9 +91,10 @@ def dry_run(
     Raises:
         ValueError: it fails; in one line.
     """
+    token = _DRY.set(True)
     try:
         with watched_for_host_draws():
-            jax.eval_shape(function, *arguments)
+            jax.eval_shape(getattr(function, "compiled", function), *arguments)
     except Exception as error:  # a model's or an attack's own, of every kind
         if on_host and isinstance(error, _ASKS_FOR_NUMBERS):
             return
@@ -83,6 +102,8 @@ def dry_run(
         if not isinstance(error, ValueError):
             reason = f"{type(error).__name__}: {reason}"
         raise ValueError(f"Expected {what} to run on this model: {reason}") from error
+    finally:
+        _DRY.reset(token)
 
 
 def computed_once(x: Array) -> Array:

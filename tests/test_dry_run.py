@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 import evaluate
-from robust_jax import checkpoints, dry_run, evaluation, sharding
+from robust_jax import checkpoints, dry_run, evaluation, measurement, sharding
 from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
-from robust_jax.measures import Found, Measure
+from robust_jax.measures import Embedding, Found, Measure
 from robust_jax.protocol import AttackRun, Evaluation, Printed, side_by_side
 from tests import small
 
@@ -28,6 +28,18 @@ class Broken(Measure):
         """Fails after its first question."""
         scores = subject.ask("deployed", subject.images, key=subject.key)
         return Found("", {"share": float(jnp.mean(scores + jnp.zeros((3, 3))))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked(Broken):
+    """A measure that attacks."""
+
+    attack: AutoAttack | None = None
+
+    def __call__(self, subject):
+        """Returns the mean of attacked images."""
+        images = subject.attacked(self.attack, "deployed")
+        return Found("", {"mean": float(jnp.mean(images))})
 
 
 GOOD = {"fgsm": AttackRun(FGSM(small.THREAT))}
@@ -97,6 +109,20 @@ def test_certificates_of_what_they_cannot_bound(model):
         checked(model, waves, certificates={"margins": Margins(0.1)})
     with pytest.raises(ValueError, match=r"to run on this model"):
         checked(model, flat, certificates={"smoothing": Smoothing(0.5)})
+
+
+def test_suites_and_their_measures_are_traced_too(model):
+    checkpoint, data = model
+    method = checkpoint.config.method.make(checkpoint.task)
+    suite = AutoAttack(small.THREAT, version="custom", attacks=APGDS[:1])
+    checked(model, method, attacks={"suite": AttackRun(suite)})
+    measures = {"embedding": Embedding(), "kept": Attacked(attack=suite)}
+    wanted = dataclasses.replace(checkpoint.config.evaluation, measures=measures)
+    measurement.check(wanted, checkpoint, method, data.test)
+    broken = AutoAttack(small.THREAT, version="custom", attacks=APGDS)
+    wanted = dataclasses.replace(wanted, measures={"kept": Attacked(attack=broken)})
+    with pytest.raises(ValueError, match=r"measures='kept' to run on this model: .* to suffice"):
+        measurement.check(wanted, checkpoint, method, data.test)
 
 
 def test_what_was_traced_is_not_traced_again(model):

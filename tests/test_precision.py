@@ -62,10 +62,11 @@ def test_steps_of_a_training(precision, variables):
 
 
 def test_it_is_part_of_the_claim_where_it_changes_results(tmp_path, monkeypatch):
-    model = {"name": "a", "step": 1, "weights": "0", "method": {}, "sources": {}}
+    model = {"name": "a", "step": 1, "weights": "0", "method": {}, "sources": {}, "data": "abc"}
     claim = {**model, "evaluation": {"type": "Evaluation", "precision": "highest"}}
     other = {**model, "evaluation": {"type": "Evaluation", "precision": "default"}}
     claims.claim(tmp_path, claim)
+    (tmp_path / "records" / "clean.jsonl").write_text("{}\n")
     claims.claim(tmp_path, other)  # on a CPU the same
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ValueError, match=r"it has .evaluation.precision: 'highest' != 'default'"):

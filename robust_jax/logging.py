@@ -150,8 +150,12 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
     printed = {} if paper is None else {f"printed, {paper['table']}": paper}
     submitted = submissions(summary)
     columns = [f"{name}\n{COUNTED[found['counts']]}" for name, found in judges.items()]
+    # Numbers on one line where the terminal is wide enough for all columns.
+    wide = 28 + 27 * len(columns) + 11 * len(submitted or {}) + 20 * len(printed)
+    whole = wide <= console.width
     for heading in ("attack", *columns, *(submitted or {}), *printed, "what"):
-        table.add_column(heading, no_wrap=heading not in ("attack", "what"))
+        numbers = heading not in ("attack", "what")
+        table.add_column(heading, no_wrap=numbers and whole, min_width=10 if not numbers else None)
 
     def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
         draws = [percent(found.get(name)) for found in (submitted or {}).values()]

@@ -25,33 +25,45 @@ def rows_apart(scores: Scores) -> Scores:
     Args:
         scores: takes one key, or one for each row.
     """
-    alone = jax.custom_batching.custom_vmap(lambda *given: scores(*given))
 
-    @alone.def_vmap
-    def mapped(size: int, is_mapped: Any, variables: Variables, images: Array, key: Array) -> Any:
-        of_variables, of_images, of_key = is_mapped
-        if any(jax.tree.leaves(of_variables)):
-            axes = jax.tree.map(lambda each: 0 if each else None, is_mapped)
-            return jax.vmap(scores, in_axes=tuple(axes))(variables, images, key), True
-        images = images if of_images else jnp.broadcast_to(images, (size, *images.shape))
-        if key.ndim and not of_key:
-            key = jnp.broadcast_to(key, (size, *key.shape))
-        # A key for every call, for every row of every call, or one for all.
-        keys = jnp.repeat(key, images.shape[1]) if key.ndim == 1 else key.reshape(-1)
-        rows = images.reshape((-1, *images.shape[2:]))
-        found = scores(variables, rows, keys if key.ndim else key)
-        return found.reshape((size, -1, found.shape[-1])), True
+    def apart(variables: Variables, images: Array, key: Array) -> Array:
+        impl = jax.random.key_impl(key)
 
-    @jax.custom_jvp  # which batching rules have not
-    def differentiable(variables: Variables, images: Array, key: Array) -> Array:
-        return alone(variables, images, key)
+        def of_data(variables: Variables, images: Array, data: Array) -> Array:
+            return scores(variables, images, jax.random.wrap_key_data(data, impl=impl))
 
-    @differentiable.defjvp
-    def slopes(primals: Any, tangents: Any) -> Any:
-        *arrays, key = primals
-        return jax.jvp(lambda *given: scores(*given, key), tuple(arrays), tuple(tangents[:-1]))
+        alone = jax.custom_batching.custom_vmap(of_data)
 
-    return differentiable
+        @alone.def_vmap
+        def mapped(size: int, is_mapped: Any, variables: Variables, images: Array, data: Array):
+            of_variables, of_images, of_key = is_mapped
+            if any(jax.tree.leaves(of_variables)):
+                axes = jax.tree.map(lambda each: 0 if each else None, is_mapped)
+                return jax.vmap(of_data, in_axes=tuple(axes))(variables, images, data), True
+            images = images if of_images else jnp.broadcast_to(images, (size, *images.shape))
+            key = jax.random.wrap_key_data(data, impl=impl)
+            if key.ndim and not of_key:
+                key = jnp.broadcast_to(key, (size, *key.shape))
+            # A key for every call, for every row of every call, or one for all.
+            keys = jnp.repeat(key, images.shape[1]) if key.ndim == 1 else key.reshape(-1)
+            rows = images.reshape((-1, *images.shape[2:]))
+            found = scores(variables, rows, keys if key.ndim else key)
+            return found.reshape((size, -1, found.shape[-1])), True
+
+        @jax.custom_jvp  # which batching rules have not
+        def differentiable(variables: Variables, images: Array, data: Array) -> Array:
+            return alone(variables, images, data)
+
+        @differentiable.defjvp
+        def slopes(primals: Any, tangents: Any) -> Any:
+            variables, images, data = primals
+            along: Any = lambda variables, images: of_data(variables, images, data)  # noqa: E731
+            return jax.jvp(along, (variables, images), tuple(tangents[:2]))
+
+        # As data: to JAX's checker of key reuse, such a call would use up what it folds.
+        return differentiable(variables, images, jax.random.key_data(key))
+
+    return apart
 
 
 def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:

@@ -6,7 +6,7 @@
 `--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
 
 Pang et al., "Improving Adversarial Robustness via Promoting Ensemble Diversity", ICML 2019. What
-the two papers report (%):
+the two papers report (%; LPD's tables 2 and 3: `lpd_cifar10.py`):
 
 | attack        | PARL table 1 (default) | LPD table 4 (lpd) |
 |---------------|------------------------|-------------------|

@@ -259,5 +259,6 @@ def test_printed_numbers_are_those_of_the_docstrings():
             for other in re.findall(r"`(\w+)\.py", text):
                 if (REPOSITORY / "configs" / f"{other}.py").is_file():
                     text += documented(other).__doc__
-            written = {float(number) for number in re.findall(r"\d*\.?\d+", text)}
+            written = {float(number) for number in re.findall(r"-?\d*\.?\d+(?:e-?\d+)?", text)}
+            written |= {float(number) for number in re.findall(r"\d*\.?\d+", text)}  # "10-20"
             assert set(rows.values()) <= written, (model, set(rows.values()) - written)

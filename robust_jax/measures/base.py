@@ -123,7 +123,7 @@ class PrintedNumbers:
     Attributes:
         table: where.
         rows: by configuration name of the checkpoint, then by where our number stands in the
-            answer ("interrater_agreement.mean").
+            answer ("interrater_agreement.mean"; of a list by its place, "L_d.0" the first).
     """
 
     table: str
@@ -139,6 +139,8 @@ class PrintedNumbers:
         for place, paper in self.rows.get(name, {}).items():
             ours: Any = numbers
             for part in place.split("."):
+                if isinstance(ours, list):
+                    ours = dict(zip(map(str, range(len(ours))), ours, strict=True))
                 if not isinstance(ours, dict) or part not in ours:
                     raise ValueError(
                         f"Expected printed={place!r} to be one of the answer's numbers."

@@ -57,13 +57,22 @@ def test_agreement_of_draws(subject):
 
 
 def test_printed_numbers_stand_beside_ours(subject):
-    rows = {"mine": {"interrater_agreement.mean": 0.51}, "other": {"no.such": 1.0}}
+    rows = {
+        "mine": {"interrater_agreement.mean": 0.51},
+        "other": {"no.such": 1.0},
+        "a list's": {"accuracy.1": 0.5},
+        "a short list's": {"accuracy.9": 0.5},
+    }
     printed = PrintedNumbers("table 5", rows)
     found = Agreement(printed=printed)(subject(ENSEMBLE)).numbers
     ours = found["interrater_agreement"]["mean"]
     expected = {"interrater_agreement.mean": {"paper": 0.51, "ours": ours}}
     assert printed.beside(found, "mine") == expected
     assert printed.beside(found, "nobody's") == {}
+    second = {"paper": 0.5, "ours": found["accuracy"][1]}
+    assert printed.beside(found, "a list's") == {"accuracy.1": second}
+    with pytest.raises(ValueError, match=r"printed='accuracy\.9'"):
+        printed.beside(found, "a short list's")
     with pytest.raises(ValueError, match=r"printed='no\.such'"):
         printed.beside(found, "other")
 

@@ -190,7 +190,7 @@ def run(
     seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
     summary = records.summarize(found, wanted, seconds)
     if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
-        summary["candidates"] = records.candidates(out)
+        summary["candidates"] = records.candidates(out, wanted.judges)
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
     # Of the whole process so far, training included.
     summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)

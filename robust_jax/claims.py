@@ -68,7 +68,7 @@ def claim(directory: pathlib.Path, description: Description) -> None:
         )
     if jax.process_index() != 0:
         return
-    for file, found in (wanted | kept).items():
+    for file, found in (_described_alone(directory) | wanted | kept).items():
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
         formats.write(directory / f"{file}.json", found)
     if not _is_claimed(directory, description):
@@ -166,6 +166,24 @@ def _differences(
         raise ValueError(
             f"Expected {str(directory / file)!r}.json to describe an evaluation: {error!r}"
         ) from error
+
+
+def _described_alone(directory: pathlib.Path) -> dict[str, Description]:
+    """Returns the claims of files that evaluation.json alone describes, by path without ending.
+
+    It is about to describe another evaluation, which need not ask for them.
+    """
+    whole = directory / "evaluation.json"
+    found: dict[str, Description] = {}
+    if whole.is_file():
+        # What describes nothing, or nothing of today's, is no loss.
+        with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+            found = files(_read(whole))
+    return {
+        file: one
+        for file, one in found.items()
+        if _has_lines(directory / f"{file}.jsonl") and not (directory / f"{file}.json").is_file()
+    }
 
 
 def _is_claimed(directory: pathlib.Path, description: Description) -> bool:

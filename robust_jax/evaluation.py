@@ -234,7 +234,7 @@ def evaluate(
         if config.attack_labels == "predicted":
             known = clean[CLEAN if attack.source is None else f"{CLEAN}@{attack.source}"]
             labels = np.zeros(len(split), np.int32)
-            labels[rows] = [known[row].headline.prediction for row in rows.tolist()]
+            labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
         found = run(name, chosen, labels, attack.source)
         # An example that was already wrong is not robust, whatever was done to it.
         records[name] = {row: found.get(row) or records[CLEAN][row] for row in rows.tolist()}
@@ -260,7 +260,7 @@ def _chosen(
     counts: dict[int, int] = {}
     rows = []
     for row in candidates.tolist():
-        if all(found[row].headline.correct for found in clean.values()):
+        if all(found[row].headline(config.judges).correct for found in clean.values()):
             group = clean[CLEAN][row].label if config.selection == "correct_per_class" else 0
             counts[group] = counts.get(group, 0) + 1
             if counts[group] <= limit:

@@ -216,7 +216,7 @@ COUNTED = {
 """What a judge's column counts under attack."""
 
 IN_THE_BALL = "right clean and under every attack in this ball"
-AGAIN = "by new draws, as often as a worst case judges: what luck leaves"
+AGAIN = "by independent draws, as often as a worst case judges: luck at most (attacks share draws)"
 
 
 def submissions(summary: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:

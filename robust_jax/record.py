@@ -1,5 +1,6 @@
 """What is kept of one example under one attack."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -31,7 +32,7 @@ class Record(NamedTuple):
         linf: largest change of a pixel.
         l2: Euclidean norm of the change.
         view_fooled: does what the attack saw have it wrong? False on clean images.
-        decisions: by judge, the headline's first.
+        decisions: by judge.
         started: False where the attack begins at other images and found none to begin at.
     """
 
@@ -43,10 +44,18 @@ class Record(NamedTuple):
     decisions: dict[str, Decision]
     started: bool = True
 
-    @property
-    def headline(self) -> Decision:
-        """Returns the decision of the first judge."""
-        return next(iter(self.decisions.values()))
+    def headline(self, judges: Iterable[str] = ()) -> Decision:
+        """Returns the decision of the first of the protocol's judges.
+
+        Args:
+            judges: the protocol's, in its order, which decisions have not; who has one decision
+                alone, as the model that an attack is transferred from, needs none.
+        """
+        for judge in judges:
+            if judge in self.decisions:
+                return self.decisions[judge]
+        (only,) = self.decisions.values()
+        return only
 
     @property
     def right_somewhere(self) -> bool:

@@ -141,10 +141,10 @@ def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused"
     return found
 
 
-def candidates(directory: str | pathlib.Path) -> dict[str, Any]:
+def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> dict[str, Any]:
     """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
-    found = read_records(directory)[CLEAN].values()
-    right, interval = share(record.headline.correct for record in found)
+    found = _read(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
+    right, interval = share(record.headline(judges).correct for record in found)
     return {"num_examples": len(found), "clean_accuracy": right, "interval": interval}
 
 

@@ -177,3 +177,13 @@ def test_a_fingerprint_tells_data_apart():
             assert digits != fingerprint(dataclasses.replace(data.test, examples=examples))
     rows = np.roll(data.test.rows, 1)
     assert digits != fingerprint(dataclasses.replace(data.test, rows=rows))
+
+
+def test_files_of_an_earlier_format_outlive_an_evaluation_without_them(tmp_path):
+    directory = tmp_path / "kap"
+    shutil.copytree(STORED, directory)
+    claims.claim(directory, described(attacks={}, worst_of={}))
+    assert list(claims.read(directory)["evaluation"]["attacks"]) == []
+    claims.claim(directory, described())
+    changed = ATTACKS | {"pgd": dataclasses.replace(ATTACKS["pgd"], attack=FGSM(THREAT))}
+    refused(directory, described(attacks=changed), "in records/pgd.jsonl")

@@ -43,7 +43,7 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys, monkeypatch):
     noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
     images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)
     expected = jnp.argmax(jax.jit(noise_off)(checkpoint.variables, images), -1).tolist()
-    assert [record.headline.prediction for record in found["clean"].values()] == expected
+    assert [record.headline().prediction for record in found["clean"].values()] == expected
     with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import rich.console
 import rich.table
 
-from robust_jax import claims, command_line, formats, protocol, serialization
+from robust_jax import claims, command_line, formats, logging, protocol, serialization
 from robust_jax.page import Section, table, text, write_page
 from robust_jax.protocol import CLEAN, Evaluation
 from robust_jax.wording import NOTHING, percent
@@ -68,7 +68,9 @@ def read(directory: pathlib.Path) -> Run:
         raise ValueError(f"Expected {str(directory)!r} to hold an evaluation that has ended.")
     description, summary = claims.read(directory), formats.read("summary", files[1])
     name = repr(str(files[0]))
-    config = serialization.from_json(Evaluation, description["evaluation"], name=name)
+    # No row is made of certificates, and those of earlier formats are named as none of today's is.
+    asked = {**description["evaluation"], "certificates": {}}
+    config = serialization.from_json(Evaluation, asked, name=name)
     shared = {
         "name": description["name"],
         "method": description["method"],
@@ -122,8 +124,10 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     bounds, counted = numbers["intervals"], numbers["robust_accuracy"]
     settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
     lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}
+    counts = numbers["counts"]
+    words = "" if counts == "clean_and_attacked" else f", {logging.COUNTED[counts]}"
     for name, value in counted.items():
-        key = _Key(name, described[name], settings[name])
+        key = _Key(name, described[name] + words, f"{counts} {settings[name]}")
         lines[key] = (value, bounds["robust_accuracy"][name])
     inside = protocol.balls(run.config, list(counted))
     for ball, value in numbers["worst_case_accuracy"].items():
@@ -192,7 +196,8 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         console.print(line, highlight=False)
     lead = "".join(f'<div class="stamp">{text(line)}</div><br>' for line in cautions)
     words = (
-        "<p>Accuracy over all chosen images: of one evaluation with its 95 % interval, of several "
+        "<p>Accuracy over all chosen images, right before and after the attack where no row says "
+        "otherwise: of one evaluation with its 95 % interval, of several "
         "alike (other seeds, other checkpoints) the mean and the standard deviation over them.</p>"
     )
     body = words + table(

@@ -1,6 +1,6 @@
 """The report's sections, each made of what an evaluation wrote."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def sections(
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
     if certificates:
         yield Section("Certified accuracy", _certified(certificates, summary["certificates"]))
-    pictures = list(_pictures(shown, clean_images, records, class_names))
+    pictures = list(_pictures(shown, clean_images, records, class_names, config.judges))
     if pictures:
         yield Section("Images and their adversarial twins", "".join(pictures))
     if len(class_names) <= MAX_CLASSES:
@@ -132,9 +132,10 @@ def _pictures(
     clean_images: Mapping[int, np.ndarray],
     records: Records,
     class_names: Sequence[str],
+    judges: Iterable[str],
 ) -> Iterator[str]:
     def name(record: Record) -> str:
-        prediction = record.headline.prediction
+        prediction = record.headline(judges).prediction
         return class_names[prediction] if prediction >= 0 else "NaN"
 
     for attack, (rows, images) in shown.items():

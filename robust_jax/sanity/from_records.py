@@ -314,8 +314,3 @@ def pairs_by(attacks: Mapping[str, AttackRun], field: str) -> Iterator[tuple[str
         for (low, weaker), (high, stronger) in itertools.pairwise(sorted(members)):
             if low < high:
                 yield weaker, stronger
-
-
-def as_json(findings: list[Finding]) -> list[dict[str, str]]:
-    """Returns findings as summary.json holds them."""
-    return [finding._asdict() for finding in findings]

@@ -113,8 +113,12 @@ def probe_split(
     """
     rows = list(records[CLEAN])[:NUM_IMAGES]
     (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
+    # Who is right nowhere was not attacked: no attack left it standing, so no referee beats one.
+    skipped = {
+        row for row in rows if config.skip_misclassified and not records[CLEAN][row].right_somewhere
+    }
     fooled = {
-        name: [records[name][row].view_fooled for row in rows]
+        name: [records[name][row].view_fooled or row in skipped for row in rows]
         for name in config.attacks
         if name in records
     }

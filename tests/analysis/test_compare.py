@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import statistics
 
 import jax
@@ -98,3 +99,24 @@ def test_another_model_in_the_same_directory_is_refused(directories):
             model, attacked(0.05), sharding.make_mesh(1), data=data, out=directories[0],
             progress=False,
         )  # fmt: skip
+
+
+def test_what_counts_is_told_apart(directories):
+    one, other = (compare.read(directory) for directory in directories[:2])
+    judges = {
+        name: {**found, "counts": "attacked"} for name, found in other.summary["judges"].items()
+    }
+    other = other._replace(summary={**other.summary, "judges": judges})
+    rows = [row for row in compare.rows(compare.columns([one, other])) if row.name == "pgd"]
+    assert [len(found) for row in rows for found in row.found] == [1, 1]
+    assert rows[1].what.endswith("right after the attack")
+
+
+def test_certificates_of_an_earlier_format_are_no_hindrance(directories, tmp_path):
+    shutil.copytree(directories[0], tmp_path / "earlier")
+    file = tmp_path / "earlier" / "evaluation.json"
+    claim = json.loads(file.read_text()) | {"format": 2}
+    margins = {"type": "Margins", "eps": 0.1, "bound": "crown"}
+    claim["evaluation"]["certificates"] = {"margins": margins}
+    file.write_text(json.dumps(claim))
+    assert compare.read(tmp_path / "earlier").config.certificates == {}

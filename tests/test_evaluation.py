@@ -423,7 +423,7 @@ def test_scores_that_are_no_numbers(data, standard):
         return config, evaluation.evaluate(evaluator, variables, data.test)
 
     config, found = records_where(has_moved)
-    attacked = [record.headline for record in found["fgsm"].values()]
+    attacked = [record.headline() for record in found["fgsm"].values()]
     right = [record.headline().correct for record in found[protocol.CLEAN].values()]
     # An example that is wrong already is skipped.
     assert [d.prediction for d in attacked if d.prediction < 0] == [-1] * sum(right) != []

@@ -110,7 +110,7 @@ def test_the_harness_passes_images_and_counts_who_has_none():
     assert f"(boundary {zeros})" in flag.text
     records, flags = found((0, 1))
     assert all(record.started for record in records)
-    assert not any(record.headline.correct for record in records if record.label == 0)
+    assert not any(record.headline().correct for record in records if record.label == 0)
     assert not flags
 
 

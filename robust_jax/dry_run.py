@@ -33,7 +33,7 @@ def check(
         models: the model and every source.
         task: the dataset's shape.
         directory: where records are gone on with: steps that have some have worked, and are left
-            out. None for all.
+            out, but of a random method, whose earlier records may be set aside. None for all.
 
     Raises:
         ValueError: a step or certificate fails on such shapes; names it in one line.
@@ -59,7 +59,8 @@ def check(
         for name, (method, variables) in models.items()
     }
     for name, step in evaluator.steps.items():
-        if directory is not None and (directory / "records" / f"{name}.jsonl").is_file():
+        known = directory is not None and (directory / "records" / f"{name}.jsonl").is_file()
+        if known and not evaluator.stochastic:
             continue
         run = config.attacks.get(name)
         source = name.partition("@")[2] or None if run is None else run.source

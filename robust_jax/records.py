@@ -82,7 +82,7 @@ def set_aside(file: pathlib.Path) -> None:
     """Renames a file of a random method's records that formats before 3 judged, and says so.
 
     They gave all rows of a batch one key, and every attack another: nothing of today's may be
-    mixed with them.
+    mixed with them. The evaluation's summary, which is of those records, is removed.
     """
     if not file.is_file():
         return
@@ -95,6 +95,7 @@ def set_aside(file: pathlib.Path) -> None:
     if several:  # every host has read it before the first renames it
         multihost_utils.sync_global_devices(f"set aside {file.name}")
     if jax.process_index() == 0:
+        (file.parent.parent / "summary.json").unlink(missing_ok=True)
         file.replace(kept)
     if several:
         multihost_utils.sync_global_devices(f"renamed {file.name}")

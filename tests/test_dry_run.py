@@ -165,3 +165,26 @@ def test_a_printed_row_has_such_a_number_of_ours(rows, fields, found):
         made(rows, **fields)
     made({"clean": 1.0, "fgsm": 1.0}, **fields)
     made(rows, judge="honest") if "of" not in fields else None
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_steps_with_records_are_traced_where_these_may_be_set_aside(model, tmp_path, stochastic):
+    checkpoint, _ = model
+    method = checkpoint.config.method.make(checkpoint.task)
+    traced = []
+    config = Evaluation(attacks={}, batch_size=4, sanity=False)
+    evaluator = evaluation.make_evaluator(method, config, sharding.make_mesh(1))
+    models = {None: (method, checkpoint.variables)}
+
+    def check():
+        """Returns how often a step, which is none of before, is traced."""
+        traced.clear()
+        steps = {"clean": lambda *_: traced.append(1)}
+        found = evaluator._replace(steps=steps, stochastic=stochastic)
+        dry_run.check(found, models, checkpoint.task, directory=tmp_path)
+        return len(traced)
+
+    assert check() == 1  # without records
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "clean.jsonl").write_text("{}\n")
+    assert check() == stochastic

@@ -217,3 +217,17 @@ def test_what_a_column_counts():
         assert numbers[name]["clean_accuracy"] == 3 / 5
     with pytest.raises(ValueError, match="skip_misclassified=True to be False: judge 'after'"):
         Evaluation(attacks=attacks, judges=judges)
+
+
+def test_what_is_set_aside_takes_its_summary_with_it(tmp_path):
+    """A summary of records that are no more would be read as this evaluation's."""
+    file, summary = tmp_path / "records" / "a.jsonl", tmp_path / "summary.json"
+    summary.write_text("{}")
+    today = records.Decision(0, True, [0], 1.0, 1.0)
+    for decision, stays in ((today, True), (today._replace(share_rejudged=None), False)):
+        file.unlink(missing_ok=True)
+        line = records.Record(0, 0, 0.0, 0.0, False, {"honest": decision}).to_json()
+        records.append_lines(file, [line])
+        records.set_aside(file)
+        assert file.is_file() == summary.is_file() == stays
+    assert (tmp_path / "records" / "a.jsonl.format2").is_file()

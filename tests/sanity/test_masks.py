@@ -12,6 +12,8 @@ from robust_jax.attacks import BIM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.methods import Method
 from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.record import Decision, Record
+from robust_jax.sanity import probes
 from robust_jax.sanity.indicators import indicators
 from tests.sanity.digits import method, network, trained
 
@@ -196,3 +198,19 @@ def test_an_attack_that_passes_what_it_seeks():
         found = indicators(method(view), {}, images, labels, config, key=jax.random.key(0))
         assert found[0].check == "attacks return what they find (silent success)"
         assert found[0].status == expected
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_what_no_attack_was_made_on_does_not_stand(data, monkeypatch, skip):
+    """Row 1 is right nowhere and was skipped, row 2 was attacked and stands, row 0 is fooled."""
+    asked = {}
+    monkeypatch.setattr(probes, "probe", lambda *_, fooled: asked.update(fooled) or [])
+    right, wrong = (Decision(0, found, [0], float(found)) for found in (True, False))
+    clean = {
+        row: Record(row, 0, 0.0, 0.0, False, {"honest": right if row != 1 else wrong})
+        for row in range(3)
+    }
+    records = {"clean": clean, "pgd": clean | {0: clean[0]._replace(view_fooled=True)}}
+    config = Evaluation({"pgd": AttackRun(PGDS["pgd_0.1"])}, skip_misclassified=skip)
+    sanity.probe_split(Method(*[lambda *_, **__: None] * 3, {}), {}, data.test, records, config)
+    assert asked == {"pgd": [True, skip, False]}

@@ -251,19 +251,22 @@ COUNTS = {
 
 
 def printed_cell(printed: Mapping[str, Any], row: str) -> str:
-    """Returns a paper's number, and ours where the paper does not count all images.
+    """Returns a paper's numbers, and ours where the column beside has another.
+
+    It has accuracy over all images: neither over some of them alone, nor of five classes.
 
     Args:
         printed: from `records.beside_the_paper`.
         row: name of the row.
     """
-    if row not in printed["rows"]:
-        return "-"
-    paper, ours = (printed["rows"][row][name] for name in ("paper", "ours"))
-    words = COUNTS[printed["of"]]
-    if not words or row == "clean":
-        return percent(paper)
-    return f"{percent(paper)} {words} (ours: {percent(ours)})"
+    found = []
+    counted = "" if row == "clean" else COUNTS[printed["of"]]
+    # Summaries of earlier versions have no top 5.
+    for rows, words in ((printed["rows"], counted), (printed.get("top5", {}), "top 5")):
+        if row in rows:
+            paper, ours = (percent(rows[row][name]) for name in ("paper", "ours"))
+            found.append(f"{paper} {words} (ours: {ours})" if words else paper)
+    return ", ".join(found) or "-"
 
 
 def print_findings(findings: Iterable[Any]) -> None:

@@ -70,6 +70,7 @@ class Printed:
             are right clean; "successes" over those that the attack turned wrong for the headline's
             judge. The clean row is accuracy whichever.
         judge: the column that it compares with; None for the headline's.
+        top5: as `rows`: the share of all images whose label is among the five largest scores.
     """
 
     table: str
@@ -77,11 +78,12 @@ class Printed:
     cited: tuple[str, ...] = ()
     of: Count = "accuracy"
     judge: str | None = None
+    top5: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.cited if name not in self.rows]
+        unknown = [name for name in (*self.cited, *self.top5) if name not in self.rows]
         if unknown:
-            raise ValueError(f"Expected cited={unknown} to be among rows={list(self.rows)}.")
+            raise ValueError(f"Expected cited or top5={unknown} among rows={list(self.rows)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,8 @@ class Evaluation:
                 raise ValueError(f"Expected worst_of={name!r} not to be an attack's name.")
         if self.printed is not None:
             known = {CLEAN, *self.attacks, *self.worst_of}
-            found = {row for rows in self.printed.rows.values() for row in rows}
+            five = {row for rows in self.printed.top5.values() for row in rows}
+            found = five | {row for rows in self.printed.rows.values() for row in rows}
             if not found <= known or self.printed.judge not in (None, *self.judges):
                 raise ValueError(
                     f"Expected printed={self.printed.table!r} to name rows and a judge of this "
@@ -188,7 +191,7 @@ class Evaluation:
             judge, of = self.printed.judge or next(iter(self.judges)), self.printed.of
             counted = set(self.counted(judge))
             groups = {name for name, members in self.worst_of.items() if counted >= {*members}}
-            without = found - {CLEAN} - counted - (groups if of == "accuracy" else set())
+            without = found - {CLEAN} - counted - (groups - five if of == "accuracy" else set())
             if without:
                 raise ValueError(
                     f"Expected printed={self.printed.table!r}, of={of!r}, to name rows that "

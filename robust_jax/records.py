@@ -219,8 +219,8 @@ def beside_the_paper(
         name: the checkpoint's configuration.
 
     Returns:
-        `table`, `of` (what is counted) and `rows`: by row, `paper` and `ours`, fractions. None
-        where the paper's table does not have the checkpoint.
+        `table`, `of` (what is counted), `rows`: by row, `paper` and `ours`, fractions, and `top5`
+        likewise. None where the paper's table does not have the checkpoint.
     """
     found = config.printed
     if found is None or name not in found.rows:
@@ -241,5 +241,9 @@ def beside_the_paper(
         "rows": {
             row: {"paper": percent / 100, "ours": ours(row)}
             for row, percent in found.rows[name].items()
+        },
+        "top5": {
+            row: {"paper": percent / 100, "ours": judge["top5_accuracy"][row]}
+            for row, percent in found.top5.get(name, {}).items()
         },
     }

@@ -12,7 +12,7 @@ def table(
     """Returns the table that a text holds: models below one another, rows of ours beside.
 
     The first line names our rows, and so do further ones without a model; a model stands in front
-    of `|` (a cited one in quotes), "-" is no number.
+    of `|` (a cited one in quotes), "-" is no number; what follows "/" is of top 5.
 
     Args:
         title: where the paper has it.
@@ -23,7 +23,7 @@ def table(
     """
     heading, *lines = textwrap.dedent(text).strip().splitlines()
     names = heading.split("|")[1].split()
-    rows, cited = {}, []
+    rows, cited, top5 = {}, [], {}
     for line in lines:
         model, _, numbers = (part.strip() for part in line.partition("|"))
         if not model:
@@ -32,14 +32,16 @@ def table(
         if model.startswith('"'):
             model = model.strip('"')
             cited.append(model)
-        found = zip(names, numbers.split(), strict=True)
-        rows[model] = {
-            row: float(number)
-            for name, number in found
-            for row in _ours(name, several or {})
-            if number != "-"
-        }
-    return Printed(title, rows, tuple(cited), **fields)
+        found = list(zip(names, numbers.split(), strict=True))
+        for place, part in ((rows, 0), (top5, 2)):
+            place[model] = {
+                row: float(number.partition("/")[part])
+                for name, number in found
+                for row in _ours(name, several or {})
+                if number.partition("/")[part] not in ("", "-")
+            }
+    five = {model: numbers for model, numbers in top5.items() if numbers}
+    return Printed(title, rows, tuple(cited), top5=five, **fields)
 
 
 def _ours(name: str, several: Mapping[str, tuple[str, ...]]) -> list[str]:

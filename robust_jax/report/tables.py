@@ -86,17 +86,21 @@ def papers_table(printed: Printed | None) -> str:
     """Returns the whole table of the paper, folded."""
     if printed is None:
         return ""
-    names = list(dict.fromkeys(name for row in printed.rows.values() for name in row))
-    rows = []
-    for model, numbers in printed.rows.items():
-        mark = " <small>cited from others</small>" if model in printed.cited else ""
-        cells = [f"{numbers[name]:.2f} %" if name in numbers else NOTHING for name in names]
-        rows.append([text(model) + mark, *cells])
+    rows = {model: [text(model)] for model in printed.rows}
+    headings = ["model"]
+    for numbers, words in ((printed.rows, ""), (printed.top5, ", top 5")):
+        names = list(dict.fromkeys(name for row in numbers.values() for name in row))
+        headings += [name + words for name in names]
+        for model, cells in rows.items():
+            found = numbers.get(model, {})
+            cells += [f"{found[name]:.2f} %" if name in found else NOTHING for name in names]
+    for model in printed.cited:
+        rows[model][0] += " <small>cited from others</small>"
     counted = COUNTS[printed.of]
     words = f" Under attack it counts accuracy {counted}." if counted else ""
     return (
         f"<details><summary>The paper's {text(printed.table)}</summary><p>As printed; not measured "
-        f"here.{words}</p>{table(['model', *names], rows)}</details>"
+        f"here.{words}</p>{table(headings, list(rows.values()))}</details>"
     )
 
 

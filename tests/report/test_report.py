@@ -18,6 +18,7 @@ from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.logging import printed_cell
 from robust_jax.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
 from robust_jax.methods import (
     KAP,
@@ -26,6 +27,7 @@ from robust_jax.methods import (
 from robust_jax.models import EnsembleConfig
 from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
 from robust_jax.records import beside_the_paper
+from robust_jax.report.tables import papers_table
 from tests import small
 
 
@@ -254,13 +256,26 @@ def test_our_number_is_counted_as_the_paper_counts(of, ours):
         "worst_of": {},
         "given_clean_correct": {"a": 0.6},
         "successes": {"a": {"count": 10, "accuracy": 0.7}},
+        "top5_accuracy": {"clean": 0.95, "a": None},
     }
-    printed = Printed("table 1", {"mine": {"clean": 80.0, "a": 40.0}}, of=of)
+    rows = {"mine": {"clean": 80.0, "a": 40.0}, "cited": {"clean": 70.0}}
+    five = {"mine": {"clean": 93.0, "a": 65.0}, "cited": {"a": 51.0}}
+    printed = Printed("table 1", rows, ("cited",), of=of, top5=five)
     wanted = Evaluation(attacks={"a": AttackRun(PGD(ThreatModel("linf", 0.1)))}, printed=printed)
     found = beside_the_paper({"judges": {"accuracy": judge}}, wanted, "mine")
     assert found["rows"] == {
         "clean": {"paper": 0.8, "ours": 0.9}, "a": {"paper": 0.4, "ours": ours}
     }  # fmt: skip
+    assert found["top5"] == {
+        "clean": {"paper": 0.93, "ours": 0.95}, "a": {"paper": 0.65, "ours": None}
+    }  # fmt: skip
+    assert printed_cell(found, "clean") == "80.00 %, 93.00 % top 5 (ours: 95.00 %)"
+    assert printed_cell(found, "a").endswith("65.00 % top 5 (ours: -)")
+    assert printed_cell({**found, "rows": {}}, "a") == "65.00 % top 5 (ours: -)"
+    page = papers_table(printed)
+    assert all(f"<th>{name}, top 5</th>" in page for name in ("clean", "a"))
+    assert all(f"{number:.2f} %" in page for one in (rows, five) for row in one.values()
+               for number in row.values())  # fmt: skip
     assert beside_the_paper({"judges": {"accuracy": judge}}, wanted, "other") is None
     with pytest.raises(ValueError, match="to name rows and a judge"):
         Evaluation(printed=printed)

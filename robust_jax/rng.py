@@ -31,3 +31,12 @@ def per_example(key: Key[Array, ""], index: Int[Array, " b"]) -> Key[Array, " b"
     A draw made from these keys depends on the example alone, never on the batch it is in.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def other_classes(
+    key: Key[Array, ""], labels: Int[Array, " b"], index: Int[Array, " b"], num_classes: int
+) -> Int[Array, " b"]:
+    """Returns for each example a class other than its label, each as likely as the others."""
+    keys = per_example(key, index)
+    steps = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_classes))(keys)
+    return (labels + steps) % num_classes

@@ -9,21 +9,17 @@ from jaxtyping import Array, Int
 
 from robust_jax import rng
 from robust_jax.data import Split, eval_batches
+from robust_jax.measures.base import NUM_STARTS
 from robust_jax.protocol import Evaluation
 from robust_jax.sharding import replicated
 from robust_jax.types import Batch
-
-NUM_STARTS = 256
-"""Clean images that decision attacks may begin at."""
 
 
 def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
     """Returns for each image a class other than its label, the same in every attack."""
     key = rng.stream(jax.random.key(seed), "targets")
     num_classes = jax.eval_shape(lambda i: view(i, key=key), batch.image).shape[-1]
-    keys = rng.per_example(key, batch.index)
-    steps = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_classes))(keys)
-    return (batch.label + steps) % num_classes
+    return rng.other_classes(key, batch.label, batch.index, num_classes)
 
 
 def images_to_begin_at(config: Evaluation, split: Split, mesh: Mesh) -> Array | None:

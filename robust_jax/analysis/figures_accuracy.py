@@ -18,7 +18,7 @@ from robust_jax.analysis.diversity import keep_rate
 from robust_jax.analysis.style import AnyArray
 from robust_jax.methods import LaplaceRates
 
-Correct = Bool[AnyArray, " b"]
+Correct = Bool[AnyArray, " _"]  # groups may differ in size
 Norm = Literal["linf", "l2"]
 
 NORMS = {"linf": r"$L_\infty$", "l2": r"$L_2$"}
@@ -174,8 +174,8 @@ def accuracy_bars(groups: Mapping[str, Mapping[str, Correct]]) -> Figure:
 
 @style.quiet()
 def accuracy_by_layers(
-    by_depth: Mapping[str, Bool[AnyArray, "l b"]],
-    by_layer: Mapping[str, Bool[AnyArray, "l b"]] | None = None,
+    by_depth: Mapping[str, Bool[AnyArray, "l _"]],
+    by_layer: Mapping[str, Bool[AnyArray, "l _"]] | None = None,
     *,
     threshold: float | None = None,
 ) -> Figure:

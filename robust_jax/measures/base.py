@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +16,9 @@ from robust_jax.attacks import Attack, bind
 from robust_jax.compilation import jitted
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.types import Variables
+
+NUM_STARTS = 256
+"""Clean images that decision attacks may begin at."""
 
 
 class Subject(NamedTuple):
@@ -65,20 +68,30 @@ class Subject(NamedTuple):
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *found)
 
     def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:
-        """Returns the images after an attack on a view, moved away from their labels."""
-        bound, key = self.view(view), rng.stream(self.key, "attack")
-        call = attack.dry_run if isinstance(self.images, Tracer) else attack
+        """Returns the images after an attack on a view, see `attacked_parts`."""
+        return jnp.concatenate(list(self.attacked_parts(attack, view)))
 
-        def run(bound: Any, images: Array, labels: Array, index: Array) -> Array:
-            return call(bound, images, labels, key=key, index=index)
+    def attacked_parts(self, attack: Attack, view: str) -> Iterator[Float[Array, "b h w k"]]:
+        """Yields the images after an attack on a view, by `batches`.
+
+        They are moved away from their labels, of a targeted attack towards a random other class
+        each. An attack that begins at other images begins at the first of these.
+        """
+        bound, key = self.view(view), rng.stream(self.key, "attack")
+        traced = isinstance(self.images, Tracer)
+        call = attack.dry_run if traced else attack
+        begun = {"starts": self.images[:NUM_STARTS]} if attack.takes_starts and not traced else {}
+
+        def run(bound: Any, images: Array, labels: Array, index: Array, begun: Any) -> Array:
+            return call(bound, images, labels, key=key, index=index, **begun)
 
         compiled = run if attack.on_host else jitted(run)
-        index = jnp.arange(len(self.images), dtype=jnp.int32)
-        found = [
-            compiled(bound, self.images[part], self.labels[part], index[part])
-            for part in self.batches()
-        ]
-        return jnp.concatenate(found)
+        labels, index = self.labels, jnp.arange(len(self.images), dtype=jnp.int32)
+        if attack.targeted:
+            others = rng.stream(self.key, "targets")
+            labels = rng.other_classes(others, labels, index, len(self.class_names))
+        for part in self.batches():
+            yield compiled(bound, self.images[part], labels[part], index[part], begun)
 
     def shape_of(self, view: str) -> Any:
         """Returns the shape of a view of one image, without running it."""
@@ -197,15 +210,6 @@ def lacks_networks(subject: Subject) -> str | None:
     tap = next(iter(subject.shape_of("taps").values()))
     own = tap[0] if len(tap) % 2 else 1  # see analysis.with_members
     return None if own == subject.shape_of("members")[0] else "members that are networks"
-
-
-def refuse_targets(*attacks: Attack) -> None:
-    """Raises ValueError for an attack that is targeted: measures lead away from the label."""
-    for attack in attacks:
-        if attack.targeted:
-            raise ValueError(
-                f"Expected attack={type(attack).__name__} of a measure without targets."
-            )
 
 
 def member_names(number: int) -> list[str]:

@@ -1,15 +1,16 @@
 """Measures of what is inside a network: filters, activations, embeddings, rates, voting layers."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
-from robust_jax.measures.base import Found, Measure, Subject, lacks_taps, refuse_targets
+from robust_jax.measures.base import Found, Measure, Subject, lacks_taps
 from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
 from robust_jax.models import EnsembleConfig
 from robust_jax.models.base import in_network_order
@@ -146,7 +147,6 @@ class Activations(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: activations."""
-        refuse_targets(self.attack)
         return lacks_taps(subject)
 
     def __call__(self, subject: Subject) -> Found:
@@ -237,6 +237,8 @@ class VotingLayers(Measure):
     Attributes:
         attacks: by name; made on a view and judged by parts of the voters.
         view: what they are made on.
+        of: the images that count under attack: "all", or the "successes", those alone that the
+            view then takes for another class, as REGroup's paper counts.
 
     References:
         Figures 3, 4 and 6 of REGroup's paper.
@@ -246,10 +248,10 @@ class VotingLayers(Measure):
 
     attacks: dict[str, Attack] = dataclasses.field(default_factory=dict)
     view: str = "surrogate"
+    of: Literal["all", "successes"] = "all"
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: REGroup of a single network, with both responses."""
-        refuse_targets(*self.attacks.values())
         if isinstance(subject.config.network, EnsembleConfig):
             return "a single network, whose voters are layers"
         named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
@@ -257,37 +259,67 @@ class VotingLayers(Measure):
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the accuracies of all voters by sign, and the curves over k."""
+        if isinstance(subject.images, Tracer):  # all attacks, before the first number is asked for
+            for attack in self.attacks.values():
+                next(subject.attacked_parts(attack, self.view))
         signs, depths, layers = {}, {}, {}
         for name, attack in {CLEAN: None, **self.attacks}.items():
-            each = subject.images if attack is None else subject.attacked(attack, self.view)
-            scores = subject.ask("members", each, key=subject.key, axis=1)
-            by_sign = {
-                sign: analysis.layer_votes(scores, subject.labels, signs=sign)
-                for sign in ("positive", "negative", "both")
-            }
-            signs[name] = {sign: np.asarray(found.by_depth[-1]) for sign, found in by_sign.items()}
-            depths[name] = np.asarray(by_sign["both"].by_depth)
-            layers[name] = np.asarray(by_sign["both"].by_layer)
+            by_sign = self._votes(subject, attack)
+            signs[name] = {sign: found.by_depth[-1] for sign, found in by_sign.items()}
+            depths[name], layers[name] = by_sign["both"]
+        shown = {name: votes for name, votes in signs.items() if votes["both"].size}
         figures = (
-            (analysis.accuracy_bars(signs), "Accuracy by the sign of the responses that vote."),
+            (analysis.accuracy_bars(shown), "Accuracy by the sign of the responses that vote."),
             (
-                analysis.accuracy_by_layers(depths, {CLEAN: layers[CLEAN]}, threshold=0.75),
+                analysis.accuracy_by_layers(
+                    {name: depths[name] for name in shown}, {CLEAN: layers[CLEAN]}, threshold=0.75
+                ),
                 "Accuracy against the number of voting layers, and of each layer alone.",
             ),
         )
         numbers = {
             name: {
+                "count": signs[name]["both"].size,
                 "by_sign": {sign: float(right.mean()) for sign, right in signs[name].items()},
                 "by_depth": depths[name].mean(axis=1).tolist(),
                 "by_layer": layers[name].mean(axis=1).tolist(),
             }
-            for name in signs
+            for name in shown
         }
+        numbers |= {name: {"count": 0} for name in signs if name not in shown}
         lines = tuple(
             (
                 text(name),
-                ", ".join(f"{sign} {percent(share)}" for sign, share in one["by_sign"].items()),
+                ", ".join(f"{sign} {percent(share)}" for sign, share in by_sign.items())
+                + f" of {numbers[name]['count']} images",
             )
-            for name, one in numbers.items()
+            for name in signs
+            for by_sign in [numbers[name].get("by_sign", {"all": None})]
         )
-        return Found(self.section, numbers, lines, figures)
+        about = "Under attack the images alone count that it turned wrong."
+        about = about if self.of == "successes" else ""
+        return Found(self.section, numbers, lines, figures, about)
+
+    def _votes(self, subject: Subject, attack: Attack | None) -> dict[str, Any]:
+        """Returns by sign `LayerVotes` of the images that count, batch by batch."""
+        clean = (subject.images[part] for part in subject.batches())
+        images = clean if attack is None else subject.attacked_parts(attack, self.view)
+        found: dict[str, list[Any]] = {"positive": [], "negative": [], "both": []}
+        for part, each in zip(subject.batches(), images, strict=True):
+            labels = subject.labels[part]
+            counts = np.ones(len(labels), bool)
+            if attack is not None and self.of == "successes":
+                logits = subject.ask(self.view, each, key=subject.key)
+                counts = np.asarray(jnp.argmax(logits, axis=-1) != labels)
+            scores = subject.ask("members", each, key=subject.key, axis=1)
+            for sign, votes in found.items():
+                votes.append(
+                    jax.tree.map(
+                        lambda right, counts=counts: np.asarray(right)[:, counts],
+                        analysis.layer_votes(scores, labels, signs=sign),
+                    )
+                )
+        return {
+            sign: jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *votes)
+            for sign, votes in found.items()
+        }

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.attacks import FGSM, PGD, Boundary, ThreatModel
+from robust_jax.compilation import dry_run
 from robust_jax.measures import (
     Activations,
     Embedding,
@@ -69,8 +70,6 @@ def test_activations_move_as_the_taps_say(subject):
         np.testing.assert_allclose(kept[layer][0], tap, rtol=1e-4, atol=1e-5)
     still = Activations(attack=FGSM(ThreatModel("linf", 0.0)))
     assert still(asked).numbers == {"moved": 0}
-    with pytest.raises(ValueError, match="attack=PGD of a measure without targets"):
-        Activations(attack=PGD(THREAT, targeted=True)).missing(asked)
 
 
 def test_keep_rate_at_zero_and_far_away(subject):
@@ -96,9 +95,11 @@ def fitted(data):
 
 def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
     config, variables = fitted
-    asked = subject(config, num_images=60, variables=variables)
-    attacks = {"pgd": PGD(THREAT, num_steps=3)}
+    asked = subject(config, num_images=60, variables=variables)._replace(batch_size=20)
+    near, at_all = ThreatModel("linf", 0.05), ThreatModel("linf", 0.0)
+    attacks = {"pgd": PGD(near, num_steps=3), "still": FGSM(at_all)}
     found = VotingLayers(attacks=attacks)(asked).numbers
+    assert {name: one["count"] for name, one in found.items()} == dict.fromkeys(found, 60)
     scores = asked.method.predict(asked.variables, asked.images)
     deployed = float(jnp.mean(jnp.argmax(scores, axis=-1) == asked.labels))
     # All layers and both signs vote in the deployed rule, too.
@@ -109,12 +110,56 @@ def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
     # The last layer alone is the first to vote.
     assert found["clean"]["by_depth"][0] == found["clean"]["by_layer"][-1]
     assert found["pgd"]["by_sign"]["both"] < deployed
+    # Of the softmax network's mistakes alone, as the paper counts.
+    moved = asked.attacked(attacks["pgd"], "surrogate")
+    wrong = jnp.argmax(asked.view("surrogate")(moved, key=None), axis=-1) != asked.labels
+    assert 0 < int(wrong.sum()) < 60
+    right = jnp.argmax(asked.method.predict(asked.variables, moved), axis=-1) == asked.labels
+    some = VotingLayers(attacks=attacks, of="successes")(asked)
+    assert some.numbers["clean"] == found["clean"]
+    assert some.numbers["pgd"]["count"] == int(wrong.sum())
+    assert some.numbers["pgd"]["by_sign"]["both"] == pytest.approx(float(right[wrong].mean()))
+    known = jnp.argmax(asked.view("surrogate")(asked.images, key=None), axis=-1) == asked.labels
+    known = jnp.flatnonzero(known)[:20]  # a batch of the size that is compiled
+    known = asked._replace(images=asked.images[known], labels=asked.labels[known])
+    none = VotingLayers(attacks={"still": attacks["still"]}, of="successes")(known)
+    assert none.numbers["still"] == {"count": 0}
+    assert none.lines[1][1].endswith("of 0 images")
     only = subject(
         REGroup(network=config.network, responses="positive"), num_images=1, variables=variables
     )
     assert "positive and negative" in str(VotingLayers().missing(only))
     members = dataclasses.replace(config, network=EnsembleConfig(config.network, 2))
     assert "a single network" in str(VotingLayers().missing(asked._replace(config=members)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Boundary):
+    """Draws what it is given: the first image that it may begin at, its label in a corner."""
+
+    def perturb(self, view, images, labels, *, key, index, starts=None):
+        del view, key, index
+        found = jnp.zeros_like(images) + starts[:1]
+        return found.at[:, 0, 0, 0].set(labels / 16)
+
+
+def test_attacks_of_a_measure_have_targets_and_images_to_begin_at(subject):
+    asked = subject(PLAIN, num_images=30)._replace(batch_size=16)
+    for targeted in (False, True):
+        told = asked.attacked(Told(targeted=targeted), "deployed")
+        assert bool((told[:, 1:] == asked.images[:1, 1:]).all())
+        classes = jnp.round(told[:, 0, 0, 0] * 16).astype(int)
+        assert bool((classes != asked.labels if targeted else classes == asked.labels).all())
+        assert set(classes.tolist()) <= set(range(10))
+        assert len(set(((classes - asked.labels) % 10).tolist())) == (9 if targeted else 1)
+    traced = []
+
+    def dry(images):
+        told = asked._replace(images=images).attacked_parts(Boundary(num_steps=2), "deployed")
+        traced.extend(part.shape for part in told)
+
+    dry_run(dry, asked.images, what="boundary")
+    assert traced == [(15, *asked.images.shape[1:])] * 2
 
 
 def test_latency_times_the_deployed_rule_beside_its_network(subject, fitted):

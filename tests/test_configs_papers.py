@@ -106,6 +106,21 @@ def test_attacks_are_those_of_lpds_and_regroups_tables():
         assert [round(attack.threat.eps * 255) for attack in found.values()] == radii
         assert {(attack.step_size, attack.num_steps) for attack in found.values()} == {(0.01, 40)}
         assert not evaluation.skip_misclassified  # top 5 are of all images
+    # Figure 3's ten attacks, each on the images that its table or figure is of.
+    measured = {}
+    for name in ("figure3", "figure3_v50k", "figure3_targeted"):
+        found = load_evaluation(f"regroup.py:{name}")
+        asked = found.measures["voting layers"]
+        measured[name] = (found.num_examples, asked.of, set(asked.attacks.values()))
+    figure2 = attacks("regroup.py:figure2")[0]
+    assert measured == {
+        "figure3": (10, "successes", set(attacks("regroup.py:table2")[0].values())),
+        "figure3_v50k": (None, "all", {figure2[f"pgd40_{n}of255"] for n in (2, 4)}),
+        "figure3_targeted": (2, "successes", set(attacks("regroup.py:table3")[0].values())),
+    }
+    assert load_evaluation("regroup.py:table1").printed.top5["regroup_imagenet"] == {
+        "clean": 86, "pgd40_16of255": 65
+    }  # fmt: skip
     for name, confidence in (("table3", 0.0), ("table4", 0.9)):
         searches = [a for a in attacks(f"regroup.py:{name}")[0].values() if hasattr(a, "growth")]
         for attack in searches:
@@ -261,4 +276,5 @@ def test_printed_numbers_are_those_of_the_docstrings():
                     text += documented(other).__doc__
             written = {float(number) for number in re.findall(r"-?\d*\.?\d+(?:e-?\d+)?", text)}
             written |= {float(number) for number in re.findall(r"\d*\.?\d+", text)}  # "10-20"
-            assert set(rows.values()) <= written, (model, set(rows.values()) - written)
+            numbers = {*rows.values(), *printed.top5.get(model, {}).values()}
+            assert numbers <= written, (model, numbers - written)

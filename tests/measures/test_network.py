@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import FGSM, PGD, Boundary, ThreatModel
+from robust_jax.attacks import FGSM, Boundary, ThreatModel
 from robust_jax.compilation import dry_run
 from robust_jax.measures import (
     Activations,
@@ -96,8 +96,7 @@ def fitted(data):
 def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
     config, variables = fitted
     asked = subject(config, num_images=60, variables=variables)._replace(batch_size=20)
-    near, at_all = ThreatModel("linf", 0.05), ThreatModel("linf", 0.0)
-    attacks = {"pgd": PGD(near, num_steps=3), "still": FGSM(at_all)}
+    attacks = {"fgsm": FGSM(ThreatModel("linf", 0.05))}
     found = VotingLayers(attacks=attacks)(asked).numbers
     assert {name: one["count"] for name, one in found.items()} == dict.fromkeys(found, 60)
     scores = asked.method.predict(asked.variables, asked.images)
@@ -109,20 +108,23 @@ def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
     assert num_layers > 1
     # The last layer alone is the first to vote.
     assert found["clean"]["by_depth"][0] == found["clean"]["by_layer"][-1]
-    assert found["pgd"]["by_sign"]["both"] < deployed
+    assert found["fgsm"]["by_sign"]["both"] < deployed
     # Of the softmax network's mistakes alone, as the paper counts.
-    moved = asked.attacked(attacks["pgd"], "surrogate")
-    wrong = jnp.argmax(asked.view("surrogate")(moved, key=None), axis=-1) != asked.labels
+    moved = asked.attacked(attacks["fgsm"], "surrogate")
+
+    def is_right(view, images):
+        return jnp.argmax(asked.ask(view, images, key=asked.key), axis=-1) == asked.labels
+
+    wrong, right = ~is_right("surrogate", moved), is_right("decision", moved)
     assert 0 < int(wrong.sum()) < 60
-    right = jnp.argmax(asked.method.predict(asked.variables, moved), axis=-1) == asked.labels
     some = VotingLayers(attacks=attacks, of="successes")(asked)
     assert some.numbers["clean"] == found["clean"]
-    assert some.numbers["pgd"]["count"] == int(wrong.sum())
-    assert some.numbers["pgd"]["by_sign"]["both"] == pytest.approx(float(right[wrong].mean()))
-    known = jnp.argmax(asked.view("surrogate")(asked.images, key=None), axis=-1) == asked.labels
-    known = jnp.flatnonzero(known)[:20]  # a batch of the size that is compiled
+    assert some.numbers["fgsm"]["count"] == int(wrong.sum())
+    assert some.numbers["fgsm"]["by_sign"]["both"] == pytest.approx(float(right[wrong].mean()))
+    # A batch of the size that is compiled.
+    known = jnp.flatnonzero(is_right("surrogate", asked.images))[:20]
     known = asked._replace(images=asked.images[known], labels=asked.labels[known])
-    none = VotingLayers(attacks={"still": attacks["still"]}, of="successes")(known)
+    none = VotingLayers(attacks={"still": FGSM(ThreatModel("linf", 0.0))}, of="successes")(known)
     assert none.numbers["still"] == {"count": 0}
     assert none.lines[1][1].endswith("of 0 images")
     only = subject(
@@ -160,6 +162,16 @@ def test_attacks_of_a_measure_have_targets_and_images_to_begin_at(subject):
 
     dry_run(dry, asked.images, what="boundary")
     assert traced == [(15, *asked.images.shape[1:])] * 2
+    layers = VotingLayers(
+        attacks={"boundary": Boundary(num_steps=2), "told": Told()}, view="deployed"
+    )
+
+    def ask(images):
+        layers(asked._replace(images=images))
+
+    # Every attack is traced, not only as far as the first number.
+    with pytest.raises(ValueError, match=r"Expected layers to run on this model: .*NoneType"):
+        dry_run(ask, asked.images, what="layers", on_host=True)
 
 
 def test_latency_times_the_deployed_rule_beside_its_network(subject, fitted):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from robust_jax import serialization
-from robust_jax.attacks import Attack, AutoAttack, Averaged, BoundedAttack
+from robust_jax.attacks import Attack, AutoAttack, Averaged, BoundedAttack, ThreatModel
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.compilation import Precision
 from robust_jax.judges import HONEST, PAPER, Judge, side_by_side
@@ -215,29 +215,32 @@ class Evaluation:
         return sorted(named | set(self.others))
 
 
-def balls(config: Evaluation, names: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """Returns by ball ("linf eps 0.03137") the attacks whose examples lie in it.
+def balls(
+    config: Evaluation, names: Sequence[str] | None = None, *, nested: bool = True
+) -> dict[ThreatModel, list[str]]:
+    """Returns by ball, the smaller ones of a norm first, the attacks whose examples lie in it.
 
-    Of one norm balls nest: the attacks of a smaller one are also those of a larger. An attack
-    without a bound is in none; a minimum-norm attack is in that which `attack.within(eps)` states.
+    An attack without a bound is in none; a minimum-norm attack is in that which
+    `attack.within(eps)` states.
 
     Args:
         config: the evaluation.
         names: attacks that count; None for all.
+        nested: are the attacks of a smaller ball of the norm also those of a larger one?
     """
-    radii: dict[tuple[str, float], list[str]] = {}
+    bounded: dict[str, ThreatModel] = {}
     for name in config.attacks if names is None else names:
         attack = config.attacks[name].attack
         if isinstance(attack, BoundedAttack):
-            radii.setdefault((attack.threat.norm, attack.threat.eps), []).append(name)
-    order = [norm for norm, _ in radii]
-    found: dict[str, list[str]] = {}
-    # Radii of one name follow each other, so that the largest, which has all attacks, stays.
-    for norm, eps in sorted(radii, key=lambda ball: (order.index(ball[0]), ball[1])):
-        inside = [n for ball, members in radii.items() for n in members
-                  if ball[0] == norm and ball[1] <= eps]  # fmt: skip
-        found[f"{norm} eps {eps:.4g}"] = [name for name in config.attacks if name in inside]
-    return found
+            bounded[name] = attack.threat
+
+    def inside(small: ThreatModel, large: ThreatModel) -> bool:
+        return small == large or (nested and small.norm == large.norm and small.eps <= large.eps)
+
+    order = [threat.norm for threat in bounded.values()]
+    threats = sorted(set(bounded.values()), key=lambda one: (order.index(one.norm), one.eps))
+    named = [name for name in config.attacks if name in bounded]
+    return {threat: [name for name in named if inside(bounded[name], threat)] for threat in threats}
 
 
 REDUCED_EXAMPLES = 64

@@ -76,7 +76,8 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]
     clean_accuracy, clean_interval = share(correct(CLEAN, row) for row in clean)
     robust = {name: standing((*before, name)) for name in counted}
     # The clean image lies in every ball, whatever the column counts.
-    worst = {b: standing((CLEAN, *members)) for b, members in balls(config, counted).items()}
+    inside = balls(config, counted)
+    worst = {str(ball): standing((CLEAN, *members)) for ball, members in inside.items()}
     groups = {name: standing((*before, *members)) for name, members in config.worst_of.items()
               if set(members) <= set(counted)}  # fmt: skip
     return {

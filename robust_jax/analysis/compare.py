@@ -129,7 +129,7 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     for name, value in counted.items():
         key = _Key(name, described[name] + words, f"{counts} {settings[name]}")
         lines[key] = (value, bounds["robust_accuracy"][name])
-    inside = protocol.balls(run.config, list(counted))
+    inside = {str(b): names for b, names in protocol.balls(run.config, list(counted)).items()}
     for ball, value in numbers["worst_case_accuracy"].items():
         members = inside.get(ball, list(counted))  # of format 2: all attacks
         what = f"under all {len(members)} attacks of its evaluation in this ball"

@@ -96,6 +96,9 @@ class ThreatModel:
                 f"Expected eps={self.eps} <= {width}, the width of bounds={self.bounds}."
             )
 
+    def __str__(self) -> str:
+        return f"{self.norm} eps {self.eps:.4g}"
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError where the ball is larger than the box of images of this shape."""
         diagonal = (self.bounds[1] - self.bounds[0]) * math.sqrt(math.prod(shape))

@@ -220,10 +220,7 @@ class MemberTransfer(Measure):
             column_label="judged by",
             percent=True,
         )
-        words = (
-            "PGD-10 on one member, judged by the others "
-            f"({self.threat.norm}, eps {self.threat.eps:.4g})."
-        )
+        words = f"PGD-10 on one member, judged by the others ({self.threat})."
         return Found(self.section, {"accuracy": accuracy.tolist()}, (), ((figure, words),))
 
 

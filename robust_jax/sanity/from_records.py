@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robust_jax import metrics, serialization
-from robust_jax.attacks import BoundedAttack, ThreatModel
-from robust_jax.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation
+from robust_jax.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation, balls
 from robust_jax.records import Records
 from robust_jax.sanity.findings import Finding, outranks
 
@@ -93,15 +92,6 @@ def is_black_box(run: AttackRun) -> bool:
     return run.source is not None or not run.attack.needs_logits
 
 
-def balls(config: Evaluation) -> dict[ThreatModel, list[str]]:
-    """Returns the names of the bounded attacks of each ball."""
-    found: dict[ThreatModel, list[str]] = {}
-    for name, run in config.attacks.items():
-        if isinstance(run.attack, BoundedAttack):
-            found.setdefault(run.attack.threat, []).append(name)
-    return found
-
-
 def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where attacks fool what they see, and not what decides.
 
@@ -111,7 +101,7 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
     name = "attacked view and judge agree"
     judge = config.deciding
     worst: tuple[float, str, str] | None = None
-    for threat, members in balls(config).items():
+    for threat, members in balls(config, nested=False).items():
         best: tuple[float, str] | None = None
         for member in members:
             if config.attacks[member].source is not None:
@@ -124,7 +114,7 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
             if best is None or missed < best[0]:
                 best = (missed, member)
         if best is not None and (worst is None or best[0] > worst[0]):
-            worst = (*best, f"{threat.norm} eps {threat.eps:.4g}")
+            worst = (*best, str(threat))
     if worst is None:
         return Finding(name, "not run", "No white-box attack fooled as many as five images.")
     missed, member, ball = worst
@@ -147,7 +137,7 @@ def black_box(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where queries or transfer beat the white-box attacks of the same ball."""
     name, compared = "white box beats black box", 0
     judge = config.deciding
-    for threat, members in balls(config).items():
+    for threat, members in balls(config, nested=False).items():
         white = [m for m in members if not is_black_box(config.attacks[m])]
         black = [m for m in members if is_black_box(config.attacks[m])]
         if not white or not black:
@@ -161,7 +151,7 @@ def black_box(records: Records, config: Evaluation) -> Finding:
                     name,
                     "flag",
                     f"{member} makes {alone} examples wrong that stand under every white-box "
-                    f"attack at {threat.norm} eps {threat.eps:.4g}: gradients are masked.",
+                    f"attack at {threat}: gradients are masked.",
                     "Do not quote the white-box number. Try more steps and restarts, other losses "
                     "(margin, DLR), logits divided by their gap, EOT or BPDA.",
                 )
@@ -220,10 +210,10 @@ def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
 
 def by_origin(config: Evaluation) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each ball in words, its attacks of the paper, and its adaptive ones."""
-    for threat, members in balls(config).items():
+    for threat, members in balls(config, nested=False).items():
         adaptive = [name for name in members if config.attacks[name].adaptive]
         own = [name for name in members if name not in adaptive]
-        yield f"{threat.norm} eps {threat.eps:.4g}", own, adaptive
+        yield str(threat), own, adaptive
 
 
 def at_or_below(

@@ -43,7 +43,7 @@ class Ball(NamedTuple):
     fooled: Bool[np.ndarray, " b"] | None = None
 
     def __str__(self) -> str:
-        return f"{self.threat.norm} eps {self.threat.eps:.4g}"
+        return str(self.threat)
 
 
 def findings(view: AttackedView, balls: Sequence[Ball]) -> list[Finding]:

@@ -60,9 +60,8 @@ def main(arguments: Arguments) -> None:
     )
     validator = training.make_validator(method, cfg, data, mesh)
     evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh)
-    if method.fit is None:  # what is fitted does not exist yet
-        shapes = jax.eval_shape(method.init, key=jax.random.key(0))
-        dry_run.check(evaluator, {None: (method, shapes)}, data.task)
+    shapes = dry_run.trained(method, data.task, cfg.evaluation.batch_size)
+    dry_run.check(evaluator, {None: (method, shapes)}, data.task)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
         training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh, image_shape

@@ -23,6 +23,23 @@ Models = Mapping[str | None, tuple[Method, Variables]]
 """Methods and their arrays, or shapes of them: None is the model, the others are sources."""
 
 
+def trained(method: Method, task: Task, batch_size: int) -> Variables:
+    """Returns the shapes of a method's variables after training and, where it fits, its fit.
+
+    Raises:
+        ValueError: it cannot be fitted on such a network, in one line.
+    """
+    found = jax.eval_shape(method.init, key=jax.random.key(0))
+    if method.fitted is None:
+        return found
+    images: Any = jax.ShapeDtypeStruct((batch_size, *task.input_shape), jnp.float32)
+    numbers: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    mask: Any = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+    batch = Batch(images, numbers, mask, numbers)
+    dry_run(method.fitted, found, batch, what="the fit")
+    return jax.eval_shape(method.fitted, found, batch)
+
+
 def check(
     evaluator: Evaluator, models: Models, task: Task, *, directory: pathlib.Path | None = None
 ) -> None:

@@ -22,7 +22,7 @@ from robust_jax.models import (
     ResidualConfig,
     ResNetConfig,
 )
-from robust_jax.types import Outputs, Task, Variables
+from robust_jax.types import Batch, Outputs, Task, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -65,6 +65,8 @@ class Method(NamedTuple):
         stochastic: does `predict` consume its key?
         fit: post-hoc fitting on training batches, which adds the 'fitted' collection; None
             where the method has none.
+        fitted: traceable; variables and a batch -> the variables as `fit` leaves them, in shape
+            alone: what follows a fit is traced before there is one. Beside every `fit`.
         in_run: the method in a run of these epochs; None where its loss does not ask. Outside a
             run such a loss counts epochs by its own batches.
         draws_per: what has draws of its own, where it is random: each "row" of a batch, or each
@@ -79,6 +81,7 @@ class Method(NamedTuple):
     views: Mapping[str, View]
     stochastic: bool = False
     fit: Callable[..., Variables] | None = None
+    fitted: Callable[[Variables, Batch], Variables] | None = None
     in_run: "Callable[[Epochs], Method] | None" = None
     draws_per: Literal["row", "call"] = "row"
     vote: voting.Vote | None = None

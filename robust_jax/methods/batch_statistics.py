@@ -87,6 +87,13 @@ def reestimate(
     return {**variables, "fitted": {"batch_stats": _without_counts(statistics)}}
 
 
+def reestimated(variables: Variables, batch: Batch) -> Variables:
+    """Returns variables of the shapes that `reestimate` gives: `Method.fitted`."""
+    del batch
+    statistics = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    return {**variables, "fitted": {"batch_stats": statistics}}
+
+
 def _with_counts(tree: Any) -> Any:
     """Returns statistics with a count of 0 beside each mean; members and choices lead its axes."""
     if not isinstance(tree, dict):

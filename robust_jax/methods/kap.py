@@ -39,7 +39,12 @@ from jaxtyping import Array, Float
 
 from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
-from robust_jax.methods.batch_statistics import check_statistics, cumulative, reestimate
+from robust_jax.methods.batch_statistics import (
+    check_statistics,
+    cumulative,
+    reestimate,
+    reestimated,
+)
 from robust_jax.models import Classifier, Layers, default_layers
 from robust_jax.models.layers import Conv
 from robust_jax.models.noise import gaussian
@@ -342,4 +347,4 @@ def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
         "noise_off": noise_off,
         "noise_off_training": method.views["noise_off"],
     }
-    return method._replace(fit=fit, views=views)
+    return method._replace(fit=fit, fitted=reestimated, views=views)

@@ -35,7 +35,7 @@ from jaxtyping import Array, Float
 
 from robust_jax import voting
 from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
-from robust_jax.methods.regroup_fit import Pass, fit_fn
+from robust_jax.methods.regroup_fit import Pass, fit_fns
 from robust_jax.methods.regroup_responses import (
     SIGNS,
     Responses,
@@ -232,11 +232,13 @@ class REGroup(MethodConfig):
                 0
             ],
         }
+        fit, fitted = fit_fns(self, run, task.num_classes)
         return method._replace(
             init=init,
             predict=predict,
             views=views,
-            fit=fit_fn(self, run, task.num_classes),
+            fit=fit,
+            fitted=fitted,
             vote=None,
         )
 

@@ -40,10 +40,12 @@ class Mixtures(NamedTuple):
     counts: Int[Array, " c"]
 
 
-def fit_fn(
+def fit_fns(
     config: Any, run: Callable[[Variables, Array], Pass], num_classes: int
-) -> Callable[..., Variables]:
-    """Returns `fit` of a `REGroup`: one pass, each batch seen once by one compiled step.
+) -> tuple[Callable[..., Variables], Callable[[Variables, Batch], Variables]]:
+    """Returns `fit` of a `REGroup` and its `fitted`: of all layers that a fit can choose.
+
+    A fit is one pass, each batch seen once by one compiled step.
 
     Args:
         config: the `REGroup`.
@@ -52,6 +54,7 @@ def fit_fn(
     """
 
     def start(variables: Variables, batch: Batch) -> Mixtures:
+        """Returns nothing yet, of every layer that may vote."""
         layers = run(variables, batch.image).layers
         tapped = log_responses(layers, config.voting_layers(layers), config.signs, config.delta)
 
@@ -135,7 +138,10 @@ def fit_fn(
             }
         return {**network, "fitted": fitted}
 
-    return fit
+    def fitted_shapes(variables: Variables, batch: Batch) -> Variables:
+        return {**variables, "fitted": start(variables, batch).sums}
+
+    return fit, fitted_shapes
 
 
 def choose(accuracy: dict[str, float], least: float) -> tuple[str, ...]:

@@ -130,6 +130,7 @@ class Built:
             batch = next(eval_batches(data.train, 32))
             _, (self.variables, _) = self.train(batch, num_devices=1, num_steps=60)
             trained = jax.device_put(self.variables, jax.devices()[0])
+            self.fitted = jax.eval_shape(self.method.fitted, trained, batch)
             self.variables = self.method.fit(trained, [batch], key=jax.random.key(0))
 
     def __call__(self, images, seed):
@@ -170,6 +171,8 @@ def few(batch) -> Batch:
 
 
 def test_shapes_and_dtypes(built, batch, few):
+    if built.method.fit is not None:
+        chex.assert_trees_all_equal_shapes_and_dtypes(built.variables, built.fitted)
     found = built(few.image, 1)
     chex.assert_shape(found["predict"], (8, 10))
     for name in ("deployed", "noise_off", "train"):

@@ -30,6 +30,7 @@ from robust_jax.records import (
     Records,
     append_lines,
     check_numbers,
+    forget_seconds,
     resume,
     save_shown,
     set_aside,
@@ -169,6 +170,8 @@ def _attack_step(
     judge_step = _jitted(judge_on, mesh, config.precision)
 
     def attack_here(variables, source, batch, labels, key):
+        if isinstance(batch.image, Tracer):  # a dry run
+            return attack(variables, source, None, batch, labels, key)[0]
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             variables, source = local((variables, source))
             batch, labels = jax.device_put(on_host((batch, labels)))
@@ -290,6 +293,8 @@ def _run(
     on_batch(name, num_done, total)
     if num_done == total:
         return found
+    if file is not None:
+        forget_seconds(file.parent.parent, name, num_done)
     for number, batch in enumerate(
         eval_batches(split, size, rows[num_done:], batched(mesh)), start=num_done // size
     ):
@@ -309,8 +314,8 @@ def _run(
             if number == 0:
                 save_shown(file, lines, judgement.shown)
             append_lines(file, [record.to_json() for record in lines])
-            seconds = time.perf_counter() - began
-            append_lines(file.parent.parent / "seconds.jsonl", [{"name": name, "seconds": seconds}])
+            took = {"seconds": time.perf_counter() - began, "num_done": len(found) + len(lines)}
+            append_lines(file.parent.parent / "seconds.jsonl", [{"name": name, **took}])
         found |= {record.index: record for record in lines}
         on_batch(name, len(found), total)
     return found

@@ -164,6 +164,28 @@ def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
     return found
 
 
+def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
+    """Removes the time of batches whose records are gone: set aside, torn or never written.
+
+    Args:
+        directory: of the evaluation.
+        name: of the attack.
+        num_done: how many records are left.
+    """
+    file = directory / "seconds.jsonl"
+    if not file.is_file() or jax.process_index() != 0:
+        return
+    lines = formats.read_lines("seconds", file, torn="left out")
+    # Lines of format 2 do not say to which record they lead.
+    kept = [
+        line
+        for line in lines
+        if line.get("name") != name or 0 < line.get("num_done", num_done) <= num_done
+    ]
+    if kept != lines:
+        formats.write_lines(file, kept)
+
+
 def summarize(
     records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
 ) -> dict[str, Any]:

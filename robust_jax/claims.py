@@ -22,6 +22,9 @@ Description = dict[str, Any]
 `data` (None where none is known), and under `sources` by name the first four of every further
 model."""
 
+ENVIRONMENTS = "environments.jsonl"
+"""Beside evaluation.json: where its numbers were computed."""
+
 _MODEL = {"name", "step", "weights", "method"}
 """What a description says of a model."""
 _NAMES = ("name", "step")
@@ -84,6 +87,12 @@ def read(directory: pathlib.Path) -> Description:
         ValueError: it lacks a part, or is of a newer format.
     """
     return _completed(_read(directory / "evaluation.json"))
+
+
+def environments(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns where the starts of an evaluation so far computed, a line each: `environment.py`."""
+    file = directory / ENVIRONMENTS
+    return formats.read_lines("environment", file, torn="left out") if file.is_file() else []
 
 
 def files(description: Description) -> dict[str, Description]:
@@ -161,7 +170,8 @@ def _differences(
     directory: pathlib.Path, file: str, found: Description, wanted: Description
 ) -> list[str]:
     try:
-        return serialization.differences(_compared(found), _compared(wanted), name="")
+        both = (_compared(directory, one) for one in (found, wanted))
+        return serialization.differences(*both, name="")
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected {str(directory / file)!r}.json to describe an evaluation: {error!r}"
@@ -194,15 +204,17 @@ def _is_claimed(directory: pathlib.Path, description: Description) -> bool:
         found = read(directory)
     except formats.TornError:
         return False
-    return _as_computed_here({**found, "data": None}) == _as_computed_here(
-        {**description, "data": None}
+    return _as_computed(directory, {**found, "data": None}) == _as_computed(
+        directory, {**description, "data": None}
     )
 
 
-def _as_computed_here(description: Description) -> Description:
-    """Returns a description without its precision on a CPU, where all are float32."""
+def _as_computed(directory: pathlib.Path, description: Description) -> Description:
+    """Returns a description without its precision where all was computed on a CPU: in float32."""
     evaluation = description["evaluation"]
-    if jax.default_backend() != "cpu" or not isinstance(evaluation, dict):
+    devices = {one.get("device") for one in environments(directory)}
+    on_cpu = jax.default_backend() == "cpu" and devices <= {"cpu"}
+    if not on_cpu or not isinstance(evaluation, dict):
         return description
     evaluation = {key: value for key, value in evaluation.items() if key != "precision"}
     return {**description, "evaluation": evaluation}
@@ -219,7 +231,7 @@ def _named(where: list[str]) -> str:
     return where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more"
 
 
-def _compared(description: Description) -> Description:
+def _compared(directory: pathlib.Path, description: Description) -> Description:
     """Returns a description without what no record depends on, and with the headline's name.
 
     Decisions are stored in the order of the judges, of which the first is the headline.
@@ -230,7 +242,7 @@ def _compared(description: Description) -> Description:
 
     sources = {name: model(one) for name, one in description["sources"].items()}
     headline = next(iter(description["evaluation"]["judges"]), None)
-    here = _as_computed_here(description)
+    here = _as_computed(directory, description)
     return {**model(here), "sources": sources, "headline": headline}
 
 

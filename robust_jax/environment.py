@@ -8,13 +8,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 import robust_jax
-from robust_jax import formats, logging, serialization
+from robust_jax import claims, logging, serialization
 from robust_jax.compilation import Precision
 from robust_jax.data import Split
 from robust_jax.data.fingerprint import fingerprint
 from robust_jax.records import append_lines
 
-_FILE = "environments.jsonl"
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
@@ -48,11 +47,8 @@ def remember(directory: pathlib.Path, found: dict[str, Any]) -> list[dict[str, A
         directory: of the evaluation.
         found: today's, from `describe`.
     """
-    file = directory / _FILE
-    earlier: list[dict[str, Any]] = []
-    if file.is_file():
-        earlier = formats.read_lines("environment", file, torn="left out")
-    elif any((directory / "records").glob("*.jsonl")):
+    file, earlier = directory / claims.ENVIRONMENTS, claims.environments(directory)
+    if not file.is_file() and any((directory / "records").glob("*.jsonl")):
         logging.say("Going on where records do not say on which device they were made.")
     if earlier:
         lines = serialization.differences(earlier[-1], found, name="")

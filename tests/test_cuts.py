@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import evaluate
 import train
 from robust_jax import (
     certification,
@@ -191,6 +192,15 @@ TORN_LOOPS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 """Of what orbax reads at once the first that fails ends all: the others' loops are closed."""
 KINDS = [kind for kind in READERS if kind != "checkpoints"]
 NUM_QUICK, NUM_EACH = 8, 28
+SMALLER = dataclasses.replace(CONFIG.evaluation, num_examples=20, batch_size=10, certificates={})
+PROTOCOL = """
+import sys
+sys.path.insert(0, {repository!r})
+VARIANTS = ("default",)
+def get_config(variant):
+    from tests.test_cuts import SMALLER
+    return SMALLER
+"""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,10 +216,9 @@ def test_more_cut_files(run, tmp_path, kind):
 
 @pytest.mark.slow
 @TORN_LOOPS
-def test_commands_go_on_or_say_it(tmp_path, monkeypatch, capsys):
+def test_commands_go_on_or_say_it(tmp_path, monkeypatch, capsys, repository):
     """The commands on what is cut: the same numbers in the end, or one line that names the file."""
-    cfg = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(
-        CONFIG.evaluation, num_examples=20, batch_size=10, certificates={}))  # fmt: skip
+    cfg = dataclasses.replace(CONFIG, evaluation=SMALLER)
     whole, path = tmp_path / "whole", tmp_path / "kap"
     shutil.copytree(STORED, path)
     shutil.rmtree(path / "records")
@@ -220,13 +229,17 @@ def test_commands_go_on_or_say_it(tmp_path, monkeypatch, capsys):
     expected = json.loads((whole / "summary.json").read_text())["judges"]
     kinds = ["seconds.jsonl", "evaluation.json", "summary.json", "metrics.jsonl",
              *sorted(str(p.relative_to(whole)) for p in (whole / "records").iterdir())]  # fmt: skip
+    protocol = tmp_path / "protocol.py"
+    protocol.write_text(PROTOCOL.format(repository=str(repository)))
+    anew = evaluate.Arguments(path, config=str(protocol), out=path, runtime=CONFIG.runtime)
+    commands = [lambda: train.main(train.Arguments(cfg, path)), lambda: evaluate.main(anew)]
     chance = random.Random(0)
     for number, file in enumerate([*chance.sample(kinds, 8), "checkpoints", "checkpoints"]):
         shutil.copytree(whole, path)
         files = [p for p in (path / file).rglob("*") if p.is_file()] or [path / file]
         how = cut(chance.choice(sorted(files)), random.Random(number))
         try:
-            train.main(train.Arguments(cfg, path))
+            commands[number % 2]()
         except (ValueError, OSError) as error:
             if str(path) not in str(error) or "\n" in str(error):
                 raise AssertionError(f"{how}, {file}") from error

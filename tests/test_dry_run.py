@@ -111,6 +111,17 @@ def test_certificates_of_what_they_cannot_bound(model):
         checked(model, flat, certificates={"smoothing": Smoothing(0.5)})
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_suites_are_traced_on_every_host(model, num_processes, monkeypatch):
+    """What runs on the host gathers the batch there first; not of a trace."""
+    checkpoint, _ = model
+    method = checkpoint.config.method.make(checkpoint.task)
+    suite = AutoAttack(small.THREAT, version="custom", attacks=APGDS)
+    monkeypatch.setattr(jax, "process_count", lambda: num_processes)
+    with pytest.raises(ValueError, match=r"attack 'suite' to run on this model: .* to suffice"):
+        checked(model, method, attacks={"suite": AttackRun(suite)})
+
+
 def test_suites_and_their_measures_are_traced_too(model):
     checkpoint, data = model
     method = checkpoint.config.method.make(checkpoint.task)

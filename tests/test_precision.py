@@ -1,6 +1,7 @@
 """At which precision products are computed: in programs, claims and summaries."""
 
 import json
+from contextlib import nullcontext as nothing
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,11 @@ def test_it_is_part_of_the_claim_where_it_changes_results(tmp_path, monkeypatch)
     claims.claim(tmp_path, claim)
     (tmp_path / "records" / "clean.jsonl").write_text("{}\n")
     claims.claim(tmp_path, other)  # on a CPU the same
+    for device in ("cpu", "NVIDIA H100"):
+        with pytest.raises(ValueError, match="precision") if "H100" in device else nothing():
+            formats.write_lines(tmp_path / "environments.jsonl", [{"device": device}])
+            claims.claim(tmp_path, other)
+    formats.write_lines(tmp_path / "environments.jsonl", [])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(ValueError, match=r"it has .evaluation.precision: 'highest' != 'default'"):
         claims.claim(tmp_path, other)

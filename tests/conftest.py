@@ -22,10 +22,10 @@ gc.set_threshold(200_000, 20, 50)
 # No test reads or writes the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
 
 # Shapes and types of every annotated function are checked while the tests run, and only then.
-install_import_hook("robust_jax", "beartype.beartype")
+jaxtyping.install_import_hook("robust_jax", "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -65,6 +65,12 @@ def public_checkpoints() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip("needs public checkpoints in ../shared/checkpoints")
     return path
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """As the package is where nobody checks types: what it says itself counts."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # Each compiled function keeps memory maps, of which Linux gives a process 65,530.

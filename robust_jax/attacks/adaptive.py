@@ -173,6 +173,7 @@ class OnAnotherView(WrappedAttack):
 
     def __post_init__(self) -> None:
         """Raises ValueError where the attack is not such a one."""
+        super().__post_init__()
         inner = self.attack
         if not isinstance(inner, BoundedAttack) or inner.threat != self.threat or inner.on_host:
             raise ValueError(

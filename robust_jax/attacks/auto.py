@@ -148,6 +148,7 @@ class AutoAttack(BoundedAttack):
 
     def __post_init__(self) -> None:
         """Raises ValueError where attacks, version and batch size do not fit together."""
+        super().__post_init__()
         checks.check_choice(self, "version", ("standard", "plus", "rand", "custom"))
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(
@@ -239,7 +240,6 @@ class AutoAttack(BoundedAttack):
         index = np.arange(len(labels)) if index is None else index
         batches = Batches(self.batch_size, images, labels, index, quarters=True)
         images, labels = batches.images, batches.labels
-        checks.check_batch(images, labels, batches.index)
         batches.labels = labels.astype(np.int32)
         self.check(images)
         for attack in self.members():

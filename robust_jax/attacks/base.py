@@ -108,19 +108,33 @@ class Attack:
     def _prepared(
         self, view: Any, images: Any, labels: Any, key: KeyArray, index: Any, starts: Any
     ) -> tuple[Any, ...]:
-        """Returns the arguments as compiled functions take them, shapes and dtypes checked."""
+        """Returns the arguments as compiled functions take them, checked; values where they can."""
         images, labels = jnp.asarray(images), jnp.asarray(labels)
-        index = jnp.arange(len(labels)) if index is None else jnp.asarray(index)
+        index = jnp.arange(labels.size) if index is None else jnp.asarray(index)
         check_batch(images, labels, index)
         if starts is not None:
             starts = jnp.asarray(starts)
             check_starts(self, starts, images)
+            if not isinstance(starts, Tracer):
+                check_images(starts, self.box, "starts")
         # Whatever integers a caller has, loops carry the dtype of `argmax`: int32, or in JAX's
         # 64-bit mode int64.
         integer = jnp.result_type(int)
         labels, index = labels.astype(integer), index.astype(integer)
         self.check(images)
-        return as_pytree(view), images, labels, key, index, starts
+        view = as_pytree(view)
+        if images.size and not isinstance(images, Tracer):
+            check_images(images, self.box)
+            if not isinstance(labels, Tracer):
+                check_logits(
+                    view,
+                    images,
+                    labels,
+                    key=rng.stream(key, "check"),
+                    index=index,
+                    allow_probabilities=not self.needs_logits,
+                )
+        return view, images, labels, key, index, starts
 
     def dry_run(
         self, view: Any, images: Any, labels: Any, *, key: KeyArray, index: Any = None
@@ -145,7 +159,7 @@ class Attack:
 
         Args:
             view: the model under attack, see `View`; `as_view` makes one of a plain function.
-            images: clean images [b ...], floating point, inside the box.
+            images: clean images [b ...], float32 or float64, inside the box.
             labels: class of each image [b]; of a targeted attack the class to reach.
             key: root of the attack's random draws.
             index: dataset row of each image [b], from which its own draws are derived; default
@@ -158,21 +172,7 @@ class Attack:
             ValueError: shapes, dtypes or (where they are concrete) values do not fit.
         """
         given = self._prepared(view, images, labels, key, index, starts)
-        view, images, labels, _, index, _ = given
-        if images.shape[0] == 0:
-            return images
-        if not isinstance(images, Tracer):
-            check_images(images, self.box)
-        if not isinstance(labels, Tracer) and not isinstance(images, Tracer):
-            check_logits(
-                view,
-                images,
-                labels,
-                key=rng.stream(key, "check"),
-                index=index,
-                allow_probabilities=not self.needs_logits,
-            )
-        return _run(self, *given)
+        return _run(self, *given) if len(given[1]) else given[1]
 
 
 @functools.partial(compiled, static_argnames=("attack",))
@@ -203,6 +203,12 @@ class BoundedAttack(Attack):
     """
 
     threat: ThreatModel
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the ball is none."""
+        super().__post_init__()
+        if not isinstance(self.threat, ThreatModel):
+            raise ValueError(f"Expected threat={self.threat!r} to be a ThreatModel.")
 
     @property
     def box(self) -> tuple[float, float]:

@@ -13,10 +13,13 @@ from robust_jax.live import as_pytree, compiled
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is at least one."""
+    """Raises ValueError unless each of these fields is an integer and at least one."""
     for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"Expected {name}={getattr(config, name)} >= 1.")
+        value = getattr(config, name)
+        if not isinstance(value, (int, np.integer)):
+            raise ValueError(f"Expected {name}={value!r} to be an integer.")
+        if value < 1:
+            raise ValueError(f"Expected {name}={value} >= 1.")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -41,10 +44,17 @@ def check_height_and_width(images: Any) -> None:
 
 
 def check_batch(images: Any, labels: Any, index: Any) -> None:
-    """Raises ValueError unless shapes and dtypes are those of a batch."""
+    """Raises ValueError unless shapes and dtypes are those of a batch.
+
+    Steps and differences of pixels are lost in 16 bits, and balls are wider by a grey level.
+    """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"Expected images.dtype={images.dtype} to be floating; pixels belong in the box."
+        )
+    if images.dtype.itemsize < 4:
+        raise ValueError(
+            f"Expected images.dtype={images.dtype} to be float32; a model casts them inside."
         )
     if images.ndim < 2:
         raise ValueError(f"Expected images.shape={images.shape} to be [b ...].")
@@ -72,13 +82,13 @@ def check_starts(attack: Any, starts: Any, images: Any) -> None:
         raise ValueError(f"Expected starts.dtype={starts.dtype} to be {images.dtype}.")
 
 
-def check_images(images: Any, bounds: tuple[float, float]) -> None:
+def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> None:
     """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
     images = np.asarray(images)  # no part of a program that is being traced
     low, high = np.min(images), np.max(images)
     if not (low >= bounds[0] - 1e-6 and high <= bounds[1] + 1e-6):
         raise ValueError(
-            f"Expected images in bounds={bounds}, found [{low}, {high}]; normalisation belongs "
+            f"Expected {name} in bounds={bounds}, found [{low}, {high}]; normalisation belongs "
             "inside the view."
         )
 
@@ -99,6 +109,8 @@ def check_logits(
     the model's gradients. Nothing is checked of a view that is itself being traced.
     """
     labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Expected labels.dtype={labels.dtype} to be integer.")
     found = _logits(as_pytree(view), images, key)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)):
         return jax.tree.leaves(found)[0].shape[-1]
@@ -107,10 +119,19 @@ def check_logits(
             f"Expected the view's {type(found).__name__} to be one array of logits; take them out "
             "of it inside the view."
         )
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(
+            f"Expected the view's dtype={found.dtype} to be floating: logits, not decisions."
+        )
     logits = np.asarray(found)
     if logits.ndim not in (2, 3) or logits.shape[-2] != len(images):
         raise ValueError(
             f"Expected the view's shape={logits.shape} to be [b c] with b={len(images)}."
+        )
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"Expected the view's shape={logits.shape} to have two classes at least; those of a "
+            "single logit z are [0, z]."
         )
     if labels.min() < 0 or labels.max() >= logits.shape[-1]:
         labels_found = f"[{labels.min()}, {labels.max()}]"

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from rich.progress import track
 
 from robust_jax.attacks.base import Attack
+from robust_jax.attacks.checks import check_batch
 from robust_jax.live import held
 
 
@@ -56,6 +57,7 @@ class Batches:
             each.astype(jnp.result_type(int)) if np.issubdtype(each.dtype, np.integer) else each
             for each in (labels, index)
         )
+        check_batch(self.images, self.labels, self.index)
 
     def __len__(self) -> int:
         """Returns the number of examples."""

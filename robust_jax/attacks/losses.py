@@ -160,7 +160,8 @@ def evaluate(
 ) -> tuple[Float[Array, " b"], Float[Array, "b c"]]:
     """Returns the loss of each example and the logits of the decision.
 
-    Of a view that returns draws [s b c] the loss is the mean over the draws.
+    Of a view that returns draws [s b c] the loss is the mean over the draws. Logits of 16 bits
+    are taken in float32, else a class that is almost sure has no gradient.
 
     Args:
         loss_fn: the loss.
@@ -172,6 +173,7 @@ def evaluate(
             scores [b c] that decide; the loss then sees all members too.
     """
     logits = view(images, key=key)
+    logits = logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
     if decide_fn is not None:
         return loss_fn(logits, labels), decide_fn(logits)
     if logits.ndim == 2:

@@ -103,6 +103,7 @@ class WithinBall(WrappedAttack):
 
     def __post_init__(self) -> None:
         """Raises ValueError where the two boxes differ."""
+        super().__post_init__()
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Literal
 
 import jax
@@ -89,6 +90,8 @@ class ThreatModel:
         width = self.bounds[1] - self.bounds[0]
         if self.norm not in ("linf", "l2"):
             raise ValueError(f"Expected norm={self.norm!r} to be one of ['l2', 'linf'].")
+        if not isinstance(self.eps, numbers.Real):
+            raise ValueError(f"Expected eps={self.eps!r} to be a number.")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"Expected eps={self.eps} >= 0 and finite.")
         if self.norm == "linf" and self.eps > width:
@@ -183,5 +186,6 @@ class ThreatModel:
 
 def check_bounds(bounds: tuple[float, float]) -> None:
     """Raises ValueError unless `bounds` is a box."""
-    if not (len(bounds) == 2 and -math.inf < bounds[0] < bounds[1] < math.inf):
+    is_pair = isinstance(bounds, tuple) and len(bounds) == 2
+    if not (is_pair and -math.inf < bounds[0] < bounds[1] < math.inf):
         raise ValueError(f"Expected bounds={bounds} to be (low, high), finite, low < high.")

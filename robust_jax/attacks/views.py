@@ -271,6 +271,7 @@ def standing_with_twice_the_draws(
         key: root of all draws.
         average: what `eot` averages.
     """
+    labels = jnp.asarray(labels)
 
     def standing(draws: int) -> Bool[Array, " b"]:
         averaged = eot(view, draws, average=average)

@@ -64,6 +64,13 @@ def test_few_classes_suffice(version, num_classes):
         assert changed == ({"APGDT", "FABT"} if version != "rand" else set())
 
 
+@pytest.mark.parametrize("num_classes", [4, 8, 10, 12])
+def test_targets_are_the_nine_likeliest_or_all_there_are(num_classes):
+    members = AutoAttack(THREAT).members(num_classes)
+    found = {a.num_targets for a in members if isinstance(a, (APGDT, FABT))}
+    assert found == {min(9, num_classes - 1)}
+
+
 def test_a_suite_on_two_classes():
     logits, images, labels = linear((2, 3, 1), 2)
     report = AutoAttack(THREAT, version="rand", num_samples=1).report(
@@ -90,12 +97,13 @@ def test_too_few_classes_are_refused_before_any_work(attack, num_classes):
     assert not done
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32"])
-def test_labels_of_every_integer_dtype(dtype):
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", list])
+def test_labels_as_people_have_them(dtype):
     logits, images, labels = linear((2, 3, 1))
-    attack = DeepFool(num_steps=3)
+    attack = TrustRegion(num_steps=3)
+    given = labels.tolist() if dtype is list else np.asarray(labels, dtype)
     expected = attack(as_view(logits), images, labels, key=KEY)
-    found = attack(as_view(logits), images, np.asarray(labels, dtype), key=KEY)
+    found = attack(as_view(logits), images, given, key=KEY)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -127,6 +135,18 @@ def test_equal_logits_in_half_precision():
     assert np.isfinite(losses.dlr(logits, labels)).all()
     assert np.isfinite(targeted).all()
     assert np.isfinite(slope).all()
+
+
+def test_logits_of_16_bits_are_attacked_in_float32():
+    """A class that is sure by a margin of ten has a gradient; in bfloat16 its softmax is 1."""
+    logits, images, labels = linear((2, 3, 1))
+
+    def half(images):
+        found = logits(images).at[jnp.arange(4), labels].add(10)
+        return found.astype(jnp.bfloat16)
+
+    found = FGSM(THREAT)(as_view(half), images, labels, key=KEY)
+    assert np.all(np.max(np.abs(found - images), axis=(1, 2, 3)) > 0.09)
 
 
 def test_what_is_no_logits_is_said():

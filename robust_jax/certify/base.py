@@ -65,9 +65,10 @@ def average_certified_radius(certificate: Certificate, labels: Int[np.ndarray, "
 
 
 def _right(certificate: Certificate, labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
     if labels.shape != certificate.label.shape or not labels.size:
         raise ValueError(
             f"Expected labels.shape={labels.shape} to be {certificate.label.shape}, one per "
             "image, and not empty."
         )
-    return certificate.label == labels
+    return (certificate.label == labels) & (certificate.label >= 0)

@@ -12,6 +12,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.graph import Affine, Graph, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.intervals import Bounds, propagate
@@ -102,8 +103,19 @@ def crown_margins(
         with the largest lower bound from below, a constant from above.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    _check(images, labels, eps, bounds, intermediate, chunk_size)
-    return _margins(as_pytree(function), images, labels, eps, bounds, intermediate, chunk_size)
+    check_batch(images, labels, bounds)
+    if intermediate not in ("crown", "interval"):
+        raise ValueError(f"Expected intermediate={intermediate!r} to be 'crown' or 'interval'.")
+    if chunk_size < 1:
+        raise ValueError(f"Expected chunk_size={chunk_size} >= 1.")
+    if np.ndim(eps):
+        raise ValueError(f"Expected eps of shape {np.shape(eps)} to be one number.")
+    if not isinstance(eps, Tracer) and not (eps >= 0 and math.isfinite(eps)):
+        raise ValueError(f"Expected eps={eps} >= 0 and finite.")
+    function = as_pytree(function)
+    margins = _margins(function, images, labels, eps, bounds, intermediate, chunk_size)
+    check_classes(labels, margins.shape[-1])
+    return margins
 
 
 def smallest_margin(margins: Float[Array, "b c"], labels: Any) -> Float[Array, " b"]:
@@ -119,30 +131,6 @@ def certified(
     return smallest_margin(margins, labels) > tolerance
 
 
-def _check(images, labels, eps, bounds, intermediate, chunk_size) -> None:
-    if images.ndim < 2 or images.dtype != jnp.float32:
-        raise ValueError(
-            f"Expected images of shape {images.shape} and dtype {images.dtype} to be [b ...] and "
-            "float32."
-        )
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"Expected labels.shape={labels.shape} to be {images.shape[:1]}, one per image."
-        )
-    if intermediate not in ("crown", "interval"):
-        raise ValueError(f"Expected intermediate={intermediate!r} to be 'crown' or 'interval'.")
-    if chunk_size < 1:
-        raise ValueError(f"Expected chunk_size={chunk_size} >= 1.")
-    if not bounds[0] < bounds[1]:
-        raise ValueError(f"Expected bounds={bounds} to be increasing.")
-    if not isinstance(eps, Tracer) and not (eps >= 0 and math.isfinite(eps)):
-        raise ValueError(f"Expected eps={eps} >= 0 and finite.")
-    if not isinstance(images, Tracer) and images.size:
-        low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
-        if not bounds[0] <= low <= high <= bounds[1]:
-            raise ValueError(f"Expected images in bounds={bounds}, found [{low}, {high}].")
-
-
 @functools.partial(compiled, static_argnames=("bounds", "intermediate", "chunk_size"))
 def _margins(
     function: Callable[[Array], Array],
@@ -153,11 +141,8 @@ def _margins(
     intermediate: Intermediate,
     chunk_size: int,
 ) -> Array:
-    shape = jax.eval_shape(lambda images: function(images), images).shape
-    if len(shape) not in (2, 3) or shape[0] != len(images):
-        raise ValueError(
-            f"Expected logits.shape={shape} to be [b c] or [b m c] with b={len(images)}."
-        )
+    found = jax.eval_shape(lambda images: function(images), images)
+    shape = shape_of(found, "[b c] or [b m c]", len(images))
     *members, num_classes = shape[1:]
     num_members = math.prod(members)
 

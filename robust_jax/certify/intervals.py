@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from robust_jax.certify.graph import Affine, Input, Maximum, Rectifier, forward
@@ -53,6 +55,13 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
                 f"Expected {name} of shape {array.shape} and dtype {array.dtype} to be "
                 f"{lower.shape} and float32."
             )
+    if not lower.size:
+        raise ValueError(f"Expected lower of shape {lower.shape} to hold one image at least.")
+    if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
+        # NaN is larger than nothing: bounds of it are -inf and inf.
+        crossed = np.flatnonzero(np.asarray(lower) > np.asarray(upper))
+        if len(crossed):
+            raise ValueError(f"Expected lower <= upper, found more at {len(crossed)} places.")
     return _interval_bounds(as_pytree(function), lower, upper)
 
 

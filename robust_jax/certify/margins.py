@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from robust_jax import voting
 from robust_jax.certify.base import Certificate
+from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
 from robust_jax.certify.intervals import interval_bounds
 from robust_jax.live import as_pytree, compiled
@@ -51,6 +52,11 @@ class Margins:
         for name in ("eps", "tolerance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
+        for name, choices in (("bound", ("crown", "interval")), ("of", ("vote", "mean_logit"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"Expected {name}={getattr(self, name)!r} to be one of {list(choices)}."
+                )
         if self.chunk_size < 1:
             raise ValueError(f"Expected chunk_size={self.chunk_size} >= 1.")
 
@@ -72,7 +78,8 @@ class Margins:
             vote: how members decide together: the margins are then those of the vote's scores.
         """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
-
+        check_batch(images, labels, (0.0, 1.0))
+        labels = labels.astype(jnp.int32)  # who abstains has -1, which no uint8 is
         function = as_pytree(logits)
         if vote is not None:
             function = Partial(_by_image, function)
@@ -96,6 +103,8 @@ class Margins:
             return crown_margins(logits, images, labels, self.eps, **fields)
         ball = (jnp.clip(images - self.eps, 0, 1), jnp.clip(images + self.eps, 0, 1))
         lower, upper = interval_bounds(logits, *ball)
+        shape_of(lower, "[b c] or [b m c]", len(images))
+        check_classes(labels, lower.shape[-1])
         places = labels.reshape(-1, *[1] * (lower.ndim - 1))
         return jnp.take_along_axis(lower, places, axis=-1) - upper
 

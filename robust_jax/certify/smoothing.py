@@ -16,6 +16,7 @@ from scipy import special
 
 from robust_jax import rng
 from robust_jax.certify.base import Certificate
+from robust_jax.certify.checks import shape_of
 from robust_jax.live import compiled, held
 from robust_jax.sharding import batched, check_batch_size, replicated
 
@@ -70,6 +71,8 @@ class Smoothing:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"Expected sigma={self.sigma} > 0 and finite.")
         for name in ("num_selection", "num_samples", "batch_size"):
+            if not isinstance(getattr(self, name), (int, np.integer)):
+                raise ValueError(f"Expected {name}={getattr(self, name)!r} to be an integer.")
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
         if not 0 < self.alpha < 1:
@@ -110,6 +113,10 @@ class Smoothing:
                 f"Expected images of shape {images.shape} and dtype {images.dtype} to be [b ...] "
                 "and floating."
             )
+        if draws_per not in ("row", "call"):
+            raise ValueError(f"Expected draws_per={draws_per!r} to be 'row' or 'call'.")
+        if not np.issubdtype(index.dtype, np.integer) and index.size:
+            raise ValueError(f"Expected index.dtype={index.dtype} to be integer.")
         if index.shape != images.shape[:1]:
             raise ValueError(
                 f"Expected index.shape={index.shape} to be {images.shape[:1]}, one per image."
@@ -124,7 +131,9 @@ class Smoothing:
         radius = np.zeros(len(images), np.float64)
         for i, (image, row) in enumerate(zip(images, index, strict=True)):
             selection, test = (
-                self._votes(predict, image, rng.stream(key, name, int(row)), num, mesh, alone)
+                self._votes(
+                    predict, image, int(row), rng.stream(key, name, int(row)), num, mesh, alone
+                )
                 for name, num in (
                     ("selection", self.num_selection),
                     ("test", self.num_samples),
@@ -140,6 +149,7 @@ class Smoothing:
         self,
         predict: Callable[..., Array],
         image: Array,
+        row: int,
         key: Key[Array, ""],
         num_votes: int,
         mesh: Mesh | None,
@@ -159,7 +169,9 @@ class Smoothing:
             _count(predict, image, self.sigma, key, num_votes, batch_size, num_batches, mesh, alone)
         )
         if votes.sum() != num_votes:
-            raise ValueError(f"Expected scores to be numbers, found NaN in {num_votes} draws.")
+            raise ValueError(
+                f"Expected scores to be numbers, found NaN in {num_votes} draws of image {row}."
+            )
         return votes
 
 
@@ -209,10 +221,9 @@ def _count(
 
     with jax.default_matmul_precision("highest"):
         copies = jax.ShapeDtypeStruct((batch_size, *image.shape), image.dtype)
-        shape = jax.eval_shape(lambda copies: predict(copies, key=key), copies).shape
-    if len(shape) != 2 or shape[0] != batch_size:
-        raise ValueError(f"Expected scores.shape={shape} to be [b c] with b={batch_size}.")
-    return lax.fori_loop(0, num_batches, add, jnp.zeros(shape[1], jnp.int32))
+        found = jax.eval_shape(lambda copies: predict(copies, key=key), copies)
+    _, num_classes = shape_of(found, "[b c]", batch_size)
+    return lax.fori_loop(0, num_batches, add, jnp.zeros(num_classes, jnp.int32))
 
 
 def _uses_key(predict: Callable[..., Array], images: Array, key: Key[Array, ""]) -> bool:

@@ -7,7 +7,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, ""]:
-    """Returns the fraction of examples whose largest score is at their label, and none NaN."""
+    """Returns the fraction of examples whose largest score is at their label, and none NaN.
+
+    Raises:
+        ValueError: there is not one label per example.
+    """
+    if labels.shape != scores.shape[:-1]:
+        raise ValueError(f"Expected labels.shape={labels.shape} to be {scores.shape[:-1]}.")
     right = (jnp.argmax(scores, axis=-1) == labels) & ~jnp.any(jnp.isnan(scores), axis=-1)
     return jnp.mean(right.astype(jnp.float32))
 

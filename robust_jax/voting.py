@@ -116,9 +116,9 @@ def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
         The argmax over classes is the decision of the vote.
 
     Raises:
-        ValueError: no such vote.
+        ValueError: no such vote, or no members.
     """
-    _check(vote)
+    _check(vote, member_logits)
     if member_logits.shape[0] > 1 and vote == "majority_lowest_class":
         return majority(member_logits, ties="lowest_class")
     if member_logits.shape[0] > 1 and vote == "majority_mean_probability":
@@ -135,9 +135,9 @@ def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     A single member's are its own.
 
     Raises:
-        ValueError: no such vote.
+        ValueError: no such vote, or no members.
     """
-    _check(vote)
+    _check(vote, member_logits)
     if member_logits.shape[0] == 1:
         return member_logits[0]
     if vote == "mean_logit":
@@ -194,6 +194,8 @@ def _num_voters(mask: Bool[Array, "m b"], like: Float[Array, "b c"]) -> Float[Ar
     return jnp.sum(mask, axis=0, dtype=like.dtype)[:, None]
 
 
-def _check(vote: str) -> None:
+def _check(vote: str, members: Array | None = None) -> None:
     if vote not in get_args(Vote):
         raise ValueError(f"Expected vote={vote!r} to be one of {get_args(Vote)}.")
+    if members is not None and members.ndim != 3:
+        raise ValueError(f"Expected member_logits.shape={members.shape} to be [m b c].")

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax.analysis.geometry import norms, zero_share
 from robust_jax.attacks import losses
+from robust_jax.attacks.checks import check_batch
 from robust_jax.live import as_pytree, compiled
 from robust_jax.methods import LaplaceRates
 from robust_jax.methods.gradient_diversity import pairwise_cosines
@@ -62,22 +64,35 @@ def member_gradients(
         loss: "cross_entropy", whose gradient vanishes where a member is sure; "margin", whose
             directions (cosines) do not depend on the scale of the logits; "dlr", whose lengths do
             not either (it is flat where the label's logit is the third).
+
+    Raises:
+        ValueError: shapes, dtypes or labels do not fit.
     """
     losses.named(loss)
-    return _member_gradients(as_pytree(members), images, labels, key, loss)
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    check_batch(images, labels, jnp.arange(labels.size))
+    found, are_classes = _member_gradients(as_pytree(members), images, labels, key, loss)
+    if not isinstance(are_classes, Tracer) and not are_classes:
+        raise ValueError(f"Expected labels in [0, c), found {labels.min()} to {labels.max()}.")
+    return found
 
 
 @functools.partial(compiled, static_argnames=("loss",))
-def _member_gradients(members: Any, images: Array, labels: Array, key: Array, loss: str) -> Array:
+def _member_gradients(
+    members: Any, images: Array, labels: Array, key: Array, loss: str
+) -> tuple[Float[Array, "m b *shape"], Bool[Array, ""]]:
+    """Returns the gradients, and whether the labels are classes of these members."""
     loss_fn = losses.named(loss)
 
-    def summed(images: Array) -> Float[Array, " m"]:
+    def summed(images: Array) -> tuple[Float[Array, " m"], Bool[Array, ""]]:
         # An example's loss depends on no other example.
         member_logits = members(images, key=key)
-        return jnp.sum(jax.vmap(lambda logits: loss_fn(logits, labels))(member_logits), axis=1)
+        values = jnp.sum(jax.vmap(lambda logits: loss_fn(logits, labels))(member_logits), axis=1)
+        return values, jnp.all((labels >= 0) & (labels < member_logits.shape[-1]))
 
-    values, pull_back = jax.vjp(summed, images)
-    return jax.lax.map(lambda one: pull_back(one)[0], jnp.eye(len(values), dtype=values.dtype))
+    values, pull_back, are_classes = jax.vjp(summed, images, has_aux=True)
+    basis = jnp.eye(len(values), dtype=values.dtype)
+    return jax.lax.map(lambda one: pull_back(one)[0], basis), are_classes
 
 
 class GradientStatistics(NamedTuple):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng, voting
 from robust_jax.attacks import Attack, losses
+from robust_jax.attacks.checks import check_batch
 from robust_jax.live import as_pytree, compiled, held
 
 
@@ -23,15 +24,20 @@ def member_views(members: Callable[..., Any], num_members: int) -> list[Callable
         members: view [m b c].
         num_members: m.
     """
-    # The member's number is a leaf of the view, so an attack on all of them compiles once.
+    # Which member it is is a leaf of the view, so an attack on all of them compiles once.
     return [
-        jax.tree_util.Partial(_one_member, as_pytree(members), jnp.int32(number))
+        jax.tree_util.Partial(_one_member, as_pytree(members), jnp.arange(num_members) == number)
         for number in range(num_members)
     ]
 
 
-def _one_member(members: Any, number: Array, images: Array, *, key: Any) -> Float[Array, "b c"]:
-    return jax.lax.dynamic_index_in_dim(members(images, key=key), number, keepdims=False)
+def _one_member(
+    members: Any, chosen: Bool[Array, " m"], images: Array, *, key: Any
+) -> Float[Array, "b c"]:
+    found = members(images, key=key)
+    if len(found) != len(chosen):
+        raise ValueError(f"Expected num_members={len(chosen)} to be {len(found)}, the view's.")
+    return jax.lax.dynamic_index_in_dim(found, jnp.argmax(chosen), keepdims=False)
 
 
 class Transfer(NamedTuple):
@@ -72,7 +78,14 @@ def transfer(
         key: root of the attack's and the judges' draws.
         vote: how the members decide together.
         index: dataset row of each image; default 0, 1, ..., b-1.
+
+    Raises:
+        ValueError: there are no sources, or shapes, dtypes or values do not fit.
     """
+    if not sources:
+        raise ValueError("Expected sources=[] to hold at least one view.")
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    check_batch(images, labels, jnp.arange(labels.size) if index is None else jnp.asarray(index))
     judges = held(members)
     # Clean and adversarial images under the same draws: only what the attack did counts.
     clean, _ = _right(judges, images, labels, rng.stream(key, "judge"), vote)
@@ -86,8 +99,8 @@ def transfer(
 @functools.partial(compiled, static_argnames=("vote",))
 def _right(members: Any, images: Array, labels: Array, key: Array, vote: voting.Vote) -> Any:
     member_logits = members(images, key=key)
-    right = losses.decided(member_logits) == labels[None]
-    return right, losses.decided(voting.scores(member_logits, vote)) == labels
+    together = losses.decided(voting.scores(member_logits, vote)) == labels
+    return losses.decided(member_logits) == labels[None], together
 
 
 def success_rates(result: Transfer) -> Float[Array, "n judges"]:

@@ -153,3 +153,22 @@ def test_keep_rate_is_that_of_the_method():
     found = rates(jnp.array([[[1.05, 1.05, 1.55]]]))[0, 0]
     z = jnp.array([0.0, 0.0, 2.0 / 3 * 0.25])
     np.testing.assert_allclose(analysis.keep_rate(rates, z), found, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_labels_that_are_no_classes():
+    def members(images, *, key):
+        del key
+        return jnp.stack([images, -images])
+
+    images = jnp.ones((4, 3))
+    for labels, message in (
+        (jnp.asarray([0, 1, 2, 3]), r"Expected labels in \[0, c\), found 0 to 3"),
+        (jnp.asarray([0, 1, 2, -1]), r"Expected labels in \[0, c\), found -1 to 2"),
+        (jnp.asarray([0]), r"labels.shape=\(1,\) to be \(4,\)"),  # not one for all
+        (jnp.zeros(4), "labels.dtype=float32 to be integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analysis.member_gradients(members, images, labels, key=KEY)
+    found = analysis.member_gradients(members, images, [0, 1, 2, 0], key=KEY)
+    assert found.shape == (2, 4, 3)

@@ -109,3 +109,16 @@ def test_the_ensemble_decides_by_the_vote_named(seed):
     )  # fmt: skip
     right = np.asarray(logits).mean(axis=0).argmax(axis=-1) == LABELS
     np.testing.assert_array_equal(result.ensemble, np.stack([right] * 3))
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_what_are_no_members_is_said():
+    view, given = as_view(members), (jnp.asarray(IMAGES), LABELS.tolist())
+    attack = FGSM(ThreatModel("linf", 0.1))
+    with pytest.raises(ValueError, match="Expected num_members=4 to be 3, the view's"):
+        analysis.member_views(view, 4)[3](given[0], key=KEY)
+    with pytest.raises(ValueError, match=r"Expected sources=\[\] to hold"):
+        analysis.transfer(attack, [], view, *given, key=KEY)
+    one = analysis.member_views(view, 3)[0]
+    with pytest.raises(ValueError, match=r"Expected member_logits.shape=\(4, 2\) to be \[m b c\]"):
+        analysis.transfer(attack, [one], one, *given, key=KEY)

@@ -48,7 +48,7 @@ def as_pytree(function: Any) -> Any:
 
     A `jax.tree_util.Partial` that holds arrays, or a view made by this library, is one already: its
     arrays are its leaves, its function is taken to stay as it is, and no call traces it again.
-    Any other function is traced at every call.
+    Any other function is traced at every call, a Partial of an object's bound method too.
     """
     if isinstance(function, Live) or _is_made_of_arguments(function):
         return function
@@ -60,8 +60,19 @@ def _is_made_of_arguments(function: Any) -> bool:
     # A module of nnx or Equinox is a pytree too, but what it does may depend on more than that.
     if not (ours or isinstance(function, Partial)) or jax.tree_util.all_leaves([function]):
         return False
+    if isinstance(function, Partial) and _of_an_object(function.func):
+        return False
     leaves = jax.tree.leaves(function)
     return bool(_lives(function)) or (bool(leaves) and all(map(_is_argument, leaves)))
+
+
+def _of_an_object(function: Any) -> bool:
+    """Returns whether it is a method of an object that may be another one at the next call.
+
+    What equals by its values (a linen module, a frozen dataclass) is not.
+    """
+    owner = getattr(function, "__self__", None)
+    return inspect.ismethod(function) and type(owner).__eq__ is object.__eq__
 
 
 def _is_argument(leaf: Any) -> bool:

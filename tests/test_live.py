@@ -218,6 +218,19 @@ def a_closure_with_a_derivative_of_its_own():
     return as_view(logits), change
 
 
+def a_method_with_arrays_of_its_own():
+    class Scaled(Model):
+        def scaled(self, variables, images, *, key):
+            return variables["scale"] * self.view(images, key=key)
+
+    model = Scaled(FIRST)
+
+    def change(weights):
+        model.weights = weights
+
+    return bind(model.scaled, {"scale": jnp.ones(())}), change
+
+
 def a_numpy_array_in_place():
     weights = np.array(FIRST)
     return as_view(lambda images: linear(weights)(images)), lambda new: np.copyto(weights, new)
@@ -229,6 +242,7 @@ def a_numpy_array_in_place():
         an_nnx_module,
         a_jitted_closure,
         a_closure_with_a_derivative_of_its_own,
+        a_method_with_arrays_of_its_own,
         a_numpy_array_in_place,
     ],
     ids=lambda make: make.__name__,

@@ -64,6 +64,11 @@ class Folder(Source):
     path: str
     channels: Literal[1, 3] = 3
 
+    def __post_init__(self) -> None:
+        """Checks the number of channels."""
+        if self.channels not in (1, 3):
+            raise ValueError(f"Expected channels={self.channels} to be 1 or 3.")
+
     def load(self) -> Splits:
         """Returns the listed files; nothing is decoded yet."""
         root = Path(self.path).expanduser()

@@ -152,6 +152,8 @@ def open_data(config: DataConfig) -> Data:
     for name, examples in (("train", splits.train), ("test", splits.test)):
         if len(examples) == 0:
             raise ValueError(f"Expected the {name} split of {config.source} not to be empty.")
+    if splits.num_classes < 2:  # on which nothing could be wrong
+        raise ValueError(f"Expected {config.source} to have two classes at least.")
     num_rows = len(splits.train)
     size = config.validation_size
     num_validation = round(size * num_rows) if isinstance(size, float) else size

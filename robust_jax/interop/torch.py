@@ -47,7 +47,7 @@ from robust_jax import checkpoints, command_line, logging
 from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.interop.architectures import ARCHITECTURES, CIFAR10, IMAGENET, Architecture
-from robust_jax.interop.torch_file import load_state_dict
+from robust_jax.interop.torch_file import as_numpy, load_state_dict
 from robust_jax.methods import Standard
 from robust_jax.models import (
     Classifier,
@@ -82,7 +82,7 @@ def import_state_dict(
     """Returns the network, its normalisation and its variables from a PyTorch state dict.
 
     Args:
-        state_dict: arrays or CPU tensors by name. What wrappers put before or into names is
+        state_dict: arrays or tensors by name. What wrappers put before or into names is
             dropped: "module." (DataParallel), "_orig_mod." (torch.compile), "model." and the like.
         architecture: a key of `ARCHITECTURES`.
         normalization: of images; None for the architecture's own.
@@ -179,7 +179,7 @@ def _member_variables(
     found = {}
     for path, expected in _expected(design).items():
         name = names[path]
-        value = np.asarray(given[name])
+        value = as_numpy(given[name], name)
         if not np.issubdtype(value.dtype, np.floating):
             raise ValueError(f"Expected {name} of dtype {value.dtype} to be floating.")
         if value.ndim == 4:  # output, input, height, width -> height, width, input, output
@@ -193,12 +193,16 @@ def _member_variables(
                 value = grid.transpose(0, 2, 3, 1).reshape(value.shape)
             value = value.T
         if value.shape != expected.shape:
+            shape = expected.shape  # in PyTorch's order, as in the file
+            shape = (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
             raise ValueError(
-                f"Expected {name} of shape {np.shape(given[name])} to fit {expected.shape} "
+                f"Expected {name} of shape {tuple(given[name].shape)} to fit {shape} "
                 f"({'/'.join(path)})."
             )
         if not np.all(np.isfinite(value)):
             raise ValueError(f"Expected {name} to be finite.")
+        if path[-1] == "var" and np.any(value < 0):
+            raise ValueError(f"Expected {name} >= 0: it is a variance.")
         found[path] = jnp.asarray(value, expected.dtype)
     normalization = design.normalization
     if normalization is not None and normalization.mean:

@@ -48,7 +48,7 @@ def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[
             f"({type(error).__name__}{held})."
         ) from error
     found = _chosen(_state_dicts(loaded, torch.Tensor), str(file), entry)
-    return {name: _as_numpy(value, name, file) for name, value in found.items()}
+    return {name: as_numpy(value, f"{name} of {file}") for name, value in found.items()}
 
 
 @contextlib.contextmanager
@@ -99,13 +99,15 @@ def _chosen(
     return next(iter(found.values()))
 
 
-def _as_numpy(tensor: Any, name: str, file: str | pathlib.Path) -> np.ndarray:
-    """Returns a tensor's values; parameters and bfloat16 included."""
+def as_numpy(tensor: Any, name: str) -> np.ndarray:
+    """Returns the values of a tensor, parameters and bfloat16 included, or of an array."""
+    if not hasattr(tensor, "detach"):
+        return np.asarray(tensor)
     try:
         tensor = tensor.detach()
         if tensor.is_floating_point() and tensor.element_size() < 4:
             tensor = tensor.float()
-        return tensor.numpy()
+        return tensor.cpu().numpy()
     except (TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"Expected {name} of {file} to be a plain array: {reason}.") from error
+        raise ValueError(f"Expected {name} to be a plain array: {reason}.") from error

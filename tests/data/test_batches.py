@@ -308,6 +308,10 @@ def test_empty_split_and_unequal_shapes(tmp_path):
     np.savez(path, x_train=images, y_train=labels, x_test=images[:0], y_test=labels[:0])
     with pytest.raises(ValueError, match=r"the test split of NPZ.* not to be empty"):
         open_data(DataConfig(source=NPZ(str(path))))
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(ValueError, match=r"NPZ.* to have two classes at least"):
+        open_data(DataConfig(source=NPZ(str(path))))
+    labels = np.arange(2)
     np.savez(path, x_train=images, y_train=labels, x_test=images[:, 1:], y_test=labels)
     with pytest.raises(ValueError, match=r"train images \(4, 4, 1\) and test images \(3, 4, 1\)"):
         open_data(DataConfig(source=NPZ(str(path))))

@@ -193,10 +193,12 @@ def test_wrong_state_dicts(state_dict):
         load(**{"linear.bias": None})
     with pytest.raises(ValueError, match=r"unknown: fc.bias\.$"):
         load(**{"fc.bias": np.zeros(10, np.float32)})
-    with pytest.raises(ValueError, match=r"Expected linear.weight of shape \(100, 64\) to fit"):
+    with pytest.raises(ValueError, match=r"linear.weight of shape \(100, 64\) to fit \(10, 64\)"):
         load(**{"linear.weight": np.zeros((100, 64), np.float32)})
     with pytest.raises(ValueError, match=r"Expected bn1\.bias to be finite"):
         load(**{"bn1.bias": np.full(16, np.nan, np.float32)})
+    with pytest.raises(ValueError, match=r"Expected bn1\.running_var >= 0"):
+        load(**{"bn1.running_var": np.full(16, -1, np.float32)})
     with pytest.raises(ValueError, match="Expected the file to hold parl_3x_resnet20's arrays"):
         importer.import_state_dict(state_dict, "parl_3x_resnet20")
     with pytest.raises(ValueError, match="Expected architecture='resnet20' to be one of"):

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from robust_jax import rng
+from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
 from robust_jax.compilation import Precision, at_precision, jitted
@@ -74,9 +74,11 @@ def make_evaluator(
         sources: methods of the checkpoints that attacks are transferred from.
 
     Raises:
-        ValueError: an attack's view does not exist, its source is not given, margins are asked of
-            a method that is random or has no vote, or the batch does not split over the mesh.
+        ValueError: a field holds what it may not, an attack's view does not exist, its source is
+            not given, margins are asked of a method that is random or has no vote, or the batch
+            does not split over the mesh.
     """
+    serialization.check(config, name="evaluation")
     check_batch_size(config.batch_size, mesh)
     sources = dict(sources or {})
     if sorted(sources) != config.sources:

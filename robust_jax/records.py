@@ -28,8 +28,10 @@ def check_numbers(records: Iterable[Record], name: str) -> None:
     """Raises ValueError where a score was NaN, and names the examples."""
     found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
     if found:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise ValueError(
-            f"Expected the scores of {name} images to be numbers, found NaN on examples {found}."
+            f"Expected the scores of {name} images to be numbers, found NaN on examples "
+            f"{found[:8]}{more}."
         )
 
 

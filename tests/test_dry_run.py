@@ -12,7 +12,7 @@ from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
 from robust_jax.measures import Embedding, Found, Measure
-from robust_jax.protocol import AttackRun, Evaluation, Printed, side_by_side
+from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
 from tests import small
 
 
@@ -201,3 +201,16 @@ def test_steps_with_records_are_traced_where_these_may_be_set_aside(model, tmp_p
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "clean.jsonl").write_text("{}\n")
     assert check() == stochastic
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_words_that_no_field_knows(model):
+    """In a notebook nobody checks them: an unknown rule would judge by another one."""
+    method = model[0].config.method.make(model[0].task)
+    for fields, word in (
+        ({"judges": {"a": Judge(rule="paperr")}}, "paperr"),
+        ({"split": "tset"}, "tset"),
+        ({"attacks": {"a": AttackRun(FGSM(small.THREAT), draws="fix")}}, "fix"),
+    ):
+        with pytest.raises(ValueError, match=rf"^Expected evaluation\..*='{word}' in \["):
+            checked(model, method, **fields)

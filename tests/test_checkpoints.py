@@ -16,6 +16,7 @@ from robust_jax.methods import (
     TRADES,
     KernelPool,
     RandomSelfEnsemble,
+    REGroup,
     Standard,
     StochasticActivationPruning,
 )
@@ -164,6 +165,8 @@ def test_arrays_that_make_another_network_are_refused(variables):
         with pytest.raises(ValueError, match=r"method='x' to fit the checkpoint: .* differ by"):
             under(method, other)
     check_function(pooled, bare.method, TASK, variables)
+    with pytest.raises(ValueError, match="Expected REGroup to make the same network"):
+        check_function(bare.method, REGroup(network=network, num_layers=2), TASK, variables)
     normalized = Standard(network=network, normalization=normalization)
     arrays = jax.jit(lambda key: normalized.make(TASK).init(key=key))(jax.random.key(0))
     with pytest.raises(ValueError, match="Expected Standard to make the same network"):

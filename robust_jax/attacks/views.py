@@ -37,7 +37,8 @@ def bind(method_view: Callable, variables: Variables) -> Callable:
     pytree), so other weights of the same shapes compile nothing anew.
 
     Args:
-        method_view: function `(variables, images, *, key) -> logits`.
+        method_view: function `(variables, images, *, key) -> logits`, of its arguments alone; a
+            bound method of an object is traced at every call, as the object may change.
         variables: the network's arrays.
     """
     return jax.tree_util.Partial(method_view, variables)

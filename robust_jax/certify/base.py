@@ -41,7 +41,7 @@ def certified_accuracy(
         ValueError: there are no images, not one label per image, or a radius is negative.
     """
     right = _right(certificate, labels)
-    if min(radii, default=0.0) < 0:
+    if not all(radius >= 0 for radius in radii):
         raise ValueError(f"Expected radii={radii} >= 0.")
     reaches = certificate.radius[None, :] >= np.asarray(radii, np.float64)[:, None]
     return np.mean(right[None, :] & reaches, axis=1)

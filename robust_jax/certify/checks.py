@@ -16,8 +16,6 @@ def check_batch(images: jax.Array, labels: jax.Array, bounds: tuple[float, float
             f"Expected images of shape {images.shape} and dtype {images.dtype} to be [b ...] and "
             "float32."
         )
-    if not len(images):
-        raise ValueError(f"Expected images of shape {images.shape} to hold one at least.")
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"Expected labels.shape={labels.shape} to be {images.shape[:1]}, one per image."

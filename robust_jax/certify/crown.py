@@ -113,6 +113,10 @@ def crown_margins(
     if not isinstance(eps, Tracer) and not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"Expected eps={eps} >= 0 and finite.")
     function = as_pytree(function)
+    if not len(images):  # which few functions take
+        one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+        shape = shape_of(jax.eval_shape(lambda x: function(x), one), "[b c] or [b m c]", 1)
+        return jnp.zeros((0, *shape[1:]), jnp.float32)
     margins = _margins(function, images, labels, eps, bounds, intermediate, chunk_size)
     check_classes(labels, margins.shape[-1])
     return margins

@@ -55,8 +55,6 @@ def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) 
                 f"Expected {name} of shape {array.shape} and dtype {array.dtype} to be "
                 f"{lower.shape} and float32."
             )
-    if not lower.size:
-        raise ValueError(f"Expected lower of shape {lower.shape} to hold one image at least.")
     if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
         # NaN is larger than nothing: bounds of it are -inf and inf.
         crossed = np.flatnonzero(np.asarray(lower) > np.asarray(upper))

@@ -79,6 +79,8 @@ class Margins:
         """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         check_batch(images, labels, (0.0, 1.0))
+        if not len(images):
+            return Certificate(np.zeros(0, np.int32), np.zeros(0), np.zeros(0))
         labels = labels.astype(jnp.int32)  # who abstains has -1, which no uint8 is
         function = as_pytree(logits)
         if vote is not None:

@@ -42,13 +42,24 @@ BOUNDS = {
         (logits, IMAGES, LABELS[:, None], r"labels.shape=\(4, 1\) to be \(4,\)"),
         (logits, IMAGES * 255, LABELS, r"Expected images in bounds=\(0.0, 1.0\)"),
         (logits, IMAGES * jnp.nan, LABELS, r"Expected images in bounds=\(0.0, 1.0\)"),
-        (logits, IMAGES[:0], LABELS[:0], "to hold one at least"),
         (lambda x: logits(x)[:, :1], IMAGES, 0 * LABELS, "to have two classes at least"),
     ],
 )
 def test_bounds(name, function, images, labels, message):
     with pytest.raises(ValueError, match=message):
         BOUNDS[name](function, images, labels)
+
+
+def test_no_images():
+    """Also of a function that cannot be called on none."""
+
+    def flat(images):
+        return logits(images.reshape(len(images), -1))
+
+    assert crown_margins(flat, IMAGES[:0], LABELS[:0], 0.01).shape == (0, 2)
+    for bound in ("crown", "interval"):
+        found = Margins(0.01, bound=bound)(flat, IMAGES[:0], LABELS[:0])
+        assert [len(each) for each in found] == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("without_type_checks")
@@ -98,3 +109,5 @@ def test_an_image_without_a_certificate_is_right_of_nothing():
     abstained = Certificate(np.asarray([-1, 1]), np.asarray([0.0, 0.5]))
     assert certified_accuracy(abstained, [-1, 1], [0.0]).tolist() == [0.5]
     assert average_certified_radius(abstained, [-1, 1]) == 0.25
+    with pytest.raises(ValueError, match=r"Expected radii=\[nan\] >= 0"):
+        certified_accuracy(abstained, [-1, 1], [float("nan")])

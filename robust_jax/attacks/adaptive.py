@@ -178,7 +178,7 @@ class OnAnotherView(WrappedAttack):
         if not isinstance(inner, BoundedAttack) or inner.threat != self.threat or inner.on_host:
             raise ValueError(
                 f"Expected attack={inner} to be a bounded one that can be traced, with "
-                f"threat={self.threat}."
+                f"threat={self.threat!r}."
             )
 
     def attacked(self, view: Any) -> Any:

@@ -169,7 +169,7 @@ class AutoAttack(BoundedAttack):
                     "time, on the examples that still stand."
                 )
             if attack.threat != self.threat:
-                raise ValueError(f"Expected threat={attack.threat} to be {self.threat}.")
+                raise ValueError(f"Expected threat={attack.threat!r} to be {self.threat!r}.")
             if attack.targeted:
                 raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
         checks.check_counts(self, "batch_size", "num_samples")

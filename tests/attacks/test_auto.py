@@ -152,7 +152,7 @@ def test_bad_input(digits):
         AutoAttack(THREAT, attacks=QUICK)
     with pytest.raises(ValueError, match="Expected 0 attacks to be given with version='custom'"):
         AutoAttack(THREAT, version="custom")
-    with pytest.raises(ValueError, match="Expected threat=linf eps 0.14 to be linf eps 0.1"):
+    with pytest.raises(ValueError, match=r"Expected threat=ThreatModel.*eps=0.14"):
         AutoAttack(ThreatModel("linf", 0.1), version="custom", attacks=QUICK)
     for member, message in (
         (Square(THREAT, targeted=True), "not to be targeted"),

@@ -120,7 +120,14 @@ def _draws(
 
     def decided(variables, images, *, key=None, index=None):
         del key, index
-        return predict(variables, images, key=None)[None]
+        try:
+            return predict(variables, images, key=None)[None]
+        except TypeError as error:
+            if "PRNG key" not in str(error):
+                raise
+            raise ValueError(
+                "Expected a method that asks for a key to say stochastic=True."
+            ) from error
 
     def drawn(variables, images, *, key, index=None):
         if shared:

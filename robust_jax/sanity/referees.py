@@ -25,6 +25,11 @@ NUM_STARTS = 5
 FEW = 5
 """Fewer images that stand say nothing."""
 
+MORE = 0.1
+"""Share of the images that other losses, steps or starts may find beside PGD for a note in place of
+a flag: a sound network too has images that one start in five finds (at twice the radius that it
+was trained at, 3 to 6 %), and on enough images any such number is more than chance."""
+
 PREDICTED = 0.5
 """Correlation of predicted and true changes from which on a gradient is believed."""
 
@@ -175,6 +180,7 @@ def referees(view: AttackedView, balls: Sequence[Ball]) -> list[Finding]:
             balls,
             "The cross-entropy fails on this view: quote attacks with the margin or DLR loss "
             "(APGD with loss='dlr', AutoAttack).",
+            least=MORE,
         ),
         compare(
             view,
@@ -183,6 +189,7 @@ def referees(view: AttackedView, balls: Sequence[Ball]) -> list[Finding]:
             balls,
             "What is found depends on where it is looked for: take more steps and restarts "
             "until the number stays, and look for masked gradients.",
+            least=MORE,
         ),
     ]
 
@@ -193,6 +200,8 @@ def compare(
     referees: Mapping[str, Callable[[ThreatModel], Bool[np.ndarray, " b"]]],
     balls: Sequence[Ball],
     step: str,
+    *,
+    least: float = 0.0,
 ) -> Finding:
     """Returns a flag where one of the referees beats gradients in any ball.
 
@@ -202,8 +211,9 @@ def compare(
         referees: by their names, which images stand under each in a ball.
         balls: where they are compared.
         step: what to do then.
+        least: share of the images from which on what a referee finds is a flag; a note below.
     """
-    check, compared = f"view {view.name!r}: {claim}", []
+    check, compared, noted = f"view {view.name!r}: {claim}", [], []
     num_tests = len(referees) * len(balls)
     for ball in balls:
         base = gradients(view, ball)
@@ -213,11 +223,12 @@ def compare(
                 f"at {ball} gradients leave {sum(base)} of {len(base)}, of which {name} makes "
                 f"{alone} wrong"
             )
-            if beaten:
+            if beaten and alone >= least * len(base):
                 return Finding(check, "flag", f"{text[0].upper()}{text[1:]}.", step)
-            compared.append(text)
-    text = "; ".join(compared)
-    return Finding(check, "passed", f"{text[0].upper()}{text[1:]}.")
+            (noted if beaten else compared).append(text)
+    text = "; ".join(noted or compared)
+    text = f"{text[0].upper()}{text[1:]}."
+    return Finding(check, "note", text, step) if noted else Finding(check, "passed", text)
 
 
 def beats(

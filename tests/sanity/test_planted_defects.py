@@ -61,6 +61,12 @@ def test_randomness_that_is_not_declared(params, data):
     assert "randomness as declared" in {f.check for f in found if f.status == "flag"}
 
 
+def test_a_key_that_is_not_declared_but_demanded(params, data):
+    evaluator = evaluation.make_evaluator(method(drowned), Evaluation(), sharding.make_mesh(1))
+    with pytest.raises(ValueError, match="Expected a method that asks for a key to say stochastic"):
+        evaluation.evaluate(evaluator, params, data.test)
+
+
 def test_an_attack_on_draws_that_the_judge_never_sees(params, data):
     found = method(masked, stochastic=True, one_key=masked_at_one_key)
     assert "attacked view and judge agree" in flags(found, params, data, view="one_key")

@@ -7,6 +7,7 @@ directions check, so a mistake is one line before any work starts.
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -135,6 +136,9 @@ def _decode_union(options: tuple[Any, ...], value: Any, name: str) -> Any:
     raise ValueError(f"Expected {name}={value!r} to be of type {kinds}.")
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _decode_dataclass(expected: type, value: Any, name: str) -> Any:
     if not isinstance(value, Mapping) or "type" not in value:
         raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
@@ -142,7 +146,7 @@ def _decode_dataclass(expected: type, value: Any, name: str) -> Any:
     if value["type"] not in known:
         raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
     cls = known[value["type"]]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}
     for key in value:
         if key != "type" and key not in fields:

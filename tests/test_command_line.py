@@ -59,6 +59,7 @@ def test_mistakes_are_one_line(typed, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(repository):
     words, message = MISTAKES[2]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}

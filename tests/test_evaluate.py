@@ -1,6 +1,8 @@
 """The command evaluate.py on what train.py wrote."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 import jax
@@ -24,35 +26,49 @@ def get_config(variant):
 """
 
 
-def test_evaluate_reads_what_train_wrote(tmp_path, capsys, monkeypatch):
-    cfg = small.config(small.noisy())
-    train.main(train.Arguments(cfg, tmp_path))
-    trained = json.loads((tmp_path / "summary.json").read_text())
-    evaluate.main(evaluate.Arguments(tmp_path, runtime=cfg.runtime))
-    step = checkpoints.load(tmp_path, sharding.make_mesh(1)).step
-    out = tmp_path / "evaluations" / f"default-{step}"
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """A run, and where its evaluation by the command lies."""
+    workdir, cfg = tmp_path_factory.mktemp("run"), small.config(small.noisy())
+    train.main(train.Arguments(cfg, workdir))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate.main(evaluate.Arguments(workdir, runtime=cfg.runtime))
+    assert "worst case" in printed.getvalue()
+    step = checkpoints.load(workdir, sharding.make_mesh(1)).step
+    return workdir, cfg, workdir / "evaluations" / f"default-{step}"
+
+
+def test_evaluate_reads_what_train_wrote(trained_once):
+    workdir, cfg, out = trained_once
+    trained = json.loads((workdir / "summary.json").read_text())
     again = json.loads((out / "summary.json").read_text())
     assert again["clean_accuracy"] == trained["clean_accuracy"]
     assert again["robust_accuracy"] == trained["robust_accuracy"]
-    assert "worst case" in capsys.readouterr().out
+    assert (out / "report.html").is_file()
+    with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
+        evaluate.main(evaluate.Arguments(workdir, num_examples=50, out=out, runtime=cfg.runtime))
+
+
+@pytest.mark.slow
+def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch):
+    workdir, cfg, out = trained_once
+    again = json.loads((out / "summary.json").read_text())
+    step = checkpoints.load(workdir, sharding.make_mesh(1)).step
+    monkeypatch.setattr(report, "write", lambda *_, **__: None)
     quiet = tmp_path / "quiet.py"
     quiet.write_text(QUIET)
-    evaluate.main(evaluate.Arguments(tmp_path, method=str(quiet), runtime=cfg.runtime))
-    found = records.read_records(tmp_path / "evaluations" / f"default-quiet-{step}")
-    checkpoint = checkpoints.load(tmp_path, sharding.make_mesh(1))
+    evaluate.main(evaluate.Arguments(workdir, method=str(quiet), runtime=cfg.runtime))
+    found = records.read_records(workdir / "evaluations" / f"default-quiet-{step}")
+    checkpoint = checkpoints.load(workdir, sharding.make_mesh(1))
     noise_off = cfg.method.make(checkpoint.task).views["noise_off"]
     images = jnp.asarray(open_data(cfg.data).test.arrays[0][:90] / 255, jnp.float32)
     expected = jnp.argmax(jax.jit(noise_off)(checkpoint.variables, images), -1).tolist()
     assert [record.headline().prediction for record in found["clean"].values()] == expected
-    with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
-        evaluate.main(evaluate.Arguments(tmp_path, num_examples=50, out=out, runtime=cfg.runtime))
-
     # A further attack: what is finished stays as it is, to the byte.
     attacks = {**cfg.evaluation.attacks, "late": AttackRun(FGSM(small.THREAT), adaptive=True)}
     more = dataclasses.replace(cfg.evaluation, attacks=attacks)
     before = {file: file.read_bytes() for file in (out / "records").glob("*.jsonl")}
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
-    monkeypatch.setattr(report, "write", lambda *_, **__: None)
     evaluate.run(checkpoint, more, mesh, data=data, out=out, progress=False)
     assert {file: file.read_bytes() for file in before} == before
     summary = json.loads((out / "summary.json").read_text())
@@ -73,12 +89,10 @@ def test_evaluate_reads_what_train_wrote(tmp_path, capsys, monkeypatch):
         )
 
 
-def test_evaluate_refuses_data_of_another_shape(tmp_path):
-    cfg, data = small.config(), open_data(DataConfig(Digits()))
-    train.main(train.Arguments(cfg, tmp_path))
-    found = checkpoints.load(tmp_path, sharding.make_mesh(1))
-    task = found.task._replace(num_classes=7)
+def test_evaluate_refuses_data_of_another_shape():
+    data = open_data(DataConfig(Digits()))
+    task = data.task._replace(num_classes=7)
     with pytest.raises(ValueError, match="Expected the dataset's num_classes=10 to be the netw"):
         dry_run.check_data(data, task, data.test)
     with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
-        dry_run.check_data(data, found.task, data.validation)
+        dry_run.check_data(data, data.task, data.validation)

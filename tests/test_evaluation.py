@@ -54,6 +54,10 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
+# Where each compiles an evaluator of its own.
+BOTH_MODELS = pytest.mark.parametrize(
+    "model", ["standard", pytest.param("noisy", marks=pytest.mark.slow)], indirect=True
+)
 EVALUATORS = {}
 
 
@@ -76,6 +80,7 @@ def decisions(records):
     }
 
 
+@BOTH_MODELS
 def test_records_do_not_depend_on_devices_or_batch_size(model, data):
     one = records_of(model, data)
     assert list(one["clean"]) == list(range(90))
@@ -93,6 +98,7 @@ def test_the_harness_keeps_the_ball_and_measures(model, data):
     assert all(r.linf == r.l2 == 0 for r in found["clean"].values())
 
 
+@BOTH_MODELS
 def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     skipped = records_of(model, data)
     wrong = [row for row, record in skipped["clean"].items() if not record.headline().correct]
@@ -108,6 +114,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     assert summary["robust_accuracy"]["pgd"] == both / 90
 
 
+@pytest.mark.slow
 def test_predicted_labels_are_what_the_attack_leaves(standard, data):
     method, variables = standard
     fields = {"attack_labels": "predicted", "skip_misclassified": False}
@@ -155,7 +162,7 @@ def test_foreign_records_are_refused(model, data, tmp_path):
 
 def test_judges_of_a_random_method(noisy, data):
     method, variables = noisy
-    images = jnp.asarray(data.test.arrays[0][:6] / 255, jnp.float32)
+    images = np.asarray(data.test.arrays[0][:6] / 255, np.float32)
     key = jax.random.key(1)
 
     def scores(key, images=images, **fields):
@@ -163,20 +170,19 @@ def test_judges_of_a_random_method(noisy, data):
         return predict(variables, images, key=key)
 
     keys = rng.per_example(key, jnp.arange(6))  # each row's own
-    draws = [
-        jax.nn.softmax(
-            jax.vmap(
-                lambda image, k, n=n: method.predict(
-                    variables, image[None], key=rng.stream(k, "draw", n)
-                )[0]
-            )(images, keys)
-        )
-        for n in range(3)
-    ]
+
+    @jax.jit
+    def draw(n):
+        def predict(image, key):
+            return method.predict(variables, image[None], key=rng.stream(key, "draw", n))[0]
+
+        return jax.nn.softmax(jax.vmap(predict)(images, keys))
+
+    draws = [draw(n) for n in range(3)]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     close(scores(key, num_draws=3), draws)
     close(scores(key, rule="paper"), draws[:1])
-    quiet = jax.nn.softmax(method.views["noise_off"](variables, images))
+    quiet = jax.nn.softmax(jax.jit(method.views["noise_off"])(variables, images))
     close(scores(key, rule="paper", view="noise_off")[0], quiet)
     # A function of the image alone: neither the key, nor the row, nor its neighbours.
     fixed = scores(key, rule="fixed", num_draws=3)
@@ -185,9 +191,10 @@ def test_judges_of_a_random_method(noisy, data):
     assert not np.allclose(fixed[0], fixed[1], atol=1e-3)
     # What "fixed" judges is what a run with fixed draws attacks.
     view = bind(judging.averaged(method.views["deployed"], 3, 0), variables)
-    close(jnp.exp(jax.jit(lambda i: view(i, key=key))(images)), jnp.mean(fixed, axis=0))
+    close(np.exp(jax.jit(lambda i: view(i, key=key))(images)), np.mean(fixed, axis=0))
 
 
+@pytest.mark.slow
 def test_columns_judge_the_same_images(data):
     louder = made(KAP(network=small.NETWORK, sigma=20.0), data)
     judges = side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=4))

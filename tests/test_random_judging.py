@@ -49,6 +49,7 @@ def coin(variables, images, *, key):
     return jnp.broadcast_to(logits, (len(images), 10))
 
 
+@pytest.mark.slow
 def test_attacks_that_do_nothing_change_nothing(test_split):
     zeros = np.zeros(len(test_split), np.int32)
     images = test_split.arrays[0]
@@ -122,23 +123,25 @@ def test_five_equal_attacks_are_not_five_rolls_of_a_die(noise, test_split):
 def test_draws_belong_to_the_row(test_split):
     task = Task((8, 8, 1), 10, 100)
     network = CNNConfig(widths=(4,), strides=(2,))
-    images = jnp.asarray(test_split.arrays[0][:6] / 255, jnp.float32)
-    key, index = jax.random.key(3), jnp.asarray([7, 7, 2, 9, 11, 0])
+    images = np.asarray(test_split.arrays[0][:6] / 255, np.float32)
+    key, index = jax.random.key(3), np.asarray([7, 7, 2, 9, 11, 0])
     kap = KAP(network=CNNConfig(widths=(16,), strides=(2,)), sigma=0.2)
     for config in (kap, RandomLayerSampling(network, num_draws=2)):
         method = config.make(task)
-        variables = method.init(key=jax.random.key(0))
+        variables = jax.jit(lambda key, method=method: method.init(key=key))(jax.random.key(0))
+        predict = jax.jit(method.predict)
         judged = jax.jit(predictor(method, Judge(num_draws=2), 0))
-        together = judged(variables, images, key=key, index=index)
-        order = jnp.asarray([4, 2, 0, 5])
+        together = np.asarray(judged(variables, images, key=key, index=index))
+        order = np.asarray([4, 2, 0, 5])
         part = judged(variables, images[order], key=key, index=index[order])
         np.testing.assert_allclose(part, together[:, order], rtol=1e-4, atol=1e-6)
         # One row alone, by its own key: draw n of `predict`.
         for draw in range(2):
-            row_key = rng.stream(rng.per_example(key, index)[2], "draw", draw)
-            alone = jax.nn.softmax(method.predict(variables, images[2:3], key=row_key))[0]
+            row_key = rng.stream(rng.per_example(key, jnp.asarray(index))[2], "draw", draw)
+            alone = jax.nn.softmax(predict(variables, images[2:3], key=row_key))[0]
             np.testing.assert_allclose(together[draw, 2], alone, rtol=1e-4, atol=1e-6)
-        same = judged(variables, jnp.tile(images[:1], (6, 1, 1, 1)), key=key, index=index)
+        copies = np.tile(images[:1], (6, 1, 1, 1))
+        same = np.asarray(judged(variables, copies, key=key, index=index))
         assert np.allclose(same[:, 0], same[:, 1], atol=1e-6)  # of one row of the dataset
         assert not np.allclose(same[:, 0], same[:, 2], atol=1e-4)
 
@@ -147,16 +150,17 @@ def test_a_network_drawn_for_each_row_is_differentiable_and_no_copy_of_its_weigh
     method = RandomLayerSampling(CNNConfig(widths=(4,), strides=(2,)), num_draws=2).make(
         Task((8, 8, 1), 10, 100)
     )
-    variables = method.init(key=jax.random.key(0))
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (3, 1, 8, 8, 1))
     keys = rng.per_example(jax.random.key(2), jnp.arange(3))
 
     def score(image, key):
         return jnp.sum(method.view("decision")(variables, image, key=key)[:, 0])
 
-    slopes = jax.vmap(jax.grad(score))(images, keys)
+    alone = jax.jit(jax.grad(score))
+    slopes = jax.jit(jax.vmap(jax.grad(score)))(images, keys)
     for image, key, slope in zip(images, keys, slopes, strict=True):
-        np.testing.assert_allclose(slope, jax.grad(score)(image, key), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(slope, alone(image, key), rtol=1e-4, atol=1e-6)
     mapped = jax.make_jaxpr(jax.vmap(lambda image, key: method.predict(variables, image, key=key)))(
         images, keys
     )

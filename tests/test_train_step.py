@@ -127,6 +127,7 @@ def test_weight_perturbation_by_numpy(members):
             np.testing.assert_allclose(v1 - w1, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weight_perturbation_moves_the_gradient_not_the_weights():
     cfg, mesh = TrainingConfig(weight_perturbation=0.05), sharding.make_mesh(1)
     optimizer = optax.sgd(0.1)

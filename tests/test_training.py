@@ -77,7 +77,9 @@ def test_phases_go_on_counting_epochs():
     ("method", "adversarial"),
     [
         (None, AdversarialTraining(PGD(THREAT, num_steps=2))),
-        (noisy(), FreeAdversarialTraining(THREAT, num_replays=2)),  # stopped between two replays
+        pytest.param(  # stopped between two replays
+            noisy(), FreeAdversarialTraining(THREAT, num_replays=2), marks=pytest.mark.slow
+        ),
     ],
     ids=["standard", "kap_free"],
 )
@@ -113,6 +115,7 @@ def test_resume_is_bitwise(tmp_path, method, adversarial, monkeypatch):
     assert 7 in losses[1]
 
 
+@pytest.mark.slow
 def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
     """A run that goes on from a robust checkpoint and is far less so at its next validation."""
     cfg = config(
@@ -146,6 +149,7 @@ def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
     assert training.overfits(TrainingConfig(), tmp_path) is None
 
 
+@pytest.mark.slow
 def test_finished_run_evaluates_again(tmp_path, capsys):
     cfg = config()
     run(cfg, tmp_path)

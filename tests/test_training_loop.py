@@ -90,7 +90,8 @@ def test_the_switch_catches(no_waiting, name):
     READS[name](x)
 
 
-@pytest.mark.parametrize("memory", ["device", pytest.param("stream", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["device", "stream"])
 def test_a_run(monkeypatch, tmp_path, no_waiting, memory):
     """No host waits between two lines, a step takes its state's buffers, one copy is evaluated."""
     cfg = small.config(small.noisy())  # with momentum, and an average of the variables

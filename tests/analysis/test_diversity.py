@@ -100,6 +100,7 @@ def test_dlr_lengths_do_not_depend_on_the_scale_of_logits():
     np.testing.assert_allclose(scaled.norm, plain.norm, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_zero_gradient_has_no_cosine():
     vectors = jnp.array([[[1.0, 0], [0, 0], [1e-25, 0]], [[1.0, 1], [1, 0], [1e-25, 1e-25]]])
     found = analysis.gradient_statistics(vectors)
@@ -121,7 +122,7 @@ def test_quartiles_are_numpys_and_leave_nan_out():
     np.testing.assert_allclose(found, [1.5, 2, 2.5])
 
 
-@pytest.mark.parametrize("config", [Standard, KAP])
+@pytest.mark.parametrize("config", [Standard, pytest.param(KAP, marks=pytest.mark.slow)])
 def test_gradients_of_a_methods_members(config):
     """Of a convolutional ensemble, random or not, against a plain gradient of each member."""
     network = EnsembleConfig(CNNConfig(widths=(9,), strides=(2,)), num_members=2)

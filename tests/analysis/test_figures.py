@@ -250,6 +250,7 @@ def test_twins_and_their_amplified_difference(channels):
     assert grid[2, 0].get_ylabel() == "difference\n$\\times$ 5"
 
 
+@pytest.mark.slow
 def test_gradient_pictures_and_their_cosines():
     gradients = np.zeros((3, 2, 2, 1), np.float32)
     gradients[0, 0, 0] = 2

@@ -16,9 +16,10 @@ TASK = Task((6, 6, 1), 3, 30)
 CONFIG = REGroup(network=CNNConfig(widths=(8, 8), strides=(1, 2)), num_layers=3)
 
 
+@pytest.mark.slow
 def test_every_depth_and_sign_is_the_method_of_that_depth_and_sign():
     method = CONFIG.make(TASK)
-    variables = method.init(key=jax.random.key(0))
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (30, 6, 6, 1))
     # The untrained network's own classes, so that it is right and every class has members.
     logits = jax.jit(method.view("surrogate"))(variables, images, key=None)
@@ -39,7 +40,7 @@ def test_every_depth_and_sign_is_the_method_of_that_depth_and_sign():
         found = jax.jit(analysis.layer_votes, static_argnames="signs")(scores, labels, signs=signs)
         for k in depths:
             config = dataclasses.replace(CONFIG, num_layers=k, responses=signs)
-            decided = jnp.argmax(config.make(TASK).predict(fitted, images), axis=-1)
+            decided = jnp.argmax(jax.jit(config.make(TASK).predict)(fitted, images), axis=-1)
             np.testing.assert_array_equal(found.by_depth[k - 1], decided == labels)
         np.testing.assert_array_equal(found.by_layer[-1], found.by_depth[0])
 

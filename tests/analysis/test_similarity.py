@@ -106,6 +106,7 @@ def test_a_constant_layer_and_too_few_examples_are_undefined():
     assert np.isnan(found.debiased).all()
 
 
+@pytest.mark.slow
 def test_a_random_ensemble_sees_the_same_draws_in_both_passes():
     """Its Gram matrices are those of one evaluation, so every layer is like itself."""
     network = EnsembleConfig(CNNConfig(widths=(9,), strides=(2,)), num_members=2)

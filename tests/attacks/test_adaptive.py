@@ -67,7 +67,9 @@ def test_loss_by_hand():
     np.testing.assert_allclose(found, -np.log(powers[0] / powers.sum()), rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["softmax", "logits", "voting"])
+@pytest.mark.parametrize(
+    "rule", ["softmax", *(pytest.param(r, marks=pytest.mark.slow) for r in ("logits", "voting"))]
+)
 def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
     logits, images, labels = members
     mora = MORA(THREAT, rule=rule, num_steps=30)(logits, images, labels, key=KEY)
@@ -81,6 +83,7 @@ def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
     assert standing(members, mora, rule) < 24
 
 
+@pytest.mark.slow
 def test_mora_tries_targets_and_rows_are_independent(members):
     logits, images, labels = members
     plain = MORA(THREAT, num_steps=10)(logits, images, labels, key=KEY)
@@ -108,6 +111,7 @@ def test_rescaling_saves_a_saturated_model(digits):
     assert fallen(Rescaled(threat, FGSM(threat))) >= 8
 
 
+@pytest.mark.slow
 def test_averaged_attacks_a_random_model(digits):
     def noisy(images, *, key):
         return digits.view(images + 0.3 * jax.random.normal(key, images.shape), key=None)

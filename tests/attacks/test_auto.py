@@ -60,6 +60,7 @@ def test_what_falls_is_fooled_inside_the_ball(digits):
     assert left[-1] == report.standing.sum()
 
 
+@pytest.mark.slow
 def test_few_compilations_and_any_batch_size(digits):
     compiled = auto._one_run.of_arrays._cache_size()
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK, batch_size=12)
@@ -71,6 +72,7 @@ def test_few_compilations_and_any_batch_size(digits):
     np.testing.assert_allclose(first.images[:7], again.images, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_sharded_over_devices(digits, monkeypatch):
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK[:1], batch_size=15)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -92,6 +94,7 @@ def test_sharded_over_devices(digits, monkeypatch):
     np.testing.assert_allclose(there.images, here.images, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_zero_eps_no_images_and_one_image(digits):
     still = ThreatModel("linf", 0.0)
     attack = AutoAttack(still, version="custom", attacks=(APGD(still, num_steps=2),), batch_size=4)
@@ -102,6 +105,7 @@ def test_zero_eps_no_images_and_one_image(digits):
     np.testing.assert_array_equal(one, digits.images[:1])
 
 
+@pytest.mark.slow
 def test_the_standard_suite_beats_its_parts(digits):
     threat = ThreatModel("l2", 0.8)
     suite = AutoAttack(threat, batch_size=16).report(*digits, key=KEY)
@@ -112,6 +116,7 @@ def test_the_standard_suite_beats_its_parts(digits):
     np.testing.assert_array_equal(standing_of(digits, suite), suite.standing)
 
 
+@pytest.mark.slow
 def test_warnings(digits):
     def noisy(images, *, key):
         return digits.view(images, key=None) + 0.01 * jax.random.normal(key, (len(images), 10))

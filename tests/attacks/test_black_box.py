@@ -14,6 +14,7 @@ def test_boundary_comes_near_the_exact_distance(assert_exact):
     assert_exact(Boundary(num_steps=1500, sphere_step=0.1, source_step=0.1), "l2", 0.1)
 
 
+@pytest.mark.slow
 def test_starts_are_adversarial_and_failure_gives_the_clean_image(digits):
     attack = Boundary(num_steps=1)
     index = jnp.arange(16)

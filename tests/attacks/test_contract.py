@@ -114,6 +114,18 @@ VARIANTS = (
     "rescaled",
     "mdi2fgsm",
 )
+# These walk far or search: a second program of theirs takes twice as long to compile as another's.
+SEARCHES = (
+    "fab",
+    "deepfool",
+    "trust_region",
+    "boundary",
+    "hop_skip_jump",
+    "averaged",
+    "smallest_eps",
+)
+# Rows, a linear optimum and the norms are asked of one of each kind of steps.
+SIBLINGS = (*VARIANTS, *SEARCHES, "carlini_wagner")
 KEY = jax.random.key(7)
 
 
@@ -143,13 +155,13 @@ def bounded(name):
     return make
 
 
-def slow_variant(name):
+def slow_among(names, name):
     """Returns the marks of an attack where an assertion compiles a program of its own."""
-    return (pytest.mark.slow,) if name in VARIANTS else ()
+    return (pytest.mark.slow,) if name in names else ()
 
 
 EVERY_BOUNDED = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=slow_variant(name)) for name in BOUNDED]
+    "name", [pytest.param(name, marks=slow_among((*VARIANTS, *SEARCHES), name)) for name in BOUNDED]
 )
 
 
@@ -176,7 +188,7 @@ def goals(attack, victim):
 @pytest.mark.parametrize(
     ("norm", "name"),
     [
-        pytest.param(norm, name, marks=slow_variant(name) if norm != "linf" else ())
+        pytest.param(norm, name, marks=slow_among(SIBLINGS, name) if norm != "linf" else ())
         for norm in EPS
         for name in BOUNDED
     ],
@@ -210,7 +222,7 @@ def test_box_shape_dtype_without_a_bound(name, digits):
 
 @pytest.mark.parametrize(
     "attack",
-    [pytest.param(name, marks=slow_variant(name)) for name in [*BOUNDED, *UNBOUNDED]],
+    [pytest.param(name, marks=slow_among(SIBLINGS, name)) for name in [*BOUNDED, *UNBOUNDED]],
     indirect=True,
 )
 def test_rows_are_independent(attack, victim):
@@ -234,6 +246,11 @@ def test_rows_are_independent(attack, victim):
     np.testing.assert_allclose(spread[:6], together[rows], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(n, marks=slow_among((*VARIANTS, *SEARCHES), n)) for n in [*BOUNDED, *UNBOUNDED]],
+    indirect=True,
+)
 def test_jit_is_eager_and_no_gradient_flows_out(attack, victim):
     labels = goals(attack, victim)
 
@@ -279,7 +296,14 @@ def test_targeted_attacks_say_so():
         assert attack.targeted
 
 
-@pytest.mark.parametrize("name", [name for name in BOUNDED if name not in NOT_STEEPEST])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=slow_among(set(SIBLINGS) - {"bim", "mim"}, name))
+        for name in BOUNDED
+        if name not in NOT_STEEPEST
+    ],
+)
 def test_optimum_on_a_linear_model(name, linear):
     weights = jax.grad(lambda x: jnp.diff(linear.view(x[None], key=None)[0])[0])(linear.images[0])
     sign = jnp.where(linear.labels == 0, 1, -1)[:, None, None, None]

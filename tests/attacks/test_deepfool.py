@@ -27,6 +27,7 @@ def test_exact_distance_of_a_linear_model(attack, norm, slack, assert_exact):
     assert_exact(attack, norm, slack)
 
 
+@pytest.mark.slow
 def test_misclassified_images_are_adversarial_already(digits):
     wrong = (digits.labels + 1) % 10
     for attack in (DeepFool(), TrustRegion()):

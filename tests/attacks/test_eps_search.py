@@ -20,6 +20,7 @@ def test_exact_distance_of_a_linear_model(attack, norm, slack, assert_exact):
     assert_exact(attack, norm, slack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 def test_confident_examples_lie_further_by_what_confidence_takes(targeted):
     """Logits +-(x - .5) w: the probability of the other class is .9 at a gap of log 9 beyond 0."""

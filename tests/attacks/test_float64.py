@@ -57,6 +57,7 @@ print("moved", moved(view, images, scale), moved(view64, images64, scale))
 """
 
 
+@pytest.mark.slow
 def test_attacks_in_float64(repository):
     contract = repository / "tests" / "attacks" / "test_contract.py"
     done = subprocess.run(

@@ -24,6 +24,7 @@ def test_pgd_rejects(fields, message):
         PGD(ThreatModel("linf", 0.1), **fields)
 
 
+@pytest.mark.slow
 def test_targeted_attacks_reach_their_class(digits):
     targets = (digits.labels + 1) % 10
     for make in (BIM, MIM, PGD):
@@ -48,6 +49,7 @@ def test_best_iterate_and_restarts_never_lose_what_was_won(digits):
     assert not np.any(standing(num_steps=12) & ~best)
 
 
+@pytest.mark.slow
 def test_parallel_restarts_change_nothing(digits):
     loop = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3)
     parallel = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3, parallel_restarts=True)

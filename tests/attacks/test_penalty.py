@@ -38,6 +38,7 @@ def test_ead_with_a_large_beta_is_sparse(linear, exact):
     assert jnp.all(distance("l1", adversarial, linear.images) >= 0.999 * exact["l1"])
 
 
+@pytest.mark.slow
 def test_confidence_is_reached(digits):
     attack = CarliniWagner(**SEARCHES, confidence=2.0, learning_rate=0.05)
     adversarial = attack(*digits, key=KEY)
@@ -45,6 +46,7 @@ def test_confidence_is_reached(digits):
     assert float(margins.min()) >= 2.0 - 1e-4
 
 
+@pytest.mark.slow
 def test_targeted(digits):
     targets = (digits.labels + 3) % 10
     for attack in (

@@ -2,12 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from robust_jax.attacks import APGDT, Square, ThreatModel
 
 KEY = jax.random.key(11)
 
 
+@pytest.mark.slow
 def test_parallel_runs_change_nothing(digits):
     threat = ThreatModel("linf", 0.06)
     for make, fields in (

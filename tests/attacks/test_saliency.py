@@ -143,6 +143,7 @@ def test_two_classes_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_the_budget_holds_and_few_candidates_do(digits):
     targets = (digits.labels + 1) % 10
     attack = JSMA(theta=1.0, gamma=0.2)

@@ -36,7 +36,7 @@ def linear(shape, num_classes=3, dtype=jnp.float32):
     return logits, images, jnp.argmax(logits(images), axis=1)
 
 
-@pytest.mark.parametrize("shape", [(7, 12, 1), (9, 2, 2)])
+@pytest.mark.parametrize("shape", [(7, 12, 1), pytest.param((9, 2, 2), marks=pytest.mark.slow)])
 def test_square_on_oblong_images(shape):
     logits, images, labels = linear(shape)
     threat = ThreatModel("l2", 0.3)

@@ -40,7 +40,14 @@ def zeros(many_digits):
     return view, many_digits.images[rows], many_digits.labels[rows], many_digits.images
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("boundary", marks=pytest.mark.slow),
+        "hop_skip_jump",
+        pytest.param("within", marks=pytest.mark.slow),
+    ],
+)
 def test_images_of_the_class_of_noise_begin_at_other_images(name, zeros):
     view, images, labels, pool = zeros
     attack, given = ATTACKS[name], (view, images, labels)
@@ -58,6 +65,7 @@ def test_images_of_the_class_of_noise_begin_at_other_images(name, zeros):
         np.testing.assert_allclose(by_two, found, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_targets_and_a_pool_without_the_class(zeros):
     view, images, labels, pool = zeros
     targets = (labels + 3) % 10

@@ -53,6 +53,7 @@ def test_projection_by_hand():
     )
 
 
+@pytest.mark.slow
 def test_samples_fill_the_ball():
     clean = jnp.full((4000, 2), 0.5)
     keys = rng.per_example(KEY, jnp.arange(4000))

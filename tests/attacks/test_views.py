@@ -27,6 +27,7 @@ def draws(images, num_samples):
     return jnp.stack([noisy(images, key=rng.stream(KEY, "draw", s)) for s in range(num_samples)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [False, True])
 def test_averages(parallel):
     images = jax.random.uniform(jax.random.key(6), (5, 4))
@@ -45,6 +46,7 @@ def test_averages(parallel):
     np.testing.assert_allclose(made["gradients"], logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_are_averaged_over_draws():
     images = jax.random.uniform(jax.random.key(6), (5, 4))
     labels = jnp.asarray([0, 1, 2, 0, 1])
@@ -52,8 +54,12 @@ def test_gradients_are_averaged_over_draws():
     slope, values, logits = losses.gradient(losses.cross_entropy, view, images, labels, key=KEY)
 
     def one(s):
-        return jax.grad(
-            lambda x: losses.cross_entropy(noisy(x, key=rng.stream(KEY, "draw", s)), labels).sum()
+        return jax.jit(
+            jax.grad(
+                lambda x: losses.cross_entropy(
+                    noisy(x, key=rng.stream(KEY, "draw", s)), labels
+                ).sum()
+            )
         )(images)
 
     np.testing.assert_allclose(slope, (one(0) + one(1) + one(2)) / 3, rtol=1e-5, atol=1e-6)
@@ -63,6 +69,7 @@ def test_gradients_are_averaged_over_draws():
     )
 
 
+@pytest.mark.slow
 def test_an_attack_runs_on_every_average():
     images = jax.random.uniform(jax.random.key(6), (5, 4))
     labels = jnp.argmax(images @ WEIGHTS, axis=1)
@@ -124,6 +131,7 @@ def test_nes_estimates_the_gradient(noise):
     np.testing.assert_allclose(estimate, exact, atol=0.15)
 
 
+@pytest.mark.slow
 def test_twice_the_draws_change_nothing_where_they_suffice():
     images = jax.random.uniform(jax.random.key(6), (40, 4))
     labels = jnp.argmax(images @ WEIGHTS, axis=1)

@@ -111,7 +111,22 @@ def head(values):
     return values @ normal((values.shape[1], 4))
 
 
-@pytest.mark.parametrize("name", LAYERS)
+# Each has a sibling above made of the same parts, and a program of its own.
+VARIANTS = (
+    "grouped conv",
+    "global max",
+    "larger of two",
+    "kernel max pool",
+    "shapes",
+    "parts",
+    "activation first",
+    "batched loop",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in LAYERS]
+)
 def test_bounds_hold(name, near):
     """On ten thousand images of a ball, half of them its corners."""
     layer = LAYERS[name]
@@ -134,6 +149,7 @@ def test_bounds_hold(name, near):
     assert 0 < width < 4 * jnp.max(jnp.max(values, axis=0) - jnp.min(values, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 def test_margins_of_ensembles_hold(strategy, random_network, near):
     """Of the mean of members that run one after another, or at once."""

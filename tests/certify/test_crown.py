@@ -97,6 +97,7 @@ def test_no_ball_gives_the_margins_themselves():
     np.testing.assert_allclose(smallest_margin(margins, LABELS), others, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_stands_alone():
     margins = crown_margins(perceptron, IMAGES, LABELS, 0.05)
     for i in range(3):

@@ -49,6 +49,7 @@ def leaning(method, key):
     return jax.tree_util.tree_map_with_path(lean, start)
 
 
+@pytest.mark.slow
 def test_evaluated_beside_other_checkpoints(tmp_path):
     """An ensemble and a network on images that both get right; bounds hold on random neighbours."""
     data, mesh = open_data(DataConfig(Digits())), sharding.make_mesh(1)
@@ -126,6 +127,7 @@ def ensemble(weights, images):
     return jnp.einsum("mbo,moc->mbc", hidden, second)
 
 
+@pytest.mark.slow
 def test_margins_of_votes_hold_on_twenty_ensembles():
     """On corners and points of the ball, and where attacks on the vote's margin end."""
     rng, eps = np.random.default_rng(3), 0.05

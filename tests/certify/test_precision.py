@@ -146,6 +146,7 @@ def test_no_number_is_no_bound():
         assert found.label.tolist() == [-1]
 
 
+@pytest.mark.slow
 def test_bounds_are_float32_in_64_bit_mode():
     """Of a network in float32, and the same there as without it."""
     labels = jnp.argmax(perceptron(IMAGES[:4]), axis=1)

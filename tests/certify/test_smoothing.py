@@ -141,7 +141,14 @@ def sampled_layers():
     return method, jax.tree_util.tree_map_with_path(decide, zeros)
 
 
-@pytest.mark.parametrize("way", ["a function", "the method", "an evaluation"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("a function", marks=pytest.mark.slow),
+        "the method",
+        pytest.param("an evaluation", marks=pytest.mark.slow),
+    ],
+)
 def test_coverage_of_a_method_that_draws_once_a_call(way, tmp_path):
     """Both classes have probability one half: any certificate is wrong, alpha of them allowed."""
     method, variables = sampled_layers()
@@ -162,6 +169,7 @@ def test_coverage_of_a_method_that_draws_once_a_call(way, tmp_path):
     assert num_wrong <= stats.binom.ppf(1 - 1e-6, len(certificate.label), 0.0494)
 
 
+@pytest.mark.slow
 def test_own_draws_of_a_call_depend_on_the_vote_alone():
     """Whatever batch it is in; a function said to draw anew for each row is asked for batches."""
     sizes = []

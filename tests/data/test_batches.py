@@ -116,6 +116,7 @@ def test_same_batches_on_one_and_four_devices(memory, sharding):
     )
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches():
     data = open_data(DataConfig(source=BLOBS, memory="stream", num_workers=2))
     threads = open_data(DataConfig(source=BLOBS, memory="stream"))

@@ -42,6 +42,7 @@ def test_agreement_of_networks(subject):
     assert found.numbers["entropy"]["deviation"] == 0
 
 
+@pytest.mark.slow
 def test_agreement_of_draws(subject):
     asked = subject(DRAWS)
     measure = Agreement(view="fresh", num_draws=4, num_repeats=3)
@@ -77,6 +78,7 @@ def test_printed_numbers_stand_beside_ours(subject):
         printed.beside(found, "other")
 
 
+@pytest.mark.slow
 def test_gradients_are_the_losses_own(subject):
     asked = subject(ENSEMBLE)
     found = Gradients(losses=("cross_entropy",), num_pictures=2)(asked)
@@ -85,8 +87,8 @@ def test_gradients_are_the_losses_own(subject):
         chosen = jax.nn.log_softmax(logits(asked, images)[member])
         return -jnp.sum(jnp.take_along_axis(chosen, asked.labels[:, None], axis=1))
 
-    slopes = [jax.grad(loss)(asked.images, m).reshape(len(asked.images), -1) for m in range(3)]
-    slopes = np.asarray(slopes, np.float64)
+    slopes = [jax.jit(jax.grad(loss), static_argnums=1)(asked.images, m) for m in range(3)]
+    slopes = np.asarray(slopes, np.float64).reshape(3, len(asked.images), -1)
     length = np.linalg.norm(slopes, axis=-1)
     cosines = sum(
         np.sum(slopes[i] * slopes[j], axis=-1) / (length[i] * length[j])
@@ -101,6 +103,7 @@ def test_gradients_are_the_losses_own(subject):
     assert len(found.figures) == 2
 
 
+@pytest.mark.slow
 def test_transfer_is_judged_by_all(subject, data):
     ensemble = Standard(network=EnsembleConfig(CNNConfig(widths=(16, 32), strides=(2, 1)), 3))
     variables, _ = small.trained(ensemble.make(data.task), data, num_steps=60)
@@ -116,6 +119,7 @@ def test_transfer_is_judged_by_all(subject, data):
     assert np.all(np.diag(found) < others)
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(subject, data):
     variables, _ = small.trained(ENSEMBLE.make(data.task), data)
     transfer = MemberTransfer(threat=ThreatModel("linf", 0.1))

@@ -25,12 +25,16 @@ IMAGES = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
 
 @pytest.mark.parametrize(
     "config",
-    [Standard(network=EnsembleConfig(RESNET, 2)), KAP(network=RESNET, sigma=0.2)],
+    [
+        pytest.param(Standard(network=EnsembleConfig(RESNET, 2)), marks=pytest.mark.slow),
+        KAP(network=RESNET, sigma=0.2),
+    ],
     ids=["ensemble", "kap"],
 )
 def test_skip_gradient_is_the_deployed_view_with_another_gradient(config):
     method = config.make(TASK)
-    variables, key = method.init(key=jax.random.key(1)), jax.random.key(2)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
+    key = jax.random.key(2)
 
     @jax.jit
     def both(variables, images):
@@ -58,9 +62,12 @@ def test_skip_gradient_is_there_where_there_are_skips():
     "make",
     [
         Standard,
-        AdaptiveDiversityPromoting,
-        functools.partial(PriorityDropout, rates=LaplaceRates(alpha=1.0, beta=1.0, gamma=0.0)),
-        functools.partial(PARL, num_layers=1),
+        pytest.param(AdaptiveDiversityPromoting, marks=pytest.mark.slow),
+        pytest.param(
+            functools.partial(PriorityDropout, rates=LaplaceRates(alpha=1.0, beta=1.0, gamma=0.0)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(functools.partial(PARL, num_layers=1), marks=pytest.mark.slow),
     ],
     ids=["standard", "adp", "lpd", "parl"],
 )
@@ -68,13 +75,17 @@ def test_training_accuracy_is_the_votes(make):
     """Two equal members outvote a loud one, as which means of logits or probabilities decide."""
     network = EnsembleConfig(CNNConfig(widths=(4,), strides=(4,), norm=False), 3)
     method = make(network=network, vote="majority_lowest_class").make(TASK)
-    variables = jax.tree.map(lambda x: x.at[2].set(x[1]), method.init(key=jax.random.key(3)))
+    start = jax.jit(lambda key: method.init(key=key))(jax.random.key(3))
+    variables = jax.tree.map(lambda x: x.at[2].set(x[1]), start)
     images = jax.random.uniform(jax.random.key(4), (16, 8, 8, 3))
     linear = variables["params"]["backbone"]["member"]["linear"]
     linear["kernel"] = linear["kernel"].at[0].multiply(5000)
-    decided = jnp.argmax(method.predict(variables, images, key=None), axis=-1)
-    means = jnp.argmax(method.views["deployed"](variables, images, key=None), axis=-1)
+    decided, means = (
+        jnp.argmax(jax.jit(rule)(variables, images, key=None), axis=-1)
+        for rule in (method.predict, method.views["deployed"])
+    )
     assert not bool(jnp.all(decided == means))
     batch = Batch(images, decided, jnp.ones(16, bool), jnp.arange(16))
-    _, (_, found) = method.loss(variables, batch, key=jax.random.key(5), step=0)
+    loss = jax.jit(lambda variables: method.loss(variables, batch, key=jax.random.key(5), step=0))
+    _, (_, found) = loss(variables)
     assert float(found["accuracy"]) == 1

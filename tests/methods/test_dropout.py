@@ -28,6 +28,7 @@ def test_weights_are_those_of_the_plain_network():
             assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_draws_have_the_mean_and_variance_of_inverted_dropout():
     """Of a linear last layer: mean w.h + b, variance rate / (1 - rate) sum (w h)^2."""
     method, variables = make(rate=0.3, num_draws=4000)
@@ -57,6 +58,7 @@ def test_a_prediction_is_the_mean_probability_of_its_draws():
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_drop_independently():
     method = MonteCarloDropout(network=EnsembleConfig(CNN, 2), num_draws=2).make(TASK)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))

@@ -59,6 +59,7 @@ def distilled_by_loops(alone, layer):
     return jnp.asarray(x)
 
 
+@pytest.mark.slow
 def test_features_are_inputs_of_activations(variables):
     alone = member_variables(variables, 0)
     found = pre_activations(MEMBER, alone, IMAGES)
@@ -109,6 +110,7 @@ def test_loss_by_loops(variables, layer):
     )
 
 
+@pytest.mark.slow
 def test_layer_is_drawn_once_an_epoch(variables):
     """47 images are 9 batches of 5: steps 0 to 8 share a layer."""
     loss = jax.jit(lambda step: CONFIG.make(TASK).loss(variables, BATCH, key=None, step=step)[1][1])

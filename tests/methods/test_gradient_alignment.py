@@ -41,8 +41,8 @@ def loss(config, variables):
 
 def test_losses_by_loops(variables):
     alone = [member_variables(variables, m) for m in range(3)]
-    slopes = jax.jit(lambda alone: [jax.grad(crossed, 1)(v, IMAGES) for v in alone])(alone)
-    values = [float(crossed(v, IMAGES)) for v in alone]
+    one_by_one = jax.jit(lambda alone: [jax.value_and_grad(crossed, 1)(v, IMAGES) for v in alone])
+    values, slopes = zip(*one_by_one(alone), strict=True)
     g = np.asarray(slopes, np.float64).reshape(3, 5, -1)
     g /= np.linalg.norm(g, axis=-1, keepdims=True)
     cosines = np.stack([(g[i] * g[j]).sum(-1) for i, j in ((0, 1), (0, 2), (1, 2))])
@@ -50,11 +50,13 @@ def test_losses_by_loops(variables):
     expected = np.mean(values) + 0.5 * np.mean(np.log(np.exp(cosines).sum(0)))
     np.testing.assert_allclose(gal, expected, rtol=1e-5)
     np.testing.assert_allclose(found["gradient_cosine"], cosines.mean(), rtol=1e-4)
-    deg, _ = loss(dataclasses.replace(CONFIG, coherence="sum", weight=0.01), variables)
+    config = dataclasses.replace(CONFIG, coherence="sum", weight=0.01)
+    deg, _ = jax.jit(lambda v: loss(config, v))(variables)
     expected = np.mean(values) + 0.01 * np.mean(cosines.sum(0))
     np.testing.assert_allclose(deg, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_forward_pass_has_the_gradient_of_two(variables):
     """The code takes the cross-entropy from a second pass, whose images are constants."""
 

@@ -51,6 +51,7 @@ def test_vanishing_vectors_have_a_direction_and_zero_ones_none():
     assert float(jnp.sum(pairwise_cosines(vectors, eps=1e-12).cosine)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_through_the_norms_is_tangential():
     vectors = jax.random.normal(jax.random.key(1), (2, 5))
 

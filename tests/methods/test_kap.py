@@ -218,7 +218,7 @@ def test_weights_move_between_pooled_and_plain_networks():
     chex.assert_trees_all_equal_shapes(*shapes)
 
 
-@pytest.mark.parametrize("framework", ["torch", "keras"])
+@pytest.mark.parametrize("framework", [pytest.param("torch", marks=pytest.mark.slow), "keras"])
 def test_reestimated_statistics_are_those_without_noise(framework):
     """Means over the batches, each seen once; nothing is left of the old ones, which are 7."""
     network = CNNConfig(widths=(16,), strides=(2,), framework=framework)

@@ -170,7 +170,7 @@ def run_loss(config, key=2):
     )
 
 
-@pytest.mark.parametrize("rescale", ["none", "inverted"])
+@pytest.mark.parametrize("rescale", [pytest.param("none", marks=pytest.mark.slow), "inverted"])
 def test_features_are_kept_at_their_rates(rescale):
     """With a head that sums features, the mean of many draws is rates times features."""
     config = dataclasses.replace(CONFIG, rescale=rescale, rates=LaplaceRates(gamma=30.0))
@@ -204,6 +204,7 @@ def test_prediction_drops_nothing():
     assert not method.stochastic
 
 
+@pytest.mark.slow
 def test_no_gradient_goes_through_the_rates():
     """The loss's gradient is that of features times a constant, though it divides by the rates."""
     config = dataclasses.replace(CONFIG, rescale="inverted", rates=LaplaceRates(gamma=30.0))
@@ -264,6 +265,7 @@ def test_deg_is_the_sum_of_the_cosines_of_loss_gradients():
     np.testing.assert_allclose(mean, np.stack(statistics), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_deg_and_plain_dropout_draw_the_same_masks():
     plain, (_, without) = run_loss(CONFIG)
     tiny, (_, with_deg) = run_loss(dataclasses.replace(CONFIG, deg_weight=1e-6))

@@ -80,6 +80,7 @@ def with_statistics_of_the_batch(alone):
     return {**alone, "batch_stats": {"backbone": statistics}}
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_jacobians(variables):
     alone = member_variables(variables, 1)
     found = jax.jit(
@@ -159,9 +160,9 @@ def penalty_by_loops(gradients, reduction, pairs):
 @pytest.mark.parametrize(
     ("reduction", "statistics", "pairs"),
     [
-        ("sum", "constant", ()),
+        pytest.param("sum", "constant", (), marks=pytest.mark.slow),
         ("mean", "running", ((0, 2), (1, 2))),  # figure 1
-        ("sum", "batch", ()),
+        pytest.param("sum", "batch", (), marks=pytest.mark.slow),
     ],
 )
 def test_loss_is_equation_1(variables, reduction, statistics, pairs):
@@ -207,6 +208,7 @@ def test_loss_is_equation_1(variables, reduction, statistics, pairs):
     )
 
 
+@pytest.mark.slow
 def test_dead_gradients_are_counted_and_contribute_nothing(variables):
     params = jax.tree.map(lambda leaf: leaf, variables["params"])
     kernel = params["backbone"]["member"]["conv1"]["kernel"]

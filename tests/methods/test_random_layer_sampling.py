@@ -98,6 +98,7 @@ def test_gradient_and_statistics_of_the_selected_weights_alone(config, variables
                 assert bool(jnp.any(leaf[m] != 0)) == (m == index), (path, m)
 
 
+@pytest.mark.slow
 def test_statistics_move_once_per_draw(config, variables):
     """The loss moves them as its K models do one after another."""
     method = config.make(TASK)
@@ -139,6 +140,7 @@ def test_group_losses_by_hand():
     assert errors - spread == pytest.approx(squares.mean())
 
 
+@pytest.mark.slow
 def test_predictions_approach_the_mean_over_all_models():
     config = RandomLayerSampling(
         network=CNNConfig(widths=(4,), strides=(2,)), num_draws=600, mu=(0.8, 0.2), frozen=(600,)
@@ -167,6 +169,7 @@ def test_predictions_approach_the_mean_over_all_models():
         np.testing.assert_allclose(jax.nn.softmax(members[m]), probability(m, m), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_frozen_and_fresh_views(config, variables):
     method = config.make(TASK)
     images = IMAGES[:2]
@@ -204,6 +207,7 @@ def test_units():
     assert unit_name(("backbone", "stem_norm"), "block") == "stem"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_choices():
     """Eight choices need no more room for activations than two; weights are counted apart."""
 

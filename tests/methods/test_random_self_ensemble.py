@@ -69,6 +69,7 @@ def test_one_convolution_is_the_first():
         assert {path for path in paths if is_first(path)} == {paths[0]}
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_mean_probability_of_its_passes():
     method, variables = make(num_draws=3)
     scores, passes, one = jax.jit(

@@ -149,6 +149,7 @@ def fit(config, trained, size=128):
     return method, method.fit(variables, batches, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_matter_and_predictions_are_good(trained):
     config = REGroup(network=CNN, num_layers=3)
     method, fitted = fit(config, trained)
@@ -159,12 +160,13 @@ def test_batch_size_does_not_matter_and_predictions_are_good(trained):
     assert jnp.mean(jnp.argmax(scores, -1) == batch.label) > 0.6
 
 
+@pytest.mark.slow
 def test_first_images_of_each_class(trained):
     variables, batch = trained
     config = REGroup(network=CNN, num_layers=3, images_per_class=7)
     _, fitted = fit(config, trained)
     method = config.make(TASK)
-    logits = method.views["surrogate"](variables, batch.image, key=None)
+    logits = jax.jit(method.views["surrogate"])(variables, batch.image)
     right = np.asarray(jnp.argmax(logits, -1) == batch.label)
     rows = np.concatenate(
         [np.flatnonzero(right & (np.asarray(batch.label) == y))[:7] for y in range(10)]
@@ -184,16 +186,17 @@ def test_layers_are_chosen_by_their_accuracy():
         choose(accuracy, 0.95)
 
 
+@pytest.mark.slow
 def test_rule_of_layer_accuracy(trained):
     """The accuracies that decide are those of one-layer votes on the images of the fit."""
     variables, batch = trained
     taps = ("00.conv1", "01.conv2", "02.head")
     accuracy = {}
-    logits = REGroup(network=CNN).make(TASK).views["surrogate"](variables, batch.image, key=None)
-    right = jnp.argmax(logits, -1) == batch.label
+    surrogate = jax.jit(REGroup(network=CNN).make(TASK).views["surrogate"])
+    right = jnp.argmax(surrogate(variables, batch.image), -1) == batch.label
     for tap in taps:
         method, fitted = fit(REGroup(network=CNN, layers=(tap,), num_layers=1), trained)
-        decisions = jnp.argmax(method.predict(fitted, batch.image), -1)
+        decisions = jnp.argmax(jax.jit(method.predict)(fitted, batch.image), -1)
         accuracy[tap] = float(jnp.sum(right & (decisions == batch.label)) / jnp.sum(right))
     least = sorted(accuracy.values())[1] - 0.001
     expected = choose(accuracy, least)
@@ -210,40 +213,45 @@ def test_signs_and_views(trained):
     for sign in ("positive", "negative"):
         method, alone = fit(REGroup(network=CNN, num_layers=2, responses=sign), trained)
         assert alone["fitted"].keys() == {sign}
-        total = total + method.predict(alone, images)
-    scores = both.predict(fitted, images)
+        total = total + jax.jit(method.predict)(alone, images)
+    scores = jax.jit(both.predict)(fitted, images)
     np.testing.assert_array_equal(scores, total)
     # Four voters; a class has 4.5 of 9 points on average.
-    deployed = both.views["deployed"](fitted, images)
+    seen = jax.jit(lambda v, x: {name: view(v, x, key=None) for name, view in both.views.items()})(
+        fitted, images
+    )
+    deployed = seen["deployed"]
     np.testing.assert_allclose((deployed + 4.5) * 4, scores, rtol=1e-5)
     slopes = [
-        jax.grad(lambda x, view=both.views[name]: jnp.sum(view(fitted, x)[:, 3]))(images)
+        jax.jit(jax.grad(lambda x, view=both.views[name]: jnp.sum(view(fitted, x)[:, 3])))(images)
         for name in ("deployed", "soft_borda")
     ]
     chex.assert_trees_all_close(*slopes, rtol=1e-5, atol=1e-7)
-    members = both.views["members"](fitted, images)
+    members = seen["members"]
     assert members.shape == (4, 16, 10)
-    matched = both.views["feature_match"](fitted, images)
+    matched = seen["feature_match"]
     assert matched.shape == (16, 10)
     # Mixtures of responses are likest to the images of their own class.
-    right = both.views["surrogate"](fitted, images).argmax(-1) == batch.label[:16]
+    right = seen["surrogate"].argmax(-1) == batch.label[:16]
     assert jnp.mean(matched.argmax(-1)[right] == batch.label[:16][right]) > 0.5
     close = REGroup(network=CNN, num_layers=2, surrogate_delta=1e-20).make(TASK)
     np.testing.assert_allclose(
-        close.views["kl_margin"](fitted, images), members.sum(0), rtol=1e-4, atol=1e-3
+        jax.jit(close.views["kl_margin"])(fitted, images), members.sum(0), rtol=1e-4, atol=1e-3
     )
 
 
+@pytest.mark.slow
 def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
     two = jax.tree.map(lambda leaf: leaf[:16], trained[1])
     task = TASK._replace(num_classes=2)
     method = REGroup(network=CNN, num_layers=1, responses="positive").make(task)
-    variables = method.init(key=jax.random.key(0))
-    logits = method.views["surrogate"](variables, two.image, key=None)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
+    surrogate = jax.jit(method.views["surrogate"])
+    logits = surrogate(variables, two.image)
     # Half of the images are of either class.
     linear = variables["params"]["backbone"]["linear"]
     linear["bias"] -= jnp.median(logits - logits[:, :1], axis=0)
-    right = jnp.argmax(method.views["surrogate"](variables, two.image, key=None), -1)
+    right = jnp.argmax(surrogate(variables, two.image), -1)
     assert jnp.sum(right) == 8
     fitted = method.fit(variables, [two._replace(label=right)], key=None)
     view = bind(method.views["deployed"], fitted)
@@ -256,7 +264,7 @@ def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
 @pytest.mark.parametrize(
     "network",
     [
-        EnsembleConfig(CNN, 2),
+        pytest.param(EnsembleConfig(CNN, 2), marks=pytest.mark.slow),
         pytest.param(ResNetConfig(depth=20, widths=(4, 4, 8)), marks=pytest.mark.slow),
         pytest.param(PreActResNetConfig(widths=(4, 4, 4, 8)), marks=pytest.mark.slow),
     ],

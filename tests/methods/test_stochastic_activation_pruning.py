@@ -64,6 +64,7 @@ def test_draws_are_multinomial():
             )
 
 
+@pytest.mark.slow
 def test_many_draws_leave_the_network_as_it_is():
     """Post hoc: weights of a plain network; as r grows nothing is pruned."""
     network, task = CNNConfig(widths=(5, 6), strides=(2, 1)), Task((6, 6, 1), 4, 100)

@@ -48,7 +48,11 @@ def value(config, variables):
     return loss(variables, BATCH)
 
 
-@pytest.mark.parametrize("network", [LINEAR, EnsembleConfig(LINEAR, 2)], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "network",
+    [LINEAR, pytest.param(EnsembleConfig(LINEAR, 2), marks=pytest.mark.slow)],
+    ids=["one", "two"],
+)
 def test_trades_is_its_equation(network):
     config = TRADES(network=network)
     variables = variables_of(config)
@@ -74,6 +78,7 @@ def test_mart_is_its_equation():
     np.testing.assert_allclose(report["divergence"], weighted.mean(), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_inner_attack_raises_the_divergence_from_a_small_start():
     threat = ThreatModel("linf", 0.1)
     weights = jax.random.normal(jax.random.key(3), (16, 3))
@@ -96,6 +101,7 @@ def test_inner_attack_raises_the_divergence_from_a_small_start():
     assert float(noise.std()) == pytest.approx(0.001, rel=0.25)
 
 
+@pytest.mark.slow
 def test_both_passes_move_the_statistics():
     config = TRADES(network=dataclasses.replace(LINEAR, norm=True))
     variables = variables_of(config)

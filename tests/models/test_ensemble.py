@@ -70,7 +70,10 @@ def results(strategy):
     return fresh, run(variables)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize(
+    "strategy",
+    [pytest.param(s, marks=pytest.mark.slow) if s == "unroll" else s for s in STRATEGIES[1:]],
+)
 def test_strategies_agree(strategy):
     ours, theirs = results(strategy), results("map")
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)

@@ -23,8 +23,10 @@ MODE = {"train": False, "deterministic": True}
         ((8, 7), (3, 3), (2, 2), "symmetric", (1, 1), (1, 1)),
         ((8, 8), (3, 3), (2, 2), "SAME", (1, 1), (1, 1)),
         ((9, 7), (1, 1), (2, 2), "symmetric", (1, 1), (1, 1)),
-        ((8, 9), (2, 3), (1, 2), "VALID", (1, 1), (2, 1)),
-        ((9, 9), (3, 2), (3, 2), ((2, 0), (1, 3)), (1, 1), (2, 3)),
+        pytest.param((8, 9), (2, 3), (1, 2), "VALID", (1, 1), (2, 1), marks=pytest.mark.slow),
+        pytest.param(
+            (9, 9), (3, 2), (3, 2), ((2, 0), (1, 3)), (1, 1), (2, 3), marks=pytest.mark.slow
+        ),
         ((4, 5), (3, 3), (1, 2), ((1, 2), (0, 1)), (2, 3), (1, 2)),
         # Padding wider than the kernel's reach gives a negative padding in the backward pass.
         ((5, 5), (2, 2), (1, 1), ((3, 2), (-1, 4)), (1, 1), (1, 1)),
@@ -72,6 +74,7 @@ def test_convolution_and_its_derivatives_are_those_of_lax(
     jax.tree.map(close, ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_size", [(3, 3), (1, 1)])
 def test_gradients_in_bfloat16_are_summed_in_float32(kernel_size):
     keys = jax.random.split(jax.random.key(0), 3)

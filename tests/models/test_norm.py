@@ -129,6 +129,7 @@ def test_moments_have_gradients_of_their_own():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_survives_a_mean_far_beyond_the_deviation():
     random = np.random.default_rng(0)
     x64, weight = 1000.0 + random.normal(size=(256, 1)), random.normal(size=(256, 1))

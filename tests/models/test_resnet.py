@@ -139,7 +139,15 @@ def test_a_zero_branch_leaves_the_shortcut():
     np.testing.assert_array_equal(total[..., 8], images[:, ::2, ::2, 0])
 
 
-@pytest.mark.parametrize("block", ["basic", "basic_shortcut", "bottleneck", "pre_act"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        "basic",
+        pytest.param("basic_shortcut", marks=pytest.mark.slow),
+        pytest.param("bottleneck", marks=pytest.mark.slow),
+        "pre_act",
+    ],
+)
 def test_the_gradient_through_a_branch_is_scaled(block):
     """One block: d loss / dx is what the shortcut passes plus gamma times what the branch does."""
     fields = {"width": 3, "strides": 2 if block == "basic_shortcut" else 1}

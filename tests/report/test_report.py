@@ -94,6 +94,7 @@ def report(directory, data, method_config, wanted, class_names=tuple(map(str, ra
     )
 
 
+@pytest.mark.slow
 def test_everything_is_on_the_page(tmp_path, data):
     threats = [ThreatModel("linf", eps) for eps in (0.05, 0.1)]
     wanted = Evaluation(
@@ -147,6 +148,7 @@ def test_everything_is_on_the_page(tmp_path, data):
     assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 
+@pytest.mark.slow
 def test_members_and_nothing_attacked(tmp_path, data):
     ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
     page, summary = report(tmp_path, data, ensemble, Evaluation(num_examples=8, batch_size=8))
@@ -179,15 +181,23 @@ def test_named_measures_and_no_others(tmp_path, data, capsys):
     wanted = dataclasses.replace(wanted, measures={"t-SNE": Embedding()})
     with pytest.raises(ValueError, match=r"measures='t-SNE' .* 40 images \(it is given 12\)"):
         report(tmp_path / "few", data, ensemble, wanted)
-    # Without bias a similarity takes four images; JSON has no number for that of two.
-    two = dataclasses.replace(wanted, measures={"cka": LayerSimilarity(num_examples=2)})
-    found = report(tmp_path / "two", data, ensemble, two)[1]["measures"]["cka"]["debiased"]
-    assert set(found["1 and 2"].values()) == {None}
     wanted = dataclasses.replace(wanted, measures={"entropy": Agreement(num_examples=None)})
     smaller = reduced(dataclasses.replace(wanted, num_examples=None)).measures
     assert smaller == {"entropy": Agreement(num_examples=64)}
 
 
+@pytest.mark.slow
+def test_a_number_that_is_none(tmp_path, data):
+    """Without bias a similarity takes four images; JSON has no number for that of two."""
+    ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
+    two = Evaluation(
+        measures={"cka": LayerSimilarity(num_examples=2)}, num_examples=12, batch_size=8
+    )
+    found = report(tmp_path, data, ensemble, two)[1]["measures"]["cka"]["debiased"]
+    assert set(found["1 and 2"].values()) == {None}
+
+
+@pytest.mark.slow
 def test_nothing_to_show_and_no_class_names(tmp_path, data):
     """One image, wrong already, is not attacked; an imported network may not name its classes."""
     method = Standard(network=small.NETWORK)

@@ -138,11 +138,9 @@ def words(name: str, check: str) -> str:
     return f"view {name!r}{check}" if check.startswith(":") else f"view {name!r} {check}"
 
 
-QUICK = (soft_quantised, argmax_and_small_logits)
-ROWS = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in TABLE]
-
-
-@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.__name__)
+# A quick one: the masked view beside a sound rule, below.
+@pytest.mark.slow
+@pytest.mark.parametrize("model", TABLE, ids=lambda model: model.__name__)
 def test_a_masked_model_is_flagged(model, plain, data):
     found = flags(method(lambda v, x, *, key=None: model(v, x)), plain, data)
     expected = {words("deployed", check) for check in TABLE[model]}
@@ -170,7 +168,12 @@ def test_a_masked_view_beside_a_sound_rule_is_flagged(plain, data):
 
 
 @pytest.mark.parametrize(
-    ("eps", "number"), [(0.0, 64), (0.1, 64), pytest.param(0.1, 128, marks=pytest.mark.slow)]
+    ("eps", "number"),
+    [
+        (0.0, 64),
+        pytest.param(0.1, 64, marks=pytest.mark.slow),
+        pytest.param(0.1, 128, marks=pytest.mark.slow),
+    ],
 )
 def test_a_sound_network_raises_none(eps, number, plain, data):
     """Also where five starts find what one does not, on more images than chance explains."""
@@ -179,6 +182,7 @@ def test_a_sound_network_raises_none(eps, number, plain, data):
     assert flags(found, params, data, number=number) == set()
 
 
+@pytest.mark.slow
 def test_steps_so_short_that_they_do_not_end(plain, data):
     short = {"short": BIM(ThreatModel("linf", 0.2), num_steps=20, step_size=1e-3)}
     found = flags(method(lambda v, x, *, key=None: network(v, x)), plain, data, attacks=short)

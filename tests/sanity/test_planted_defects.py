@@ -54,6 +54,7 @@ def masked_at_one_key(params, images, *, key=None):
     return masked(params, images, key=jax.random.key(5))
 
 
+@pytest.mark.slow
 def test_randomness_that_is_not_declared(params, data):
     images = jnp.asarray(data.test.arrays[0][:64] / 255, jnp.float32)
     labels = jnp.asarray(data.test.arrays[1][:64], jnp.int32)
@@ -67,6 +68,7 @@ def test_a_key_that_is_not_declared_but_demanded(params, data):
         evaluation.evaluate(evaluator, params, data.test)
 
 
+@pytest.mark.slow
 def test_an_attack_on_draws_that_the_judge_never_sees(params, data):
     found = method(masked, stochastic=True, one_key=masked_at_one_key)
     assert "attacked view and judge agree" in flags(found, params, data, view="one_key")

@@ -124,6 +124,8 @@ SEARCHES = (
     "averaged",
     "smallest_eps",
 )
+# Other settings of an attack that is asked itself.
+SETTINGS = ("pgd_margin_restarts", "pgd_parallel_restarts_last", "apgd_dlr", "fab_t")
 # Rows, a linear optimum and the norms are asked of one of each kind of steps.
 SIBLINGS = (*VARIANTS, *SEARCHES, "carlini_wagner")
 KEY = jax.random.key(7)
@@ -188,7 +190,7 @@ def goals(attack, victim):
 @pytest.mark.parametrize(
     ("norm", "name"),
     [
-        pytest.param(norm, name, marks=slow_among(SIBLINGS, name) if norm != "linf" else ())
+        pytest.param(norm, name, marks=slow_among(SIBLINGS if norm != "linf" else SETTINGS, name))
         for norm in EPS
         for name in BOUNDED
     ],
@@ -222,7 +224,7 @@ def test_box_shape_dtype_without_a_bound(name, digits):
 
 @pytest.mark.parametrize(
     "attack",
-    [pytest.param(name, marks=slow_among(SIBLINGS, name)) for name in [*BOUNDED, *UNBOUNDED]],
+    [pytest.param(n, marks=slow_among((*SIBLINGS, "spsa"), n)) for n in [*BOUNDED, *UNBOUNDED]],
     indirect=True,
 )
 def test_rows_are_independent(attack, victim):

@@ -111,6 +111,7 @@ def test_the_toolbox_and_its_copy_are_other_attacks(theta, gamma):
     assert reached[0] <= reached[1]
 
 
+@pytest.mark.slow
 def test_a_share_is_passed_by_one_pair_at_most(digits):
     targets = (digits.labels + 1) % 10
     changed = {

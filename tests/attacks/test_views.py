@@ -149,6 +149,7 @@ def test_twice_the_draws_change_nothing_where_they_suffice():
     assert abs(once - twice) <= 0.05
 
 
+@pytest.mark.slow
 def test_a_plain_function_and_a_bound_view_agree(digits):
     attack = attacks.PGD(attacks.ThreatModel("linf", 0.1), num_steps=2)
     bound = attack(digits.view, digits.images, digits.labels, key=KEY)

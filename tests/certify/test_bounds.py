@@ -114,8 +114,10 @@ def head(values):
 # Each has a sibling above made of the same parts, and a program of its own.
 VARIANTS = (
     "grouped conv",
+    "rectifiers by hand",
     "global max",
     "larger of two",
+    "clipped from below",
     "kernel max pool",
     "shapes",
     "parts",

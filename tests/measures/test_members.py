@@ -136,7 +136,9 @@ def test_batches_change_nothing(subject, data):
     ("config", "networks", "members"),
     [
         (ENSEMBLE, True, True),
-        (BatchEnsemble(network=small.NETWORK, num_members=2), True, True),
+        pytest.param(
+            BatchEnsemble(network=small.NETWORK, num_members=2), True, True, marks=pytest.mark.slow
+        ),
         (DRAWS, False, True),
         (RandomSelfEnsemble(network=EnsembleConfig(small.NETWORK, 2), num_draws=2), False, True),
         (Standard(network=small.NETWORK), False, False),

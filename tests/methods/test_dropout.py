@@ -46,6 +46,7 @@ def test_draws_have_the_mean_and_variance_of_inverted_dropout():
     np.testing.assert_allclose(draws.var(0), variance, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_mean_probability_of_its_draws():
     method, variables = make(num_draws=3, where="activations")
     key = jax.random.key(4)

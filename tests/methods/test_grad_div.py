@@ -31,6 +31,7 @@ def test_penalties_by_loops():
         )
 
 
+@pytest.mark.slow
 def test_extremes():
     scattered = jnp.eye(4)[:, None, :]
     equal = jnp.ones((4, 1, 4))

@@ -78,6 +78,7 @@ def test_one_forward_pass_has_the_gradient_of_two(variables):
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cost_grows_with_members_not_with_pairs():
     """Six members have 15 pairs and two have one: three times the arithmetic, not fifteen."""
 

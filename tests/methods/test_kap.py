@@ -113,7 +113,10 @@ def test_restored_channels_stand_in_the_middle():
         KernelPool(kernel_size=3, stride=2, restore_channels=True),
     ],
 )
-@pytest.mark.parametrize(("side", "channels"), [(5, 4), (1, 16)])  # of one pixel, the activations
+@pytest.mark.parametrize(
+    ("side", "channels"),
+    [(5, 4), pytest.param(1, 16, marks=pytest.mark.slow)],  # of one pixel, the activations
+)
 def test_pooled_kernels_equal_pooled_activations(pool, side, channels):
     """Equation 3, values and gradients: KAP(conv(x)) is the convolution by pooled kernels."""
     layer = NoisyPooledConv(features=64, kernel_size=(3, 3), use_bias=True, pool=pool)

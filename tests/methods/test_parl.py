@@ -96,6 +96,7 @@ def test_gradients_are_summed_jacobians(variables):
         np.testing.assert_allclose(gradients, expected, rtol=2e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_first_layer_has_one_gradient_for_all_images(variables):
     """The convolution is linear: only the channel sums of its kernel matter (k = 1)."""
     alone = member_variables(variables, 0)
@@ -106,6 +107,7 @@ def test_the_first_layer_has_one_gradient_for_all_images(variables):
     np.testing.assert_allclose(found[0, 2, 3], inside, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_normalised_batch_has_no_summed_gradient(variables):
     """Why G is taken before BatchNorm: with batch statistics its summed output is constant."""
     alone = member_variables(variables, 0)

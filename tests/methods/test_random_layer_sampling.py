@@ -257,6 +257,7 @@ def test_reestimated_statistics(variables):
     )
 
 
+@pytest.mark.slow
 def test_reestimated_statistics_of_what_was_never_drawn_are_refused(variables):
     config = RandomLayerSampling(
         network=CNN, num_choices=3, mu=(1.0, 0.0, 0.0), num_samples=1, statistics="reestimated"

@@ -109,6 +109,7 @@ def test_derivatives_are_those_of_all_devices_rows(train):
     )
 
 
+@pytest.mark.slow
 def test_moments_have_gradients_of_their_own():
     """The moved statistics stop gradients, yet the rule under them is complete."""
     random = np.random.default_rng(0)

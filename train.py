@@ -18,6 +18,7 @@ from robust_jax import (
     config,
     dry_run,
     evaluation,
+    experiment,
     interrupt,
     logging,
     sharding,
@@ -58,26 +59,30 @@ def main(arguments: Arguments) -> None:
     step_fn = training.make_train_step(
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
-    validator = training.make_validator(method, cfg, data, mesh)
+    validator = experiment.make_validator(method, cfg, data, mesh)
     evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh)
     shapes = dry_run.trained(method, data.task, cfg.evaluation.batch_size)
     dry_run.check(evaluator, {None: (method, shapes)}, data.task)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
-        training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh, image_shape
+        experiment.init_variables(cfg, data, method, mesh),
+        optimizer,
+        cfg.training,
+        mesh,
+        image_shape,
     )
-    for line in training.header(cfg, data, plan, state, mesh):
+    for line in experiment.header(cfg, data, plan, state, mesh):
         logging.say(line)
 
     manager = checkpoints.open_manager(workdir, best_by=cfg.training.best_by)
     monitor = cfg.training.overfitting
     stops = monitor is not None and monitor.action == "stop"
-    collapsed = stops and training.overfits(cfg.training, workdir)
+    collapsed = stops and experiment.overfits(cfg.training, workdir)
     finished = last is not None and bool(last >= plan.num_steps or collapsed)
     if last is not None and not finished:
-        state = training.restore(manager, workdir, last, state, mesh)
+        state = experiment.restore(manager, workdir, last, state, mesh)
     if plan.num_steps == 0 and last is None:
-        training.save(manager, state, config=cfg, data=data)  # nothing to train: fitted as it is
+        experiment.save(manager, state, config=cfg, data=data)  # nothing to train: fitted as it is
     start = last or 0
     if start:
         logging.say(f"Going on from step {start}.")
@@ -106,12 +111,12 @@ def main(arguments: Arguments) -> None:
                 writer.write(step, line)
                 bar.update(task, completed=step, status=logging.status(line))
             if validate or stop:
-                found = training.validate(validator, state, data) if validate else {}
+                found = experiment.validate(validator, state, data) if validate else {}
                 writer.write(step, {f"validation/{name}": value for name, value in found.items()})
-                training.save(manager, state, config=cfg, data=data, metrics=found)
+                experiment.save(manager, state, config=cfg, data=data, metrics=found)
                 last = step
                 rate.read()
-                warning = training.overfits(cfg.training, workdir) if validate else None
+                warning = experiment.overfits(cfg.training, workdir) if validate else None
                 if warning:
                     logging.say(warning)
                 if warning and stops:
@@ -124,7 +129,7 @@ def main(arguments: Arguments) -> None:
     if peak is not None:
         logging.say(f"Trained with at most {gibibytes(peak)} of a device's memory in use.")
     del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
-    checkpoint = training.fit(manager, workdir, method, cfg, data, plan, mesh)
+    checkpoint = experiment.fit(manager, workdir, method, cfg, data, plan, mesh)
     evaluate.run(
         checkpoint, cfg.evaluation, mesh,
         data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,

@@ -33,10 +33,10 @@ import tyro
 from robust_jax import sharding, training
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.compilation import jitted
-from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.models import ResNetConfig
+from robust_jax.training import TrainingConfig
 from robust_jax.types import Batch, Task
 
 TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)

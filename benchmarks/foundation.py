@@ -21,13 +21,14 @@ import optax
 import timing
 import tyro
 
-from robust_jax import sharding, training
+from robust_jax import experiment, sharding, training
 from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.config import Config, Phase, TrainingConfig
+from robust_jax.config import Config
 from robust_jax.data import Augmentation, Blobs, DataConfig, open_data
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import Normalization, ResNetConfig
 from robust_jax.plan import make_plan
+from robust_jax.training import Phase, TrainingConfig
 from robust_jax.types import Batch, Task
 
 TASK = Task((32, 32, 3), 10, 50_000)
@@ -164,7 +165,7 @@ def loop_rows(arguments: Arguments) -> list[list[str]]:
     method = config.method.make(data.task)
     plan = make_plan(config.training, data.task.num_train, mesh)
     optimizer = config.optimizer.make(plan.step_at, 100.0)
-    variables = training.init_variables(config, data, method, mesh)
+    variables = experiment.init_variables(config, data, method, mesh)
     step = training.make_train_step(method, optimizer, config.training, augmentation, mesh)
     state = training.init_state(variables, optimizer, config.training, mesh)
     stream = training.batches(data, plan, mesh, seed=0, start=0)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import NamedTuple
 
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.methods import (
     DVERGE,
     KAP,
@@ -28,6 +27,7 @@ from robust_jax.methods import (
     TransferabilityReducedSmooth,
 )
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, VGGConfig
+from robust_jax.training import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 
 
 class Row(NamedTuple):

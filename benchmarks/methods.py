@@ -30,9 +30,9 @@ import timing
 from method_rows import Row, rows
 
 from robust_jax import sharding, training
-from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation
 from robust_jax.methods import Method, MethodConfig
+from robust_jax.training import TrainingConfig
 from robust_jax.types import Batch, Task
 
 TASK = Task(input_shape=(32, 32, 3), num_classes=10, num_train=50_000)

@@ -20,10 +20,11 @@ import dataclasses
 from eval.kap import noise_off
 from recipes import kap as recipes
 
-from robust_jax.config import Config, Phase, TrainingConfig
+from robust_jax.config import Config
 from robust_jax.methods import BatchEnsemble
 from robust_jax.models import WideResNetConfig
 from robust_jax.optimizers import MultiStep
+from robust_jax.training import Phase, TrainingConfig
 
 
 def config(factor_std: float | None) -> Config:

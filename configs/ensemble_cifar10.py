@@ -27,10 +27,11 @@ from eval.lpd import table4
 from eval.parl import curves
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config, Phase
+from robust_jax.config import Config
 from robust_jax.methods import MonteCarloDropout, Standard
 from robust_jax.models import ResNetConfig
 from robust_jax.optimizers import MultiStep
+from robust_jax.training import Phase
 
 BASE = recipes.lpd(
     "cifar10",

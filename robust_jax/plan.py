@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from robust_jax.config import TrainingConfig
 from robust_jax.methods import Epochs, Method
 from robust_jax.sharding import check_batch_size
+from robust_jax.training import TrainingConfig
 from robust_jax.types import Task
 
 

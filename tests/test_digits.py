@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from robust_jax import config, plan, training
+from robust_jax import config, experiment, plan, training
 from robust_jax.data import open_data
 from robust_jax.sharding import make_mesh
 
@@ -26,7 +26,7 @@ def train(spec, num_steps):
     method = found.method.make(data.task)
     steps = plan.make_plan(found.training, data.task.num_train, mesh)
     optimizer = found.optimizer.make(steps.step_at, steps.epochs[-1])
-    variables = training.init_variables(found, data, method, mesh)
+    variables = experiment.init_variables(found, data, method, mesh)
     state = training.init_state(variables, optimizer, found.training, mesh)
     step = training.make_train_step(
         method, optimizer, found.training, found.data.augmentation, mesh

@@ -10,14 +10,14 @@ LAYERS = [
     {"analysis"},
     {"measures", "judges", "record"},
     {"protocol", "logging", "interrupt", "command_line"},
-    {
-        "config", "claims", "reductions", "judging", "targets", "weights", "compilation_cache",
-    },
-    {"checkpoints", "plan", "records"},
+    {"training", "plan", "claims", "reductions", "judging", "targets", "weights", "compilation_cache"},
+    {"config"},
+    {"checkpoints", "records"},
     {"evaluation", "certification", "measurement", "sanity", "environment"},
-    {"training", "interop", "report", "dry_run"},
+    {"experiment", "interop", "report", "dry_run"},
 ]  # fmt: skip
 INSIDE = {
+    ("plan", "training"), ("training", "plan"),
     ("attacks", "serialization"), ("models", "voting"),
     ("certify", "sharding"), ("certify", "voting"), ("compilation", "live"),
 }  # fmt: skip

@@ -10,11 +10,11 @@ import pytest
 
 from robust_jax import claims, environment, evaluation, formats, sharding, training
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import AdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, open_data
 from robust_jax.methods import Standard
 from robust_jax.models import CNNConfig
 from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.training import AdversarialTraining, TrainingConfig
 from robust_jax.types import Batch, Task
 from tests.jaxprs import products
 

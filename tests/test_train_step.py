@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from robust_jax import checkpoints, rng, sharding, training
+from robust_jax import checkpoints, experiment, rng, sharding, training
 from robust_jax.attacks import ThreatModel
-from robust_jax.config import FreeAdversarialTraining, Phase, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, augment, open_data
 from robust_jax.methods import Standard
 from robust_jax.models import CNNConfig
 from robust_jax.plan import make_plan
+from robust_jax.training import FreeAdversarialTraining, Phase, TrainingConfig
 from robust_jax.types import Batch, Task
 from tests.small import config
 
@@ -95,13 +95,13 @@ def test_perturbation_is_saved_and_restored(tmp_path):
     cfg = config(adversarial=free)
     data, mesh = open_data(cfg.data), sharding.make_mesh(2)
     method = cfg.method.make(data.task)
-    variables = training.init_variables(cfg, data, method, mesh)
+    variables = experiment.init_variables(cfg, data, method, mesh)
     state = training.init_state(variables, OPTIMIZER, cfg.training, mesh, (104, 8, 8, 1))
     state = state._replace(perturbation=state.perturbation + 0.25, step=state.step + 5)
     with checkpoints.open_manager(tmp_path, best_by="accuracy") as manager:
-        training.save(manager, state, config=cfg, data=data)
+        experiment.save(manager, state, config=cfg, data=data)
         empty = training.init_state(variables, OPTIMIZER, cfg.training, mesh, (104, 8, 8, 1))
-        found = training.restore(manager, tmp_path, 5, empty, mesh)
+        found = experiment.restore(manager, tmp_path, 5, empty, mesh)
     chex.assert_trees_all_equal(found, state)
     assert found.perturbation.sharding.spec == sharding.batched(mesh).spec
 

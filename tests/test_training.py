@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 import train
-from robust_jax import checkpoints, sharding, training
+from robust_jax import checkpoints, experiment, sharding, training
 from robust_jax.attacks import FGSM, PGD, AutoAttack
-from robust_jax.config import (
+from robust_jax.data import NPZ, DataConfig, Digits, open_data
+from robust_jax.methods import KAP, Standard
+from robust_jax.models import Normalization
+from robust_jax.plan import make_plan
+from robust_jax.training import (
     AdversarialTraining,
     FreeAdversarialTraining,
     OverfittingMonitor,
     Phase,
     TrainingConfig,
 )
-from robust_jax.data import NPZ, DataConfig, Digits, open_data
-from robust_jax.methods import KAP, Standard
-from robust_jax.models import Normalization
-from robust_jax.plan import make_plan
 from tests.small import NETWORK, THREAT, config, noisy
 
 
@@ -126,14 +126,14 @@ def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
     )
     cfg = unattacked(cfg)
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
-    variables = training.init_variables(cfg, data, cfg.method.make(data.task), mesh)
+    variables = experiment.init_variables(cfg, data, cfg.method.make(data.task), mesh)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
     optimizer = cfg.optimizer.make(plan.step_at, plan.epochs[-1])
     state = training.init_state(variables, optimizer, cfg.training, mesh)
     robust = {"accuracy": 0.99, "robust_accuracy": 0.98}
     with checkpoints.open_manager(tmp_path, best_by="robust_accuracy") as manager:
         state = state._replace(step=state.step + 11)
-        training.save(manager, state, config=cfg, data=data, metrics=robust)
+        experiment.save(manager, state, config=cfg, data=data, metrics=robust)
 
     found = run(cfg, tmp_path)
     kept = checkpoints.kept_metrics(tmp_path)
@@ -145,8 +145,8 @@ def test_overfitting_stops_the_run_and_deploys_the_best(tmp_path, capsys):
     assert set(checkpoints.kept_metrics(tmp_path)) == {11, 22}
     # A larger drop is none, and no monitor sees none.
     larger = dataclasses.replace(cfg.training, overfitting=OverfittingMonitor(drop=0.985))
-    assert training.overfits(larger, tmp_path) is None
-    assert training.overfits(TrainingConfig(), tmp_path) is None
+    assert experiment.overfits(larger, tmp_path) is None
+    assert experiment.overfits(TrainingConfig(), tmp_path) is None
 
 
 @pytest.mark.slow
@@ -179,20 +179,20 @@ def test_init_from_another_run(tmp_path, capsys, monkeypatch):
     data = open_data(cfg.data)
     mesh = sharding.make_mesh(1)
     method = cfg.method.make(data.task)
-    found = training.init_variables(cfg, data, method, mesh)
+    found = experiment.init_variables(cfg, data, method, mesh)
     chex.assert_trees_all_equal(found, first.variables)
     wrong = dataclasses.replace(cfg, method=Standard())
     with pytest.raises(ValueError, match="another architecture"):
-        training.init_variables(wrong, data, wrong.method.make(data.task), mesh)
+        experiment.init_variables(wrong, data, wrong.method.make(data.task), mesh)
     # Kernel pooling over a plain network's arrays: to be trained on, and a line says so.
     pooled = dataclasses.replace(cfg, method=KAP(network=NETWORK))
     capsys.readouterr()
-    training.init_variables(pooled, data, pooled.method.make(data.task), mesh)
+    experiment.init_variables(pooled, data, pooled.method.make(data.task), mesh)
     assert "Expected KAP to make the same network of the arrays as" in capsys.readouterr().out
     asis = dataclasses.replace(pooled, training=TrainingConfig(phases=(), init_from="first"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"init_from='first' to fit: .* differ by"):
-        training.init_variables(asis, data, pooled.method.make(data.task), mesh)
+        experiment.init_variables(asis, data, pooled.method.make(data.task), mesh)
 
 
 @pytest.mark.parametrize("statistics", ["train_channel", "train_pixel"])
@@ -200,7 +200,7 @@ def test_training_statistics_reach_the_model(statistics):
     cfg = config(Standard(network=NETWORK, normalization=Normalization(statistics=statistics)))
     data = open_data(cfg.data)
     images = data.train.arrays[0] / 255
-    found = training.init_variables(cfg, data, cfg.method.make(data.task), sharding.make_mesh(1))
+    found = experiment.init_variables(cfg, data, cfg.method.make(data.task), sharding.make_mesh(1))
     axes = (0, 1, 2) if statistics == "train_channel" else (0,)
     np.testing.assert_allclose(found["constants"]["mean"], images.mean(axes), rtol=1e-5)
 
@@ -214,7 +214,7 @@ def test_step_compiles_once_and_average_follows():
     optimizer = cfg.optimizer.make(plan.step_at, 1.0)
     step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     state = training.init_state(
-        training.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh
+        experiment.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh
     )
     start = jax.device_get(state.variables["params"])
     average = start

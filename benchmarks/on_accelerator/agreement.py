@@ -15,9 +15,9 @@ from on_accelerator.rows import Setting, Task, Value
 from robust_jax import sharding, training
 from robust_jax.attacks import APGD, PGD, ThreatModel, bind
 from robust_jax.certify import crown_margins, smallest_margin
-from robust_jax.config import TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import MethodConfig
+from robust_jax.training import TrainingConfig
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -15,13 +15,14 @@ from method_rows import Row, rows
 from on_accelerator import sides
 from on_accelerator.carried import TOY
 from on_accelerator.rows import Setting, Task, Value
-from robust_jax import sharding, training
-from robust_jax.config import Config, Phase, TrainingConfig
+from robust_jax import experiment, sharding, training
+from robust_jax.config import Config
 from robust_jax.data import Augmentation, Blobs, Data, DataConfig, open_data
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.methods.base import Method, Sampling, classifier, network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.plan import make_plan
+from robust_jax.training import Phase, TrainingConfig
 
 EPOCH_IMAGES = 50_000
 CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)
@@ -58,7 +59,7 @@ class Loop:
         optimizer = optax.sgd(0.01, momentum=0.9)
         with jax.default_matmul_precision(sides.PRECISIONS[precision]):
             step = training.make_train_step(made, optimizer, config.training, augmentation, mesh)
-            variables = training.init_variables(config, data, made, mesh)
+            variables = experiment.init_variables(config, data, made, mesh)
             self._state = training.init_state(variables, optimizer, config.training, mesh)
             self._batches = training.batches(data, plan, mesh, seed=0, start=0)
             self._key = jax.random.key(0)

@@ -18,7 +18,7 @@ import dataclasses
 from typing import Any
 
 from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel
-from robust_jax.config import AdversarialTraining, Config, Phase, TrainingConfig
+from robust_jax.config import Config
 from robust_jax.data import TFDS, Augmentation, DataConfig, Digits, Folder
 from robust_jax.methods import MethodConfig, ParameterPARL, Standard
 from robust_jax.models import (
@@ -31,6 +31,7 @@ from robust_jax.models import (
 )
 from robust_jax.optimizers import Cosine, MultiStep, OptimizerConfig
 from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
 
 KERAS_RESNET20 = ResNetConfig(depth=20, conv_bias=True, shortcut_norm=False, framework="keras")
 """ResNet-20 v1 of Keras' examples: biases everywhere, no BatchNorm after projections."""

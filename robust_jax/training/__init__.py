@@ -1,23 +1,27 @@
 """Training: the pieces that train.py loops over."""
 
-from robust_jax.training.run import batches, fetch, fit, header, make_validator, overfits, validate
-from robust_jax.training.state import TrainState, init_state, init_variables, restore, save
+from robust_jax.training.config import (
+    AdversarialTraining,
+    FreeAdversarialTraining,
+    OverfittingMonitor,
+    Phase,
+    TrainingConfig,
+)
+from robust_jax.training.loop import batches, fetch
+from robust_jax.training.state import TrainState, init_state
 from robust_jax.training.step import Metrics, make_train_step, perturb_weights
 
 __all__ = [
+    "AdversarialTraining",
+    "FreeAdversarialTraining",
     "Metrics",
+    "OverfittingMonitor",
+    "Phase",
     "TrainState",
+    "TrainingConfig",
     "batches",
     "fetch",
-    "fit",
-    "header",
     "init_state",
-    "init_variables",
     "make_train_step",
-    "make_validator",
-    "overfits",
     "perturb_weights",
-    "restore",
-    "save",
-    "validate",
 ]

@@ -12,7 +12,6 @@ import pytest
 
 from robust_jax import rng, serialization, sharding, training, voting
 from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
-from robust_jax.config import AdversarialTraining, TrainingConfig
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import (
     DVERGE,
@@ -38,6 +37,7 @@ from robust_jax.methods import (
     TransferabilityReducedSmooth,
 )
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
+from robust_jax.training import AdversarialTraining, TrainingConfig
 from robust_jax.types import Batch
 
 SGD = optax.sgd(0.05, momentum=0.9)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import config
+from robust_jax import config, training
 from robust_jax.methods import TransferabilityReducedSmooth
 from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
@@ -78,8 +78,8 @@ def test_configurations_take_their_epochs_from_the_run(repository):
 
 def test_epochs_are_those_of_the_plan(variables):
     """Two phases of other batch sizes, four epochs: eps grows from 0 to .4, a quarter an epoch."""
-    phases = (config.Phase(epochs=2.0, batch_size=6), config.Phase(epochs=2.0, batch_size=20))
-    plan = make_plan(config.TrainingConfig(phases=phases), TASK.num_train, make_mesh(1))
+    phases = (training.Phase(epochs=2.0, batch_size=6), training.Phase(epochs=2.0, batch_size=20))
+    plan = make_plan(training.TrainingConfig(phases=phases), TASK.num_train, make_mesh(1))
     own = dataclasses.replace(CONFIG, num_epochs=None, num_steps=1)
     method = plan.in_run(own.make(TASK))
 

@@ -1,65 +1,21 @@
-"""A run around its steps: batches, metrics, validation, the fit at the end."""
+"""A run around its steps: what it says first, validation, the fit at the end."""
 
-import itertools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from robust_jax import checkpoints, evaluation, records, rng
 from robust_jax.compilation import at_precision
-from robust_jax.config import Config, TrainingConfig
-from robust_jax.data import Data, eval_batches, train_batches
+from robust_jax.config import Config
+from robust_jax.data import Data, eval_batches
 from robust_jax.methods import Method
 from robust_jax.plan import Plan
 from robust_jax.protocol import AttackRun, Evaluation, Judge
 from robust_jax.sharding import batched
-from robust_jax.training.state import TrainState
-from robust_jax.training.step import Metrics
-from robust_jax.types import Batch
-
-
-def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Iterator[Batch]:
-    """Yields the batches of the steps from `start` to the end of the plan."""
-    for phase in range(plan.phase_at(start), len(plan.batch_sizes)):
-        end = min(plan.starts[phase + 1], plan.num_steps)
-        first = max(start, plan.starts[phase])
-        batch, replay = divmod(first - plan.starts[phase], plan.num_replays)
-        stream = train_batches(
-            data,
-            plan.batch_sizes[phase],
-            plan.image_sizes[phase],
-            batch,
-            batched(mesh),
-            seed=seed,
-            first_epoch=int(plan.epochs[phase]),
-        )
-        replayed = (each for batch in stream for each in itertools.repeat(batch, plan.num_replays))
-        yield from itertools.islice(replayed, replay, max(replay, replay + end - first))
-
-
-def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str, float]:
-    """Returns the mean metrics of some steps, read from the device.
-
-    Args:
-        pending: (step, metrics) of each; at least one.
-        last_good: step of the last checkpoint; None where there is none.
-
-    Raises:
-        FloatingPointError: a loss is not finite; names the step and the last good checkpoint.
-    """
-    values = jax.device_get([metrics for _, metrics in pending])
-    for (step, _), value in zip(pending, values, strict=True):
-        if not np.isfinite(value["loss"]):
-            kept = "none yet" if last_good is None else f"that of step {last_good}"
-            raise FloatingPointError(
-                f"Expected loss={value['loss']} at step {step} to be finite; the last good "
-                f"checkpoint is {kept}."
-            )
-    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+from robust_jax.training import TrainState
+from robust_jax.training.config import TrainingConfig
 
 
 def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:

@@ -15,30 +15,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from robust_jax import (
+from robust_jax import evaluation, formats, serialization
+from robust_jax.data import Data, fingerprint, open_data
+from robust_jax.evaluation import (
     certification,
-    checkpoints,
     claims,
-    command_line,
-    compilation_cache,
-    config,
     dry_run,
     environment,
-    evaluation,
-    formats,
-    logging,
     measurement,
     protocol,
     records,
     report,
     sanity,
-    serialization,
-    sharding,
 )
-from robust_jax.compilation import Precision
-from robust_jax.data import Data, fingerprint, open_data
-from robust_jax.protocol import Evaluation
-from robust_jax.sharding import RuntimeConfig
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment import checkpoints, config
+from robust_jax.runtime import command_line, compilation_cache, logging, sharding
+from robust_jax.runtime.compilation import Precision
+from robust_jax.runtime.sharding import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True)

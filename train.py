@@ -11,22 +11,13 @@ import sys
 import jax
 
 import evaluate
-from robust_jax import (
-    checkpoints,
-    command_line,
-    compilation_cache,
-    config,
-    dry_run,
-    evaluation,
-    experiment,
-    interrupt,
-    logging,
-    sharding,
-    training,
-)
+from robust_jax import evaluation, experiment, training
 from robust_jax.data import open_data
-from robust_jax.plan import make_plan
-from robust_jax.wording import gibibytes
+from robust_jax.evaluation import dry_run
+from robust_jax.experiment import checkpoints, config
+from robust_jax.runtime import command_line, compilation_cache, interrupt, logging, sharding
+from robust_jax.runtime.wording import gibibytes
+from robust_jax.training.plan import make_plan
 
 
 @dataclasses.dataclass(frozen=True)

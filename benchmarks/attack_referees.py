@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from robust_jax.compilation import jitted
-from robust_jax.live import as_pytree
+from robust_jax.runtime.compilation import jitted
+from robust_jax.runtime.live import as_pytree
 
 KEY_SEED = 0  # a deterministic view ignores its key
 

@@ -30,12 +30,13 @@ import optax
 import timing
 import tyro
 
-from robust_jax import sharding, training
+from robust_jax import training
 from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.compilation import jitted
 from robust_jax.data import Augmentation
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.models import ResNetConfig
+from robust_jax.runtime import sharding
+from robust_jax.runtime.compilation import jitted
 from robust_jax.training import TrainingConfig
 from robust_jax.types import Batch, Task
 

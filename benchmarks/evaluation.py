@@ -16,10 +16,10 @@ import tyro
 from robust_jax import evaluation
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import Blobs, DataConfig, eval_batches, open_data
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.methods import Standard
 from robust_jax.models import ResNetConfig
-from robust_jax.protocol import AttackRun, Evaluation
-from robust_jax.sharding import batched, make_mesh
+from robust_jax.runtime.sharding import batched, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)

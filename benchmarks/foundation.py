@@ -21,14 +21,15 @@ import optax
 import timing
 import tyro
 
-from robust_jax import experiment, sharding, training
+from robust_jax import experiment, training
 from robust_jax.attacks import PGD, ThreatModel, bind
-from robust_jax.config import Config
 from robust_jax.data import Augmentation, Blobs, DataConfig, open_data
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import Normalization, ResNetConfig
-from robust_jax.plan import make_plan
+from robust_jax.runtime import sharding
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
 
 TASK = Task((32, 32, 3), 10, 50_000)

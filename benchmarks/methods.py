@@ -29,9 +29,10 @@ import rich.table
 import timing
 from method_rows import Row, rows
 
-from robust_jax import sharding, training
+from robust_jax import training
 from robust_jax.data import Augmentation
 from robust_jax.methods import Method, MethodConfig
+from robust_jax.runtime import sharding
 from robust_jax.training import TrainingConfig
 from robust_jax.types import Batch, Task
 

@@ -32,13 +32,15 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from robust_jax import evaluation, records, sharding, training
+from robust_jax import evaluation, training
 from robust_jax.data import Augmentation
-from robust_jax.judging import Decisions, Judgement
+from robust_jax.evaluation import records
+from robust_jax.evaluation.judging import Decisions, Judgement
 from robust_jax.methods import Standard
 from robust_jax.models import NetworkConfig, ResNetConfig
-from robust_jax.optimizers import OptimizerConfig
+from robust_jax.runtime import sharding
 from robust_jax.training import TrainingConfig
+from robust_jax.training.optimizers import OptimizerConfig
 from robust_jax.types import Batch, Task
 
 TASK = Task((32, 32, 3), 10, 50_000)

@@ -32,7 +32,7 @@ from eval.lpd import table4
 from eval.parl import curves
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import AdaptiveDiversityPromoting
 
 LPD = recipes.lpd(

@@ -27,11 +27,11 @@ from eval.lpd import table4
 from eval.parl import curves
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import MonteCarloDropout, Standard
 from robust_jax.models import ResNetConfig
-from robust_jax.optimizers import MultiStep
 from robust_jax.training import Phase
+from robust_jax.training.optimizers import MultiStep
 
 BASE = recipes.lpd(
     "cifar10",

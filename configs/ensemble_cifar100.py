@@ -29,7 +29,7 @@ from eval.parl import curves
 from recipes import ensembles as recipes
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import Standard
 
 BASE = recipes.lpd(

@@ -27,7 +27,7 @@ import dataclasses
 from eval.rls import honest_one_draw
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     AdaptiveDiversityPromoting,
     MonteCarloDropout,

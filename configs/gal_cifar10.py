@@ -16,7 +16,7 @@ from eval.parl import curves
 from recipes import baselines
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import GradientAlignment
 from robust_jax.models import EnsembleConfig, ResNetConfig
 

@@ -17,7 +17,7 @@ Ours: not yet run.
 from recipes import baselines, rls
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import GradDiv
 
 BASE = baselines.cifar10(

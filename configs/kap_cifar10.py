@@ -49,7 +49,7 @@ activation noise, and deploy without any (arXiv version 2 of the paper turns to 
 from eval.kap import noise_off
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KernelPool
 from robust_jax.models import conv_encoder, strided_cnn
 

@@ -27,7 +27,7 @@ RN18-NT and RN18-AT-ES: `standard_cifar100.py`.
 from eval.kap import noise_off
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
 

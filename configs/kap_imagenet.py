@@ -29,7 +29,7 @@ paper, section 4.3), of NT 1e-4 (the code).
 from eval.kap import noise_off
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KernelPool
 
 NT = recipes.imagenet(noise_off("imagenet"))

@@ -25,7 +25,7 @@ RN18-NT and RN18-AT-ES: `standard_tiny_imagenet.py`.
 from eval.kap import noise_off
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
 

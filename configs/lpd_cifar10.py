@@ -65,7 +65,7 @@ import dataclasses
 from eval.lpd import table4
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import GradientAlignment, LaplaceRates, PriorityDropout, PriorityRates
 
 LPD = PriorityDropout(network=recipes.resnet18_ensemble())

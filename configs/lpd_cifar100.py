@@ -48,7 +48,7 @@ from eval.lpd import table4
 from recipes import ensembles as recipes
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
 
 EVALUATION = table4((0.04, 0.08), (0.02, 0.04))

@@ -7,7 +7,7 @@ Ours: not yet run.
 
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
 
 NETWORK = recipes.digits_ensemble()

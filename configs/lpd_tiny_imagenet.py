@@ -29,7 +29,7 @@ Ours: not yet run.
 from eval.lpd import table4
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
 
 LPD = recipes.lpd(

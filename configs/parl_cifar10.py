@@ -51,7 +51,7 @@ Further variants:
 from eval.parl import curves
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
 
 BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))

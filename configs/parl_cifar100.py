@@ -25,7 +25,7 @@ Ours: not yet run.
 from eval.parl import curves
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
 
 BASE = recipes.parl("cifar100", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))

@@ -6,13 +6,13 @@ Ours: see README.md, which shows the table that this prints.
 """
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import Augmentation, DataConfig, Digits
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP
 from robust_jax.models import CNNConfig
-from robust_jax.optimizers import OptimizerConfig, PiecewiseLinear
-from robust_jax.protocol import AttackRun, Evaluation
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
+from robust_jax.training.optimizers import OptimizerConfig, PiecewiseLinear
 
 VARIANTS = ("default",)
 

@@ -65,8 +65,8 @@ from typing import Any
 
 from eval import regroup as attacks
 
-from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
+from robust_jax.experiment.config import Config
 from robust_jax.methods import REGroup
 from robust_jax.models import Normalization, ResNetConfig, VGGConfig
 from robust_jax.training import TrainingConfig

@@ -35,8 +35,8 @@ import dataclasses
 
 from eval import regroup as attacks
 
-from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
+from robust_jax.experiment.config import Config
 from robust_jax.methods import REGroup
 from robust_jax.models import NetworkConfig, Normalization, ResNetConfig, imagenet_vgg
 from robust_jax.training import TrainingConfig

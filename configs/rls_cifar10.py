@@ -67,7 +67,7 @@ network is weak, not masked: no check is flagged.
 from recipes import baselines
 from recipes import rls as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 VARIANTS = {
     **recipes.variants("cifar10"),

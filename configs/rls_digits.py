@@ -9,7 +9,7 @@ import dataclasses
 
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomLayerSampling
 
 NETWORK = recipes.digits_ensemble().member

@@ -30,7 +30,7 @@ Ours: not yet run.
 from recipes import baselines
 from recipes import rls as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 VARIANTS = {**recipes.variants("mnist"), **baselines.compared_with_rls("mnist")}
 

@@ -18,7 +18,7 @@ Ours: not yet run.
 
 from recipes import baselines, ensembles, rls
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomSelfEnsemble
 
 VARIANTS = {

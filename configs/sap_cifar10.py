@@ -43,7 +43,7 @@ ResNet-20 is another, with its activations before the convolutions. The ResNet-5
 from recipes import baselines, rls
 from recipes import ensembles as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import StochasticActivationPruning
 from robust_jax.models import Normalization, ResNetConfig
 

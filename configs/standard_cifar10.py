@@ -45,7 +45,7 @@ from eval.kap import noise_off, pgd
 from recipes import adversarial, baselines
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import Standard
 from robust_jax.models import PreActResNetConfig, strided_cnn
 

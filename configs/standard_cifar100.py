@@ -25,7 +25,7 @@ RN18-NT (sigma = .1) is `kap_cifar100.py:nt_sigma0.1`. Rice et al.'s public log 
 from eval.kap import noise_off, pgd
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
 

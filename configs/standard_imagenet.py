@@ -29,7 +29,7 @@ is no row of the paper's. AT is Fast-AT in three phases, see `recipes/kap.py`.
 from eval.kap import noise_off, pgd
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 NT = recipes.imagenet(noise_off("imagenet"))
 WIDE = recipes.with_network(NT, recipes.imagenet_resnet18(width_multiplier=4.0))

@@ -26,7 +26,7 @@ step 2/255 (the code), the plain recipe's schedule.
 from eval.kap import noise_off, pgd
 from recipes import kap as recipes
 
-from robust_jax.config import Config
+from robust_jax.experiment.config import Config
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
 

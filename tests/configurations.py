@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from robust_jax import config
-from robust_jax.config import Config
-from robust_jax.protocol import Evaluation
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment import config
+from robust_jax.experiment.config import Config
 from robust_jax.types import Task
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent

@@ -30,7 +30,7 @@ jaxtyping.install_import_hook("robust_jax", "beartype.beartype")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from robust_jax import compilation  # noqa: E402
+from robust_jax.runtime import compilation  # noqa: E402
 
 # The library's own steps ask for a level of their own: here it is that of everything else.
 compilation.CPU_OPTIONS["xla_backend_optimization_level"] = 0

@@ -6,14 +6,14 @@ import jax
 import optax
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import Augmentation, Data, DataConfig, Digits, eval_batches
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, Method, MethodConfig, Standard
 from robust_jax.models import CNNConfig
-from robust_jax.optimizers import OptimizerConfig
-from robust_jax.protocol import AttackRun, Evaluation
-from robust_jax.sharding import RuntimeConfig
+from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.optimizers import OptimizerConfig
 from robust_jax.types import Batch, Variables
 
 THREAT = ThreatModel("linf", 0.1)

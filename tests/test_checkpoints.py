@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 import robust_jax
-from robust_jax import checkpoints, formats, sharding
+from robust_jax import formats
+from robust_jax.experiment import checkpoints
+from robust_jax.experiment.weights import check_function
 from robust_jax.methods import (
     KAP,
     TRADES,
@@ -21,8 +23,8 @@ from robust_jax.methods import (
     StochasticActivationPruning,
 )
 from robust_jax.models import CNNConfig, Normalization
+from robust_jax.runtime import sharding
 from robust_jax.types import Task
-from robust_jax.weights import check_function
 from tests.small import config
 
 TASK = Task((8, 8, 1), 10, 1242)

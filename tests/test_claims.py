@@ -9,11 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
-from robust_jax import claims, formats, records, serialization
+from robust_jax import formats, serialization
 from robust_jax.attacks import FGSM
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, fingerprint, open_data
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.evaluation import claims, records
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from tests.fixtures.runs import CONFIGS, THREAT
 
 STORED = pathlib.Path(__file__).parent / "fixtures" / "c6714d0" / "kap"

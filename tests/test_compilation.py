@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import compilation
+from robust_jax.runtime import compilation
 
 
 def test_options_reach_the_compiler_of_the_cpu_alone(monkeypatch):

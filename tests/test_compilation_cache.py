@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from robust_jax import compilation_cache, sharding
+from robust_jax.runtime import compilation_cache, sharding
 
 SCRIPT = """
 import sys

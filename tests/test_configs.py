@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import config, evaluation, serialization, training
+from robust_jax import evaluation, serialization, training
 from robust_jax.certify import Margins
-from robust_jax.config import Config
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment import config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     KAP,
     MART,
@@ -27,9 +29,8 @@ from robust_jax.methods import (
     REGroup,
     Standard,
 )
-from robust_jax.plan import make_plan
-from robust_jax.protocol import Evaluation
-from robust_jax.sharding import make_mesh
+from robust_jax.runtime.sharding import make_mesh
+from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
 from tests.configurations import (
     CONFIGS,

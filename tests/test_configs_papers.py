@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import config
 from robust_jax.attacks import AutoAttack
+from robust_jax.evaluation.protocol import Printed
+from robust_jax.experiment import config
 from robust_jax.methods import KAP, LaplaceRates
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
-from robust_jax.plan import make_plan
-from robust_jax.protocol import Printed
-from robust_jax.sharding import make_mesh
+from robust_jax.runtime.sharding import make_mesh
+from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
 from tests.configurations import (
     CONFIGS,

@@ -13,17 +13,10 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import (
-    certification,
-    checkpoints,
-    claims,
-    formats,
-    logging,
-    records,
-    report,
-    sharding,
-)
-from robust_jax.analysis import compare
+from robust_jax import formats
+from robust_jax.evaluation import certification, claims, compare, records, report
+from robust_jax.experiment import checkpoints
+from robust_jax.runtime import logging, sharding
 from tests.fixtures.runs import CONFIGS, NUM_STEPS
 
 STORED = pathlib.Path(__file__).parent / "fixtures" / "c6714d0" / "kap"

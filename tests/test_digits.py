@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from robust_jax import config, experiment, plan, training
+from robust_jax import experiment, training
 from robust_jax.data import open_data
-from robust_jax.sharding import make_mesh
+from robust_jax.experiment import config
+from robust_jax.runtime.sharding import make_mesh
+from robust_jax.training import plan
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 SPECS = [

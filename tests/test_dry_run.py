@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import pytest
 
 import evaluate
-from robust_jax import checkpoints, dry_run, evaluation, measurement, sharding
+from robust_jax import evaluation
 from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
-from robust_jax.measures import Embedding, Found, Measure
-from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.evaluation import dry_run, measurement
+from robust_jax.evaluation.measures import Embedding, Found, Measure
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.experiment import checkpoints
+from robust_jax.runtime import sharding
 from tests import small
 
 

@@ -11,10 +11,12 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, dry_run, records, report, sharding
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.protocol import AttackRun
+from robust_jax.evaluation import dry_run, records, report
+from robust_jax.evaluation.protocol import AttackRun
+from robust_jax.experiment import checkpoints
+from robust_jax.runtime import sharding
 from tests import small
 
 QUIET = """

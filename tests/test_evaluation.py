@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import evaluation, judging, protocol, records, rng, sharding
+from robust_jax import evaluation, rng
 from robust_jax.attacks import (
     APGD,
     FGSM,
@@ -21,9 +21,11 @@ from robust_jax.attacks import (
     bind,
 )
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.evaluation import judging, protocol, records
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
+from robust_jax.evaluation.sanity import from_records
 from robust_jax.methods import KAP
-from robust_jax.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
-from robust_jax.sanity import from_records
+from robust_jax.runtime import sharding
 from tests import small
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import evaluate
-from robust_jax import certification, checkpoints, claims, formats, records, serialization, sharding
-from robust_jax.analysis import compare
+from robust_jax import formats, serialization
 from robust_jax.attacks import HopSkipJump
 from robust_jax.data import open_data
-from robust_jax.protocol import AttackRun
+from robust_jax.evaluation import certification, claims, compare, records
+from robust_jax.evaluation.protocol import AttackRun
+from robust_jax.experiment import checkpoints
+from robust_jax.runtime import sharding
 from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, STOPPED
 
 OLD = "c6714d0"

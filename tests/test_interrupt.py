@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from robust_jax import interrupt
+from robust_jax.runtime import interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

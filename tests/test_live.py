@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from robust_jax import analysis, attacks, certify, live
+from robust_jax import analysis, attacks, certify
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, as_view, bind
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.runtime import live
 
 KEY = jax.random.key(3)
 THREAT = ThreatModel("linf", 0.1)

@@ -2,7 +2,7 @@
 
 import json
 
-from robust_jax import logging
+from robust_jax.runtime import logging
 
 BALL = "linf eps 0.1"
 JUDGE = {

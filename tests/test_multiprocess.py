@@ -12,7 +12,8 @@ import time
 import chex
 import pytest
 
-from robust_jax import checkpoints, sharding
+from robust_jax.experiment import checkpoints
+from robust_jax.runtime import sharding
 
 CONFIG = """
 import sys

@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax import numpy_dtype_promotion
 
-from robust_jax.optimizers import Cosine, MultiStep, OptimizerConfig, PiecewiseLinear
+from robust_jax.training.optimizers import Cosine, MultiStep, OptimizerConfig, PiecewiseLinear
 
 PARAMS = {"conv": {"kernel": np.linspace(-1, 1, 8).reshape(1, 2, 2, 2)}, "bias": np.array([0.5])}
 GRADIENTS = [

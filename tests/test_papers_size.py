@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import config, records
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import TFDS, Folder
+from robust_jax.evaluation import records
+from robust_jax.evaluation.protocol import Judge
+from robust_jax.experiment import config
 from robust_jax.methods import RandomLayerSampling, REGroup
 from robust_jax.models import ResNetConfig, imagenet_vgg
-from robust_jax.protocol import Judge
 from robust_jax.types import Batch, Task
 
 NUM_CLASSES = {"cifar10": 10, "tiny_imagenet": 200, "imagenet": 1000}

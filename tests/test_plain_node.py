@@ -19,7 +19,7 @@ for module in pkgutil.walk_packages(robust_jax.__path__, "robust_jax."):
     importlib.import_module(module.name)
 for file in pathlib.Path({repository!r}, "configs").rglob("*.py"):
     if file.parent.name != "recipes":
-        robust_jax.config.load_module(str(file))
+        robust_jax.experiment.config.load_module(str(file))
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import NPZ
 from tests import small

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from robust_jax import claims, environment, evaluation, formats, sharding, training
+from robust_jax import evaluation, formats, training
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import Augmentation, DataConfig, Digits, open_data
+from robust_jax.evaluation import claims, environment
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.methods import Standard
 from robust_jax.models import CNNConfig
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.runtime import sharding
 from robust_jax.training import AdversarialTraining, TrainingConfig
 from robust_jax.types import Batch, Task
 from tests.jaxprs import products

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import evaluation, records, rng, sharding
+from robust_jax import evaluation, rng
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.data.sources import ArrayExamples
-from robust_jax.judging import predictor
+from robust_jax.evaluation import records
+from robust_jax.evaluation.judging import predictor
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.reductions import all_right
 from robust_jax.methods import KAP, Method, RandomLayerSampling
 from robust_jax.models import CNNConfig
-from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
-from robust_jax.reductions import all_right
+from robust_jax.runtime import sharding
 from robust_jax.types import Task
 from tests import small
 

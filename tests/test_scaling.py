@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import scaling
-from robust_jax import sharding
 from robust_jax.models import CNNConfig
+from robust_jax.runtime import sharding
 
 
 def test_a_step_exchanges_gradients_and_batch_statistics():

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from robust_jax import config, serialization
+from robust_jax import serialization
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import DataConfig, Digits
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.experiment import config
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, KernelPool, Standard
-from robust_jax.optimizers import MultiStep, OptimizerConfig
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.training.optimizers import MultiStep, OptimizerConfig
 
 CONFIG = Config(
     name="test",

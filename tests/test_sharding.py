@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import sharding
+from robust_jax.runtime import sharding
 
 
 def test_batches_are_split_and_variables_are_not():

@@ -9,7 +9,9 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import checkpoints, claims, formats, records, report
+from robust_jax import formats
+from robust_jax.evaluation import claims, records, report
+from robust_jax.experiment import checkpoints
 from tests.fixtures import runs
 from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, RUNTIME, STOPPED
 

@@ -7,13 +7,15 @@ import numpy as np
 import optax
 import pytest
 
-from robust_jax import checkpoints, experiment, rng, sharding, training
+from robust_jax import experiment, rng, training
 from robust_jax.attacks import ThreatModel
 from robust_jax.data import Augmentation, DataConfig, Digits, augment, open_data
+from robust_jax.experiment import checkpoints
 from robust_jax.methods import Standard
 from robust_jax.models import CNNConfig
-from robust_jax.plan import make_plan
+from robust_jax.runtime import sharding
 from robust_jax.training import FreeAdversarialTraining, Phase, TrainingConfig
+from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
 from tests.small import config
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import train
-from robust_jax import checkpoints, experiment, sharding, training
+from robust_jax import experiment, training
 from robust_jax.attacks import FGSM, PGD, AutoAttack
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
+from robust_jax.experiment import checkpoints
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import Normalization
-from robust_jax.plan import make_plan
+from robust_jax.runtime import sharding
 from robust_jax.training import (
     AdversarialTraining,
     FreeAdversarialTraining,
@@ -24,6 +25,7 @@ from robust_jax.training import (
     Phase,
     TrainingConfig,
 )
+from robust_jax.training.plan import make_plan
 from tests.small import NETWORK, THREAT, config, noisy
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import evaluate
 import train
-from robust_jax import experiment, sharding, training
+from robust_jax import experiment, training
+from robust_jax.runtime import sharding
 from tests import small
 
 

@@ -12,11 +12,12 @@ from flax import traverse_util
 from on_accelerator import sides
 from on_accelerator.carried import TASK, as_float, load_images, load_network
 from on_accelerator.rows import Setting, Task, Value
-from robust_jax import sharding, training
+from robust_jax import training
 from robust_jax.attacks import APGD, PGD, ThreatModel, bind
 from robust_jax.certify import crown_margins, smallest_margin
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import MethodConfig
+from robust_jax.runtime import sharding
 from robust_jax.training import TrainingConfig
 
 Arrays = Mapping[str, np.ndarray]

@@ -21,12 +21,14 @@ import numpy as np
 
 from on_accelerator.carried import load_images
 from on_accelerator.rows import Setting, Task, Value
-from robust_jax import checkpoints, config, protocol, sharding
-from robust_jax.config import Config
 from robust_jax.data import NPZ, Augmentation, DataConfig, open_data
+from robust_jax.evaluation import protocol
+from robust_jax.experiment import checkpoints, config
+from robust_jax.experiment.config import Config
 from robust_jax.models import CNNConfig
-from robust_jax.optimizers import OptimizerConfig, PiecewiseLinear
+from robust_jax.runtime import sharding
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.optimizers import OptimizerConfig, PiecewiseLinear
 
 ROWS = {"NT(.1)": "kap_cifar10.py:nt_sigma0.1", "KAP(.1)": "kap_cifar10.py"}
 EPOCHS, BATCH_SIZE, NUM_TEST = 16.0, 256, 256

@@ -15,14 +15,15 @@ from method_rows import Row, rows
 from on_accelerator import sides
 from on_accelerator.carried import TOY
 from on_accelerator.rows import Setting, Task, Value
-from robust_jax import experiment, sharding, training
-from robust_jax.config import Config
+from robust_jax import experiment, training
 from robust_jax.data import Augmentation, Blobs, Data, DataConfig, open_data
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.methods.base import Method, Sampling, classifier, network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
-from robust_jax.plan import make_plan
+from robust_jax.runtime import sharding
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.plan import make_plan
 
 EPOCH_IMAGES = 50_000
 CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)

@@ -48,8 +48,8 @@ from recipes import kap_tables as tables
 
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
 from robust_jax.certify import Smoothing
-from robust_jax.measures import Activations, FilterSheet
-from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.measures import Activations, FilterSheet
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 
 class Sizes(NamedTuple):

@@ -57,8 +57,8 @@ from robust_jax.attacks import (
     ThreatModel,
 )
 from robust_jax.certify import Margins
-from robust_jax.measures import Agreement, Gradients, KeepRate, Measure, PrintedNumbers
-from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.measures import Agreement, Gradients, KeepRate, Measure, PrintedNumbers
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 PAPERS_COUNT = Judge(rule="paper", counts="given_clean_correct")
 

@@ -11,7 +11,7 @@ its accuracy is the mean or the worst over them is not said: the worst it is her
 
 The surrogate is "one hold-out ensemble with three ResNet20 models" (section 5.3): the plain
 ensemble's recipe from another seed, of the same dataset; for every row, ENS_U too. The paper's
-numbers are means of three runs: `--seed` and `--workdir`, then `robust_jax.analysis.compare`.
+numbers are means of three runs: `--seed` and `--workdir`, then `robust_jax.evaluation.compare`.
 
 * figure4 (default `eps0.07`; `eps0.01` to `eps0.07` one by one): white box;
 * figure3: the same, transferred from another ensemble; table1: figure3 at eps = .07; of the
@@ -64,8 +64,8 @@ from robust_jax.attacks import (
     Square,
     ThreatModel,
 )
-from robust_jax.measures import Gradients, LayerSimilarity
-from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.measures import Gradients, LayerSimilarity
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
 
 TABLE1 = printed.table(
     "table 1",

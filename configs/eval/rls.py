@@ -32,8 +32,8 @@ from recipes import printed
 from recipes import rls as recipes
 
 from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Square, ThreatModel
-from robust_jax.measures import Agreement, PrintedNumbers
-from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.evaluation.measures import Agreement, PrintedNumbers
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
 
 TABLE3 = printed.table(
     "table 3",

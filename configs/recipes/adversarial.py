@@ -30,12 +30,12 @@ from typing import Any
 
 from recipes import baselines, kap
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.config import Config
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import MART, TRADES, MethodConfig, Standard
 from robust_jax.models import Normalization, PreActResNetConfig, ResNetConfig
-from robust_jax.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
-from robust_jax.protocol import Evaluation
 from robust_jax.training import AdversarialTraining, FreeAdversarialTraining, OverfittingMonitor
+from robust_jax.training.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
 
 NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 """CIFAR-10's numbers in the code of Rice et al. and of Wong et al."""

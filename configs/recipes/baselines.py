@@ -19,8 +19,9 @@ The best checkpoint is chosen on 1,000 validation examples carved from the train
 import dataclasses
 
 from recipes import rls
-from robust_jax.config import Config
 from robust_jax.data import TFDS, Augmentation, DataConfig
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     AdaptiveDiversityPromoting,
     MethodConfig,
@@ -28,9 +29,8 @@ from robust_jax.methods import (
     StochasticActivationPruning,
 )
 from robust_jax.models import EnsembleConfig, Normalization
-from robust_jax.optimizers import MultiStep, OptimizerConfig
-from robust_jax.protocol import Evaluation
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.optimizers import MultiStep, OptimizerConfig
 
 NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 """CIFAR-10's common numbers, in the code of DVERGE and of Cohen et al."""

@@ -18,8 +18,9 @@ import dataclasses
 from typing import Any
 
 from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import TFDS, Augmentation, DataConfig, Digits, Folder
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import MethodConfig, ParameterPARL, Standard
 from robust_jax.models import (
     CNNConfig,
@@ -29,9 +30,8 @@ from robust_jax.models import (
     ResNetConfig,
     imagenet_vgg,
 )
-from robust_jax.optimizers import Cosine, MultiStep, OptimizerConfig
-from robust_jax.protocol import AttackRun, Evaluation
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
+from robust_jax.training.optimizers import Cosine, MultiStep, OptimizerConfig
 
 KERAS_RESNET20 = ResNetConfig(depth=20, conv_bias=True, shortcut_norm=False, framework="keras")
 """ResNet-20 v1 of Keras' examples: biases everywhere, no BatchNorm after projections."""

@@ -20,13 +20,13 @@ import dataclasses
 from typing import Any
 
 from robust_jax.attacks import PGD, Attack, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import TFDS, Augmentation, DataConfig, Folder
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import NetworkConfig, Normalization, ResNetConfig
-from robust_jax.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
-from robust_jax.protocol import Evaluation
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
+from robust_jax.training.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
 
 SQUARE_WIDTHS = (64, 144, 256, 529)
 """8, 12, 16 and 23 squared: stages whose kernels fill a square sheet."""

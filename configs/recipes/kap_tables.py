@@ -5,7 +5,7 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 """
 
 from recipes import printed
-from robust_jax.protocol import Printed
+from robust_jax.evaluation.protocol import Printed
 
 TABLE1 = printed.table(
     "table 1",

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping
 
-from robust_jax.protocol import Printed
+from robust_jax.evaluation.protocol import Printed
 
 
 def table(

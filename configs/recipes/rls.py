@@ -17,19 +17,13 @@ from typing import Any
 
 from recipes import printed
 from robust_jax.attacks import EAD, FGSM, PGD, CarliniWagner, DeepFool, ThreatModel
-from robust_jax.config import Config
 from robust_jax.data import TFDS, Augmentation, DataConfig
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed
+from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomLayerSampling, Standard
-from robust_jax.models import (
-    EnsembleConfig,
-    NetworkConfig,
-    Normalization,
-    ResNetConfig,
-    VGGConfig,
-)
-from robust_jax.optimizers import MultiStep, OptimizerConfig
-from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed
+from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, ResNetConfig, VGGConfig
 from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.optimizers import MultiStep, OptimizerConfig
 
 PAPERS_RULE = Judge(rule="paper", counts="attacked")
 """One prediction, itself a mean of N draws, of every attacked image: plain accuracy."""

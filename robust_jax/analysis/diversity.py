@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax.analysis.geometry import norms, zero_share
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch
-from robust_jax.live import as_pytree, compiled
 from robust_jax.methods import LaplaceRates
 from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.runtime.live import as_pytree, compiled
 
 
 def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.analysis.geometry import with_members
-from robust_jax.live import compiled, held
 from robust_jax.models.base import in_network_order
+from robust_jax.runtime.live import compiled, held
 
 
 def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng, voting
 from robust_jax.attacks import Attack, losses
 from robust_jax.attacks.checks import check_batch
-from robust_jax.live import as_pytree, compiled, held
+from robust_jax.runtime.live import as_pytree, compiled, held
 
 
 def member_views(members: Callable[..., Any], num_members: int) -> list[Callable[..., Any]]:

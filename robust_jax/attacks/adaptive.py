@@ -18,14 +18,7 @@ from jaxtyping import Array, Bool, Float
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import APGDBase
-from robust_jax.attacks.base import (
-    BoundedAttack,
-    Images,
-    Index,
-    KeyArray,
-    Labels,
-    WrappedAttack,
-)
+from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels, WrappedAttack
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.views import Average, eot
 

@@ -27,7 +27,7 @@ from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2, without_nan
 from robust_jax.attacks.views import eot
-from robust_jax.live import compiled, held
+from robust_jax.runtime.live import compiled, held
 
 
 class Stage(NamedTuple):

@@ -16,7 +16,7 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
 from robust_jax.attacks.threat import ThreatModel, without_nan
-from robust_jax.live import as_pytree, compiled
+from robust_jax.runtime.live import as_pytree, compiled
 
 # The arguments of every attack.
 Images = Float[Array, "b *shape"]

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Key
 
-from robust_jax.live import as_pytree, compiled
+from robust_jax.runtime.live import as_pytree, compiled
 
 
 def check_counts(config: Any, *names: str) -> None:

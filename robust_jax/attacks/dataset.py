@@ -12,7 +12,7 @@ from rich.progress import track
 
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_batch
-from robust_jax.live import held
+from robust_jax.runtime.live import held
 
 
 def leading_sharding(images: Any) -> NamedSharding | None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.runs import keep_better
-from robust_jax.live import compiled
+from robust_jax.runtime.live import compiled
 
 
 class Trajectory(NamedTuple):

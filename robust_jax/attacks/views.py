@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.threat import expand
-from robust_jax.live import as_pytree
+from robust_jax.runtime.live import as_pytree
 from robust_jax.types import Variables
 
 Average = Literal["probabilities", "logits", "gradients"]

@@ -16,7 +16,7 @@ from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.graph import Affine, Graph, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.intervals import Bounds, propagate
-from robust_jax.live import as_pytree, compiled
+from robust_jax.runtime.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from robust_jax.certify.graph import Affine, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import trace
-from robust_jax.live import as_pytree, compiled
+from robust_jax.runtime.live import as_pytree, compiled
 
 
 class Bounds(NamedTuple):

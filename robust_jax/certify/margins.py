@@ -16,7 +16,7 @@ from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
 from robust_jax.certify.intervals import interval_bounds
-from robust_jax.live import as_pytree, compiled
+from robust_jax.runtime.live import as_pytree, compiled
 
 
 @dataclasses.dataclass(frozen=True)

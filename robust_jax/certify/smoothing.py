@@ -17,8 +17,8 @@ from scipy import special
 from robust_jax import rng
 from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import shape_of
-from robust_jax.live import compiled, held
-from robust_jax.sharding import batched, check_batch_size, replicated
+from robust_jax.runtime.live import compiled, held
+from robust_jax.runtime.sharding import batched, check_batch_size, replicated
 
 MOST_ALONE = 16
 """Copies of an image that a device predicts at once where each has draws of its own: a network of

@@ -6,16 +6,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from robust_jax import checkpoints, evaluation, records, rng
-from robust_jax.compilation import at_precision
-from robust_jax.config import Config
+from robust_jax import evaluation, rng
 from robust_jax.data import Data, eval_batches
+from robust_jax.evaluation import records
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.experiment import checkpoints
+from robust_jax.experiment.config import Config
 from robust_jax.methods import Method
-from robust_jax.plan import Plan
-from robust_jax.protocol import AttackRun, Evaluation, Judge
-from robust_jax.sharding import batched
+from robust_jax.runtime.compilation import at_precision
+from robust_jax.runtime.sharding import batched
 from robust_jax.training import TrainState
 from robust_jax.training.config import TrainingConfig
+from robust_jax.training.plan import Plan
 
 
 def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:

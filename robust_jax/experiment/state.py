@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from robust_jax import checkpoints, logging, rng
-from robust_jax.compilation import jitted
-from robust_jax.config import Config
+from robust_jax import rng
 from robust_jax.data import Data
+from robust_jax.experiment import checkpoints
+from robust_jax.experiment.config import Config
+from robust_jax.experiment.weights import check_architecture, check_function
 from robust_jax.methods import Method
 from robust_jax.models import Normalization
-from robust_jax.sharding import replicated
+from robust_jax.runtime import logging
+from robust_jax.runtime.compilation import jitted
+from robust_jax.runtime.sharding import replicated
 from robust_jax.training import TrainState
 from robust_jax.types import Variables
-from robust_jax.weights import check_architecture, check_function
 
 
 def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Variables:

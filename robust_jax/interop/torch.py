@@ -43,9 +43,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from robust_jax import checkpoints, command_line, logging
-from robust_jax.config import Config
 from robust_jax.data import TFDS, DataConfig
+from robust_jax.experiment import checkpoints
+from robust_jax.experiment.config import Config
 from robust_jax.interop.architectures import ARCHITECTURES, CIFAR10, IMAGENET, Architecture
 from robust_jax.interop.torch_file import as_numpy, load_state_dict
 from robust_jax.methods import Standard
@@ -56,6 +56,7 @@ from robust_jax.models import (
     default_layers,
     stack_members,
 )
+from robust_jax.runtime import command_line, logging
 from robust_jax.types import Variables
 
 CLASS_NAMES = (

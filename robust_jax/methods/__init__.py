@@ -8,11 +8,7 @@ from robust_jax.methods.dverge import DVERGE
 from robust_jax.methods.grad_div import GradDiv
 from robust_jax.methods.gradient_alignment import GradientAlignment
 from robust_jax.methods.kap import KAP, KernelPool
-from robust_jax.methods.laplace_priority_dropout import (
-    LaplaceRates,
-    PriorityDropout,
-    PriorityRates,
-)
+from robust_jax.methods.laplace_priority_dropout import LaplaceRates, PriorityDropout, PriorityRates
 from robust_jax.methods.mart import MART
 from robust_jax.methods.parl import PARL
 from robust_jax.methods.parl_parameters import ParameterPARL

@@ -37,7 +37,6 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax.compilation import computed_once
 from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
 from robust_jax.methods.batch_statistics import (
     check_statistics,
@@ -48,6 +47,7 @@ from robust_jax.methods.batch_statistics import (
 from robust_jax.models import Classifier, Layers, default_layers
 from robust_jax.models.layers import Conv
 from robust_jax.models.noise import gaussian
+from robust_jax.runtime.compilation import computed_once
 from robust_jax.types import Batch, Task, Variables
 
 

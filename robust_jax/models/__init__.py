@@ -10,13 +10,7 @@ from robust_jax.models.base import (
 from robust_jax.models.cnn import CNNConfig, conv_encoder, strided_cnn
 from robust_jax.models.convolution import convolution
 from robust_jax.models.ensemble import EnsembleConfig, member_variables, stack_members
-from robust_jax.models.layers import (
-    Activation,
-    Conv,
-    Dense,
-    Layers,
-    default_layers,
-)
+from robust_jax.models.layers import Activation, Conv, Dense, Layers, default_layers
 from robust_jax.models.norm import BatchNorm, Framework
 from robust_jax.models.pre_act_resnet import PreActResNetConfig
 from robust_jax.models.residual import ResidualConfig

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax.compilation import computed_once
 from robust_jax.models.norm import accumulator_dtype
+from robust_jax.runtime.compilation import computed_once
 
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]

@@ -35,9 +35,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.compilation import computed_once
 from robust_jax.models.convolution import Implementation, Padding, Pair, convolution
 from robust_jax.models.norm import BatchNorm, Framework
+from robust_jax.runtime.compilation import computed_once
 
 
 def _uniform_fan_in(fan_in: int) -> Callable[..., Array]:

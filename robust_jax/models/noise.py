@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int16, Key, UInt32
 
-from robust_jax.compilation import computed_once
+from robust_jax.runtime.compilation import computed_once
 
 _NUM_LEVELS = 2**16
 

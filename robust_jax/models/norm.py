@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax.compilation import computed_once
+from robust_jax.runtime.compilation import computed_once
 
 Framework = Literal["torch", "torch_default", "keras"]
 

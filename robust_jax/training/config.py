@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from robust_jax.attacks import APGD, BIM, FGSM, MIM, PGD, Attack, Spatial, ThreatModel
-from robust_jax.compilation import Precision
+from robust_jax.runtime.compilation import Precision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from robust_jax.sharding import batched, replicated
+from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.training.config import FreeAdversarialTraining, TrainingConfig
 from robust_jax.types import Variables
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import bind
-from robust_jax.compilation import at_precision, jitted
 from robust_jax.data import Augmentation, augment
 from robust_jax.methods import Method
-from robust_jax.sharding import batched, replicated
+from robust_jax.runtime.compilation import at_precision, jitted
+from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.training.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.training.state import TrainState, state_sharding
 from robust_jax.types import Batch, Variables

@@ -9,12 +9,13 @@ import jax
 import pytest
 
 import evaluate
-from robust_jax import checkpoints, config, sharding
-from robust_jax.analysis import compare
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.evaluation import compare
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.experiment import checkpoints, config
 from robust_jax.methods import Standard
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.runtime import sharding
 from tests import small
 
 METHOD = Standard(network=small.NETWORK)

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import evaluation, sanity, sharding, voting
+from robust_jax import evaluation, voting
 from robust_jax.attacks import PGD, Boundary, HopSkipJump, ThreatModel, bind, over_dataset
 from robust_jax.data import TFDS, DataConfig, Digits, open_data
+from robust_jax.evaluation import sanity
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.methods import Method
 from robust_jax.models import Classifier, default_layers
-from robust_jax.protocol import AttackRun, Evaluation
+from robust_jax.runtime import sharding
 
 KEY = jax.random.key(5)
 ATTACKS = {

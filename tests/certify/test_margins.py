@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import certification, evaluation, sharding, voting
+from robust_jax import evaluation, voting
 from robust_jax.certify import Margins, crown_margins
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.evaluation import certification
+from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
-from robust_jax.protocol import Evaluation
+from robust_jax.runtime import sharding
 
 EPS = 0.02
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from robust_jax.certify import (
-    TOLERANCE,
-    Margins,
-    certified,
-    crown_margins,
-    interval_bounds,
-)
+from robust_jax.certify import TOLERANCE, Margins, certified, crown_margins, interval_bounds
 from robust_jax.certify import smoothing as module
 from robust_jax.models import Conv
 from tests.jaxprs import products

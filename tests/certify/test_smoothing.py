@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from robust_jax import certification, sharding
 from robust_jax.attacks import bind
 from robust_jax.certify import (
     Certificate,
@@ -16,9 +15,11 @@ from robust_jax.certify import (
     lower_confidence_bound,
 )
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.evaluation import certification
+from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.methods import RandomLayerSampling
 from robust_jax.models import CNNConfig
-from robust_jax.protocol import Evaluation
+from robust_jax.runtime import sharding
 from robust_jax.types import Task
 
 KEY = jax.random.key(3)

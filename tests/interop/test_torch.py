@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import checkpoints, sharding, voting
-from robust_jax.compilation import jitted
+from robust_jax import voting
+from robust_jax.experiment import checkpoints
 from robust_jax.interop import torch as importer
 from robust_jax.models import Classifier, default_layers
+from robust_jax.runtime import sharding
+from robust_jax.runtime.compilation import jitted
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
 

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from robust_jax import checkpoints, command_line, sharding
 from robust_jax.data import TFDS
+from robust_jax.experiment import checkpoints
 from robust_jax.interop import torch as importer
 from robust_jax.models import Normalization, VGGConfig
+from robust_jax.runtime import command_line, sharding
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
 nn = torch.nn

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from robust_jax.certify import Margins
-from robust_jax.compilation import jitted
 from robust_jax.data import TFDS
 from robust_jax.interop import torch as importer
 from robust_jax.models import Classifier, CNNConfig, ResNetConfig, default_layers
+from robust_jax.runtime.compilation import jitted
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
 functional = torch.nn.functional

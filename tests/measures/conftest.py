@@ -3,9 +3,9 @@
 import jax
 import pytest
 
-from robust_jax import measures
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.measurement import load
+from robust_jax.evaluation import measures
+from robust_jax.evaluation.measurement import load
 
 
 @pytest.fixture(scope="session")

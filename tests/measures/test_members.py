@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import ThreatModel
-from robust_jax.measures import (
+from robust_jax.evaluation.measures import (
     Agreement,
     Gradients,
     LayerSimilarity,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, Boundary, ThreatModel
-from robust_jax.compilation import dry_run
-from robust_jax.measures import (
+from robust_jax.evaluation.measures import (
     Activations,
     Embedding,
     FilterSheet,
@@ -17,9 +16,10 @@ from robust_jax.measures import (
     Latency,
     VotingLayers,
 )
-from robust_jax.measures.network import _taps
+from robust_jax.evaluation.measures.network import _taps
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
+from robust_jax.runtime.compilation import dry_run
 from tests import small
 
 THREAT = ThreatModel("linf", 0.1)

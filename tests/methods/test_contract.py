@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from robust_jax import rng, serialization, sharding, training, voting
+from robust_jax import rng, serialization, training, voting
 from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
 from robust_jax.methods import (
@@ -37,6 +37,7 @@ from robust_jax.methods import (
     TransferabilityReducedSmooth,
 )
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
+from robust_jax.runtime import sharding
 from robust_jax.training import AdversarialTraining, TrainingConfig
 from robust_jax.types import Batch
 

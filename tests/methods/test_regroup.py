@@ -13,12 +13,7 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
-from robust_jax.models import (
-    CNNConfig,
-    EnsembleConfig,
-    PreActResNetConfig,
-    ResNetConfig,
-)
+from robust_jax.models import CNNConfig, EnsembleConfig, PreActResNetConfig, ResNetConfig
 from robust_jax.types import Batch, Task
 from tests import small
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import config, training
+from robust_jax import training
+from robust_jax.experiment import config
 from robust_jax.methods import TransferabilityReducedSmooth
 from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
 from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
-from robust_jax.plan import make_plan
-from robust_jax.sharding import make_mesh
+from robust_jax.runtime.sharding import make_mesh
+from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
 
 CONFIG = TransferabilityReducedSmooth(

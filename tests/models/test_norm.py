@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robust_jax.models import BatchNorm, norm
-from robust_jax.sharding import batched, make_mesh
+from robust_jax.runtime.sharding import batched, make_mesh
 
 EPSILON = 1e-5
 SHAPE = (8, 3, 2, 5)

@@ -14,20 +14,26 @@ import numpy as np
 import pytest
 
 import evaluate
-from robust_jax import certification, checkpoints, config, sharding
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.logging import printed_cell
-from robust_jax.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
-from robust_jax.methods import (
-    KAP,
-    Standard,
+from robust_jax.evaluation import certification
+from robust_jax.evaluation.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
+from robust_jax.evaluation.protocol import (
+    AttackRun,
+    Evaluation,
+    Judge,
+    Printed,
+    reduced,
+    side_by_side,
 )
+from robust_jax.evaluation.records import beside_the_paper
+from robust_jax.evaluation.report.tables import papers_table
+from robust_jax.experiment import checkpoints, config
+from robust_jax.methods import KAP, Standard
 from robust_jax.models import EnsembleConfig
-from robust_jax.protocol import AttackRun, Evaluation, Judge, Printed, reduced, side_by_side
-from robust_jax.records import beside_the_paper
-from robust_jax.report.tables import papers_table
+from robust_jax.runtime import sharding
+from robust_jax.runtime.logging import printed_cell
 from tests import small
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
 from robust_jax.certify import Certificate, Margins, Smoothing
-from robust_jax.protocol import AttackRun, Evaluation, Judge, side_by_side
-from robust_jax.records import Decision, Record
-from robust_jax.sanity import check_certificates, check_records, outranks
-from robust_jax.sanity.from_records import pairs_by
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.records import Decision, Record
+from robust_jax.evaluation.sanity import check_certificates, check_records, outranks
+from robust_jax.evaluation.sanity.from_records import pairs_by
 
 THREAT = ThreatModel("linf", 0.1)
 

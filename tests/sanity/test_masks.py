@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import evaluation, sanity, sharding
+from robust_jax import evaluation
 from robust_jax.attacks import BIM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
+from robust_jax.evaluation import sanity
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.record import Decision, Record
+from robust_jax.evaluation.sanity import probes
+from robust_jax.evaluation.sanity.indicators import indicators
 from robust_jax.methods import Method
-from robust_jax.protocol import AttackRun, Evaluation
-from robust_jax.record import Decision, Record
-from robust_jax.sanity import probes
-from robust_jax.sanity.indicators import indicators
+from robust_jax.runtime import sharding
 from tests.sanity.digits import method, network, trained
 
 PGDS = {f"pgd_{eps}": PGD(ThreatModel("linf", eps), num_steps=20) for eps in (0.1, 0.2)}

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import evaluation, sanity, sharding
+from robust_jax import evaluation
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.protocol import AttackRun, Evaluation, Judge
-from robust_jax.sanity.draws import enough_draws
+from robust_jax.evaluation import sanity
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation.sanity.draws import enough_draws
+from robust_jax.runtime import sharding
 from tests.sanity.digits import method, network, trained
 
 

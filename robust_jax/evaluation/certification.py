@@ -1,0 +1,184 @@
+"""Certificates of an evaluation: made image by image, kept line by line, gone on with when stopped.
+
+`certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained),
+radius and, where the certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from robust_jax import formats, rng
+from robust_jax.attacks import bind, losses
+from robust_jax.certify import (
+    Certificate,
+    Margins,
+    Smoothing,
+    average_certified_radius,
+    certified_accuracy,
+)
+from robust_jax.data import Split, eval_batches
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.records import append_lines
+from robust_jax.methods import Method
+from robust_jax.methods.base import View
+from robust_jax.runtime.compilation import at_precision, jitted
+from robust_jax.runtime.sharding import replicated
+from robust_jax.types import Variables
+
+Certificates = dict[str, tuple[Certificate, np.ndarray]]
+"""By name, with the images' labels."""
+
+
+def certify(
+    config: Evaluation,
+    method: Method,
+    variables: Variables,
+    split: Split,
+    rows: np.ndarray,
+    mesh: Mesh,
+    *,
+    directory: pathlib.Path,
+    other: str | None = None,
+    on_image: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> Certificates:
+    """Returns the certificates that a protocol asks for.
+
+    Args:
+        config: the protocol.
+        method: what is certified: `predict`. By smoothing, its own randomness is part of it; by
+            margins, its vote is bounded from the members' logits, or stands beside the mean of
+            those: an image that `predict` does not have right is then not certified either.
+        variables: its arrays, replicated over the mesh.
+        split: the examples.
+        rows: chosen ones; the first `config.num_certified` of them are certified.
+        mesh: splits the noisy copies of each image.
+        directory: where certificates/ is kept and gone on with.
+        other: name of the checkpoint, where it is one of `config.others`.
+        on_image: told (certifier, images done, images) after each.
+    """
+    rows = rows[: config.num_certified]
+    decide = jitted(at_precision(_decision(method), config.precision))
+    root = rng.stream(jax.random.key(config.seed), "certification")
+    found = {}
+    for title, certifier in config.certificates.items():
+        name = _name(title, other)
+        file = directory / "certificates" / f"{name}.jsonl"
+        lines = _read(file, rows)
+        make = certifying(certifier, method, variables, mesh)
+        for row in rows[len(lines) :].tolist():
+            chosen = np.asarray([row], np.int32)
+            (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
+            key = rng.stream(root, name)
+            one = make(batch.image[:1], batch.label[:1], key=key, index=chosen)
+            if isinstance(certifier, Margins):
+                decided = np.asarray(decide(variables, batch.image))[:1]
+                one = one.only(one.label == decided)
+            line = {
+                "index": row,
+                "label": int(batch.label[0]),
+                "certified": int(one.label[0]),
+                "radius": float(one.radius[0]),
+            }
+            if one.margin is not None:
+                line["margin"] = float(one.margin[0])
+            append_lines(file, [line])
+            lines.append(line)
+            on_image(name, len(lines), len(rows))
+        certificate = Certificate(
+            np.asarray([line["certified"] for line in lines], np.int32),
+            np.asarray([line["radius"] for line in lines], np.float64),
+            np.asarray([line["margin"] for line in lines], np.float64)
+            if isinstance(certifier, Margins) else None,
+        )  # fmt: skip
+        found[name] = certificate, np.asarray([line["label"] for line in lines], np.int32)
+    return found
+
+
+def certifying(
+    certifier: Smoothing | Margins, method: Method, variables: Variables, mesh: Mesh | None = None
+) -> Callable[..., Certificate]:
+    """Returns (images, labels, *, key, index) -> the certificates of what is certified, `certify`.
+
+    Those of margins are of the bounds alone: `predict` has still to be asked of the images.
+    """
+    if isinstance(certifier, Margins):
+        fields: dict[str, Any] = {"vote": method.vote}
+        logits: Any = bind(_without_key(method.view("members")), variables)
+        if certifier.of == "mean_logit" or method.vote == "mean_logit":
+            fields, logits = {}, bind(mean_logits(method), variables)
+        return lambda images, labels, *, key, index: certifier(logits, images, labels, **fields)
+    predict = bind(method.predict, variables)
+    fields = {"mesh": mesh, "draws_per": method.draws_per if method.stochastic else "row"}
+    return lambda images, labels, *, key, index: certifier(
+        predict, images, key=key, index=index, **fields
+    )
+
+
+def names(config: Evaluation) -> list[str]:
+    """Returns the names of all certificates that a protocol asks for."""
+    return [
+        _name(title, other) for other in (None, *config.others) for title in config.certificates
+    ]
+
+
+def _name(title: str, other: str | None) -> str:
+    return title if other is None else f"{title}@{other}"
+
+
+def mean_logits(method: Method) -> Callable[..., Array]:
+    """Returns the mean of the members' logits, (variables, images) -> [b c]."""
+    members = _without_key(method.view("members"))
+    return lambda variables, images: jnp.mean(members(variables, images), axis=0)
+
+
+def _without_key(view: View) -> Callable[..., Array]:
+    return lambda variables, images: view(variables, images, key=None)
+
+
+def _decision(method: Method) -> Callable[..., Array]:
+    return lambda variables, images: losses.decided(method.predict(variables, images, key=None))
+
+
+def describe(certifier: Smoothing | Margins) -> str:
+    """Returns what a certifier certifies, in words."""
+    if isinstance(certifier, Smoothing):
+        return f"majority under noise of sigma {certifier.sigma:.4g}, l2"
+    rule = "the vote" if certifier.of == "vote" else "the mean logit, where the vote is right"
+    return f"{rule}, by {certifier.bound} bounds, linf eps {certifier.eps:.4g}"
+
+
+def summarize(certificate: Certificate, labels: np.ndarray) -> dict[str, float | int]:
+    """Returns the share certified as their class at radius 0, that of abstentions, mean radius."""
+    return {
+        "num_images": len(labels),
+        "certified_accuracy": float(certified_accuracy(certificate, labels, [0.0])[0]),
+        "abstained": float(np.mean(certificate.label < 0)),
+        "average_certified_radius": average_certified_radius(certificate, labels),
+    }
+
+
+def _read(file: pathlib.Path, rows: np.ndarray) -> list[dict]:
+    """Returns the whole lines of a file, which must be of the first rows in their order."""
+    if not file.is_file():
+        return []
+    lines = formats.read_lines("certificate", file, torn="the end")
+    found = lines[: len(rows)]
+    for number, line in enumerate(found, start=1):
+        missing = {"index", "label", "certified", "radius"} - line.keys()
+        if missing:
+            raise ValueError(f"Expected {str(file)!r}, line {number}, to have {sorted(missing)}.")
+    if [line["index"] for line in found] != rows[: len(found)].tolist():
+        raise ValueError(f"Expected {str(file)!r} to hold this evaluation's images in order.")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"read {file.name}")
+    if jax.process_index() == 0:
+        formats.write_lines(file, lines)
+    return found

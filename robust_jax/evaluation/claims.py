@@ -1,0 +1,271 @@
+"""What the files of an evaluation are of: evaluation.json, and a claim beside each of them.
+
+A description says which model, which data and which evaluation. evaluation.json holds that of the
+evaluation which was started last. Beside records/NAME.jsonl and certificates/NAME.jsonl lies
+NAME.json: the description of an evaluation that asks for nothing but that file. So a further
+attack, certificate or sanity check keeps what is finished, and what changes a record is refused.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from robust_jax import formats, serialization
+from robust_jax.evaluation.protocol import BY_CORRECTNESS, CLEAN, Evaluation, Judge
+from robust_jax.methods import MethodConfig
+
+Description = dict[str, Any]
+"""`name`, `step` and `weights` of the model, its `method`, the `evaluation`, a fingerprint of the
+`data` (None where none is known), and under `sources` by name the first four of every further
+model."""
+
+ENVIRONMENTS = "environments.jsonl"
+"""Beside evaluation.json: where its numbers were computed."""
+
+_MODEL = {"name", "step", "weights", "method"}
+"""What a description says of a model."""
+_NAMES = ("name", "step")
+"""Those that no record depends on."""
+_CHANGE_NO_RECORD = (
+    "attacks", "certificates", "worst_of", "others", "measures", "num_certified", "sanity",
+    "printed",
+)  # fmt: skip
+"""Fields of an evaluation that leave the records of any one attack as they are. Whatever else it
+has, today's fields and later ones, is held against each file."""
+_COUNTING = ("adaptive", "counts")
+"""Fields of a judge that say what is made of its decisions."""
+
+
+def claim(directory: pathlib.Path, description: Description) -> None:
+    """Makes a directory the home of an evaluation, or finds that what it holds is of that one.
+
+    Writes evaluation.json and the claims of files. A summary that stands for another evaluation is
+    removed: this one makes its own.
+
+    Args:
+        directory: of the evaluation.
+        description: what is about to be evaluated.
+
+    Raises:
+        ValueError: a file there is of something else, or of nothing known; names the fields that
+            differ, and the files.
+    """
+    description = _completed(description)
+    wanted = files(description)
+    kept: dict[str, Description] = {}
+    differing: dict[str, list[str]] = {}
+    for file in sorted(file for file in wanted if _has_lines(directory / f"{file}.jsonl")):
+        kept[file] = _of_stored_file(directory, file)
+        if kept[file]["data"] is None:
+            kept[file]["data"] = wanted[file]["data"]
+        for line in _differences(directory, file, kept[file], wanted[file]):
+            differing.setdefault(line, []).append(f"{file}.jsonl")
+    if differing:
+        raise ValueError(
+            f"Expected out={str(directory)!r} to be new or to hold this evaluation; it has "
+            + "; ".join(f"{line} in {_named(where)}" for line, where in differing.items())
+            + "."
+        )
+    if jax.process_index() != 0:
+        return
+    for file, found in (_described_alone(directory) | wanted | kept).items():
+        (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        formats.write(directory / f"{file}.json", found)
+    if not _is_claimed(directory, description):
+        (directory / "summary.json").unlink(missing_ok=True)
+    formats.write(directory / "evaluation.json", description)
+
+
+def read(directory: pathlib.Path) -> Description:
+    """Returns the description in evaluation.json as `claim` would be given it today.
+
+    Raises:
+        formats.TornError: it is no whole JSON.
+        ValueError: it lacks a part, or is of a newer format.
+    """
+    return _completed(_read(directory / "evaluation.json"))
+
+
+def environments(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns where the starts of an evaluation so far computed, a line each: `environment.py`."""
+    file = directory / ENVIRONMENTS
+    return formats.read_lines("environment", file, torn="left out") if file.is_file() else []
+
+
+def files(description: Description) -> dict[str, Description]:
+    """Returns the claim of every file that an evaluation asks for, by its path without ending.
+
+    Each is completed by itself: what today's classes do not take is held against its own file.
+    """
+    evaluation = serialization.to_json(Evaluation()) | description["evaluation"]
+    named = _files({**description, "evaluation": evaluation})
+    return {file: _completed(found) for file, found in named}
+
+
+def _files(description: Description) -> Iterator[tuple[str, Description]]:
+    evaluation, sources = description["evaluation"], list(description["sources"])
+    # Whom a selection by correctness asks, beside the model itself.
+    asked = sources if evaluation["selection"] in BY_CORRECTNESS else []
+    yield f"records/{CLEAN}", _narrowed(description)
+    for name in sources:
+        yield f"records/{CLEAN}@{name}", _narrowed(description, others=[name])
+    for name, run in evaluation["attacks"].items():
+        fields = {"attacks": {name: {**run, "adaptive": False}}, "others": asked}
+        yield f"records/{name}", _narrowed(description, **fields)
+    for title, certifier in evaluation["certificates"].items():
+        certificates = {title: certifier}
+        for name in (None, *evaluation["others"]):
+            others = sorted({*asked, name} - {None})
+            ending = "" if name is None else f"@{name}"
+            yield (
+                f"certificates/{title}{ending}",
+                _narrowed(description, certificates=certificates, others=others),
+            )
+
+
+def _narrowed(description: Description, **fields: Any) -> Description:
+    """Returns the description of an evaluation that asks for nothing but these fields."""
+    neutral, judge = serialization.to_json(Evaluation()), serialization.to_json(Judge())
+    counting = {key: judge[key] for key in _COUNTING if key in judge}
+    judges = {n: {**one, **counting} for n, one in description["evaluation"]["judges"].items()}
+    evaluation = description["evaluation"] | {key: neutral[key] for key in _CHANGE_NO_RECORD}
+    evaluation |= {"judges": judges, **fields}
+    named = {run.get("source") for run in evaluation["attacks"].values()}
+    named |= {*evaluation["others"]}
+    sources = {name: one for name, one in description["sources"].items() if name in named}
+    return {**description, "evaluation": evaluation, "sources": sources}
+
+
+def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
+    """Returns the claim of a file that is there.
+
+    Where its own is torn or missing (before format 3 there was none), evaluation.json says it.
+
+    Raises:
+        ValueError: neither says it.
+    """
+    own, whole = directory / f"{file}.json", directory / "evaluation.json"
+    try:
+        if own.is_file():
+            with contextlib.suppress(formats.TornError):
+                return _completed(_read(own))
+        if whole.is_file():
+            found = files(_read(whole))
+            if file in found:
+                return found[file]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected {str(own)!r} or evaluation.json to describe an evaluation: {error!r}"
+        ) from error
+    raise ValueError(
+        f"Expected {str(own)!r} or evaluation.json to say what {file}.jsonl is of; remove "
+        f"{file}.jsonl to have it made anew."
+    )
+
+
+def _differences(
+    directory: pathlib.Path, file: str, found: Description, wanted: Description
+) -> list[str]:
+    try:
+        both = (_compared(directory, one) for one in (found, wanted))
+        return serialization.differences(*both, name="")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected {str(directory / file)!r}.json to describe an evaluation: {error!r}"
+        ) from error
+
+
+def _described_alone(directory: pathlib.Path) -> dict[str, Description]:
+    """Returns the claims of files that evaluation.json alone describes, by path without ending.
+
+    It is about to describe another evaluation, which need not ask for them.
+    """
+    whole = directory / "evaluation.json"
+    found: dict[str, Description] = {}
+    if whole.is_file():
+        # What describes nothing, or nothing of today's, is no loss.
+        with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
+            found = files(_read(whole))
+    return {
+        file: one
+        for file, one in found.items()
+        if _has_lines(directory / f"{file}.jsonl") and not (directory / f"{file}.json").is_file()
+    }
+
+
+def _is_claimed(directory: pathlib.Path, description: Description) -> bool:
+    """Returns whether evaluation.json describes this evaluation already."""
+    if not (directory / "evaluation.json").is_file():
+        return False
+    try:
+        found = read(directory)
+    except formats.TornError:
+        return False
+    return _as_computed(directory, {**found, "data": None}) == _as_computed(
+        directory, {**description, "data": None}
+    )
+
+
+def _as_computed(directory: pathlib.Path, description: Description) -> Description:
+    """Returns a description without its precision where all was computed on a CPU: in float32."""
+    evaluation = description["evaluation"]
+    devices = {one.get("device") for one in environments(directory)}
+    on_cpu = jax.default_backend() == "cpu" and devices <= {"cpu"}
+    if not on_cpu or not isinstance(evaluation, dict):
+        return description
+    evaluation = {key: value for key, value in evaluation.items() if key != "precision"}
+    return {**description, "evaluation": evaluation}
+
+
+def _has_lines(file: pathlib.Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.readline().endswith(b"\n")
+
+
+def _named(where: list[str]) -> str:
+    return where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more"
+
+
+def _compared(directory: pathlib.Path, description: Description) -> Description:
+    """Returns a description without what no record depends on, and with the headline's name.
+
+    Decisions are stored in the order of the judges, of which the first is the headline.
+    """
+
+    def model(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in found.items() if key not in _NAMES}
+
+    sources = {name: model(one) for name, one in description["sources"].items()}
+    headline = next(iter(description["evaluation"]["judges"]), None)
+    here = _as_computed(directory, description)
+    return {**model(here), "sources": sources, "headline": headline}
+
+
+def _read(file: pathlib.Path) -> Description:
+    found = formats.read("claim", file)
+    missing = {"evaluation", "sources", "data", *_MODEL} - found.keys()
+    if missing:
+        raise ValueError(f"Expected {str(file)!r} to have {sorted(missing)}.")
+    sources = found["sources"]
+    whole = isinstance(sources, dict) and all(
+        isinstance(one, dict) and one.keys() >= _MODEL for one in sources.values()
+    )
+    if not whole:
+        raise ValueError(f"Expected {str(file)!r} to have under 'sources' models by name.")
+    return found
+
+
+def _completed(description: Description) -> Description:
+    def model(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "method": serialization.completed(MethodConfig, found["method"])}
+
+    return {
+        **model(description),
+        "evaluation": serialization.completed(Evaluation, description["evaluation"]),
+        "sources": {name: model(one) for name, one in description["sources"].items()},
+    }

@@ -1,0 +1,244 @@
+"""Several evaluations in one table and one page.
+
+    python -m robust_jax.evaluation.compare DIR DIR ... [--out compare.html]
+
+A DIR is where evaluate.py wrote `summary.json`. Evaluations of one configuration under the same
+protocol (other seeds, other checkpoints) are one column: mean and standard deviation over them. An
+attack whose settings differ between evaluations is several rows.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import rich.console
+import rich.table
+
+from robust_jax import formats, serialization
+from robust_jax.evaluation import claims, protocol
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.report.page import Section, table, write_page
+from robust_jax.runtime import command_line, logging
+from robust_jax.runtime.wording import NOTHING, percent, text
+
+
+class Run(NamedTuple):
+    """An evaluation on disk.
+
+    Attributes:
+        directory: where it lies.
+        name: of the checkpoint's configuration.
+        config: the protocol.
+        identity: what evaluations of one column share, as JSON: all but seeds and weights.
+        summary: its numbers.
+    """
+
+    directory: pathlib.Path
+    name: str
+    config: Evaluation
+    identity: str
+    summary: dict[str, Any]
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        judge: whose decision.
+        name: of the attack, "clean" or "worst case".
+        what: the attack's settings in words.
+        found: by column, (accuracy, its 95 % interval) of every evaluation that has the row.
+    """
+
+    judge: str
+    name: str
+    what: str
+    found: list[list[tuple[float, list[float]]]]
+
+
+def read(directory: pathlib.Path) -> Run:
+    """Returns the evaluation that a directory holds.
+
+    Raises:
+        ValueError: it holds none that has ended.
+    """
+    files = [directory / name for name in ("evaluation.json", "summary.json")]
+    if not all(file.is_file() for file in files):
+        raise ValueError(f"Expected {str(directory)!r} to hold an evaluation that has ended.")
+    description, summary = claims.read(directory), formats.read("summary", files[1])
+    name = repr(str(files[0]))
+    # No row is made of certificates, and those of earlier formats are named as none of today's is.
+    asked = {**description["evaluation"], "certificates": {}}
+    config = serialization.from_json(Evaluation, asked, name=name)
+    shared = {
+        "name": description["name"],
+        "method": description["method"],
+        "sources": sorted(description["sources"]),
+        "evaluation": {**description["evaluation"], "seed": None},
+    }
+    if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
+        shared["draws"] = summary["draws"]
+    identity = json.dumps(shared, sort_keys=True)
+    return Run(directory, description["name"], config, identity, summary)
+
+
+def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Returns the evaluations by column, whose heading is the configuration's name.
+
+    Where two columns share the name, the first directory of each stands behind it.
+    """
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(run.identity, []).append(run)
+    names = [members[0].name for members in alike.values()]
+    return {
+        name if names.count(name) == 1 else f"{name} ({members[0].directory})": members
+        for name, members in zip(names, alike.values(), strict=True)
+    }
+
+
+def rows(found: dict[str, list[Run]]) -> Iterator[Row]:
+    """Yields the lines of the table, judge after judge, in the order of the first evaluations."""
+    runs = [run for members in found.values() for run in members]
+    for judge in dict.fromkeys(judge for run in runs for judge in run.summary["judges"]):
+        lines = [[_lines(run, judge) for run in members] for members in found.values()]
+        for key in dict.fromkeys(key for column in lines for run in column for key in run):
+            cells = [[run[key] for run in column if key in run] for column in lines]
+            yield Row(judge, key.name, key.what, cells)
+
+
+class _Key(NamedTuple):
+    """What makes two lines the same: the attack's name, its settings in words and as JSON."""
+
+    name: str
+    what: str
+    settings: str
+
+
+def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
+    """Returns a judge's accuracies with their intervals."""
+    if judge not in run.summary["judges"]:
+        return {}
+    numbers, described = run.summary["judges"][judge], protocol.describe(run.config)
+    bounds, counted = numbers["intervals"], numbers["robust_accuracy"]
+    settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
+    lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}
+    counts = numbers["counts"]
+    words = "" if counts == "clean_and_attacked" else f", {logging.COUNTED[counts]}"
+    for name, value in counted.items():
+        key = _Key(name, described[name] + words, f"{counts} {settings[name]}")
+        lines[key] = (value, bounds["robust_accuracy"][name])
+    inside = {str(b): names for b, names in protocol.balls(run.config, list(counted)).items()}
+    for ball, value in numbers["worst_case_accuracy"].items():
+        members = inside.get(ball, list(counted))  # of format 2: all attacks
+        what = f"under all {len(members)} attacks of its evaluation in this ball"
+        key = _Key(f"worst case, {ball}", what, repr(sorted(settings[name] for name in members)))
+        lines[key] = (value, bounds["worst_case_accuracy"][ball])
+    return lines
+
+
+def cell(values: Sequence[tuple[float, Sequence[float]]]) -> str:
+    """Returns one accuracy with its interval, or the mean of several with their deviation."""
+    if not values:
+        return NOTHING
+    if len(values) == 1:
+        ((value, (low, high)),) = values
+        return f"{percent(value)} ({100 * low:.1f} to {100 * high:.1f})"
+    shares = [100 * value for value, _ in values]
+    mean, deviation = statistics.mean(shares), statistics.stdev(shares)
+    return f"{mean:.2f} % +- {deviation:.2f}, n = {len(shares)}"
+
+
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """Returns why the columns cannot be compared, a line each."""
+    lines = []
+    if any(run.summary["budget"] == "reduced" for run in runs):
+        lines.append("Reduced budget: not comparable with any other number.")
+    kinds = {
+        "images": [(r.config.split, r.config.selection, r.summary["num_examples"]) for r in runs],
+        "draws of a random method": [(r.summary["draws"],) for r in runs],
+        "labels to move away from": [(r.config.attack_labels,) for r in runs],
+    }
+    for words, values in kinds.items():
+        if len(set(values)) > 1:
+            listed = "; ".join(" ".join(map(str, value)) for value in dict.fromkeys(values))
+            lines.append(f"Not the same {words}: {listed}.")
+    flagged = {f["check"] for run in runs for f in run.summary["sanity"] if f["status"] == "flag"}
+    if flagged:
+        lines.append(f"Flagged in some of them: {', '.join(sorted(flagged))}. Read their reports.")
+    return lines
+
+
+def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Prints the table of some evaluations and writes it as a page.
+
+    Args:
+        directories: of evaluations that have ended.
+        out: file of the page.
+
+    Raises:
+        ValueError: no directory, or one that holds no evaluation.
+    """
+    if not directories:
+        raise ValueError("Expected at least one directory of an evaluation.")
+    runs = [read(directory) for directory in directories]
+    found = columns(runs)
+    headings = ["judge", "attack", *found]
+    lines = list(rows(found))
+    printed = rich.table.Table(*headings)
+    for row in lines:
+        printed.add_row(row.judge, row.name, *map(cell, row.found))
+    console = rich.console.Console()
+    console.print(printed)
+    cautions = warnings(runs)
+    for line in cautions:
+        console.print(line, highlight=False)
+    lead = "".join(f'<div class="stamp">{text(line)}</div><br>' for line in cautions)
+    words = (
+        "<p>Accuracy over all chosen images, right before and after the attack where no row says "
+        "otherwise: of one evaluation with its 95 % interval, of several "
+        "alike (other seeds, other checkpoints) the mean and the standard deviation over them.</p>"
+    )
+    body = words + table(
+        headings,
+        [
+            [
+                text(row.judge),
+                f"{text(row.name)}<br><small>{text(row.what)}</small>",
+                *(text(cell(values)) for values in row.found),
+            ]
+            for row in lines
+        ],
+    )
+    sources = table(
+        ["column", "evaluations"],
+        [
+            [text(name), "<br>".join(text(run.directory) for run in members)]
+            for name, members in found.items()
+        ],
+    )
+    parts = [Section("Accuracy", body), Section("Where the numbers are from", sources)]
+    write_page(out, "Evaluations compared", lead, parts)
+    console.print(f"Page in {out}", highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Arguments of the command.
+
+    Attributes:
+        directories: where evaluate.py wrote summaries.
+        out: file of the page.
+    """
+
+    directories: tuple[pathlib.Path, ...]
+    out: pathlib.Path = pathlib.Path("compare.html")
+
+
+if __name__ == "__main__":
+    with command_line.one_line_errors():
+        given = command_line.parse(Arguments, description=__doc__, positional="directories")
+        compare(given.directories, given.out)

@@ -1,0 +1,115 @@
+"""What cannot work is refused before the first attack: an evaluation traced on shapes alone."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robust_jax.certify import Margins, Smoothing
+from robust_jax.data import Data, Split
+from robust_jax.evaluation import certification
+from robust_jax.evaluation.harness import Evaluator
+from robust_jax.evaluation.targets import NUM_STARTS
+from robust_jax.methods import Method
+from robust_jax.runtime.compilation import dry_run
+from robust_jax.runtime.sharding import batched, replicated
+from robust_jax.types import Batch, Task, Variables
+
+Models = Mapping[str | None, tuple[Method, Variables]]
+"""Methods and their arrays, or shapes of them: None is the model, the others are sources."""
+
+
+def trained(method: Method, task: Task, batch_size: int) -> Variables:
+    """Returns the shapes of a method's variables after training and, where it fits, its fit.
+
+    Raises:
+        ValueError: it cannot be fitted on such a network, in one line.
+    """
+    found = jax.eval_shape(method.init, key=jax.random.key(0))
+    if method.fitted is None:
+        return found
+    images: Any = jax.ShapeDtypeStruct((batch_size, *task.input_shape), jnp.float32)
+    numbers: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    mask: Any = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+    batch = Batch(images, numbers, mask, numbers)
+    dry_run(method.fitted, found, batch, what="the fit")
+    return jax.eval_shape(method.fitted, found, batch)
+
+
+def check(
+    evaluator: Evaluator, models: Models, task: Task, *, directory: pathlib.Path | None = None
+) -> None:
+    """Traces every step and certificate of an evaluation; its steps keep what was traced.
+
+    Args:
+        evaluator: from `make_evaluator`.
+        models: the model and every source.
+        task: the dataset's shape.
+        directory: where records are gone on with: steps that have some have worked, and are left
+            out, but of a random method, whose earlier records may be set aside. None for all.
+
+    Raises:
+        ValueError: a step or certificate fails on such shapes; names it in one line.
+    """
+    config, mesh = evaluator.config, evaluator.mesh
+
+    def split(dtype: Any, *shape: int) -> Any:
+        # How it lies on the devices is part of what a trace is found by.
+        size = config.batch_size
+        return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=batched(mesh))
+
+    def everywhere(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
+
+    begins = any(run.attack.takes_starts for run in config.attacks.values())
+    pool: Any = jax.ShapeDtypeStruct((NUM_STARTS, *task.input_shape), jnp.float32)
+    starts = everywhere(pool) if begins else None
+    numbers = split(jnp.int32)
+    batch = Batch(split(jnp.float32, *task.input_shape), numbers, split(jnp.bool_), numbers)
+    key = jax.random.key(0)
+    models = {
+        name: (method, jax.tree.map(everywhere, variables))
+        for name, (method, variables) in models.items()
+    }
+    for name, step in evaluator.steps.items():
+        known = directory is not None and (directory / "records" / f"{name}.jsonl").is_file()
+        if known and not evaluator.stochastic:
+            continue
+        run = config.attacks.get(name)
+        source = name.partition("@")[2] or None if run is None else run.source
+        variables, other = models[None][1], None if source is None else models[source][1]
+        what = "judging clean images" if run is None else f"attack {name!r}"
+        host = run is not None and run.attack.on_host
+        dry_run(step, variables, other, starts, batch, numbers, key, what=what, on_host=host)
+    one: Any = jax.ShapeDtypeStruct((1, *task.input_shape), jnp.float32)
+    label: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    for title, certifier in config.certificates.items():
+        for other in (None, *config.others):
+            certify = functools.partial(_certify, certifier, models[other][0], key)
+            what = f"certificate {title if other is None else f'{title}@{other}'!r}"
+            dry_run(certify, models[other][1], one, label, what=what, on_host=True)
+
+
+def _certify(
+    certifier: Smoothing | Margins, method: Method, key: Any, variables: Any, image: Any, label: Any
+) -> None:
+    certify = certification.certifying(certifier, method, variables)
+    certify(image, label, key=key, index=np.zeros(1, np.int32))
+
+
+def check_data(data: Data, task: Task, split: Split) -> None:
+    """Checks that a dataset is one that a checkpoint's network takes.
+
+    Raises:
+        ValueError: another image shape or number of classes, or an empty split.
+    """
+    for name in ("input_shape", "num_classes"):
+        found, wanted = getattr(data.task, name), getattr(task, name)
+        if found != wanted:
+            raise ValueError(f"Expected the dataset's {name}={found} to be the network's {wanted}.")
+    if len(split) == 0:
+        raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")

@@ -1,0 +1,233 @@
+"""Judging: what a model decides on images, by the rules of a protocol."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import metrics, rng
+from robust_jax.attacks import eot, losses
+from robust_jax.evaluation.judges import Judge
+from robust_jax.methods import Method
+from robust_jax.types import Batch, Variables
+
+
+class Decisions(NamedTuple):
+    """What one judge says of a batch.
+
+    Attributes:
+        prediction: class of the largest score; -1, which is no label, where a score is NaN.
+        top5: classes of the five largest scores (fewer where there are fewer classes); -1 likewise.
+        share_correct: share of the judge's draws of which each alone decides for the label; of a
+            deterministic method 0 or 1.
+        share_rejudged: share that decides for the label of all judgements that the draws are enough
+            for, the one that counts among them.
+    """
+
+    prediction: Int[Array, " b"]
+    top5: Int[Array, "b n"]
+    share_correct: Float[Array, " b"]
+    share_rejudged: Float[Array, " b"]
+
+
+class Judgement(NamedTuple):
+    """What the harness finds on a batch of images, clean or attacked.
+
+    Attributes:
+        decisions: by judge.
+        linf: largest change of a pixel.
+        l2: Euclidean norm of the change.
+        view_fooled: does the attacked view itself, under a fresh key, have it wrong? False on
+            clean images.
+        shown: the first `NUM_SHOWN` images, for the report.
+        started: of an attack that begins at other images, which images it found a start for.
+    """
+
+    decisions: dict[str, Decisions]
+    linf: Float[Array, " b"]
+    l2: Float[Array, " b"]
+    view_fooled: Bool[Array, " b"]
+    shown: Float[Array, "n ..."]
+    started: Bool[Array, " b"] | None = None
+
+
+NUM_SHOWN = 8
+
+
+Predictor = Callable[..., Float[Array, "s b c"]]
+"""(variables, images, *, key, index) -> scores of every draw.
+
+A row's draws are those of the key and its index (default: its place), whatever rows are beside it.
+"""
+
+Panel = Callable[..., dict[str, Decisions]]
+"""(variables, batch, images) -> decisions by judge."""
+
+
+def predictor(method: Method, judge: Judge, seed: int) -> Predictor:
+    """Returns the scores of each draw that a judge decides by, probabilities where it has several.
+
+    Raises:
+        ValueError: the method has no such view.
+    """
+    return _draws(method, judge.view, seed, judge.num_deciding, shared=judge.rule == "fixed")
+
+
+def panel(method: Method, judges: Mapping[str, Judge], seed: int, num_submissions: int) -> Panel:
+    """Returns what all judges decide, each row by the draws that the seed and its index give.
+
+    Judges of one view see the same draws, which are made once.
+
+    Args:
+        method: what is judged.
+        judges: by name.
+        seed: root of the draws.
+        num_submissions: how often an image is submitted to what is deployed, at least.
+
+    Raises:
+        ValueError: the method has no such view.
+    """
+    kinds = {name: (judge.view, judge.rule == "fixed") for name, judge in judges.items()}
+    counts = {name: judge.num_drawn(num_submissions) for name, judge in judges.items()}
+    predictors = {
+        kind: _draws(
+            method, kind[0], seed, max(counts[n] for n in kinds if kinds[n] == kind), shared=kind[1]
+        )
+        for kind in dict.fromkeys(kinds.values())
+    }
+
+    def decisions(variables: Variables, batch: Batch, images: Array) -> dict[str, Decisions]:
+        key = rng.stream(jax.random.key(seed), "judge")
+        scores = {
+            kind: predict(variables, images, key=key, index=batch.index)
+            for kind, predict in predictors.items()
+        }
+        return {
+            name: decide(scores[kinds[name]][: counts[name]], batch.label, judge.num_deciding)
+            for name, judge in judges.items()
+        }
+
+    return decisions
+
+
+def _draws(
+    method: Method, view: str | None, seed: int, num_draws: int, *, shared: bool
+) -> Predictor:
+    """Returns the scores of some draws, each row's its own, or shared by all rows."""
+    predict = method.predict if view is None else method.view(view)
+
+    def decided(variables, images, *, key=None, index=None):
+        del key, index
+        try:
+            return predict(variables, images, key=None)[None]
+        except TypeError as error:
+            if "PRNG key" not in str(error):
+                raise
+            raise ValueError(
+                "Expected a method that asks for a key to say stochastic=True."
+            ) from error
+
+    def drawn(variables, images, *, key, index=None):
+        if shared:
+            keys, axis = rng.stream(jax.random.key(seed), "fixed judge"), None
+        else:
+            index = jnp.arange(len(images)) if index is None else index
+            keys, axis = rng.per_example(key, index), 0
+
+        def draw(number):
+            def of_one(image, key):  # alone: a method that draws once a call draws for one row
+                return predict(variables, image[None], key=rng.stream(key, "draw", number))[0]
+
+            return jax.nn.softmax(jax.vmap(of_one, in_axes=(0, axis))(images, keys), axis=-1)
+
+        return jax.lax.map(draw, jnp.arange(num_draws))
+
+    return drawn if method.stochastic else decided
+
+
+def fixed(function: Callable[..., Array], seed: int) -> Callable[..., Array]:
+    """Returns a random function of images (axis -2 of its result) under the seed's own key.
+
+    The same noise for every image, whatever batch it is in: a deterministic model.
+    """
+
+    def of_batch(variables, images, *, key):
+        del key
+        root = rng.stream(jax.random.key(seed), "fixed judge")
+
+        def of_one(image):
+            return function(variables, image[None], key=root)
+
+        return jnp.squeeze(jax.vmap(of_one, out_axes=-2)(images), axis=-3)
+
+    return of_batch
+
+
+def averaged(method_view: Callable[..., Array], num_draws: int, seed: int) -> Callable[..., Array]:
+    """Returns the view of the predictor that "fixed" judges: log of the mean probability."""
+
+    def of_draws(variables, images, *, key):
+        return eot(jax.tree_util.Partial(method_view, variables), num_draws)(images, key=key)[None]
+
+    return lambda variables, images, *, key: fixed(of_draws, seed)(variables, images, key=key)[0]
+
+
+def judge_images(
+    judges: Panel,
+    variables: Variables,
+    batch: Batch,
+    images: Float[Array, "b ..."],
+    key: Key[Array, ""],
+    attacked_view: Any = None,
+) -> Judgement:
+    """Returns how far images are from the clean ones of a batch, and every judge's decisions.
+
+    Args:
+        judges: of the method.
+        variables: the method's arrays.
+        batch: the clean images and their labels.
+        images: what is judged.
+        key: of the attacked view, which no attack saw.
+        attacked_view: what the attack saw; None for clean images.
+    """
+    delta = (images - batch.image).reshape(len(images), -1)
+    view_fooled = jnp.zeros(len(images), bool)
+    if attacked_view is not None:
+        logits = losses.decision(attacked_view(images, key=rng.stream(key, "attacked view")))
+        view_fooled = losses.misclassified(logits, batch.label)
+    return Judgement(
+        decisions=judges(variables, batch, images),
+        linf=jnp.max(jnp.abs(delta), axis=-1),
+        l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
+        view_fooled=view_fooled,
+        shown=images[:NUM_SHOWN],
+    )
+
+
+def decide(scores: Float[Array, "s b c"], labels: Int[Array, " b"], num_deciding: int) -> Decisions:
+    """Returns the decisions of the mean over the first draws, ties to the lower class.
+
+    Args:
+        scores: of every draw.
+        labels: classes.
+        num_deciding: draws that decide together; a deterministic method has one.
+    """
+    num_deciding = min(num_deciding, len(scores))
+    num_judgements = len(scores) // num_deciding
+    judged = scores[: num_judgements * num_deciding]
+    means = jnp.mean(judged.reshape((num_judgements, num_deciding, *scores.shape[1:])), axis=1)
+
+    def share(scores: Array) -> Float[Array, " b"]:
+        right = losses.decided(scores) == labels[None]
+        return jnp.mean(right.astype(jnp.float32), axis=0)
+
+    prediction = losses.decided(means[0]).astype(jnp.int32)
+    top5 = metrics.top_classes(means[0], 5).astype(jnp.int32)
+    return Decisions(
+        prediction=prediction,
+        top5=jnp.where(prediction[:, None] < 0, -1, top5),
+        share_correct=share(scores),
+        share_rejudged=share(means),
+    )

@@ -1,0 +1,165 @@
+"""Measures of an evaluation: which ones it asks, and their answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robust_jax import rng
+from robust_jax.attacks import BoundedAttack, ThreatModel
+from robust_jax.data import Split, eval_batches
+from robust_jax.evaluation.measures import Found, Measure, PrintedNumbers, Subject, standard
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment.checkpoints import Checkpoint
+from robust_jax.methods import Method
+from robust_jax.runtime.compilation import dry_run
+from robust_jax.runtime.sharding import local
+from robust_jax.runtime.wording import text
+from robust_jax.types import Variables
+
+
+def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Split) -> None:
+    """Checks, before any work, that a model has what a protocol asks, and that it can be asked.
+
+    Raises:
+        ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
+    """
+    subject = _subject(config, checkpoint, method, checkpoint.variables)
+    chosen = config.num_examples or len(split)
+    if config.selection == "correct_per_class":
+        chosen *= checkpoint.task.num_classes
+    for name, measure in _asked(config).items():
+        count = min(chosen, len(split), measure.num_examples or len(split))
+        images: Any = jax.ShapeDtypeStruct((count, *checkpoint.task.input_shape), jnp.float32)
+        missing = measure.missing(subject._replace(images=images))
+        if missing is not None and not config.measures:
+            continue  # those that every report shows, of a model that has it
+        if missing is not None:
+            kind = type(subject.config).__name__
+            raise ValueError(f"Expected measures={name!r} of a model with {missing}, found {kind}.")
+        labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+
+        def ask(*arrays: Any, measure: Measure = measure) -> None:
+            variables, images, labels = arrays
+            measure(subject._replace(variables=variables, images=images, labels=labels))
+
+        shapes = (local(subject.variables), images, labels)
+        dry_run(ask, *shapes, what=f"measures={name!r}", on_host=True)
+
+
+def measure(
+    config: Evaluation,
+    checkpoint: Checkpoint,
+    method: Method,
+    split: Split,
+    rows: Sequence[int],
+) -> dict[str, Found]:
+    """Returns the answers, by name.
+
+    Where a protocol names no measures and asks for sanity checks the standard ones are answered, as
+    far as the model has what they need. Every host asks its own copy of the model.
+
+    Args:
+        config: the protocol.
+        checkpoint: what is evaluated.
+        method: its method.
+        split: the examples.
+        rows: the chosen ones.
+    """
+    asked = _asked(config)
+    if not asked:
+        return {}
+    bare = _subject(config, checkpoint, method, local(checkpoint.variables))
+    counts = {name: len(rows[: one.num_examples]) for name, one in asked.items()}
+    images, labels = load(split, rows[: max(counts.values())])
+    found = {}
+    for name, one in asked.items():
+        subject = bare._replace(images=images[: counts[name]], labels=labels[: counts[name]])
+        missing = one.missing(subject)
+        if missing is None:
+            answer = one(subject)
+            answer = answer._replace(numbers=_finite(answer.numbers))
+            found[name] = _beside_the_paper(answer, one.printed, checkpoint.config.name)
+        elif config.measures:  # fewer images than hoped for: nothing is lost
+            words = f"not asked: needs {missing}"
+            found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
+    return found
+
+
+def _beside_the_paper(answer: Found, printed: PrintedNumbers | None, name: str) -> Found:
+    """Returns the answer with a paper's numbers for this checkpoint, in `numbers` and `lines`."""
+    beside = {} if printed is None else printed.beside(answer.numbers, name)
+    if printed is None or not beside:
+        return answer
+    lines = tuple(
+        (text(place), f"{number(one['ours'])} <small>printed, {text(printed.table)}: "
+                      f"{number(one['paper'])}</small>")
+        for place, one in beside.items()
+    )  # fmt: skip
+    numbers = {**answer.numbers, "printed": {"table": printed.table, "rows": beside}}
+    return answer._replace(numbers=numbers, lines=(*answer.lines, *lines))
+
+
+def number(value: float | None) -> str:
+    """Returns a measure's number as papers write it; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def say_printed(found: Mapping[str, Found]) -> list[str]:
+    """Returns for the terminal a line on each number that a paper prints of the measures."""
+    return [
+        f"{name}, {place}: {number(one['ours'])} (printed, {answer.numbers['printed']['table']}: "
+        f"{number(one['paper'])})"
+        for name, answer in found.items()
+        if "printed" in answer.numbers
+        for place, one in answer.numbers["printed"]["rows"].items()
+    ]
+
+
+def _asked(config: Evaluation) -> Mapping[str, Measure]:
+    if config.sanity and not config.measures:
+        return standard(_smallest_ball(config))
+    return config.measures
+
+
+def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Returns the images and labels of some rows, in one batch."""
+    (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
+    return batch.image, batch.label
+
+
+def _finite(numbers: Any) -> Any:
+    """Returns numbers as JSON has them: None where one is undefined (an agreement of all right)."""
+    if isinstance(numbers, dict):
+        return {key: _finite(value) for key, value in numbers.items()}
+    if isinstance(numbers, list):
+        return [_finite(value) for value in numbers]
+    return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers
+
+
+def _subject(
+    config: Evaluation, checkpoint: Checkpoint, method: Method, variables: Variables
+) -> Subject:
+    num_classes = checkpoint.task.num_classes
+    return Subject(
+        method=method,
+        config=checkpoint.config.method,
+        variables=variables,
+        images=jnp.zeros((0, *checkpoint.task.input_shape)),
+        labels=jnp.zeros(0, jnp.int32),
+        class_names=checkpoint.class_names or [str(n) for n in range(num_classes)],
+        key=rng.stream(jax.random.key(config.seed), "measures"),
+        batch_size=config.batch_size,
+    )
+
+
+def _smallest_ball(config: Evaluation) -> ThreatModel | None:
+    threats = [
+        run.attack.threat
+        for run in config.attacks.values()
+        if isinstance(run.attack, BoundedAttack)
+    ]
+    return min(threats, key=lambda found: (found.norm == "l2", found.eps), default=None)

@@ -1,0 +1,217 @@
+"""Measure: a question that an evaluation asks of a model beside attacks and certificates."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, Key
+from matplotlib.figure import Figure
+
+from robust_jax import rng
+from robust_jax.attacks import Attack, bind
+from robust_jax.methods import Method, MethodConfig
+from robust_jax.runtime.compilation import jitted
+from robust_jax.types import Variables
+
+NUM_STARTS = 256
+"""Clean images that decision attacks may begin at."""
+
+
+class Subject(NamedTuple):
+    """Whom a measure asks, and on which images.
+
+    Attributes:
+        method: what is evaluated.
+        config: its configuration.
+        variables: its arrays; shapes alone will do for `Measure.missing`.
+        images: clean images.
+        labels: their classes.
+        class_names: in label order.
+        key: of random draws.
+        batch_size: images to a pass.
+    """
+
+    method: Method
+    config: MethodConfig
+    variables: Variables
+    images: Float[Array, "b h w k"]
+    labels: Int[Array, " b"]
+    class_names: Sequence[str]
+    key: Key[Array, ""]
+    batch_size: int
+
+    def view(self, name: str) -> Any:
+        """Returns a view of the method bound to its arrays."""
+        return bind(self.method.view(name), self.variables)
+
+    def batches(self, images: Array | None = None) -> list[slice]:
+        """Returns the parts that images are taken in, as equal as can be: a size compiles once.
+
+        Args:
+            images: which; None for the clean ones.
+        """
+        count = len(self.images if images is None else images)
+        size = max(1, -(-count // max(1, -(-count // self.batch_size))))
+        return [slice(start, start + size) for start in range(0, count, size)]
+
+    def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> Any:
+        """Returns a view of all images, batches joined along an axis of the examples.
+
+        Every batch has the same key: a random model is the same draw on all images.
+        """
+        run, bound = _compiled_view(), self.view(view)
+        found = [run(bound, images[part], key) for part in self.batches(images)]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *found)
+
+    def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:
+        """Returns the images after an attack on a view, see `attacked_parts`."""
+        return jnp.concatenate(list(self.attacked_parts(attack, view)))
+
+    def attacked_parts(self, attack: Attack, view: str) -> Iterator[Float[Array, "b h w k"]]:
+        """Yields the images after an attack on a view, by `batches`.
+
+        They are moved away from their labels, of a targeted attack towards a random other class
+        each. An attack that begins at other images begins at the first of these.
+        """
+        bound, key = self.view(view), rng.stream(self.key, "attack")
+        traced = isinstance(self.images, Tracer)
+        call = attack.dry_run if traced else attack
+        begun = {"starts": self.images[:NUM_STARTS]} if attack.takes_starts and not traced else {}
+
+        def run(bound: Any, images: Array, labels: Array, index: Array, begun: Any) -> Array:
+            return call(bound, images, labels, key=key, index=index, **begun)
+
+        compiled = run if attack.on_host else jitted(run)
+        labels, index = self.labels, jnp.arange(len(self.images), dtype=jnp.int32)
+        if attack.targeted:
+            others = rng.stream(self.key, "targets")
+            labels = rng.other_classes(others, labels, index, len(self.class_names))
+        for part in self.batches():
+            yield compiled(bound, self.images[part], labels[part], index[part], begun)
+
+    def shape_of(self, view: str) -> Any:
+        """Returns the shape of a view of one image, without running it."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        run: Callable[..., Any] = self.method.view(view)
+        found = jax.eval_shape(
+            lambda variables, images, key: run(variables, images, key=key),
+            self.variables,
+            jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype),
+            key,
+        )
+        return jax.tree.map(lambda leaf: leaf.shape, found)
+
+
+@functools.cache
+def _compiled_view() -> Callable[..., Any]:
+    return jitted(lambda bound, images, key: bound(images, key=key))
+
+
+class Found(NamedTuple):
+    """What a measure says.
+
+    Attributes:
+        section: of the report.
+        numbers: for summary.json.
+        lines: of the report's table, what and how much; both are HTML.
+        figures: of the report, each with what it shows, which is its text alternative too.
+        about: what the lines are, in a sentence of HTML.
+    """
+
+    section: str
+    numbers: dict[str, Any]
+    lines: tuple[tuple[str, str], ...] = ()
+    figures: tuple[tuple[Figure, str], ...] = ()
+    about: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrintedNumbers:
+    """Numbers that a paper prints of what a measure asks, to stand beside ours.
+
+    Attributes:
+        table: where.
+        rows: by configuration name of the checkpoint, then by where our number stands in the
+            answer ("interrater_agreement.mean"; of a list by its place, "L_d.0" the first).
+    """
+
+    table: str
+    rows: dict[str, dict[str, float]]
+
+    def beside(self, numbers: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+        """Returns by place the `paper`'s number and `ours`, of one checkpoint; {} of others.
+
+        Raises:
+            ValueError: the answer has no such number.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for place, paper in self.rows.get(name, {}).items():
+            ours: Any = numbers
+            for part in place.split("."):
+                if isinstance(ours, list):
+                    ours = dict(zip(map(str, range(len(ours))), ours, strict=True))
+                if not isinstance(ours, dict) or part not in ours:
+                    raise ValueError(
+                        f"Expected printed={place!r} to be one of the answer's numbers."
+                    )
+                ours = ours[part]
+            found[place] = {"paper": paper, "ours": ours}
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A question; subclasses ask it.
+
+    Attributes:
+        num_examples: the first chosen images that it is asked on; None for all.
+        printed: what a paper prints of it; changes no number of ours.
+    """
+
+    section: ClassVar[str] = "Inside the network"
+
+    num_examples: int | None = 64
+    printed: PrintedNumbers | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks to be asked; None where nothing is."""
+        raise TypeError(f"Expected {type(self).__name__} to define missing(subject).")
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the answer."""
+        raise TypeError(f"Expected {type(self).__name__} to define __call__(subject).")
+
+
+def lacks_taps(subject: Subject) -> str | None:
+    """Returns what a method without activations to look at lacks."""
+    return None if "taps" in subject.method.views else "activations (view 'taps')"
+
+
+def lacks_members(subject: Subject) -> str | None:
+    """Returns what a method whose view `members` has less than two lacks."""
+    return None if subject.shape_of("members")[0] > 1 else "two members"
+
+
+def lacks_networks(subject: Subject) -> str | None:
+    """Returns what a method lacks whose members are not networks with activations of their own.
+
+    Draws of one random network and REGroup's layers are not.
+    """
+    if lacks_taps(subject) or lacks_members(subject):
+        return "members that are networks"
+    tap = next(iter(subject.shape_of("taps").values()))
+    own = tap[0] if len(tap) % 2 else 1  # see analysis.with_members
+    return None if own == subject.shape_of("members")[0] else "members that are networks"
+
+
+def member_names(number: int) -> list[str]:
+    """Returns what members are called."""
+    return [f"member {n + 1}" for n in range(number)]

@@ -1,0 +1,324 @@
+"""Measures of what is inside a network: filters, activations, embeddings, rates, voting layers."""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from robust_jax import analysis, rng
+from robust_jax.attacks import Attack
+from robust_jax.evaluation.measures.base import Found, Measure, Subject, lacks_taps
+from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.models import EnsembleConfig
+from robust_jax.models.base import in_network_order
+from robust_jax.runtime.wording import percent, text
+
+CLEAN = "clean"
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSheet(Measure):
+    """The filters of the first convolution on the sheet that KAP pools its kernels over.
+
+    Attributes:
+        pooled_only: ask networks with kernel pooling alone; others have the sheet that it would be.
+
+    References:
+        Figures 3 and A3 of KAP's paper.
+    """
+
+    pooled_only: bool = True
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: kernel pooling, and filters of grey or colour."""
+        if self.pooled_only and _pool(subject) is None:
+            return "kernel average pooling"
+        return None if _kernels(subject) else "a convolution of grey or colour images"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the picture."""
+        kernel, pool = np.asarray(_kernels(subject)[0]), _pool(subject) or KernelPool()
+        figure = analysis.filter_sheet(kernel, pool.grid(kernel.shape[-1]))
+        words = "Filters of the first convolution on the sheet that kernels are pooled over."
+        return Found(self.section, {"filters": kernel.shape[-1]}, (), ((figure, words),))
+
+
+def _pool(subject: Subject) -> KernelPool | None:
+    return subject.config.pool if isinstance(subject.config, KAP) else None
+
+
+def _kernels(subject: Subject) -> list[Any]:
+    return [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(subject.variables["params"])
+        if path[-1].key == "kernel" and len(leaf.shape) == 4 and leaf.shape[2] in (1, 3)
+    ]
+
+
+MIN_EMBEDDED = 40
+"""Fewest images worth an embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Measure):
+    """t-SNE of a layer's activations on the clean images.
+
+    Attributes:
+        layer: a tap; None for the last before the head.
+        by_sign: embed, beside all activations, the sums over positions of the positive and of the
+            negative parts, as REGroup has them.
+
+    References:
+        Figure 5 of REGroup's paper.
+    """
+
+    layer: str | None = None
+    by_sign: bool = False
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: activations, or enough images."""
+        few = len(subject.images) < MIN_EMBEDDED
+        words = f"{MIN_EMBEDDED} images (it is given {len(subject.images)})" if few else None
+        return lacks_taps(subject) or words
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the picture; of an ensemble its first member's."""
+        names = in_network_order(subject.shape_of("taps"))
+        layer = self.layer or names[-2:][0]
+        if layer not in names:
+            raise ValueError(f"Expected layer={layer!r} to be one of {list(names)}.")
+        key = rng.stream(subject.key, "taps")
+        values = _taps(subject, subject.images, (layer,), key=key)[layer][0]
+        seed = int(jax.random.randint(rng.stream(subject.key, "embedding"), (), 0, 2**31 - 1))
+        panels = {"all": values.reshape(len(values), -1)}
+        if self.by_sign:
+            flat = values.reshape(len(values), -1, values.shape[-1])
+            parts = {"positive": 1, "negative": -1}
+            panels |= {
+                name: jnp.sum(jnp.maximum(sign * flat, 0), axis=1) for name, sign in parts.items()
+            }
+        perplexity = min(30.0, len(values) / 4)
+        figure = analysis.embedding_scatter(
+            {
+                name if self.by_sign else layer: analysis.tsne(
+                    features, perplexity=perplexity, seed=seed
+                )
+                for name, features in panels.items()
+            },
+            np.asarray(subject.labels),
+            subject.class_names,
+        )
+        return Found(
+            self.section, {"layer": layer}, (), ((figure, f"t-SNE of the activations of {layer}."),)
+        )
+
+
+def _taps(subject: Subject, images: Any, layers: tuple[str, ...], *, key: Any) -> dict[str, Any]:
+    """Returns the activations of some layers on all images, each [m b ...]."""
+    method = subject.method
+
+    def chosen(variables: Any, images: Any, *, key: Any) -> dict[str, Any]:
+        taps = method.view("taps")(variables, images, key=key)
+        return {layer: analysis.with_members(taps[layer]) for layer in layers}
+
+    views = {**method.views, "chosen": chosen}
+    asked = subject._replace(method=method._replace(views=views))
+    return asked.ask("chosen", images, key=key, axis=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Activations(Measure):
+    """What perturbations do in every layer: histograms, and how far activations move.
+
+    Attributes:
+        attack: makes the adversarial images; those that it leaves as they were are not counted.
+        view: what they are made on.
+
+    References:
+        Figures A4, A5 and A6 of KAP's paper.
+    """
+
+    attack: Attack
+    view: str = "deployed"
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: activations."""
+        return lacks_taps(subject)
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the medians of the layers' relative change, and the pictures."""
+        adversarial = subject.attacked(self.attack, self.view)
+        moved = jnp.any(adversarial != subject.images, axis=(1, 2, 3))
+        count, total = int(jnp.sum(moved)), len(subject.images)
+        if count == 0:
+            return Found(self.section, {"moved": 0}, (("moved images", f"0 of {total}"),))
+        clean, adversarial = subject.images[moved], adversarial[moved]
+        kinds = {
+            CLEAN: clean,
+            "noise": analysis.matched_noise(
+                clean, adversarial, key=rng.stream(subject.key, "noise")
+            ),
+            "adversarial": adversarial,
+        }
+        # Under one key, or redrawn noise would be part of the change.
+        key = rng.stream(subject.key, "activations")
+        layers = tuple(subject.shape_of("taps"))
+        taps = {kind: _taps(subject, images, layers, key=key) for kind, images in kinds.items()}
+        drawn = rng.stream(subject.key, "kernels")
+        values = {kind: analysis.kernel_activations(tap, key=drawn) for kind, tap in taps.items()}
+        changes = {
+            kind: analysis.perturbations(taps[CLEAN], taps[kind]) for kind in kinds if kind != CLEAN
+        }
+        relative = {
+            kind: {layer: found.relative for layer, found in layers.items()}
+            for kind, layers in changes.items()
+        }
+        absolute = {
+            kind: {layer: found.absolute for layer, found in layers.items()}
+            for kind, layers in changes.items()
+        }
+        figures = (
+            (analysis.layer_histograms(values), "Activations of one kernel of every layer."),
+            (
+                analysis.layer_histograms(absolute, label="length of the change"),
+                "Euclidean length of the change of every layer's activations.",
+            ),
+            (
+                analysis.layer_curves(relative),
+                "Relative change of every layer's activations; median and quartiles.",
+            ),
+        )
+        medians = {
+            kind: {layer: float(np.nanmedian(np.asarray(one))) for layer, one in layers.items()}
+            for kind, layers in relative.items()
+        }
+        numbers = {"moved": count, "relative_change": medians}
+        return Found(self.section, numbers, (("moved images", f"{count} of {total}"),), figures)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepRate(Measure):
+    """The keep rate of LPD's dropout against the value of its kernel; no image is asked.
+
+    References:
+        Figure 1 of the LPD paper.
+    """
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: rates of Laplace priority dropout."""
+        return None if _laplace_rates(subject) else "Laplace priority dropout"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the curve."""
+        rates = _laplace_rates(subject)
+        assert rates is not None
+        words = f"alpha {rates.alpha:g}, beta {rates.beta:g}, lambda {rates.laplace_lambda:g}"
+        figure = analysis.keep_rate_curves({words: rates})
+        ends = {str(z): float(analysis.keep_rate(rates, jnp.asarray(z))) for z in (0.0, 1.0, 3.0)}
+        words = "Keep rate of a feature against the value of its kernel."
+        return Found(self.section, {"keep_rate": ends}, (), ((figure, words),))
+
+
+def _laplace_rates(subject: Subject) -> LaplaceRates | None:
+    rates = subject.config.rates if isinstance(subject.config, PriorityDropout) else None
+    return rates if isinstance(rates, LaplaceRates) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class VotingLayers(Measure):
+    """REGroup's accuracy by the number of voting layers, by layer, and by sign of the responses.
+
+    Fit all layers with both signs to see all of them (`regroup_cifar10:all_layers`).
+
+    Attributes:
+        attacks: by name; made on a view and judged by parts of the voters.
+        view: what they are made on.
+        of: the images that count under attack: "all", or the "successes", those alone that the
+            view then takes for another class, as REGroup's paper counts.
+
+    References:
+        Figures 3, 4 and 6 of REGroup's paper.
+    """
+
+    section: ClassVar[str] = "Layers that vote"
+
+    attacks: dict[str, Attack] = dataclasses.field(default_factory=dict)
+    view: str = "surrogate"
+    of: Literal["all", "successes"] = "all"
+
+    def missing(self, subject: Subject) -> str | None:
+        """Returns what the model lacks: REGroup of a single network, with both responses."""
+        if isinstance(subject.config.network, EnsembleConfig):
+            return "a single network, whose voters are layers"
+        named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
+        return None if named else "REGroup's positive and negative responses"
+
+    def __call__(self, subject: Subject) -> Found:
+        """Returns the accuracies of all voters by sign, and the curves over k."""
+        if isinstance(subject.images, Tracer):  # all attacks, before the first number is asked for
+            for attack in self.attacks.values():
+                next(subject.attacked_parts(attack, self.view))
+        signs, depths, layers = {}, {}, {}
+        for name, attack in {CLEAN: None, **self.attacks}.items():
+            by_sign = self._votes(subject, attack)
+            signs[name] = {sign: found.by_depth[-1] for sign, found in by_sign.items()}
+            depths[name], layers[name] = by_sign["both"]
+        shown = {name: votes for name, votes in signs.items() if votes["both"].size}
+        figures = (
+            (analysis.accuracy_bars(shown), "Accuracy by the sign of the responses that vote."),
+            (
+                analysis.accuracy_by_layers(
+                    {name: depths[name] for name in shown}, {CLEAN: layers[CLEAN]}, threshold=0.75
+                ),
+                "Accuracy against the number of voting layers, and of each layer alone.",
+            ),
+        )
+        numbers = {
+            name: {
+                "count": signs[name]["both"].size,
+                "by_sign": {sign: float(right.mean()) for sign, right in signs[name].items()},
+                "by_depth": depths[name].mean(axis=1).tolist(),
+                "by_layer": layers[name].mean(axis=1).tolist(),
+            }
+            for name in shown
+        }
+        numbers |= {name: {"count": 0} for name in signs if name not in shown}
+        lines = tuple(
+            (
+                text(name),
+                ", ".join(f"{sign} {percent(share)}" for sign, share in by_sign.items())
+                + f" of {numbers[name]['count']} images",
+            )
+            for name in signs
+            for by_sign in [numbers[name].get("by_sign", {"all": None})]
+        )
+        about = "Under attack the images alone count that it turned wrong."
+        about = about if self.of == "successes" else ""
+        return Found(self.section, numbers, lines, figures, about)
+
+    def _votes(self, subject: Subject, attack: Attack | None) -> dict[str, Any]:
+        """Returns by sign `LayerVotes` of the images that count, batch by batch."""
+        clean = (subject.images[part] for part in subject.batches())
+        images = clean if attack is None else subject.attacked_parts(attack, self.view)
+        found: dict[str, list[Any]] = {"positive": [], "negative": [], "both": []}
+        for part, each in zip(subject.batches(), images, strict=True):
+            labels = subject.labels[part]
+            counts = np.ones(len(labels), bool)
+            if attack is not None and self.of == "successes":
+                logits = subject.ask(self.view, each, key=subject.key)
+                counts = np.asarray(jnp.argmax(logits, axis=-1) != labels)
+            scores = subject.ask("members", each, key=subject.key, axis=1)
+            for sign, votes in found.items():
+                votes.append(
+                    jax.tree.map(
+                        lambda right, counts=counts: np.asarray(right)[:, counts],
+                        analysis.layer_votes(scores, labels, signs=sign),
+                    )
+                )
+        return {
+            sign: jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *votes)
+            for sign, votes in found.items()
+        }

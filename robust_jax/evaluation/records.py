@@ -1,0 +1,273 @@
+"""Records of an evaluation on disk, and the numbers that are reductions of them.
+
+For each attack a file `records/NAME.jsonl` grows by one line per example; `records/clean.jsonl`
+holds the clean predictions. An evaluation that was stopped goes on after the last whole batch. What
+a file's records are of stands beside it (`claims.py`).
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from robust_jax import formats
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.record import Decision, Record, Records
+from robust_jax.evaluation.reductions import of_judge, share
+from robust_jax.runtime.logging import say
+
+__all__ = ["Decision", "Record", "Records"]
+
+
+def check_numbers(records: Iterable[Record], name: str) -> None:
+    """Raises ValueError where a score was NaN, and names the examples."""
+    found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
+    if found:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise ValueError(
+            f"Expected the scores of {name} images to be numbers, found NaN on examples "
+            f"{found[:8]}{more}."
+        )
+
+
+def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Appends JSON lines, from process 0 alone; a line that a stop cut short is cut off first."""
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab+") as stream:
+            if stream.tell() and not _ends_line(stream):
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+            stream.write(formats.as_lines(lines).encode())
+
+
+def _ends_line(stream: BinaryIO) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) == b"\n"
+
+
+def save_shown(file: pathlib.Path, records: Sequence[Record], images: np.ndarray) -> None:
+    """Writes the first images of a records file beside it, from process 0 alone."""
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = records[: len(images)]
+        index = np.asarray([record.index for record in kept], np.int32)
+        with (
+            formats.replacing(file.with_suffix(".npz")) as partial,
+            partial.open("wb") as stream,
+        ):
+            np.savez_compressed(stream, index=index, images=images[: len(kept)])
+
+
+def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and images [n h w k] that `save_shown` wrote for an attack.
+
+    None of one that was skipped, or whose pictures are damaged: no number is made of them.
+    """
+    file = pathlib.Path(directory) / "records" / f"{name}.npz"
+    if file.is_file():
+        with (
+            contextlib.suppress(Exception),  # whatever zip, zlib and NumPy's header raise
+            file.open("rb") as stream,
+            np.load(stream) as found,
+        ):
+            return found["index"], found["images"]
+    return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
+
+
+def set_aside(file: pathlib.Path) -> None:
+    """Renames a file of a random method's records that formats before 3 judged, and says so.
+
+    They gave all rows of a batch one key, and every attack another: nothing of today's may be
+    mixed with them. The evaluation's summary, which is of those records, is removed.
+    """
+    if not file.is_file():
+        return
+    found = [d for record in _read(file, torn="the end") for d in record.decisions.values()]
+    if all(decision.share_rejudged is not None for decision in found):
+        return
+    kept = file.with_name(f"{file.name}.format2")
+    say(f"Judged anew, each image by draws of its own: {str(file)!r}, kept as {kept.name!r}.")
+    several = jax.process_count() > 1
+    if several:  # every host has read it before the first renames it
+        multihost_utils.sync_global_devices(f"set aside {file.name}")
+    if jax.process_index() == 0:
+        (file.parent.parent / "summary.json").unlink(missing_ok=True)
+        file.replace(kept)
+    if several:
+        multihost_utils.sync_global_devices(f"renamed {file.name}")
+
+
+def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, Record]:
+    """Returns the records of the whole batches in a file, and cuts anything after them off.
+
+    So too from a line on that is torn: what follows it is made anew.
+
+    Several processes read the file that process 0 writes, so they must share it.
+    """
+    if file is None or not file.is_file():
+        return {}
+    records = _read(file, torn="the end")
+    whole = len(records) if len(records) == len(rows) else len(records) // size * size
+    records = records[:whole]
+    if [record.index for record in records] != rows[:whole].tolist():
+        raise ValueError(f"Expected {str(file)!r} to hold this evaluation's examples in order.")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"read {file.name}")
+    if jax.process_index() == 0:
+        formats.write_lines(file, (record.to_json() for record in records))
+    return {record.index: record for record in records}
+
+
+def read_records(directory: str | pathlib.Path) -> Records:
+    """Returns the records that an evaluation wrote; the attacks' lack what they skipped."""
+    records: Records = {}
+    for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
+        records[file.stem] = {record.index: record for record in _read(file)}
+    return records
+
+
+def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused") -> list[Record]:
+    found = []
+    for number, line in enumerate(formats.read_lines("record", file, torn=torn), start=1):
+        try:
+            found.append(Record.from_json(line))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Expected {str(file)!r}, line {number}, to be a record: {error}"
+            ) from error
+    return found
+
+
+def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> dict[str, Any]:
+    """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
+    found = _read(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
+    right, interval = share(record.headline(judges).correct for record in found)
+    return {"num_examples": len(found), "clean_accuracy": right, "interval": interval}
+
+
+def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
+    """Returns the time that the batches of each attack took, over all starts of an evaluation.
+
+    Torn lines do not count: a stop leaves the numbers of records whole, and of seconds nearly.
+    """
+    found: dict[str, float] = {}
+    file = directory / "seconds.jsonl"
+    lines = formats.read_lines("seconds", file, torn="left out") if file.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.keys() >= {"name", "seconds"}:
+            raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")
+        found[line["name"]] = found.get(line["name"], 0.0) + line["seconds"]
+    return found
+
+
+def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
+    """Removes the time of batches whose records are gone: set aside, torn or never written.
+
+    Args:
+        directory: of the evaluation.
+        name: of the attack.
+        num_done: how many records are left.
+    """
+    file = directory / "seconds.jsonl"
+    if not file.is_file() or jax.process_index() != 0:
+        return
+    lines = formats.read_lines("seconds", file, torn="left out")
+    # Lines of format 2 do not say to which record they lead.
+    kept = [
+        line
+        for line in lines
+        if line.get("name") != name or 0 < line.get("num_done", num_done) <= num_done
+    ]
+    if kept != lines:
+        formats.write_lines(file, kept)
+
+
+def summarize(
+    records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Returns the numbers of an evaluation, fractions in [0, 1] with 95 % Wilson intervals.
+
+    The headline judge's numbers stand at the top, every judge's under `judges`:
+
+    * `clean_accuracy`, `robust_accuracy` by attack, as the judge `counts`, over `num_counted`
+      images;
+    * `worst_case_accuracy`: by ball (`protocol.balls`), right clean and under every attack in it
+      that the judge counts;
+    * `worst_of`: the same over the attacks that a row of the protocol names;
+    * `given_clean_correct`: robust accuracy over the examples that are right clean;
+    * `top5_accuracy`: share of the images, clean and attacked, whose label is among the five
+      classes of largest score; None of an attack that was not made on all of them;
+    * `single_draw`: mean accuracy of one draw on the same images (random methods);
+    * `submissions`: by k, the share of images that one of k submissions gets wrong, each decided by
+      a draw of its own; where the judge's draws are enough and of a random method;
+    * `rejudged`: accuracy on the clean images judged as often as the largest worst case judges
+      (`times`), each time by draws of its own: what luck alone leaves;
+    * `draws`: of a random method belong to a "row" ("batch" in formats before 3);
+    * `successes`: how many examples, right clean by the headline's judge, an attack makes wrong for
+      it, and the judge's accuracy on those alone (the only ones that the REGroup paper counts).
+
+    Args:
+        records: from `evaluate`.
+        config: the protocol.
+        seconds: time of each attack, `seconds_by_attack`.
+    """
+    judges = {judge: of_judge(records, config, judge) for judge in config.judges}
+    headline = next(iter(judges.values()))
+    top = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "intervals")
+    return {
+        "num_examples": len(records[CLEAN]),
+        "selection": config.selection,
+        "budget": config.budget,
+        "draws": "row",
+        "wall_seconds": sum((seconds or {}).values()),
+        "seconds": dict(seconds or {}),
+        **{name: headline[name] for name in top},
+        "judges": judges,
+    }
+
+
+def beside_the_paper(
+    summary: Mapping[str, Any], config: Evaluation, name: str
+) -> dict[str, Any] | None:
+    """Returns what the paper prints for a checkpoint, and our number counted as it counts.
+
+    Args:
+        summary: from `summarize`.
+        config: the protocol.
+        name: the checkpoint's configuration.
+
+    Returns:
+        `table`, `of` (what is counted), `rows`: by row, `paper` and `ours`, fractions, and `top5`
+        likewise. None where the paper's table does not have the checkpoint.
+    """
+    found = config.printed
+    if found is None or name not in found.rows:
+        return None
+    judge = summary["judges"][found.judge or next(iter(summary["judges"]))]
+
+    def ours(row: str) -> float | None:
+        if row == CLEAN:
+            return judge["clean_accuracy"]
+        if found.of == "accuracy":
+            return (judge["robust_accuracy"] | judge["worst_of"])[row]
+        value = judge[found.of][row]
+        return value["accuracy"] if found.of == "successes" else value
+
+    return {
+        "table": found.table,
+        "of": found.of,
+        "rows": {
+            row: {"paper": percent / 100, "ours": ours(row)}
+            for row, percent in found.rows[name].items()
+        },
+        "top5": {
+            row: {"paper": percent / 100, "ours": judge["top5_accuracy"][row]}
+            for row, percent in found.top5.get(name, {}).items()
+        },
+    }

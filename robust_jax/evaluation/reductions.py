@@ -1,0 +1,139 @@
+"""Numbers that are reductions of the records of an evaluation, judge by judge."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from robust_jax import metrics
+from robust_jax.evaluation.protocol import CLEAN, Evaluation, balls
+from robust_jax.evaluation.record import Records
+
+SUBMISSIONS = (10, 100)
+"""How often an image is submitted, where the draws are enough."""
+
+
+def share(right: Iterable[bool]) -> tuple[float, list[float]]:
+    """Returns the share of examples that are right, and its 95 % Wilson interval."""
+    values = list(right)
+    return sum(values) / len(values), list(metrics.interval(sum(values), len(values)))
+
+
+def all_right(share_right: float, num_drawn: int, times: int) -> float:
+    """Returns the probability that fresh draws of an example are all right, estimated from others.
+
+    The estimate has no bias: the share of the subsets of the draws made that are right throughout.
+
+    Args:
+        share_right: of the draws made.
+        num_drawn: draws made.
+        times: draws, no more than were made.
+    """
+    right = round(share_right * num_drawn)
+    return math.comb(right, times) / math.comb(num_drawn, times)
+
+
+def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]:
+    """Returns the numbers of a judge, as `records.summarize` lists them."""
+    rule = config.judges[judge]
+    counted = config.counted(judge)
+    clean, headline = records[CLEAN], next(iter(config.judges))
+
+    def correct(name: str, row: int, by: str = judge) -> bool:
+        return records[name][row].decisions[by].correct
+
+    right_clean = [row for row in clean if correct(CLEAN, row)]
+    population = right_clean if rule.counts == "given_clean_correct" else list(clean)
+
+    before = () if rule.counts == "attacked" else (CLEAN,)
+
+    def standing(names: Iterable[str]) -> tuple[float | None, list[float]]:
+        names = list(names)
+        if not population:
+            return None, [0.0, 1.0]
+        return share(all(correct(name, row) for name in names) for row in population)
+
+    def given_clean_correct(name: str) -> float | None:
+        right = sum(correct(name, row) for row in right_clean)
+        return right / len(right_clean) if right_clean else None
+
+    def successes(name: str) -> dict[str, Any]:
+        fallen = [
+            row
+            for row in clean
+            if correct(CLEAN, row, headline) and not correct(name, row, headline)
+        ]
+        right = sum(correct(name, row) for row in fallen)
+        return {"count": len(fallen), "accuracy": right / len(fallen) if fallen else None}
+
+    def top5(name: str) -> float | None:
+        run = config.attacks.get(name)
+        attacks_all = run is None or run.source is not None or not config.skip_misclassified
+        if not attacks_all and not all(record.right_somewhere for record in clean.values()):
+            return None  # what was left out stands as its clean image
+        found = [records[name][row] for row in clean]
+        return share(record.label in record.decisions[judge].top5 for record in found)[0]
+
+    clean_accuracy, clean_interval = share(correct(CLEAN, row) for row in clean)
+    robust = {name: standing((*before, name)) for name in counted}
+    # The clean image lies in every ball, whatever the column counts.
+    inside = balls(config, counted)
+    worst = {str(ball): standing((CLEAN, *members)) for ball, members in inside.items()}
+    groups = {name: standing((*before, *members)) for name, members in config.worst_of.items()
+              if set(members) <= set(counted)}  # fmt: skip
+    return {
+        "counts": rule.counts,
+        "num_counted": len(population),
+        "clean_accuracy": clean_accuracy,
+        "robust_accuracy": {name: value for name, (value, _) in robust.items()},
+        "worst_case_accuracy": {name: value for name, (value, _) in worst.items()},
+        "worst_of": {name: value for name, (value, _) in groups.items()},
+        "given_clean_correct": {name: given_clean_correct(name) for name in counted},
+        "top5_accuracy": {name: top5(name) for name in [CLEAN, *counted]},
+        "single_draw": {
+            name: sum(records[name][row].decisions[judge].share_correct for row in clean)
+            / len(clean)
+            for name in [CLEAN, *counted]
+        },
+        **_of_draws(records, config, judge, counted),
+        "successes": {name: successes(name) for name in counted},
+        "intervals": {
+            "clean_accuracy": clean_interval,
+            "robust_accuracy": {name: bounds for name, (_, bounds) in robust.items()},
+            "worst_case_accuracy": {name: bounds for name, (_, bounds) in worst.items()},
+            "worst_of": {name: bounds for name, (_, bounds) in groups.items()},
+        },
+    }
+
+
+def _of_draws(
+    records: Records, config: Evaluation, judge: str, counted: list[str]
+) -> dict[str, Any]:
+    """Returns what submissions of an image, and judgements of the clean one, come to.
+
+    Nothing of a method without randomness (whose draws agree on every image), and nothing of a
+    judge whose draws are no submissions.
+    """
+    rule, names = config.judges[judge], [CLEAN, *counted]
+    num_drawn = rule.num_drawn(config.num_submissions)
+    num_judgements = num_drawn // rule.num_deciding
+    decisions = {name: [found.decisions[judge] for found in records[name].values()]
+                 for name in names}  # fmt: skip
+    everything = [decision for found in decisions.values() for decision in found]
+    random = any(0 < decision.share_correct < 1 for decision in everything)
+    older = any(decision.share_rejudged is None for decision in everything)
+    if not random or older or not rule.is_deployed:
+        return {"submissions": {}, "rejudged": None}
+    submissions = {
+        str(k): {
+            name: 1 - sum(all_right(d.share_correct, num_drawn, k) for d in found) / len(found)
+            for name, found in decisions.items()
+        }
+        for k in SUBMISSIONS
+        if k <= num_drawn
+    }
+    combined = max((len(members) for members in balls(config, counted).values()), default=0)
+    times = min(1 + combined, num_judgements)
+    clean = [decision.share_rejudged or 0.0 for decision in decisions[CLEAN]]
+    accuracy = sum(all_right(right, num_judgements, times) for right in clean) / len(clean)
+    rejudged = {"times": times, "accuracy": accuracy} if times > 1 else None
+    return {"submissions": submissions, "rejudged": rejudged}

@@ -1,0 +1,186 @@
+"""The report's sections, each made of what an evaluation wrote."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robust_jax import analysis
+from robust_jax.attacks import BoundedAttack
+from robust_jax.certify import Certificate
+from robust_jax.evaluation.measures import Found
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.records import Record, Records
+from robust_jax.evaluation.report.page import Section, picture, table
+from robust_jax.evaluation.report.tables import checks, details, headline, papers_table
+from robust_jax.evaluation.sanity import Finding
+from robust_jax.runtime.wording import percent, text
+
+MAX_CLASSES = 20
+"""Most classes whose confusion is drawn."""
+
+
+def sections(
+    summary: Mapping[str, Any],
+    config: Evaluation,
+    records: Records,
+    findings: Sequence[Finding],
+    descriptions: Mapping[str, str],
+    *,
+    shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    clean_images: Mapping[int, np.ndarray],
+    class_names: Sequence[str],
+    certificates: Mapping[str, tuple[Certificate, np.ndarray]],
+    measured: Mapping[str, Found],
+) -> Iterator[Section]:
+    """Yields the sections of the page, in order; one without anything to show is left out.
+
+    Args:
+        summary: from `records.summarize`.
+        config: the protocol.
+        records: of every attack.
+        findings: of the sanity checks.
+        descriptions: a line on each attack.
+        shown: by attack, rows and adversarial images (`records.read_shown`).
+        clean_images: by row, the clean ones of those.
+        class_names: in label order.
+        certificates: by name, with the labels.
+        measured: answers of the measures, by name.
+    """
+    yield Section("Accuracy", headline(summary, descriptions) + papers_table(config.printed))
+    yield Section("Can these numbers be trusted?", checks(findings))
+    curves = list(_curves(config, records))
+    if curves:
+        yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
+    if certificates:
+        yield Section("Certified accuracy", _certified(certificates, summary["certificates"]))
+    pictures = list(_pictures(shown, clean_images, records, class_names, config.judges))
+    if pictures:
+        yield Section("Images and their adversarial twins", "".join(pictures))
+    if len(class_names) <= MAX_CLASSES:
+        yield Section("Which classes are taken for which", _confusion(config, records, class_names))
+    yield from _measured(measured)
+    yield Section("Other columns, and time", details(summary))
+
+
+def _standing(records: Records, name: str, judge: str) -> np.ndarray:
+    clean = records[CLEAN]
+    return np.asarray(
+        [r.decisions[judge].correct and records[name][i].decisions[judge].correct
+         for i, r in clean.items()]
+    )  # fmt: skip
+
+
+def _curves(config: Evaluation, records: Records) -> Iterator[str]:
+    """Yields a figure for each norm of which attacks come at two eps or more."""
+    judge = config.deciding
+    clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
+    for norm in ("linf", "l2"):
+        series: dict[str, dict[float, np.ndarray]] = {}
+        for name, run in config.attacks.items():
+            if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:
+                kind = [type(run.attack).__name__, run.view, run.source and f"of {run.source}"]
+                loss = getattr(run.attack, "loss", None)
+                key = ", ".join(str(word) for word in [*kind, loss] if word)
+                found = series.setdefault(key, {0.0: clean})
+                eps, stands = run.attack.threat.eps, _standing(records, name, judge)
+                # Two attacks of one kind and eps: their worst case.
+                found[eps] = stands & found.get(eps, stands)
+        series = {key: found for key, found in series.items() if len(found) > 2}
+        if series:
+            unit = "1/255" if norm == "linf" else "1"
+            figure = analysis.accuracy_curves(series, norm=norm, unit=unit)
+            yield picture(figure, f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals.")
+
+
+def _certified(
+    certificates: Mapping[str, tuple[Certificate, np.ndarray]], summary: Mapping[str, Any]
+) -> str:
+    rows = []
+    for name, (found, labels) in certificates.items():
+        right = found.label == labels
+        rows.append(
+            [
+                f"{text(name)}<br><small>{text(summary[name]['what'])}</small>",
+                percent(float(right.mean())),
+                percent(float((found.label < 0).mean())),
+                f"{float(np.where(right, found.radius, 0).mean()):.3f}",
+                str(len(labels)),
+            ]
+        )
+    headings = ["certifier", "certified at radius 0", "abstained", "average radius", "images"]
+    pictures = []
+    curves = {
+        name: analysis.Certified(found.radius, found.label == labels)
+        for name, (found, labels) in certificates.items()
+        if found.margin is None
+    }
+    if curves:
+        words = "Share of images certified as their class at a radius."
+        pictures.append(picture(analysis.certified_curves(curves), words))
+    margins = {
+        name: found.margin for name, (found, _) in certificates.items() if found.margin is not None
+    }
+    if margins:
+        words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
+        pictures.append(picture(analysis.margin_scatter(margins), words))
+    return table(headings, rows) + "".join(pictures)
+
+
+def _pictures(
+    shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    clean_images: Mapping[int, np.ndarray],
+    records: Records,
+    class_names: Sequence[str],
+    judges: Iterable[str],
+) -> Iterator[str]:
+    def name(record: Record) -> str:
+        prediction = record.headline(judges).prediction
+        return class_names[prediction] if prediction >= 0 else "NaN"
+
+    for attack, (rows, images) in shown.items():
+        if len(rows) == 0:
+            continue
+        figure = analysis.image_twins(
+            np.stack([clean_images[row] for row in rows]),
+            images,
+            names=[class_names[records[CLEAN][row].label] for row in rows],
+            perturbed_names=[name(records[attack][row]) for row in rows],
+        )
+        yield picture(
+            figure,
+            f"{attack}: labels above, below what the first column's judge takes the twin for; "
+            "differences amplified.",
+        )
+
+
+def _confusion(config: Evaluation, records: Records, class_names: Sequence[str]) -> str:
+    judge = config.deciding
+    labels = np.asarray([record.label for record in records[CLEAN].values()])
+
+    def figure(name: str) -> str:
+        rows = [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
+        found = np.asarray(rows)
+        decided = found >= 0
+        matrix = analysis.confusion_matrix(labels[decided], found[decided], class_names)
+        missing = "" if decided.all() else f" {np.sum(~decided)} without: their scores are NaN."
+        return picture(matrix, f"{name}, judged by {judge!r}.{missing}")
+
+    attacks = [name for name in records if name != CLEAN]
+    weakest = min(attacks, key=lambda name: _standing(records, name, judge).sum(), default=None)
+    names = [CLEAN] if weakest is None else [CLEAN, weakest]
+    return f'<div class="figures">{"".join(map(figure, names))}</div>'
+
+
+def _measured(measured: Mapping[str, Found]) -> Iterator[Section]:
+    """Yields a section for each subject that measures have, in their order."""
+    for title in dict.fromkeys(found.section for found in measured.values()):
+        here = [found for found in measured.values() if found.section == title]
+        body = "".join(f"<p>{found.about}</p>" for found in here if found.about)
+        lines = [list(line) for found in here for line in found.lines]
+        if lines:
+            body += table(["", ""], lines)
+        pictures = [picture(*pair) for found in here for pair in found.figures]
+        if pictures:
+            body += f'<div class="figures">{"".join(pictures)}</div>'
+        yield Section(title, body)

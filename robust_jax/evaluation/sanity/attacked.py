@@ -1,0 +1,247 @@
+"""The probe's own attacks on a view: PGD of every loss and length, Square, noise."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import PGD, Square, ThreatModel, bind, eot, losses
+from robust_jax.attacks.gradient import Steps, climber
+from robust_jax.attacks.threat import expand, unit_l2
+from robust_jax.runtime.compilation import jitted
+from robust_jax.types import Variables
+
+NUM_STEPS = 20
+"""Steps of the probe's PGD; the referee of more steps has twice as many."""
+
+NUM_QUERIES = 500
+"""Queries of Square."""
+
+NUM_NOISES = 20
+"""Draws of random signs."""
+
+NUM_DIRECTIONS = 8
+"""Random directions along which a gradient is to predict the loss."""
+
+NUM_DRAWS = 4
+"""Predictions of a random view that decide, averaged, under the same draws for every attack.
+
+The attacks take one fresh draw at every step.
+"""
+
+LOSSES = ("cross_entropy", "margin", "dlr")
+
+
+class AttackedView:
+    """A view that an evaluation attacks, and the images that the probe attacks it on.
+
+    What stands is by the word of the view itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        method_view: Callable[..., Array],
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        *,
+        stochastic: bool,
+        key: Key[Array, ""],
+    ) -> None:
+        self.name, self.images, self.labels, self.key = name, images, labels, key
+        self.view: Any = bind(method_view, variables)
+        ask = jitted(_logits)
+        keys = [rng.stream(key, "view", number) for number in (0, 1)]
+        logits, again = (ask(self.view, images, key) for key in keys)
+        self.random = stochastic and bool(jnp.any(logits != again))
+        judged = eot(self.view, NUM_DRAWS) if self.random else self.view
+        self._standing = functools.partial(jitted(_standing), judged)
+        self._stood: dict[Any, Bool[np.ndarray, " b"]] = {}
+        self._climb = jitted(_climb, static_argnames=("norm", "bounds", "num_classes"))
+        self.num_classes = logits.shape[-1]
+        # Half of the margins are larger: a scale that leaves no softmax saturated.
+        self.scale = float(jnp.median(jnp.abs(losses.margin(logits, labels)))) or 1.0
+
+    def standing(self, images: Array) -> Bool[np.ndarray, " b"]:
+        """Returns which images the view has right."""
+        return np.asarray(self._standing(images, self.labels, rng.stream(self.key, "judge")))
+
+    def pgd(
+        self,
+        threat: ThreatModel,
+        *,
+        loss: str = "cross_entropy",
+        num_steps: int = NUM_STEPS,
+        relative_step: float | None = None,
+        scale: float = 1.0,
+        start: int = 0,
+    ) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under PGD, one program for every radius, loss and length.
+
+        Args:
+            threat: the ball.
+            loss: what is raised.
+            num_steps: number of steps.
+            relative_step: length of a step as a share of eps; None is 2.5 / num_steps.
+            scale: what the logits are divided by.
+            start: number of the random start.
+        """
+        relative_step = 2.5 / num_steps if relative_step is None else relative_step
+        given = threat.eps, relative_step * threat.eps, scale
+        asked = threat, loss, num_steps, *given, start
+        if asked in self._stood:
+            return self._stood[asked]
+        found = self._climb(
+            self.view,
+            self.images,
+            self.labels,
+            *(jnp.asarray(value, self.images.dtype) for value in given),
+            LOSSES.index(loss),
+            num_steps,
+            rng.stream(self.key, "attack", start),
+            norm=threat.norm,
+            bounds=threat.bounds,
+            num_classes=self.num_classes,
+        )
+        return self._stood.setdefault(asked, self.standing(found))
+
+    def square(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under Square."""
+        attack = Square(threat, num_queries=NUM_QUERIES)
+        # Traced, so that a view of probabilities is another check's finding and no error here.
+        run = jitted(lambda view, images, labels, key: attack(view, images, labels, key=key))
+        found = run(self.view, self.images, self.labels, rng.stream(self.key, "attack"))
+        return self.standing(found)
+
+    def noise(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under draws of random signs on the surface of the ball."""
+        run = jitted(_noise, static_argnames=("norm", "bounds"))
+        eps = jnp.asarray(threat.eps, self.images.dtype)
+        key = rng.stream(self.key, "attack")
+        found = run(
+            self.view, self.images, self.labels, eps, key, norm=threat.norm, bounds=threat.bounds
+        )
+        return self.standing(found)
+
+    def changes(self, threat: ThreatModel) -> tuple[np.ndarray, np.ndarray]:
+        """Returns by how much the margin changes along random signs: predicted, and in truth."""
+        run = jitted(_changes, static_argnames=("norm", "bounds"))
+        eps = jnp.asarray(threat.eps, self.images.dtype)
+        key = rng.stream(self.key, "directions")
+        given = self.view, self.images, self.labels, eps, key
+        predicted, true = run(*given, norm=threat.norm, bounds=threat.bounds)
+        return np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+
+
+def _logits(view: Any, images: Array, key: Key[Array, ""]) -> Array:
+    return losses.decision(view(images, key=key))
+
+
+def _standing(view: Any, images: Array, labels: Array, key: Key[Array, ""]) -> Array:
+    return ~losses.misclassified(_logits(view, images, key), labels)
+
+
+def divided(view: Any, scale: Array, images: Array, *, key: Key[Array, ""]) -> Array:
+    """Returns the logits of a view over a scale."""
+    logits = view(images, key=key)
+    return logits / scale.astype(logits.dtype)
+
+
+def _climb(
+    view: Any,
+    images: Array,
+    labels: Array,
+    eps: Array,
+    step_size: Array,
+    scale: Array,
+    loss: Array,
+    num_steps: Array,
+    key: Key[Array, ""],
+    *,
+    norm: Any,
+    bounds: tuple[float, float],
+    num_classes: int,
+) -> Array:
+    """Returns the images after PGD, of which all but the kind of ball may change."""
+    known = [losses.named(name) for name in LOSSES if name != "dlr" or num_classes > 2]
+
+    def loss_fn(logits, labels):
+        return jax.lax.switch(loss, known, logits, labels)
+
+    view = jax.tree_util.Partial(divided, view, scale)
+    run = climber(
+        PGD(ThreatModel(norm, 0.0, bounds)),
+        Steps(num_steps, step_size, random_start=True, keep="best"),
+        view,
+        images,
+        labels,
+        key=key,
+        index=jnp.arange(len(labels)),
+        eps=jnp.broadcast_to(eps, labels.shape),
+        loss_fn=loss_fn,
+    )
+    return run(0)[0]
+
+
+def _moved(images: Array, key: Key[Array, ""], eps: Array, threat: ThreatModel) -> Array:
+    """Returns the images moved by random signs onto the surface of a ball, then into the box."""
+    signs = jax.random.rademacher(key, images.shape, images.dtype)
+    signs = signs if threat.norm == "linf" else unit_l2(signs)
+    return threat.project(images + eps * signs, images, eps=jnp.broadcast_to(eps, len(images)))
+
+
+def _changes(
+    view: Any,
+    images: Array,
+    labels: Array,
+    eps: Array,
+    key: Key[Array, ""],
+    *,
+    norm: Any,
+    bounds: tuple[float, float],
+) -> tuple[Array, Array]:
+    """Returns by how much the margin changes along random signs: predicted, and in truth."""
+    view_key = rng.stream(key, "view")
+    asked = losses.margin, view
+    slope, before, _ = losses.gradient(*asked, images, labels, key=view_key)
+
+    def along(number):
+        signs_key = rng.stream(key, "signs", number)
+        points = _moved(images, signs_key, eps, ThreatModel(norm, 0.0, bounds))
+        after, _ = losses.evaluate(*asked, points, labels, key=view_key)
+        return jnp.sum((slope * (points - images)).reshape(len(images), -1), axis=1), after - before
+
+    return jax.lax.map(along, jnp.arange(NUM_DIRECTIONS))
+
+
+def _noise(
+    view: Any,
+    images: Array,
+    labels: Array,
+    eps: Array,
+    key: Key[Array, ""],
+    *,
+    norm: Any,
+    bounds: tuple[float, float],
+) -> Array:
+    """Returns the first draw of random signs that fools, the last one where none does."""
+
+    def draw(carry):
+        number, points, done = carry
+        draw_key = rng.stream(key, "noise", number)
+        signs_key = rng.stream(draw_key, "signs")
+        noisy = _moved(images, signs_key, eps, ThreatModel(norm, 0.0, bounds))
+        hit = losses.misclassified(_logits(view, noisy, rng.stream(draw_key, "view")), labels)
+        return number + 1, jnp.where(expand(done, points), points, noisy), done | hit
+
+    return jax.lax.while_loop(
+        lambda carry: (carry[0] < NUM_NOISES) & ~jnp.all(carry[2]),
+        draw,
+        (jnp.asarray(0), images, jnp.zeros(labels.shape, bool)),
+    )[1]

@@ -1,0 +1,159 @@
+"""Indicators of attack failure that need the way an attack took, not only its end.
+
+References:
+    Pintor et al., "Indicators of attack failure: debugging and improving optimization of
+    adversarial examples", 2022 (silent success, incomplete optimisation).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import BoundedAttack, bind, eot, losses, trajectory
+from robust_jax.attacks.trajectories import has_trajectory
+from robust_jax.evaluation.judging import averaged
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.sanity.findings import Finding
+from robust_jax.methods import Method
+from robust_jax.runtime.compilation import jitted
+from robust_jax.types import Variables
+
+FORGOTTEN = 0.02
+"""Share of the images of which an attack may forget that it had fooled them."""
+
+STILL_RISING = 0.2
+"""Share of the rise of the loss that may fall into the last quarter of the steps.
+
+A loss that rises evenly to the end has .25 there; PGD-20 has .01 to .05 on networks trained against
+attacks, and .16 on a public ResNet-20, of which twice the steps break no more.
+"""
+
+SMALLEST = 1e-7
+"""A cross-entropy below which float32 leaves nothing of it."""
+
+FEW_STEPS, FEW_IMAGES = 4, 5
+"""Fewer steps have no last quarter, fewer standing images no mean."""
+
+
+def indicators(
+    method: Method,
+    variables: Variables,
+    images: Float[Array, "b h w k"],
+    labels: Int[Array, " b"],
+    config: Evaluation,
+    *,
+    key: Key[Array, ""],
+) -> list[Finding]:
+    """Returns whether the evaluation's own attacks in steps forget successes, and whether they end.
+
+    Both by the word of the view that is attacked.
+
+    Args:
+        method: what is evaluated.
+        variables: its arrays.
+        images: clean images.
+        labels: their classes.
+        config: the evaluation.
+        key: root of all draws.
+    """
+    forgotten: dict[str, float] = {}
+    rising: dict[str, float] = {}
+    for name, run, view in _watched(method, variables, config):
+        found = jitted(lambda view, images, labels, key, attack=run.attack: trajectory(
+            attack, view, images, labels, key=key
+        ))(view, images, labels, key)  # fmt: skip
+        decide = jitted(lambda view, images, key: losses.decision(view(images, key=key)))
+        first, again = (
+            decide(view, found.images, rng.stream(key, "judge", number)) for number in (0, 1)
+        )
+        stands = np.asarray(~losses.misclassified(first, labels))
+        if bool(jnp.all(first == again)):
+            # Of a random view a success is a lucky draw, which may well be forgotten.
+            once = np.asarray(found.successes).any(axis=(0, 1))
+            forgotten[name] = float(np.mean(once & stands))
+        if found.losses.shape[1] > FEW_STEPS and stands.sum() >= FEW_IMAGES:
+            way = np.asarray(found.losses, np.float64)[0][:, stands]
+            if getattr(run.attack, "loss", None) == "cross_entropy":
+                # Where a class is almost sure it is e^-margin, which rises late in any case.
+                way = np.log(np.expm1(np.maximum(way, SMALLEST)))
+            rising[name] = share_of_last_quarter(way)
+    return [_silent_success(forgotten), _incomplete(rising)]
+
+
+def share_of_last_quarter(values: Float[np.ndarray, "t b"]) -> float:
+    """Returns how much of the rise of a mean loss falls into the last quarter of the steps.
+
+    The largest loss so far counts, so that a way up that oscillates is not taken for a rise.
+
+    Args:
+        values: loss at the start and after every step, by image.
+    """
+    highest = np.maximum.accumulate(np.mean(values, axis=1))
+    rise = highest[-1] - highest[0]
+    num_steps = len(highest) - 1
+    late = highest[-1] - highest[num_steps - max(num_steps // 4, 1)]
+    return float(late / rise) if rise > 0 else 0.0
+
+
+def _watched(
+    method: Method, variables: Variables, config: Evaluation
+) -> Iterator[tuple[str, AttackRun, Any]]:
+    """Yields the attacks in steps and their views; of those that differ in eps alone the first."""
+    seen = set()
+    for name, run in config.attacks.items():
+        attack = run.attack
+        if run.source is not None or attack.targeted or not isinstance(attack, BoundedAttack):
+            continue
+        if not has_trajectory(attack) or attack.threat.eps == 0:
+            continue
+        threat = dataclasses.replace(attack.threat, eps=0.0)
+        kind: dict[str, Any] = {"threat": threat}
+        length = getattr(attack, "step_size", None)
+        if length is not None:  # a step that follows eps belongs to it
+            length, kind["step_size"] = round(length / attack.threat.eps, 6), 1.0
+        kind_of = dataclasses.replace(attack, **kind), length
+        if (kind_of, run.view, run.eot_samples, run.draws) not in seen:
+            seen.add((kind_of, run.view, run.eot_samples, run.draws))
+            method_view = method.view(run.view)
+            if run.draws == "fixed":
+                method_view = averaged(method_view, run.eot_samples, config.seed)
+            view: Any = bind(method_view, variables)
+            if run.draws == "fresh" and run.eot_samples > 1:
+                view = eot(view, run.eot_samples)
+            yield name, run, view
+
+
+def _silent_success(forgotten: dict[str, float]) -> Finding:
+    check = "attacks return what they find (silent success)"
+    if not forgotten:
+        return Finding(check, "not run", "No attack in steps on a view without randomness.")
+    name = max(forgotten, key=lambda name: forgotten[name])
+    text = (
+        f"Of {len(forgotten)} kinds of attacks in steps {name} most often passes an adversarial "
+        f"image and returns another one: on {100 * forgotten[name]:.1f} % of the images."
+    )
+    if forgotten[name] <= FORGOTTEN:
+        return Finding(check, "passed", text)
+    step = "Keep the best point on the way, not the last one (keep='best', APGD)."
+    return Finding(check, "flag", text, step)
+
+
+def _incomplete(rising: dict[str, float]) -> Finding:
+    check = "optimisation has ended (incomplete optimisation)"
+    if not rising:
+        text = f"No attack of {FEW_STEPS} steps and more leaves {FEW_IMAGES} images standing."
+        return Finding(check, "not run", text)
+    name = max(rising, key=lambda name: rising[name])
+    text = (
+        f"Of {len(rising)} kinds of attacks in steps {name} raises the loss of the images that "
+        f"stand longest: {100 * rising[name]:.0f} % of the rise falls into the last quarter of the "
+        "steps."
+    )
+    if rising[name] <= STILL_RISING:
+        return Finding(check, "passed", text)
+    return Finding(check, "flag", text, "Take more steps or longer ones until the loss stays.")

@@ -1,0 +1,258 @@
+"""Checks that ask the model itself, on a few images, before any table is believed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import FGSM, BoundedAttack, ThreatModel, losses
+from robust_jax.data import Split, eval_batches
+from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation
+from robust_jax.evaluation.records import Records
+from robust_jax.evaluation.sanity import referees
+from robust_jax.evaluation.sanity.attacked import AttackedView
+from robust_jax.evaluation.sanity.draws import enough_draws
+from robust_jax.evaluation.sanity.findings import Finding
+from robust_jax.evaluation.sanity.indicators import indicators
+from robust_jax.methods import Method
+from robust_jax.runtime.compilation import jitted
+from robust_jax.runtime.sharding import local
+from robust_jax.types import Variables
+
+NUM_IMAGES = 64
+ZERO = 1e-12
+"""Norm of a gradient that counts as none."""
+
+FEW = 0.02
+"""Share of examples without a gradient that is let pass."""
+
+
+def probe(
+    method: Method,
+    variables: Variables,
+    images: Float[Array, "b h w k"],
+    labels: Int[Array, " b"],
+    config: Evaluation,
+    *,
+    fooled: Mapping[str, Sequence[bool]] | None = None,
+) -> list[Finding]:
+    """Returns what the model shows on a few clean images.
+
+    Args:
+        method: what is evaluated.
+        variables: its arrays.
+        images: clean images in [0, 1]; a batch that fits the memory, 64 will do.
+        labels: their classes.
+        config: the evaluation: which views its attacks see, and in which ball.
+        fooled: by attack of the evaluation, on which of the images it fooled the view that it
+            sees, where that is known; the probe's referees are compared with those too.
+    """
+    key = rng.stream(jax.random.key(config.seed), "sanity")
+    on = Probes(method, variables, jnp.asarray(images), jnp.asarray(labels), key)
+    findings = [on.input_range(), on.randomness()]
+    views = attacked_views(method, config)
+    for name, view in views.items():
+        findings += [on.probabilities(name, view), on.gradients(name, view)]
+    for name, view in views.items():
+        attacked = AttackedView(
+            name,
+            view,
+            variables,
+            on.images,
+            on.labels,
+            stochastic=method.stochastic,
+            key=on.stream("attacked view"),
+        )
+        findings += referees.findings(attacked, balls_of(name, config, fooled or {}))
+    asked = method, variables, on.images, on.labels, config
+    findings += indicators(*asked, key=on.stream("indicators"))
+    return [*findings, enough_draws(*asked, key=on.stream("draws"))]
+
+
+def is_white_box(run: AttackRun) -> bool:
+    """Returns whether an attack differentiates a view of the model itself."""
+    return run.source is None and run.attack.needs_logits
+
+
+def attacked_views(method: Method, config: Evaluation) -> dict[str, Any]:
+    """Returns the views that white-box attacks see, by name; the deployed one without any."""
+    runs = filter(is_white_box, config.attacks.values())
+    names = list(dict.fromkeys(run.view for run in runs)) or ["deployed"]
+    return {name: method.view(name) for name in names}
+
+
+def balls_of(
+    view: str, config: Evaluation, fooled: Mapping[str, Sequence[bool]]
+) -> list[referees.Ball]:
+    """Returns the balls that white-box attacks on a view stay in, the smaller ones first."""
+    found: dict[ThreatModel, np.ndarray | None] = {}
+    for name, run in config.attacks.items():
+        attack = run.attack
+        if run.view != view or not is_white_box(run) or not isinstance(attack, BoundedAttack):
+            continue
+        if attack.threat.eps > 0:
+            known = found.setdefault(attack.threat, None)
+            # One step is known to leave more than several, which shows no mask.
+            if name in fooled and not isinstance(attack, FGSM):
+                new = np.asarray(fooled[name], bool)
+                found[attack.threat] = new if known is None else known | new
+    ordered = sorted(found, key=lambda threat: (threat.norm, threat.eps))
+    return [referees.Ball(threat, found[threat]) for threat in ordered]
+
+
+def probe_split(
+    method: Method, variables: Variables, split: Split, records: Records, config: Evaluation
+) -> list[Finding]:
+    """Returns what `probe` finds on the first images of an evaluation.
+
+    Of several hosts each probes its own copy of the model, and finds the same.
+    """
+    rows = list(records[CLEAN])[:NUM_IMAGES]
+    (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
+    # Who is right nowhere was not attacked: no attack left it standing, so no referee beats one.
+    skipped = {
+        row for row in rows if config.skip_misclassified and not records[CLEAN][row].right_somewhere
+    }
+    fooled = {
+        name: [records[name][row].view_fooled or row in skipped for row in rows]
+        for name in config.attacks
+        if name in records
+    }
+    return probe(method, local(variables), batch.image, batch.label, config, fooled=fooled)
+
+
+class Probes:
+    """The model and the images that every check asks."""
+
+    def __init__(
+        self,
+        method: Method,
+        variables: Variables,
+        images: Array,
+        labels: Array,
+        key: Key[Array, ""],
+    ) -> None:
+        self.method, self.variables, self.key = method, variables, key
+        self.images, self.labels = images, labels
+
+    def stream(self, name: str, *indices: int) -> Key[Array, ""]:
+        """Returns the key of a purpose."""
+        return rng.stream(self.key, name, *indices)
+
+    def input_range(self) -> Finding:
+        """Returns a flag unless the images use the box [0, 1] as pixels do."""
+        low, high = float(jnp.min(self.images)), float(jnp.max(self.images))
+        text = f"Pixels lie in [{low:.3g}, {high:.3g}]."
+        if low >= 0 and high <= 1 and high - low > 0.1:
+            return Finding("input range", "passed", text)
+        return Finding(
+            "input range",
+            "flag",
+            text,
+            "Give images in [0, 1] and normalise inside the model; eps is in these units.",
+        )
+
+    def randomness(self) -> Finding:
+        """Returns a flag where the model is random and does not say so, or the other way round."""
+        name = "randomness as declared"
+        predict = jitted(lambda v, i, k: self.method.predict(v, i, key=k))
+        keys = [self.stream("randomness", n) for n in (0, 0, 1)]
+        first, again, other = (np.asarray(predict(self.variables, self.images, k)) for k in keys)
+        same_key, other_key = np.abs(first - again).max(), np.abs(first - other).max()
+        if same_key > 1e-4:
+            return Finding(
+                name,
+                "flag",
+                f"The same key gives scores that differ by {same_key:.3g}: hidden randomness.",
+                "Draw every random number from the key; then declare stochastic=True.",
+            )
+        if other_key > 1e-4 and not self.method.stochastic:
+            return Finding(
+                name,
+                "flag",
+                f"Two keys give scores that differ by {other_key:.3g}, yet stochastic=False.",
+                "Declare stochastic=True, so that attacks average over draws (EOT) and the judge "
+                "takes fresh ones.",
+            )
+        if other_key == 0 and self.method.stochastic:
+            return Finding(
+                name,
+                "note",
+                "stochastic=True, but two keys give the same scores.",
+                "Declare False.",
+            )
+        return Finding(name, "passed", f"stochastic={self.method.stochastic}, as two keys show.")
+
+    def probabilities(self, name: str, view: Any) -> Finding:
+        """Returns a flag where an attacked view gives probabilities."""
+        check = f"view {name!r} gives logits"
+        logits = np.asarray(jitted(view)(self.variables, self.images, key=self.stream("view")))
+        if (logits >= 0).all() and np.abs(logits.sum(-1) - 1).max() < 1e-3:
+            return Finding(
+                check,
+                "flag",
+                "Rows are in [0, 1] and sum to one: probabilities, whose softmax has almost no "
+                "gradient.",
+                "Return the logits, or the logarithm of the probabilities.",
+            )
+        return Finding(check, "passed", f"Values in [{logits.min():.3g}, {logits.max():.3g}].")
+
+    def gradients(self, name: str, view: Any) -> Finding:
+        """Returns a flag where the cross-entropy of an attacked view has no usable gradient.
+
+        The slope of the loss by the logits is taken in float32 and in float64 (on the host); the
+        latter, scaled to unit length, is pulled back through the network, so a gradient that is
+        zero by saturation is told from one that the network does not have at all.
+        """
+        check = f"view {name!r} has gradients"
+
+        def logits_of(variables, images, key):
+            return losses.decision(view(variables, images, key=key))
+
+        def pulled_back(variables, images, slopes, key):
+            _, pull = jax.vjp(lambda images: logits_of(variables, images, key), images)
+            (slope,) = pull(slopes)
+            return jnp.sqrt(jnp.sum(jnp.square(slope.reshape(len(images), -1)), axis=-1))
+
+        def loss_slopes(variables, images, key):
+            logits = logits_of(variables, images, key)
+            total = lambda logits: jnp.sum(losses.cross_entropy(logits, self.labels))  # noqa: E731
+            return logits, jax.grad(total)(logits)
+
+        logits, slopes = jitted(loss_slopes)(self.variables, self.images, self.stream("view"))
+        pull = jitted(pulled_back)
+        single = np.asarray(pull(self.variables, self.images, slopes, self.stream("view")))
+        wide = np.asarray(logits, np.float64)
+        wide = wide - wide.max(-1, keepdims=True)
+        odds = np.exp(wide)
+        label = np.asarray(self.labels)[:, None]
+        exact = odds / odds.sum(-1, keepdims=True)
+        others = np.arange(wide.shape[-1])[None] != label
+        # Of the label itself: minus the sum of the others, which does not cancel.
+        exact = np.where(others, exact, -(exact * others).sum(-1, keepdims=True))
+        length = np.linalg.norm(exact, axis=-1, keepdims=True)
+        unit = np.divide(exact, length, out=np.zeros_like(exact), where=length > 0)
+        unit = jnp.asarray(unit, logits.dtype)
+        double = np.asarray(pull(self.variables, self.images, unit, self.stream("view")))
+        double = double * length[:, 0]
+        broken = float(np.mean(~np.isfinite(single)))
+        zero, zero_double = float(np.mean(single < ZERO)), float(np.mean(double < 1e-300))
+        text = (
+            f"No gradient (norm below {ZERO}) on {100 * zero:.1f} % of the images, in float64 none "
+            f"at all on {100 * zero_double:.1f} %; not finite on {100 * broken:.1f} %."
+        )
+        if broken == 0 and zero <= FEW:
+            return Finding(check, "passed", text)
+        saturated = zero_double < zero
+        return Finding(
+            check,
+            "flag",
+            text,
+            "The softmax is saturated: attack logits divided by their gap (Rescaled), or with the "
+            "margin or DLR loss." if saturated else
+            "The network hides its gradient: attack through BPDA, or by queries and transfer.",
+        )  # fmt: skip

@@ -1,0 +1,35 @@
+"""What attacks are given beside images and labels: classes to reach, images to begin at."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from robust_jax import rng
+from robust_jax.data import Split, eval_batches
+from robust_jax.evaluation.measures.base import NUM_STARTS
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.runtime.sharding import replicated
+from robust_jax.types import Batch
+
+
+def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
+    """Returns for each image a class other than its label, the same in every attack."""
+    key = rng.stream(jax.random.key(seed), "targets")
+    num_classes = jax.eval_shape(lambda i: view(i, key=key), batch.image).shape[-1]
+    return rng.other_classes(key, batch.label, batch.index, num_classes)
+
+
+def images_to_begin_at(config: Evaluation, split: Split, mesh: Mesh) -> Array | None:
+    """Returns clean images of a split, drawn by the seed alone: the same for every attack.
+
+    None where no attack begins at other images.
+    """
+    if not any(run.attack.takes_starts for run in config.attacks.values()):
+        return None
+    key = rng.stream(jax.random.key(config.seed), "starts")
+    rows = np.asarray(jax.random.permutation(key, len(split)), np.int32)[:NUM_STARTS]
+    (batch,) = eval_batches(split, len(rows), np.sort(rows), None)
+    return jax.device_put(np.asarray(batch.image), replicated(mesh))

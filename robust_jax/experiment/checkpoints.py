@@ -1,0 +1,351 @@
+"""Checkpoints: orbax behind one file.
+
+A work directory holds `checkpoints/STEP/`, each with the items `model` (the variables that are
+deployed), `optimizer` (what a resumed run needs besides) and `meta` (configuration, task, package
+version). The last and the best are kept. A save is written beside the others and renamed when it
+is whole, so one that is interrupted never costs the previous one.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+import robust_jax
+from robust_jax import formats, serialization
+from robust_jax.experiment.config import MAY_CHANGE, Config
+from robust_jax.experiment.weights import check_architecture, check_function, fingerprint
+from robust_jax.runtime import logging
+from robust_jax.runtime.sharding import replicated
+from robust_jax.types import Task, Variables
+
+
+class Checkpoint(NamedTuple):
+    """A restored checkpoint.
+
+    Attributes:
+        config: the experiment that made it.
+        task: the dataset's shape, as the network was built for it.
+        class_names: names of the classes, in label order.
+        step: training step.
+        metrics: validation metrics when it was saved; empty where none were measured.
+        variables: what is deployed, replicated over the mesh.
+    """
+
+    config: Config
+    task: Task
+    class_names: tuple[str, ...]
+    step: int
+    metrics: dict[str, float]
+    variables: Variables
+
+
+def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.CheckpointManager:
+    """Returns orbax's manager of a work directory, which keeps the last and the best checkpoint.
+
+    Args:
+        workdir: the run's directory.
+        best_by: metric whose largest value is the best.
+    """
+
+    def value(metrics: Any) -> float:
+        return metrics[best_by]
+
+    policy = preservation_policy.AnyPreservationPolicy(
+        [
+            preservation_policy.LatestN(1),
+            preservation_policy.BestN(
+                get_metric_fn=value,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        # Without it no metrics are written, and a resumed run would not know its best checkpoint.
+        best_fn=value,
+        cleanup_tmp_directories=True,
+        # The step donates its state: a save must have read it before training goes on.
+        enable_async_checkpointing=False,
+    )
+    try:
+        return ocp.CheckpointManager(_root(workdir), options=options)
+    except Exception as error:  # it reads the metrics of every step
+        raise ValueError(
+            f"Expected checkpoints {str(_root(workdir))!r} to be whole{_torn_metrics(workdir)}: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _torn_metrics(workdir: str | pathlib.Path) -> str:
+    """Returns in words which steps' metrics are torn."""
+    torn = []
+    for file in sorted(_root(workdir).glob("*/metrics/metrics")):
+        try:
+            json.loads(file.read_bytes())
+        except ValueError:
+            torn.append(file.parent.parent.name)
+    return f", found the metrics of {torn} torn" if torn else ""
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    *,
+    model: Variables,
+    optimizer: Any,
+    config: Config,
+    task: Task,
+    class_names: tuple[str, ...],
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Writes a checkpoint; an existing one of the same step is left as it is.
+
+    Args:
+        manager: from `open_manager`.
+        step: training step.
+        model: variables to deploy.
+        optimizer: tree of arrays that a resumed run needs besides; None for none.
+        config: the experiment.
+        task: the task that the method was made for.
+        class_names: names of the classes.
+        metrics: validation metrics; None where none were measured.
+
+    Raises:
+        OSError: it could not be written (a full disk); names the checkpoints that are kept.
+    """
+    if step in manager.all_steps():
+        return
+    meta = formats.numbered(
+        {
+            "version": robust_jax.__version__,
+            "config": serialization.to_json(config),
+            "task": task._asdict(),
+            "class_names": class_names,
+            "metrics": dict(metrics or {}),
+            # Files of arrays have no check sums of their own.
+            "weights": fingerprint(model),
+        }
+    )
+    items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
+    if optimizer is not None:
+        items["optimizer"] = ocp.args.StandardSave(optimizer)
+    args = ocp.args.Composite(**items)
+    try:
+        with logging.only_errors():
+            manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
+            manager.wait_until_finished()
+    except Exception as error:  # orbax and tensorstore raise every kind
+        kept = [each for each in _steps(str(manager.directory.parent)) if each != step]
+        raise OSError(
+            f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def save_model(
+    workdir: str | pathlib.Path,
+    variables: Variables,
+    *,
+    config: Config,
+    task: Task,
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Writes variables that no run of train.py made as the checkpoint of a new work directory.
+
+    Raises:
+        ValueError: the directory holds checkpoints already.
+    """
+    if _steps(workdir):
+        raise ValueError(f"Expected out={str(workdir)!r} to hold no checkpoints yet.")
+    with open_manager(workdir, best_by="accuracy") as manager:
+        save(
+            manager, 0, model=variables, optimizer=None, config=config, task=task,
+            class_names=class_names,
+        )  # fmt: skip
+
+
+def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) -> Checkpoint:
+    """Returns a checkpoint, its variables on the mesh, whatever devices wrote it.
+
+    Args:
+        workdir: directory of a run or of an import.
+        mesh: devices to restore to.
+        step: which checkpoint; None for the best, or the last where no metric was measured.
+
+    Raises:
+        ValueError: the directory holds no checkpoint, or one that is damaged, of a newer
+            format, or of another architecture than its configuration describes.
+    """
+    steps = _steps(workdir)
+    if not steps:
+        raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
+    if step is not None and step not in steps:
+        raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
+    metas = {each: _read_meta(workdir, each) for each in (steps if step is None else [step])}
+    if step is None:
+        step = max(steps, key=lambda each: (_best_value(metas[each]), each))
+    meta = metas[step]
+    config = serialization.from_json(Config, meta["config"])
+    task = Task(
+        tuple(meta["task"]["input_shape"]), meta["task"]["num_classes"], meta["task"]["num_train"]
+    )
+    variables = _read_model(workdir, step, mesh)
+    expected = jax.eval_shape(config.method.make(task).init, key=jax.random.key(0))
+    check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
+    if meta["weights"] not in (None, fingerprint(variables)):
+        raise ValueError(
+            f"Expected checkpoint {str(workdir)!r}, step {step}, to hold the arrays that were "
+            f"saved, {meta['weights']}; found {fingerprint(variables)}."
+        )
+    return Checkpoint(
+        config, task, tuple(meta["class_names"]), step, dict(meta["metrics"]), variables
+    )
+
+
+def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
+    """Returns the checkpoint with the same weights under another configuration's method and name.
+
+    Raises:
+        ValueError: the weights are of another architecture than the method's, they make another
+            network under it, or one of the two methods needs what the other's `fit` did not
+            gather.
+    """
+    method = config.method.make(checkpoint.task)
+    expected = jax.eval_shape(method.init, key=jax.random.key(0))
+    check_architecture(checkpoint.variables, expected, name="checkpoint")
+    fitted = method.fit is not None or "fitted" in checkpoint.variables
+    if fitted and config.method != checkpoint.config.method:
+        raise ValueError(
+            f"Expected method={config.name!r} to be the checkpoint's own: one of the two is fitted "
+            "to training images, which train.py with --training.init-from does anew."
+        )
+    own = checkpoint.config.method
+    try:
+        check_function(own, config.method, checkpoint.task, checkpoint.variables)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected method={config.name!r} to fit the checkpoint: {error}"
+        ) from error
+    changed = dataclasses.replace(checkpoint.config, method=config.method, name=config.name)
+    return checkpoint._replace(config=changed)
+
+
+def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`."""
+    args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
+    return _readable(lambda: manager.restore(step, args=args), manager.directory, step).optimizer
+
+
+def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
+    """Returns the step of the last checkpoint of a work directory, None where there is none.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration; names the fields that
+            differ (those of `MAY_CHANGE` may).
+    """
+    steps = _steps(workdir)
+    if not steps:
+        return None
+    saved, wanted = _read_meta(workdir, steps[-1])["config"], serialization.to_json(config)
+    for path in MAY_CHANGE:
+        *parents, name = path.split(".")
+        old, new = (
+            functools.reduce(lambda found, key: found.get(key, {}), parents, tree)
+            for tree in (saved, wanted)
+        )
+        old.pop(name, None)
+        old |= {name: new[name]} if name in new else {}
+    lines = serialization.differences(serialization.completed(Config, saved), wanted)
+    if lines:
+        raise ValueError(
+            f"Expected workdir={str(workdir)!r} to be new or to hold this configuration; it has "
+            + "; ".join(lines)
+            + "."
+        )
+    return steps[-1]
+
+
+def kept_metrics(workdir: str | pathlib.Path) -> dict[int, dict[str, float]]:
+    """Returns the validation metrics of each checkpoint that is kept, by step."""
+    return {step: _read_meta(workdir, step)["metrics"] for step in _steps(workdir)}
+
+
+def _root(workdir: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(workdir).resolve() / "checkpoints"
+
+
+def _steps(workdir: str | pathlib.Path) -> list[int]:
+    root = _root(workdir)
+    if not root.is_dir():
+        return []
+    # Unfinished saves carry a suffix, so a name of digits is a finished one.
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
+
+
+def _best_value(meta: Mapping[str, Any]) -> float:
+    best_by = meta["config"]["training"]["best_by"]
+    return meta["metrics"].get(best_by, -1.0)
+
+
+def _readable(read: Any, directory: Any, step: int) -> Any:
+    """Returns `read()`, any failure of it as one line that names the checkpoint."""
+    try:
+        return read()
+    except Exception as error:  # orbax and tensorstore raise every kind
+        raise ValueError(
+            f"Expected checkpoint {str(directory)!r}, step {step}, to be whole and written by "
+            f"robust_jax: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _reader(workdir: str | pathlib.Path) -> ocp.CheckpointManager:
+    handlers = {
+        "model": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(_root(workdir), options=options, item_handlers=handlers)
+
+
+def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
+    def read() -> dict[str, Any]:
+        with _reader(workdir) as manager:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            return manager.restore(step, args=args).meta
+
+    name = f"checkpoint {str(_root(workdir))!r}, step {step},"
+    meta = formats.current("checkpoint", _readable(read, workdir, step), name=name)
+    names = ("config", "task", "class_names", "metrics", "weights")
+    return _readable(lambda: {key: meta[key] for key in names}, workdir, step)
+
+
+def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:
+    def read() -> Variables:
+        with _reader(workdir) as manager:
+            saved = manager.item_metadata(step).model
+            # The saved sharding names the devices that wrote it; these may be others.
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=replicated(mesh)
+                ),
+                dict(saved),
+            )
+            args = ocp.args.Composite(model=ocp.args.StandardRestore(abstract))
+            return manager.restore(step, args=args).model
+
+    return _readable(read, workdir, step)

@@ -1,5 +1,0 @@
-"""The report of an evaluation: one self-contained page that people look at."""
-
-from robust_jax.report.write import write
-
-__all__ = ["write"]

@@ -1,8 +1,0 @@
-"""Sanity checks: does an evaluation show the model's robustness, or the attack's weakness?"""
-
-from robust_jax.sanity.findings import Finding, outranks
-from robust_jax.sanity.from_certificates import check_certificates
-from robust_jax.sanity.from_records import check_records
-from robust_jax.sanity.probes import probe, probe_split
-
-__all__ = ["Finding", "check_certificates", "check_records", "outranks", "probe", "probe_split"]

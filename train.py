@@ -10,7 +10,6 @@ import sys
 
 import jax
 
-import evaluate
 from robust_jax import evaluation, experiment, training
 from robust_jax.data import open_data
 from robust_jax.evaluation import dry_run
@@ -121,7 +120,7 @@ def main(arguments: Arguments) -> None:
         logging.say(f"Trained with at most {gibibytes(peak)} of a device's memory in use.")
     del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
     checkpoint = experiment.fit(manager, workdir, method, cfg, data, plan, mesh)
-    evaluate.run(
+    experiment.judge(
         checkpoint, cfg.evaluation, mesh,
         data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,
     )  # fmt: skip

@@ -29,9 +29,9 @@ import numpy as np  # noqa: E402
 import timing  # noqa: E402
 
 from robust_jax import training  # noqa: E402
-from robust_jax.experiment import config
+from robust_jax.experiment import config  # noqa: E402
 from robust_jax.models import EnsembleConfig, NetworkConfig  # noqa: E402
-from robust_jax.runtime import sharding
+from robust_jax.runtime import sharding  # noqa: E402
 from robust_jax.training.plan import make_plan  # noqa: E402
 from robust_jax.types import Batch, Task  # noqa: E402
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import evaluate
-from robust_jax import evaluation
+from robust_jax import evaluation, experiment
 from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
@@ -80,7 +79,7 @@ def test_nothing_is_attacked_before(case, model, tmp_path):
     fields, message = CASES[case]
     wanted = dataclasses.replace(checkpoint.config.evaluation, **{"attacks": GOOD, **fields})
     with pytest.raises(ValueError, match="Expected ") as error:
-        evaluate.run(checkpoint, wanted, sharding.make_mesh(1), data=data, out=tmp_path / "out")
+        experiment.judge(checkpoint, wanted, sharding.make_mesh(1), data=data, out=tmp_path / "out")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -132,11 +131,11 @@ def test_suites_and_their_measures_are_traced_too(model):
     checked(model, method, attacks={"suite": AttackRun(suite)})
     measures = {"embedding": Embedding(), "kept": Attacked(attack=suite)}
     wanted = dataclasses.replace(checkpoint.config.evaluation, measures=measures)
-    measurement.check(wanted, checkpoint, method, data.test)
+    measurement.check(wanted, experiment.as_model(checkpoint), data.test)
     broken = AutoAttack(small.THREAT, version="custom", attacks=APGDS)
     wanted = dataclasses.replace(wanted, measures={"kept": Attacked(attack=broken)})
     with pytest.raises(ValueError, match=r"measures='kept' to run on this model: .* to suffice"):
-        measurement.check(wanted, checkpoint, method, data.test)
+        measurement.check(wanted, experiment.as_model(checkpoint), data.test)
 
 
 def test_what_was_traced_is_not_traced_again(model):

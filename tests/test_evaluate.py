@@ -11,9 +11,10 @@ import pytest
 
 import evaluate
 import train
+from robust_jax import experiment
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.evaluation import dry_run, records, report
+from robust_jax.evaluation import Model, dry_run, records, report
 from robust_jax.evaluation.protocol import AttackRun
 from robust_jax.experiment import checkpoints
 from robust_jax.runtime import sharding
@@ -71,7 +72,7 @@ def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch
     more = dataclasses.replace(cfg.evaluation, attacks=attacks)
     before = {file: file.read_bytes() for file in (out / "records").glob("*.jsonl")}
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
-    evaluate.run(checkpoint, more, mesh, data=data, out=out, progress=False)
+    experiment.judge(checkpoint, more, mesh, data=data, out=out, progress=False)
     assert {file: file.read_bytes() for file in before} == before
     summary = json.loads((out / "summary.json").read_text())
     accuracies = summary["robust_accuracy"]
@@ -79,22 +80,22 @@ def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch
     assert accuracies == again["robust_accuracy"]
     assert all(worst <= late for worst in summary["worst_case_accuracy"].values())
     # And back to the first: the further attack's records stay, and count no more.
-    evaluate.run(checkpoint, cfg.evaluation, mesh, data=data, out=out, progress=False)
+    experiment.judge(checkpoint, cfg.evaluation, mesh, data=data, out=out, progress=False)
     assert (out / "records" / "late.jsonl").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["robust_accuracy"] == again["robust_accuracy"]
     assert set(summary["seconds"]) == {"clean", "fgsm", "pgd"}
     attacks["late"] = AttackRun(FGSM(ThreatModel("linf", 0.2)))
     with pytest.raises(ValueError, match=r"late.attack.threat.eps: 0.1 != 0.2 in records/late.jso"):
-        evaluate.run(
+        experiment.judge(
             checkpoint, dataclasses.replace(more, attacks=attacks), mesh, data=data, out=out
         )
 
 
 def test_evaluate_refuses_data_of_another_shape():
     data = open_data(DataConfig(Digits()))
-    task = data.task._replace(num_classes=7)
+    model = Model.of(lambda images: images[:, 0, 0], num_classes=7)
     with pytest.raises(ValueError, match="Expected the dataset's num_classes=10 to be the netw"):
-        dry_run.check_data(data, task, data.test)
+        dry_run.check_data(data.test, model)
     with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
-        dry_run.check_data(data, data.task, data.validation)
+        dry_run.check_data(data.validation, model._replace(num_classes=10))

@@ -2,6 +2,7 @@
 
 import json
 
+from robust_jax.evaluation.report import terminal
 from robust_jax.runtime import logging
 
 BALL = "linf eps 0.1"
@@ -47,7 +48,7 @@ def test_steps_that_are_taken_again_have_one_line(tmp_path):
 
 def test_table_shows_every_number(capsys, monkeypatch):
     monkeypatch.setattr(logging.console, "_width", 200)
-    logging.print_summary("title", SUMMARY, {"pgd": "PGD, eps 0.1"})
+    terminal.print_summary("title", SUMMARY, {"pgd": "PGD, eps 0.1"})
     printed = capsys.readouterr().out
     for text in ("title", "75.00 %", "50.00 %", "25.00 %", "30.00 .. 95.00", "PGD, eps 0.1"):
         assert text in printed

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import evaluate
 import train
 from robust_jax import experiment, training
 from robust_jax.runtime import sharding
@@ -135,7 +134,7 @@ def test_a_run(monkeypatch, tmp_path, no_waiting, memory):
     batches, make_train_step = training.batches, training.make_train_step
     monkeypatch.setattr(training, "batches", watched_batches)
     monkeypatch.setattr(training, "make_train_step", watched_step)
-    monkeypatch.setattr(evaluate, "run", count)
+    monkeypatch.setattr(experiment, "judge", count)
     monkeypatch.setattr(training, "fetch", allowed(training.fetch))
     for name in ("validate", "save", "fit"):
         monkeypatch.setattr(experiment, name, allowed(getattr(experiment, name)))

@@ -21,6 +21,7 @@ import numpy as np
 
 from on_accelerator.carried import load_images
 from on_accelerator.rows import Setting, Task, Value
+from robust_jax import experiment
 from robust_jax.data import NPZ, Augmentation, DataConfig, open_data
 from robust_jax.evaluation import protocol
 from robust_jax.experiment import checkpoints, config
@@ -91,8 +92,6 @@ def trained(setting: Setting, name: str) -> dict[str, Value]:
 
 def evaluated(setting: Setting, name: str, variant: str) -> dict[str, Value]:
     """Evaluates a row by a variant of `eval/kap.py`; goes on where it was stopped."""
-    import evaluate
-
     mesh, workdir = sharding.make_mesh(), _workdir(setting, name)
     wanted = config.load_evaluation(str(ROOT / "configs" / "eval" / f"kap.py:{variant}"))
     wanted = dataclasses.replace(
@@ -105,7 +104,7 @@ def evaluated(setting: Setting, name: str, variant: str) -> dict[str, Value]:
         )
     checkpoint = checkpoints.load(workdir, mesh)
     data, out = open_data(checkpoint.config.data), workdir / "evaluations" / f"kap-{variant}"
-    evaluate.run(checkpoint, wanted, mesh, data=data, out=out, progress=False)
+    experiment.judge(checkpoint, wanted, mesh, data=data, out=out, progress=False)
     summary = json.loads((out / "summary.json").read_text())
     values: dict[str, Value] = {"seconds": summary["wall_seconds"]}
     for judge, found in summary["judges"].items():

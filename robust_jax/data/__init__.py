@@ -8,7 +8,7 @@ from robust_jax.data.images import check_images, check_labels
 from robust_jax.data.pipeline import Data, DataConfig, Statistics, open_data
 from robust_jax.data.plan import select
 from robust_jax.data.sources import NPZ, Blobs, Digits, Examples, Source, Splits
-from robust_jax.data.split import Split
+from robust_jax.data.split import Split, from_arrays
 
 __all__ = [
     "NPZ",
@@ -29,6 +29,7 @@ __all__ = [
     "check_labels",
     "eval_batches",
     "fingerprint",
+    "from_arrays",
     "num_steps_per_epoch",
     "open_data",
     "select",

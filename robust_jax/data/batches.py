@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from robust_jax.data.pipeline import Data
 from robust_jax.data.plan import EvalPlan, Indices, Plan, TrainPlan, select
@@ -140,16 +140,19 @@ def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _finish(
-    images: UInt8[Array, "b h w k"], labels: Int[Array, " b"], rows: Int[Array, " b"]
+    images: Shaped[Array, "b h w k"], labels: Int[Array, " b"], rows: Int[Array, " b"]
 ) -> Batch:
     """Returns the batch of stored images; rows of -1 are padding."""
     return Batch(
-        image=_unit_range(images), label=labels, mask=rows >= 0, index=jnp.maximum(rows, 0)
+        image=_unit_range(images) if images.dtype == jnp.uint8 else images,
+        label=labels,
+        mask=rows >= 0,
+        index=jnp.maximum(rows, 0),
     )
 
 
 def _gather(
-    images: UInt8[Array, "n h w k"], labels: Int[Array, " n"], rows: Int[Array, " b"]
+    images: Shaped[Array, "n h w k"], labels: Int[Array, " n"], rows: Int[Array, " b"]
 ) -> Batch:
     """Returns the batch of the given rows of a split in memory."""
     index = jnp.maximum(rows, 0)

@@ -33,7 +33,7 @@ class ArrayExamples:
     """Examples held in memory.
 
     Attributes:
-        images: uint8 [n h w k].
+        images: uint8 [n h w k]; of `from_arrays` float32 in [0, 1] too.
         labels: integers [n].
     """
 

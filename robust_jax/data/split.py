@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from robust_jax.data.images import NUM_CROP_DRAWS, Transform
+from robust_jax.data.images import NUM_CROP_DRAWS, Transform, check_images, check_labels
 from robust_jax.data.order import uniforms
 from robust_jax.data.sources import ArrayExamples, Examples
 
@@ -48,8 +48,14 @@ class Split:
         """Returns the number of examples."""
         return len(self.rows)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Returns uint8; of arrays that a caller handed in as fractions, float32."""
+        found = self.examples
+        return found.images.dtype if isinstance(found, ArrayExamples) else np.dtype(np.uint8)
+
     def __getitem__(self, row: int, /) -> tuple[np.ndarray, int]:
-        """Returns the uint8 image (no random crop) and the label of a row."""
+        """Returns the image (no random crop) and the label of a row."""
         return self.read(row, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,7 +81,7 @@ class Split:
         return image, label
 
     def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (uint8 images, labels) of consecutive rows, without random crops."""
+        """Yields (images, labels) of consecutive rows, without random crops."""
         if isinstance(self.examples, ArrayExamples) and self.transform.image_size is None:
             yield (
                 self.transform.pad(self.examples.images[self.rows]),
@@ -100,8 +106,8 @@ class Split:
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images (uint8 [n h w k], no random crop) and labels, decoded once and kept."""
-        images = np.empty((len(self), *self.shape), np.uint8)
+        """All images ([n h w k], no random crop) and labels, decoded once and kept."""
+        images = np.empty((len(self), *self.shape), self.dtype)
         labels = np.empty(len(self), np.int32)
         start = 0
         for chunk, chunk_labels in self.chunks():
@@ -125,3 +131,35 @@ class Split:
         transform = replace(old, image_size=image_size, resize_to=resize_to)
         shape = (image_size, image_size, self.shape[2])
         return replace(self, transform=transform, shape=shape, cache={})
+
+
+def from_arrays(images: Any, labels: Any, *, num_classes: int, name: str = "test") -> Split:
+    """Returns arrays as a split.
+
+    Args:
+        images: [n h w k], uint8 in 0 .. 255 or floating in [0, 1].
+        labels: class of each [n], any integers.
+        num_classes: c.
+        name: "test", "validation" or "train".
+
+    Raises:
+        ValueError: a shape, dtype or value is wrong, or there are no images.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    check_images(images)
+    check_labels(labels, num_classes)
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(f"Expected {len(images)} images to be {len(labels)} and at least one.")
+    images = images if images.dtype == np.uint8 else images.astype(np.float32)
+    height, width, channels = images.shape[1:]
+    return Split(
+        name=name,
+        examples=ArrayExamples(images, labels.astype(np.int32)),
+        rows=np.arange(len(images), dtype=np.int32),
+        transform=Transform(),
+        shape=(height, width, channels),
+        num_classes=num_classes,
+        seed=0,
+        memory="device",
+        num_workers=0,
+    )

@@ -21,7 +21,8 @@ from robust_jax import formats, serialization
 from robust_jax.evaluation import claims, protocol
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.report.page import Section, table, write_page
-from robust_jax.runtime import command_line, logging
+from robust_jax.evaluation.report.terminal import COUNTED
+from robust_jax.runtime import command_line
 from robust_jax.runtime.wording import NOTHING, percent, text
 
 
@@ -127,7 +128,7 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
     lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}
     counts = numbers["counts"]
-    words = "" if counts == "clean_and_attacked" else f", {logging.COUNTED[counts]}"
+    words = "" if counts == "clean_and_attacked" else f", {COUNTED[counts]}"
     for name, value in counted.items():
         key = _Key(name, described[name] + words, f"{counts} {settings[name]}")
         lines[key] = (value, bounds["robust_accuracy"][name])

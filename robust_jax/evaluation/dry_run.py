@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust_jax.certify import Margins, Smoothing
-from robust_jax.data import Data, Split
+from robust_jax.data import Split
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.harness import Evaluator
+from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import dry_run
@@ -101,15 +102,18 @@ def _certify(
     certify(image, label, key=key, index=np.zeros(1, np.int32))
 
 
-def check_data(data: Data, task: Task, split: Split) -> None:
-    """Checks that a dataset is one that a checkpoint's network takes.
+def check_data(split: Split, model: Model) -> None:
+    """Checks that a split is one that a model takes.
 
     Raises:
         ValueError: another image shape or number of classes, or an empty split.
     """
-    for name in ("input_shape", "num_classes"):
-        found, wanted = getattr(data.task, name), getattr(task, name)
-        if found != wanted:
-            raise ValueError(f"Expected the dataset's {name}={found} to be the network's {wanted}.")
+    task = model.task(split.shape)
+    given = {"input_shape": split.shape, "num_classes": split.num_classes}
+    for name, found in given.items():
+        if found != getattr(task, name):
+            raise ValueError(
+                f"Expected the dataset's {name}={found} to be the network's {getattr(task, name)}."
+            )
     if len(split) == 0:
         raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")

@@ -12,34 +12,34 @@ from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.measures import Found, Measure, PrintedNumbers, Subject, standard
+from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.protocol import Evaluation
-from robust_jax.experiment.checkpoints import Checkpoint
-from robust_jax.methods import Method
 from robust_jax.runtime.compilation import dry_run
 from robust_jax.runtime.sharding import local
 from robust_jax.runtime.wording import text
 from robust_jax.types import Variables
 
 
-def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Split) -> None:
+def check(config: Evaluation, model: Model, split: Split) -> None:
     """Checks, before any work, that a model has what a protocol asks, and that it can be asked.
 
     Raises:
         ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
     """
-    subject = _subject(config, checkpoint, method, checkpoint.variables)
+    subject = _subject(config, model, split, model.variables)
     chosen = config.num_examples or len(split)
     if config.selection == "correct_per_class":
-        chosen *= checkpoint.task.num_classes
+        chosen *= model.num_classes
     for name, measure in _asked(config).items():
         count = min(chosen, len(split), measure.num_examples or len(split))
-        images: Any = jax.ShapeDtypeStruct((count, *checkpoint.task.input_shape), jnp.float32)
+        images: Any = jax.ShapeDtypeStruct((count, *subject.images.shape[1:]), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
         if missing is not None and not config.measures:
             continue  # those that every report shows, of a model that has it
         if missing is not None:
-            kind = type(subject.config).__name__
-            raise ValueError(f"Expected measures={name!r} of a model with {missing}, found {kind}.")
+            raise ValueError(
+                f"Expected measures={name!r} of a model with {missing}, found {model.kind}."
+            )
         labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
 
         def ask(*arrays: Any, measure: Measure = measure) -> None:
@@ -51,11 +51,7 @@ def check(config: Evaluation, checkpoint: Checkpoint, method: Method, split: Spl
 
 
 def measure(
-    config: Evaluation,
-    checkpoint: Checkpoint,
-    method: Method,
-    split: Split,
-    rows: Sequence[int],
+    config: Evaluation, model: Model, split: Split, rows: Sequence[int]
 ) -> dict[str, Found]:
     """Returns the answers, by name.
 
@@ -64,15 +60,14 @@ def measure(
 
     Args:
         config: the protocol.
-        checkpoint: what is evaluated.
-        method: its method.
+        model: what is evaluated.
         split: the examples.
         rows: the chosen ones.
     """
     asked = _asked(config)
     if not asked:
         return {}
-    bare = _subject(config, checkpoint, method, local(checkpoint.variables))
+    bare = _subject(config, model, split, local(model.variables))
     counts = {name: len(rows[: one.num_examples]) for name, one in asked.items()}
     images, labels = load(split, rows[: max(counts.values())])
     found = {}
@@ -82,7 +77,7 @@ def measure(
         if missing is None:
             answer = one(subject)
             answer = answer._replace(numbers=_finite(answer.numbers))
-            found[name] = _beside_the_paper(answer, one.printed, checkpoint.config.name)
+            found[name] = _beside_the_paper(answer, one.printed, model.name)
         elif config.measures:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
             found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
@@ -140,17 +135,14 @@ def _finite(numbers: Any) -> Any:
     return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers
 
 
-def _subject(
-    config: Evaluation, checkpoint: Checkpoint, method: Method, variables: Variables
-) -> Subject:
-    num_classes = checkpoint.task.num_classes
+def _subject(config: Evaluation, model: Model, split: Split, variables: Variables) -> Subject:
     return Subject(
-        method=method,
-        config=checkpoint.config.method,
+        method=model.method,
+        config=model.config,
         variables=variables,
-        images=jnp.zeros((0, *checkpoint.task.input_shape)),
+        images=jnp.zeros((0, *model.task(split.shape).input_shape)),
         labels=jnp.zeros(0, jnp.int32),
-        class_names=checkpoint.class_names or [str(n) for n in range(num_classes)],
+        class_names=model.labels,
         key=rng.stream(jax.random.key(config.seed), "measures"),
         batch_size=config.batch_size,
     )

@@ -122,8 +122,8 @@ class Evaluation:
         num_submissions: draws of a random method that each image is submitted to, clean and
             attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
             summary; 0 for none but those that decide.
-        sanity: probe the model for the automatic checks of `robust_jax.evaluation.sanity`; those that need
-            the records alone always run.
+        sanity: probe the model for the automatic checks (`sanity/`); those that need the records
+            alone always run.
         budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
         printed: what the paper prints for the checkpoints of its table; changes no number of ours.
         precision: of products of float32 in attacks, judges, measures and probes, where they do

@@ -1,12 +1,22 @@
 """An experiment: a configuration that is trained in a work directory, and what is kept of it."""
 
-from robust_jax.experiment.run import fit, header, make_validator, overfits, validate
+from robust_jax.experiment.run import (
+    as_model,
+    fit,
+    header,
+    judge,
+    make_validator,
+    overfits,
+    validate,
+)
 from robust_jax.experiment.state import init_variables, restore, save
 
 __all__ = [
+    "as_model",
     "fit",
     "header",
     "init_variables",
+    "judge",
     "make_validator",
     "overfits",
     "restore",

@@ -1,6 +1,7 @@
 """A run around its steps: what it says first, validation, the fit at the end."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.methods import Method
+from robust_jax.runtime import logging
 from robust_jax.runtime.compilation import at_precision
 from robust_jax.runtime.sharding import batched
 from robust_jax.training import TrainState
@@ -95,6 +97,55 @@ def overfits(config: TrainingConfig, workdir: str | pathlib.Path) -> str | None:
     return (
         f"Catastrophic overfitting: robust validation accuracy fell from {highest:.3f} at step "
         f"{best} to {now:.3f} at step {max(kept)}."
+    )
+
+
+def judge(
+    checkpoint: checkpoints.Checkpoint,
+    wanted: Evaluation,
+    mesh: Mesh,
+    *,
+    data: Data,
+    out: pathlib.Path,
+    sources: Mapping[str, checkpoints.Checkpoint] | None = None,
+    evaluator: evaluation.Evaluator | None = None,
+    progress: bool = True,
+) -> evaluation.Result:
+    """Judges a restored checkpoint; prints the table, writes summary and report.
+
+    Args:
+        checkpoint: what is evaluated.
+        wanted: the protocol.
+        mesh: devices.
+        data: the dataset.
+        out: directory of the evaluation.
+        sources: checkpoints that attacks are transferred from, by name.
+        evaluator: of this method and protocol, where it is made already.
+        progress: show the progress bar?
+    """
+    split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
+    models = {name: as_model(source) for name, source in (sources or {}).items()}
+    result = evaluation.run(
+        as_model(checkpoint), split, wanted,
+        out=out, sources=models, mesh=mesh, evaluator=evaluator, progress=progress,
+    )  # fmt: skip
+    result.show()
+    result.report(out / "report.html")
+    logging.say(f"Records, summary and report.html in {out}")
+    return result
+
+
+def as_model(checkpoint: checkpoints.Checkpoint) -> evaluation.Model:
+    """Returns what a checkpoint deploys, as evaluations take it."""
+    return evaluation.Model(
+        name=checkpoint.config.name,
+        method=checkpoint.config.method.make(checkpoint.task),
+        variables=checkpoint.variables,
+        num_classes=checkpoint.task.num_classes,
+        input_shape=checkpoint.task.input_shape,
+        class_names=checkpoint.class_names,
+        config=checkpoint.config.method,
+        step=checkpoint.step,
     )
 
 

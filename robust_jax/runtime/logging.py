@@ -1,11 +1,11 @@
-"""What a run prints and writes: progress bar, metrics.jsonl, TensorBoard, tables."""
+"""What a run prints and writes: lines, progress bar, metrics.jsonl, TensorBoard."""
 
 import contextlib
 import json
 import logging
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ import rich.progress
 import rich.table
 
 from robust_jax import formats
-from robust_jax.runtime.wording import NOTHING, gibibytes, percent
 
 console = rich.console.Console(stderr=False)
 
@@ -133,163 +132,3 @@ def say(text: str) -> None:
     """Prints a line, from process 0 alone."""
     if jax.process_index() == 0:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> None:
-    """Prints the table of an evaluation, from process 0 alone.
-
-    Args:
-        title: heading.
-        summary: from `records.summarize`.
-        descriptions: what each attack is, by its name.
-    """
-    if jax.process_index() != 0:
-        return
-    table = rich.table.Table(title=title, title_justify="left")
-    judges, paper = summary["judges"], summary.get("printed")
-    printed = {} if paper is None else {f"printed, {paper['table']}": paper}
-    submitted = submissions(summary)
-    columns = [f"{name}\n{COUNTED[found['counts']]}" for name, found in judges.items()]
-    # Numbers on one line where the terminal is wide enough for all columns.
-    wide = 28 + 27 * len(columns) + 11 * len(submitted or {}) + 20 * len(printed)
-    whole = wide <= console.width
-    for heading in ("attack", *columns, *(submitted or {}), *printed, "what"):
-        numbers = heading not in ("attack", "what")
-        table.add_column(heading, no_wrap=numbers and whole, min_width=10 if not numbers else None)
-
-    def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
-        draws = [percent(found.get(name)) for found in (submitted or {}).values()]
-        beside = [printed_cell(found, name) for found in printed.values()]
-        table.add_row(name, *map(_cell, cells), *draws, *beside, what)
-
-    def cells(field: str, name: str) -> list[tuple[float, list[float]] | None]:
-        return [
-            (found[field][name], found["intervals"][field][name]) if name in found[field] else None
-            for found in judges.values()
-        ]
-
-    def names(field: str) -> list[str]:
-        return list(dict.fromkeys(name for found in judges.values() for name in found[field]))
-
-    def overall(field: str) -> list[tuple[float, list[float]] | None]:
-        return [(found[field], found["intervals"][field]) for found in judges.values()]
-
-    row("clean", overall("clean_accuracy"), "")
-    for name in names("robust_accuracy"):
-        row(name, cells("robust_accuracy", name), descriptions.get(name, ""))
-    for name in names("worst_of"):
-        row(name, cells("worst_of", name), "under every one of them")
-    worst_cases = names("worst_case_accuracy") if len(names("robust_accuracy")) > 1 else []
-    for name in worst_cases:
-        row(f"worst case, {name}", cells("worst_case_accuracy", name), IN_THE_BALL)
-    again = rejudged(summary)
-    if again is not None:
-        table.add_row(
-            "clean, judged again", *again, *[NOTHING for _ in (*(submitted or {}), *printed)], AGAIN
-        )
-    console.print(table)
-    lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
-    if summary.get("peak_bytes") is not None:
-        lines.append(f"At most {gibibytes(summary['peak_bytes'])} of a device's memory in use")
-    if summary["selection"] != "first":
-        lines.append(f"Selection: {selected(summary)}")
-    if summary["budget"] == "reduced":
-        lines.append("REDUCED BUDGET: not comparable with any other number")
-    for line in lines:
-        console.print(line, highlight=False)
-
-
-def selected(summary: Mapping[str, Any]) -> str:
-    """Returns how the examples were chosen, in words."""
-    found = summary.get("candidates")
-    if found is None:
-        return summary["selection"]
-    share = percent(found["clean_accuracy"])
-    return f"{summary['selection']}, of {found['num_examples']} of which {share} are right clean"
-
-
-COUNTED = {
-    "clean_and_attacked": "right before and after",
-    "attacked": "right after the attack",
-    "given_clean_correct": "of those right clean",
-}
-"""What a judge's column counts under attack."""
-
-IN_THE_BALL = "right clean and under every attack in this ball"
-AGAIN = "by independent draws, as often as a worst case judges: luck at most (attacks share draws)"
-
-
-def submissions(summary: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
-    """Returns of a random defence, by heading and row, what single draws of it come to.
-
-    They are those of the last judge that has them, the honest one where there is one.
-    """
-    found = [judge for judge in summary["judges"].values() if judge["submissions"]]
-    if not found:
-        return None
-    lines = {f"wrong in\n1 of {k}": rows for k, rows in found[-1]["submissions"].items()}
-    return {"one draw": found[-1]["single_draw"], **lines}
-
-
-def rejudged(summary: Mapping[str, Any]) -> list[str] | None:
-    """Returns by judge the accuracy on clean images that are judged again, in words."""
-    found = [judge["rejudged"] for judge in summary["judges"].values()]
-    if not any(found):
-        return None
-    return [
-        NOTHING if one is None else f"{percent(one['accuracy'])} ({one['times']} times)"
-        for one in found
-    ]
-
-
-COUNTS = {
-    "accuracy": "",
-    "given_clean_correct": "of those right clean",
-    "successes": "of those that fell in the first column",
-}
-"""What a paper's number counts, where that is not all images."""
-
-
-def printed_cell(printed: Mapping[str, Any], row: str) -> str:
-    """Returns a paper's numbers, and ours where the column beside has another.
-
-    It has accuracy over all images: neither over some of them alone, nor of five classes.
-
-    Args:
-        printed: from `records.beside_the_paper`.
-        row: name of the row.
-    """
-    found = []
-    counted = "" if row == "clean" else COUNTS[printed["of"]]
-    # Summaries of earlier versions have no top 5.
-    for rows, words in ((printed["rows"], counted), (printed.get("top5", {}), "top 5")):
-        if row in rows:
-            paper, ours = (percent(rows[row][name]) for name in ("paper", "ours"))
-            found.append(f"{paper} {words} (ours: {ours})" if words else paper)
-    return ", ".join(found) or "-"
-
-
-def print_findings(findings: Iterable[Any]) -> None:
-    """Prints flags and notes of the sanity checks, and how many passed or did not run.
-
-    Args:
-        findings: `sanity.Finding`s.
-    """
-    findings = list(findings)
-    for finding in findings:
-        if finding.status in ("flag", "note"):
-            words = {"flag": "FLAG", "note": "Note"}[finding.status]
-            say(f"{words}: {finding.check}. {finding.text} {finding.next_step}")
-    counts = {name: sum(f.status == name for f in findings) for name in ("passed", "not run")}
-    unchecked = ", ".join(f.check for f in findings if f.status == "not run")
-    say(
-        f"Sanity checks: {counts['passed']} passed, {counts['not run']} not run"
-        + (f" ({unchecked})." if unchecked else ".")
-    )
-
-
-def _cell(found: tuple[float, list[float]] | None) -> str:
-    if found is None:
-        return NOTHING
-    value, (low, high) = found
-    return f"{percent(value)} ({100 * low:.2f} .. {100 * high:.2f})"

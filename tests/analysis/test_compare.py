@@ -8,7 +8,7 @@ import statistics
 import jax
 import pytest
 
-import evaluate
+from robust_jax import experiment
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import compare
@@ -40,7 +40,7 @@ def directories(tmp_path_factory):
         )
         wanted = dataclasses.replace(attacked(eps), seed=seed)
         out = root / name
-        evaluate.run(model, wanted, sharding.make_mesh(1), data=data, out=out, progress=False)
+        experiment.judge(model, wanted, sharding.make_mesh(1), data=data, out=out, progress=False)
     return [root / name for name in ("first", "second", "wider")]
 
 
@@ -96,7 +96,7 @@ def test_another_model_in_the_same_directory_is_refused(directories):
     variables = jax.jit(lambda key: made.init(key=key))(jax.random.key(5))
     model = checkpoints.Checkpoint(cfg, data.task, tuple("0123456789"), 3, {}, variables)
     with pytest.raises(ValueError, match=rf"\.weights: '{found['weights']}' != "):
-        evaluate.run(
+        experiment.judge(
             model, attacked(0.05), sharding.make_mesh(1), data=data, out=directories[0],
             progress=False,
         )  # fmt: skip

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-import evaluate
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
@@ -29,11 +28,11 @@ from robust_jax.evaluation.protocol import (
 )
 from robust_jax.evaluation.records import beside_the_paper
 from robust_jax.evaluation.report.tables import papers_table
+from robust_jax.evaluation.report.terminal import printed_cell
 from robust_jax.experiment import checkpoints, config
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import EnsembleConfig
 from robust_jax.runtime import sharding
-from robust_jax.runtime.logging import printed_cell
 from tests import small
 
 
@@ -94,7 +93,7 @@ def report(directory, data, method_config, wanted, class_names=tuple(map(str, ra
     experiment = config.Config(name="<small> & co", data=data.config, method=method_config)
     checkpoint = checkpoints.Checkpoint(experiment, data.task, class_names, 3, {}, variables)
     mesh = sharding.make_mesh(1)
-    evaluate.run(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
+    experiment.judge(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
     return Page((directory / "report.html").read_text()), json.loads(
         (directory / "summary.json").read_text()
     )

@@ -26,7 +26,7 @@ class Subject(NamedTuple):
 
     Attributes:
         method: what is evaluated.
-        config: its configuration.
+        config: its configuration; None of a function that was handed in.
         variables: its arrays; shapes alone will do for `Measure.missing`.
         images: clean images.
         labels: their classes.
@@ -36,7 +36,7 @@ class Subject(NamedTuple):
     """
 
     method: Method
-    config: MethodConfig
+    config: MethodConfig | None
     variables: Variables
     images: Float[Array, "b h w k"]
     labels: Int[Array, " b"]

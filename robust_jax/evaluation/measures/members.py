@@ -197,6 +197,7 @@ class MemberTransfer(Measure):
         """Returns the accuracies [member attacked, member judging and last the vote]."""
         members, parts = subject.view("members"), []
         num_members = subject.shape_of("members")[0]
+        assert subject.config is not None  # functions have no networks
         for part in subject.batches():
             sent = analysis.transfer(
                 PGD(self.threat, num_steps=10),

@@ -251,10 +251,10 @@ class VotingLayers(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: REGroup of a single network, with both responses."""
-        if isinstance(subject.config.network, EnsembleConfig):
-            return "a single network, whose voters are layers"
-        named = isinstance(subject.config, REGroup) and subject.config.responses == "both"
-        return None if named else "REGroup's positive and negative responses"
+        if not isinstance(subject.config, REGroup) or subject.config.responses != "both":
+            return "REGroup's positive and negative responses"
+        several = isinstance(subject.config.network, EnsembleConfig)
+        return "a single network, whose voters are layers" if several else None
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the accuracies of all voters by sign, and the curves over k."""

@@ -1,5 +1,5 @@
-"""The report of an evaluation: one self-contained page that people look at."""
+"""The report of an evaluation: one self-contained page that people look at, and a table."""
 
-from robust_jax.evaluation.report.write import write
+from robust_jax.evaluation.report.write import Pictures, pictures, write
 
-__all__ = ["write"]
+__all__ = ["Pictures", "pictures", "write"]

@@ -5,8 +5,7 @@ from typing import Any
 
 from robust_jax.evaluation.protocol import CLEAN, Printed
 from robust_jax.evaluation.report.page import table
-from robust_jax.evaluation.sanity import Finding
-from robust_jax.runtime.logging import (
+from robust_jax.evaluation.report.terminal import (
     AGAIN,
     COUNTED,
     COUNTS,
@@ -15,6 +14,7 @@ from robust_jax.runtime.logging import (
     rejudged,
     submissions,
 )
+from robust_jax.evaluation.sanity import Finding
 from robust_jax.runtime.wording import NOTHING, percent, text
 
 STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}

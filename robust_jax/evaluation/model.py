@@ -1,0 +1,117 @@
+"""What an evaluation judges: functions with a name."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from robust_jax import serialization, voting
+from robust_jax.methods import Method, MethodConfig
+from robust_jax.methods.weights import fingerprint
+from robust_jax.types import Task, Variables
+
+
+class Model(NamedTuple):
+    """A model as it is judged: a method's functions, its arrays, and what they are called.
+
+    Attributes:
+        name: of the model; a paper's printed row is found by it.
+        method: its functions.
+        variables: its arrays.
+        num_classes: number of classes.
+        input_shape: height, width and channels of its images; None for those of the data.
+        class_names: in label order; empty where none are known.
+        config: what the method was made from; None for functions that were handed in.
+        step: of the checkpoint.
+    """
+
+    name: str
+    method: Method
+    variables: Variables
+    num_classes: int
+    input_shape: tuple[int, int, int] | None = None
+    class_names: tuple[str, ...] = ()
+    config: MethodConfig | None = None
+    step: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Returns what its method is called."""
+        return "function" if self.config is None else type(self.config).__name__
+
+    @property
+    def labels(self) -> list[str]:
+        """Returns a name for each class."""
+        return list(self.class_names) or [str(number) for number in range(self.num_classes)]
+
+    def task(self, shape: tuple[int, int, int]) -> Task:
+        """Returns the data's shape as this model takes it; `num_train` is not known here."""
+        return Task(self.input_shape or shape, self.num_classes, 0)
+
+    def described(self, shape: tuple[int, int, int]) -> dict[str, Any]:
+        """Returns what a claim says of it: which arrays, and which functions of them.
+
+        Args:
+            shape: height, width and channels of the images.
+        """
+        weights, method = fingerprint(self.variables), serialization.to_json(self.config)
+        if self.config is None:  # what a function does, and the arrays that it has captured
+            images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            key = jax.random.key(0)
+            program = jax.make_jaxpr(self.method.predict)(self.variables, images, key=key)
+            digest = hashlib.sha256(str(program.jaxpr).encode()).hexdigest()[:12]
+            weights = f"{weights} {fingerprint(dict(enumerate(program.consts)))}"
+            method = {"type": "function", "program": digest}
+        return {"name": self.name, "step": self.step, "weights": weights, "method": method}
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Array],
+        variables: Variables | None = None,
+        *,
+        num_classes: int,
+        stochastic: bool = False,
+        members: Callable[..., Array] | None = None,
+        vote: voting.Vote | None = None,
+        name: str = "function",
+    ) -> "Model":
+        """Returns a function of images as a model.
+
+        Args:
+            function: images [b h w k] in [0, 1] -> logits [b c], or with `variables` (variables,
+                images) -> logits; a random one takes `key=` besides. What it has captured is taken
+                as it is when the evaluation begins.
+            variables: its arrays, a tree of them; None where it has captured them.
+            num_classes: c.
+            stochastic: does it take a key?
+            members: likewise, the logits of an ensemble's members [m b c]; None for one network.
+            vote: by which rule the function decides over its members, for certified margins.
+            name: printed.
+
+        Example:
+            >>> from robust_jax.evaluation import Model
+            >>> Model.of(lambda images: images[:, 0, 0], num_classes=3, name="a pixel").name
+            'a pixel'
+        """
+        given = variables is not None
+
+        def view(function: Callable[..., Array]) -> Any:
+            def call(variables: Variables, images: Array, *, key: Any = None) -> Array:
+                keyed = {"key": key} if stochastic else {}
+                return function(variables, images, **keyed) if given else function(images, **keyed)
+
+            return call
+
+        def absent(*_: Any, **__: Any) -> Any:
+            raise ValueError(f"Expected {name!r} to be judged alone: a function has no training.")
+
+        deployed = view(function)
+        several = view(members) if members is not None else lambda *a, **k: deployed(*a, **k)[None]
+        views = {"deployed": deployed, "train": deployed, "members": several}
+        method = Method(absent, absent, deployed, views, stochastic=stochastic, vote=vote)
+        arrays = variables if variables is not None else {}
+        return cls(name, method, jax.tree.map(jnp.asarray, arrays), num_classes)

@@ -1,0 +1,249 @@
+"""The library's one way to judge a model: attacked, certified, measured, checked, summed up."""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from robust_jax import formats, serialization
+from robust_jax.certify import Certificate
+from robust_jax.data import Split, fingerprint, from_arrays
+from robust_jax.evaluation import (
+    certification,
+    claims,
+    dry_run,
+    environment,
+    measurement,
+    protocol,
+    records,
+    report,
+    sanity,
+)
+from robust_jax.evaluation.harness import Evaluator, evaluate, make_evaluator
+from robust_jax.evaluation.measures import Found
+from robust_jax.evaluation.model import Model
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.report import terminal
+from robust_jax.runtime import logging, sharding
+from robust_jax.types import Variables
+
+
+class Result(NamedTuple):
+    """What an evaluation came to.
+
+    Attributes:
+        model: what was judged.
+        evaluation: the protocol.
+        records: by attack and row, of every image.
+        summary: the numbers made of them, see `records.summarize`, and what they came from.
+        findings: of the sanity checks.
+        certificates: by name, with the images' labels.
+        measured: answers of the measures, by name.
+        pictures: of the page.
+    """
+
+    model: Model
+    evaluation: Evaluation
+    records: records.Records
+    summary: dict[str, Any]
+    findings: list[sanity.Finding]
+    certificates: dict[str, tuple[Certificate, np.ndarray]]
+    measured: dict[str, Found]
+    pictures: report.Pictures
+
+    @property
+    def title(self) -> str:
+        """Returns which model this is of, and which split."""
+        return f"{self.model.name}, step {self.model.step}, {self.evaluation.split} split"
+
+    def table(self, width: int = 120) -> str:
+        """Returns the table, as a terminal of this many columns shows it."""
+        return terminal.as_text(self.title, self.summary, protocol.describe(self.evaluation), width)
+
+    def show(self) -> None:
+        """Prints the table, what the paper prints of the measures, and the findings."""
+        terminal.print_summary(self.title, self.summary, protocol.describe(self.evaluation))
+        for line in measurement.say_printed(self.measured):
+            logging.say(line)
+        terminal.print_findings(self.findings)
+
+    def report(self, path: str | pathlib.Path) -> None:
+        """Writes the page, a file of its own that needs no other, from process 0 alone."""
+        report.write(
+            pathlib.Path(path), self.model, self.pictures,
+            title=self.title, summary=self.summary, config=self.evaluation, records=self.records,
+            findings=self.findings, certificates=self.certificates, measured=self.measured,
+        )  # fmt: skip
+
+
+def run(
+    model: Model,
+    data: Split | tuple[Any, Any],
+    evaluation: Evaluation,
+    *,
+    out: str | pathlib.Path | None = None,
+    sources: Mapping[str, Model] | None = None,
+    mesh: Mesh | None = None,
+    evaluator: Evaluator | None = None,
+    progress: bool = False,
+) -> Result:
+    """Judges a model.
+
+    Args:
+        model: what is judged, of a checkpoint or `Model.of(function, ...)`.
+        data: a split, or images [b h w k] in [0, 1] (floats) or 0 .. 255 (uint8) with labels [b].
+        evaluation: the protocol: attacks, judges, certificates, measures.
+        out: directory where records, certificates and summary.json are kept and gone on with;
+            None keeps nothing.
+        sources: models that attacks are transferred from, or that are certified besides, by name.
+        mesh: devices; None for all.
+        evaluator: of this method and protocol, where it is made already.
+        progress: show a progress bar?
+
+    Returns:
+        The records, the numbers made of them, and what is said of these.
+
+    Raises:
+        ValueError: the protocol asks for what this model or its data cannot give, or `out` is of
+            another evaluation; before anything is attacked.
+
+    Example:
+        >>> import jax
+        >>> from robust_jax import evaluation
+        >>> from robust_jax.attacks import FGSM, ThreatModel
+        >>> from robust_jax.evaluation import AttackRun, Evaluation, Model
+        >>> images = jax.random.uniform(jax.random.key(0), (8, 4, 4, 1))
+        >>> labels = (images.mean(axis=(1, 2, 3)) > 0.5).astype(int)
+        >>> def logits(images):
+        ...     brightness = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jax.numpy.stack([-brightness, brightness], axis=1)
+        >>> wanted = Evaluation({"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.5)))}, batch_size=8)
+        >>> model = Model.of(logits, num_classes=2)
+        >>> result = evaluation.run(model, (images, labels), wanted)
+        >>> result.summary["clean_accuracy"], result.summary["robust_accuracy"]["fgsm"]
+        (1.0, 0.0)
+    """
+    mesh = mesh or sharding.make_mesh()
+    split = _as_split(data, model, evaluation)
+    if out is not None:
+        return _run(
+            model, split, evaluation, pathlib.Path(out), sources or {}, mesh, evaluator, progress
+        )
+    if jax.process_count() > 1:
+        raise ValueError("Expected out=None to be a directory that all hosts share.")
+    with tempfile.TemporaryDirectory() as scratch:
+        place = pathlib.Path(scratch)
+        return _run(model, split, evaluation, place, sources or {}, mesh, evaluator, progress)
+
+
+def _as_split(given: Any, model: Model, evaluation: Evaluation) -> Split:
+    if isinstance(given, Split):
+        return given
+    return from_arrays(*given, num_classes=model.num_classes, name=evaluation.split)
+
+
+def _run(
+    model: Model,
+    split: Split,
+    wanted: Evaluation,
+    out: pathlib.Path,
+    sources: Mapping[str, Model],
+    mesh: Mesh,
+    evaluator: Evaluator | None,
+    progress: bool,
+) -> Result:
+    methods = {name: source.method for name, source in sources.items()}
+    evaluator = evaluator or make_evaluator(model.method, wanted, mesh, methods)
+    models = {None: model, **sources}
+    for found in models.values():
+        dry_run.check_data(split, found)
+    measurement.check(wanted, model, split)
+    traced = {name: (found.method, found.variables) for name, found in models.items()}
+    dry_run.check(evaluator, traced, model.task(split.shape), directory=out)
+    claims.claim(out, _description(model, sources, split, wanted))
+    environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
+    found, certificates = _attacked_and_certified(
+        evaluator, models, split, out, mesh, progress=progress
+    )
+    seconds = records.seconds_by_attack(out)  # also of attacks that the directory had before
+    seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
+    summary = records.summarize(found, wanted, seconds)
+    if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
+        summary["candidates"] = records.candidates(out, wanted.judges)
+    summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
+    # Of the whole process so far, training included.
+    summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
+    summary["command"] = shlex.join(["python", *sys.argv])
+    summary["printed"] = records.beside_the_paper(summary, wanted, model.name)
+    findings = sanity.check_records(found, wanted)
+    findings += sanity.check_certificates(certificates, found, wanted)
+    summary["certificates"] = {
+        name: {
+            "what": certification.describe(wanted.certificates[name.partition("@")[0]]),
+            **certification.summarize(*one),
+        }
+        for name, one in certificates.items()
+    }
+    with jax.default_matmul_precision(wanted.precision):
+        if wanted.sanity:
+            findings += sanity.probe_split(model.method, model.variables, split, found, wanted)
+        measured = measurement.measure(wanted, model, split, list(found[CLEAN]))
+    summary["measures"] = {name: one.numbers for name, one in measured.items()}
+    summary["sanity"] = [finding._asdict() for finding in findings]
+    if jax.process_index() == 0:
+        formats.write(out / "summary.json", summary)
+    pictures = report.pictures(out, wanted, split)
+    return Result(model, wanted, found, summary, findings, certificates, measured, pictures)
+
+
+def _attacked_and_certified(
+    evaluator: Evaluator,
+    models: Mapping[str | None, Model],
+    split: Split,
+    out: pathlib.Path,
+    mesh: Mesh,
+    *,
+    progress: bool,
+) -> tuple[records.Records, certification.Certificates]:
+    wanted = evaluator.config
+    with logging.progress_bar(enabled=progress) as bar:
+        tasks = {
+            name: bar.add_task(name, total=None, status="", visible=False)
+            for name in [*evaluator.steps, *certification.names(wanted)]
+        }
+
+        def on_progress(name: str, done: int, total: int) -> None:
+            bar.update(tasks[name], completed=done, total=total, visible=True)
+
+        arrays: dict[str, Variables] = {n: m.variables for n, m in models.items() if n is not None}
+        found = evaluate(
+            evaluator, models[None].variables, split,
+            directory=out, sources=arrays, on_batch=on_progress,
+        )  # fmt: skip
+        rows, certificates = np.asarray(list(found[CLEAN])), {}
+        for other in (None, *wanted.others):
+            certificates |= certification.certify(
+                wanted, models[other].method, models[other].variables, split, rows, mesh,
+                directory=out, other=other, on_image=on_progress,
+            )  # fmt: skip
+    return found, certificates
+
+
+def _description(
+    model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
+) -> claims.Description:
+    # What a paper prints, and what else is asked, changes no record.
+    bare = dataclasses.replace(wanted, printed=None, measures={})
+    return {
+        **model.described(split.shape),
+        "data": fingerprint(split),
+        "evaluation": serialization.to_json(bare),
+        "sources": {name: one.described(split.shape) for name, one in sources.items()},
+    }

@@ -39,7 +39,7 @@ def imported(path: pathlib.Path, within: str) -> set[str]:
             found |= {
                 a.name.removeprefix(own).split(".")[0]
                 for a in node.names
-                if a.name.startswith(own) or within == "robust_jax" and "." not in a.name
+                if a.name.startswith(own) or (within == "robust_jax" and "." not in a.name)
             }
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == within:

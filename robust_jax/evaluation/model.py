@@ -1,5 +1,6 @@
 """What an evaluation judges: functions with a name."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxtyping import Array
 from robust_jax import serialization, voting
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.weights import fingerprint
+from robust_jax.runtime.live import program_of
 from robust_jax.types import Task, Variables
 
 
@@ -56,12 +58,21 @@ class Model(NamedTuple):
 
         Args:
             shape: height, width and channels of the images.
+
+        Raises:
+            ValueError: a function does not give a score for each class.
         """
         weights, method = fingerprint(self.variables), serialization.to_json(self.config)
         if self.config is None:  # what a function does, and the arrays that it has captured
             images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            key = jax.random.key(0)
-            program = jax.make_jaxpr(self.method.predict)(self.variables, images, key=key)
+            predict = functools.partial(self.method.predict, key=jax.random.key(0))
+            program = program_of(predict, self.variables, images)
+            found = [aval.shape for aval in program.out_avals]
+            if found != [(1, self.num_classes)]:
+                raise ValueError(
+                    f"Expected {self.name!r} to give one array [b {self.num_classes}] of scores, "
+                    f"found {found} of one image."
+                )
             digest = hashlib.sha256(str(program.jaxpr).encode()).hexdigest()[:12]
             weights = f"{weights} {fingerprint(dict(enumerate(program.consts)))}"
             method = {"type": "function", "program": digest}

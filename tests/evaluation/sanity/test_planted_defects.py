@@ -11,7 +11,7 @@ from robust_jax.evaluation import sanity
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
 from robust_jax.evaluation.sanity.draws import enough_draws
 from robust_jax.runtime import sharding
-from tests.sanity.digits import method, network, trained
+from tests.evaluation.sanity.digits import method, network, trained
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from robust_jax.evaluation.sanity import probes
 from robust_jax.evaluation.sanity.indicators import indicators
 from robust_jax.methods import Method
 from robust_jax.runtime import sharding
-from tests.sanity.digits import method, network, trained
+from tests.evaluation.sanity.digits import method, network, trained
 
 PGDS = {f"pgd_{eps}": PGD(ThreatModel("linf", eps), num_steps=20) for eps in (0.1, 0.2)}
 

@@ -17,7 +17,7 @@ from robust_jax.evaluation import claims, records
 from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from tests.fixtures.runs import CONFIGS, THREAT
 
-STORED = pathlib.Path(__file__).parent / "fixtures" / "c6714d0" / "kap"
+STORED = pathlib.Path(__file__).parent.parent / "fixtures" / "c6714d0" / "kap"
 
 
 @pytest.fixture

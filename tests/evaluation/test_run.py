@@ -1,0 +1,117 @@
+"""One way to judge any model: functions of images, with captured arrays or as arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax import evaluation
+from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model
+from robust_jax.runtime import sharding
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), np.uint8)
+BRIGHTNESS = IMAGES.mean(axis=(1, 2, 3)) / 255
+LABELS = (BRIGHTNESS > 0.5).astype(np.uint8)
+EPS = float(np.sort(np.abs(BRIGHTNESS - 0.5))[5:7].mean())
+"""Half of the images lie nearer to the boundary."""
+WANTED = Evaluation(
+    {"fgsm": AttackRun(FGSM(ThreatModel("linf", EPS)))}, batch_size=12, sanity=False
+)
+
+
+def logits(weights, images):
+    brightness = jnp.mean(images, axis=(1, 2, 3)) - 0.5
+    return jnp.stack([-brightness, brightness], axis=1) * weights["scale"]
+
+
+def model(scale=1.0, **fields):
+    return Model.of(logits, {"scale": jnp.float32(scale)}, num_classes=2, **fields)
+
+
+def judged(model, data=(IMAGES, LABELS), wanted=WANTED, **fields):
+    return evaluation.run(model, data, wanted, mesh=sharding.make_mesh(1), **fields)
+
+
+def captured(scale):
+    weights = {"scale": jnp.float32(scale)}
+    return Model.of(lambda images: logits(weights, images), num_classes=2)
+
+
+@pytest.mark.parametrize("made", [model(), captured(1.0)], ids=["given", "captured"])
+@pytest.mark.parametrize("images", [IMAGES, IMAGES / 255], ids=["uint8", "fractions"])
+def test_a_function_is_judged_as_a_checkpoint_is(made, images):
+    result = judged(made, (images, LABELS))
+    assert result.summary["clean_accuracy"] == 1.0
+    assert result.summary["robust_accuracy"] == {"fgsm": 0.5}
+    stands = [record.headline().correct for record in result.records["fgsm"].values()]
+    assert stands == (np.abs(BRIGHTNESS - 0.5) > EPS).tolist()
+
+
+def test_what_lies_between_levels_is_kept():
+    """An image of fractions is no image of bytes: rounded, this one would be of the other class."""
+    images = np.full((1, 4, 4, 1), 0.5 + 1e-4, np.float32)
+    result = judged(model(), (images, [1]), Evaluation(batch_size=1, sanity=False))
+    assert result.summary["clean_accuracy"] == 1.0
+
+
+def test_table_and_page(tmp_path):
+    result = judged(model(name="brightness"))
+    assert "brightness, step 0, test split" in result.table()
+    assert "50.00 %" in result.table(width=200)
+    result.report(tmp_path / "page.html")
+    assert "brightness" in (tmp_path / "page.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_random_function_is_judged_by_draws_of_its_rows():
+    def noisy(weights, images, *, key):
+        return logits(weights, images + 0.1 * jax.random.normal(key, images.shape))
+
+    made = Model.of(noisy, {"scale": jnp.float32(9)}, num_classes=2, stochastic=True)
+    wanted = Evaluation({}, {"honest": Judge(num_draws=8)}, batch_size=12, sanity=False)
+    found = judged(made, wanted=wanted).summary["judges"]["honest"]
+    assert found["single_draw"]["clean"] < 1.0
+    with pytest.raises(ValueError, match="stochastic=True"):
+        judged(Model.of(noisy, {"scale": jnp.float32(9)}, num_classes=2), wanted=wanted)
+
+
+@pytest.mark.parametrize("make", [model, captured])
+def test_records_of_a_function_are_gone_on_with_as_long_as_it_is_the_same(make, tmp_path):
+    first = judged(make(1.0), out=tmp_path)
+    file = tmp_path / "records" / "fgsm.jsonl"
+    lines = file.read_text()
+    file.write_text(lines[: len(lines) // 2])
+    assert judged(make(1.0), out=tmp_path).records == first.records
+    assert file.read_text() == lines
+    with pytest.raises(ValueError, match=r"weights: .* in records/"):
+        judged(make(2.0), out=tmp_path)
+
+
+def test_attacks_are_transferred_from_another_function():
+    """From one that sees the opposite: every image moves away from the boundary."""
+    opposite = Model.of(lambda images: logits({"scale": -1.0}, images), num_classes=2)
+    attack = AttackRun(PGD(ThreatModel("linf", EPS), num_steps=2), source="opposite")
+    wanted = Evaluation({"pgd": attack}, batch_size=12, sanity=False)
+    found = judged(model(), wanted=wanted, sources={"opposite": opposite}).summary
+    assert found["robust_accuracy"] == {"pgd": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((IMAGES, LABELS + 2), "labels"),
+        ((IMAGES, LABELS[:3]), "Expected 12 images to be 3"),
+        ((IMAGES[:0], LABELS[:0]), "at least one"),
+        ((IMAGES.astype(np.float32), LABELS), r"in \[0, 1\]"),
+        ((IMAGES[..., 0], LABELS), r"to be \[b h w k\]"),
+    ],
+)
+def test_arrays_that_are_no_data_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        judged(model(), data)
+
+
+def test_scores_of_other_classes_are_refused():
+    with pytest.raises(ValueError, match=r"one array \[b 3\] of scores, found \[\(1, 2\)\]"):
+        judged(model()._replace(num_classes=3))

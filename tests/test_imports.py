@@ -19,7 +19,7 @@ LAYERS = [
 EVALUATION = [
     {"record", "judges", "measures"},
     {"protocol"},
-    {"claims", "reductions", "judging", "targets", "model"},
+    {"claims", "reductions", "judging", "targets", "model", "selection"},
     {"records", "measurement"},
     {"harness", "certification", "sanity", "environment"},
     {"dry_run", "report"},

@@ -19,7 +19,7 @@ from jaxtyping import Array, Key
 from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
-from robust_jax.data import Split, eval_batches, select
+from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
 from robust_jax.evaluation.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
 from robust_jax.evaluation.records import (
@@ -33,6 +33,7 @@ from robust_jax.evaluation.records import (
     save_shown,
     set_aside,
 )
+from robust_jax.evaluation.selection import candidates_of, chosen_of
 from robust_jax.evaluation.targets import images_to_begin_at, random_targets
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import Precision, at_precision, jitted
@@ -222,7 +223,7 @@ def evaluate(
     """
     config, sources = evaluator.config, sources or {}
     conditional = config.selection in BY_CORRECTNESS
-    candidates = _candidates(config, split)
+    candidates = candidates_of(config, split)
 
     starts = images_to_begin_at(config, split, evaluator.mesh)
 
@@ -235,7 +236,7 @@ def evaluate(
     for source in config.sources:
         if conditional or config.attack_labels == "predicted":
             clean[f"{CLEAN}@{source}"] = run(f"{CLEAN}@{source}", candidates, source=source)
-    rows = _chosen(config, candidates, clean) if conditional else candidates
+    rows = chosen_of(config, candidates, clean) if conditional else candidates
     records: Records = {CLEAN: {row: clean[CLEAN][row] for row in rows.tolist()}}
     for name, attack in config.attacks.items():
         chosen, labels = rows, None
@@ -251,35 +252,6 @@ def evaluate(
         # An example that was already wrong is not robust, whatever was done to it.
         records[name] = {row: found.get(row) or records[CLEAN][row] for row in rows.tolist()}
     return records
-
-
-def _candidates(config: Evaluation, split: Split) -> np.ndarray:
-    if config.selection == "first":
-        return select(split, config.num_examples)
-    if config.selection == "random":
-        key = rng.stream(jax.random.key(config.seed), "selection")
-        order = np.asarray(jax.random.permutation(key, len(split)), np.int32)
-        first = select(split, config.num_examples)  # checks the number
-        return np.sort(order[: len(first)])
-    return select(split, None)
-
-
-def _chosen(
-    config: Evaluation, candidates: np.ndarray, clean: Mapping[str, Mapping[int, Record]]
-) -> np.ndarray:
-    """Returns the first rows, or the first of each class, that every model gets right."""
-    limit = len(candidates) if config.num_examples is None else config.num_examples
-    counts: dict[int, int] = {}
-    rows = []
-    for row in candidates.tolist():
-        if all(found[row].headline(config.judges).correct for found in clean.values()):
-            group = clean[CLEAN][row].label if config.selection == "correct_per_class" else 0
-            counts[group] = counts.get(group, 0) + 1
-            if counts[group] <= limit:
-                rows.append(row)
-    if not rows:
-        raise ValueError(f"Expected selection={config.selection!r} to find an example.")
-    return np.asarray(rows, np.int32)
 
 
 def _run(

@@ -337,12 +337,10 @@ def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
 def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:
     def read() -> Variables:
         with _reader(workdir) as manager:
-            saved = manager.item_metadata(step).model
+            saved, everywhere = manager.item_metadata(step).model, replicated(mesh)
             # The saved sharding names the devices that wrote it; these may be others.
             abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=replicated(mesh)
-                ),
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
                 dict(saved),
             )
             args = ocp.args.Composite(model=ocp.args.StandardRestore(abstract))

@@ -28,7 +28,7 @@ from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.evaluation.records import append_lines
 from robust_jax.methods import Method
-from robust_jax.methods.base import View
+from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import at_precision, jitted
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Variables
@@ -139,7 +139,7 @@ def mean_logits(method: Method) -> Callable[..., Array]:
     return lambda variables, images: jnp.mean(members(variables, images), axis=0)
 
 
-def _without_key(view: View) -> Callable[..., Array]:
+def _without_key(view: MethodView) -> Callable[..., Array]:
     return lambda variables, images: view(variables, images, key=None)
 
 

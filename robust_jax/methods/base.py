@@ -2,8 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,17 +27,63 @@ from robust_jax.types import Batch, Outputs, Task, Variables
 Metrics = dict[str, Float[Array, ""]]
 
 
-Init = Callable[..., Variables]
-"""(*, key) -> fresh variables."""
+class Init(Protocol):
+    """Returns fresh variables."""
 
-Loss = Callable[..., tuple[Float[Array, ""], tuple[Variables, Metrics]]]
-"""(variables, batch, *, key, step) -> the scalar to minimise, (moved collections, metrics)."""
+    def __call__(self, *, key: Key[Array, ""]) -> Variables: ...
 
-View = Callable[..., Any]
-"""(variables, images, *, key) -> array: what an adversary may see and differentiate."""
 
-Forward = Callable[..., tuple[Outputs, Variables]]
-"""(variables, images, *, key, train, deterministic) -> outputs, moved collections."""
+class Loss(Protocol):
+    """Returns the scalar to minimise, and (moved collections, metrics)."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        batch: Batch,
+        /,
+        *,
+        key: Key[Array, ""],
+        step: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]: ...
+
+
+class MethodView(Protocol):
+    """Returns an array of images: what an adversary may see and differentiate.
+
+    `attacks.View` is one of these at given variables (`attacks.bind`).
+    """
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        /,
+        *,
+        key: Key[Array, ""] | None,
+    ) -> Any: ...
+
+
+class Fit(Protocol):
+    """Returns the variables with the collection that a pass over training batches makes."""
+
+    def __call__(
+        self, variables: Variables, batches: Iterable[Batch], /, *, key: Key[Array, ""]
+    ) -> Variables: ...
+
+
+class Forward(Protocol):
+    """Returns the outputs of a pass, and the collections that it moves."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        /,
+        *,
+        key: Key[Array, ""] | None,
+        train: bool,
+        deterministic: bool,
+    ) -> tuple[Outputs, Variables]: ...
 
 
 class Epochs(NamedTuple):
@@ -77,16 +123,16 @@ class Method(NamedTuple):
 
     init: Init
     loss: Loss
-    predict: View
-    views: Mapping[str, View]
+    predict: MethodView
+    views: Mapping[str, MethodView]
     stochastic: bool = False
-    fit: Callable[..., Variables] | None = None
+    fit: Fit | None = None
     fitted: Callable[[Variables, Batch], Variables] | None = None
     in_run: "Callable[[Epochs], Method] | None" = None
     draws_per: Literal["row", "call"] = "row"
     vote: voting.Vote | None = None
 
-    def view(self, name: str) -> View:
+    def view(self, name: str) -> MethodView:
         """Returns the view called `name`; "decision" is `predict` itself, "member_0" one member.
 
         "decision" is for attacks that compare scores or decisions alone (Square, Boundary, ...):
@@ -105,7 +151,7 @@ class Method(NamedTuple):
         return views[name]
 
 
-def _one_member(members: View, number: int) -> View:
+def _one_member(members: MethodView, number: int) -> MethodView:
     def view(variables, images, *, key=None):
         scores = members(variables, images, key=key)
         if number >= len(scores):

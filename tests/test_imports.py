@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import pytest
 
@@ -35,12 +36,8 @@ def imported(path: pathlib.Path, within: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            own = f"{within}."
-            found |= {
-                a.name.removeprefix(own).split(".")[0]
-                for a in node.names
-                if a.name.startswith(own) or (within == "robust_jax" and "." not in a.name)
-            }
+            names = {a.name.removeprefix(f"{within}.").split(".")[0] for a in node.names}
+            found |= names - sys.stdlib_module_names
         elif isinstance(node, ast.ImportFrom) and node.module:
             if node.module == within:
                 found |= {a.name for a in node.names}

@@ -1,7 +1,8 @@
 """What an evaluation judges: functions with a name."""
 
-import functools
+import contextlib
 import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,8 +66,10 @@ class Model(NamedTuple):
         weights, method = fingerprint(self.variables), serialization.to_json(self.config)
         if self.config is None:  # what a function does, and the arrays that it has captured
             images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            predict = functools.partial(self.method.predict, key=jax.random.key(0))
-            program = program_of(predict, self.variables, images)
+            program = program_of(
+                lambda variables, images, key: self.method.predict(variables, images, key=key),
+                self.variables, images, jax.random.key(0),
+            )  # fmt: skip
             found = [aval.shape for aval in program.out_avals]
             if found != [(1, self.num_classes)]:
                 raise ValueError(
@@ -74,7 +77,8 @@ class Model(NamedTuple):
                     f"found {found} of one image."
                 )
             digest = hashlib.sha256(str(program.jaxpr).encode()).hexdigest()[:12]
-            weights = f"{weights} {fingerprint(dict(enumerate(program.consts)))}"
+            captured = {str(number): _numbers(one) for number, one in enumerate(program.consts)}
+            weights = f"{weights} {fingerprint(captured)}"
             method = {"type": "function", "program": digest}
         return {"name": self.name, "step": self.step, "weights": weights, "method": method}
 
@@ -103,12 +107,17 @@ class Model(NamedTuple):
             vote: by which rule the function decides over its members, for certified margins.
             name: printed.
 
+        Raises:
+            ValueError: the function demands a key, and is not said to be random.
+
         Example:
             >>> from robust_jax.evaluation import Model
             >>> Model.of(lambda images: images[:, 0, 0], num_classes=3, name="a pixel").name
             'a pixel'
         """
         given = variables is not None
+        if not stochastic and _demands_a_key(function):
+            raise ValueError(f"Expected {name!r}, which asks for a key, to say stochastic=True.")
 
         def view(function: Callable[..., Array]) -> Any:
             def call(variables: Variables, images: Array, *, key: Any = None) -> Array:
@@ -126,3 +135,16 @@ class Model(NamedTuple):
         method = Method(absent, absent, deployed, views, stochastic=stochastic, vote=vote)
         arrays = variables if variables is not None else {}
         return cls(name, method, jax.tree.map(jnp.asarray, arrays), num_classes)
+
+
+def _numbers(array: Array) -> Array:
+    """Returns an array, or what a key holds."""
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(array) if is_key else array
+
+
+def _demands_a_key(function: Callable[..., Array]) -> bool:
+    with contextlib.suppress(TypeError, ValueError):  # not everything has a signature
+        key = inspect.signature(function).parameters.get("key")
+        return key is not None and key.default is inspect.Parameter.empty
+    return False

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,14 @@ from robust_jax.types import Batch, Outputs, Task, Variables
 Metrics = dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
 class Init(Protocol):
     """Returns fresh variables."""
 
     def __call__(self, *, key: Key[Array, ""]) -> Variables: ...
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Returns the scalar to minimise, and (moved collections, metrics)."""
 
@@ -47,6 +49,7 @@ class Loss(Protocol):
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]: ...
 
 
+@runtime_checkable
 class MethodView(Protocol):
     """Returns an array of images: what an adversary may see and differentiate.
 
@@ -63,6 +66,7 @@ class MethodView(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
 class Fit(Protocol):
     """Returns the variables with the collection that a pass over training batches makes."""
 
@@ -71,6 +75,7 @@ class Fit(Protocol):
     ) -> Variables: ...
 
 
+@runtime_checkable
 class Forward(Protocol):
     """Returns the outputs of a pass, and the collections that it moves."""
 

@@ -24,6 +24,7 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import judging, protocol, records
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
 from robust_jax.evaluation.sanity import from_records
+from robust_jax.evaluation.selection import chosen_of
 from robust_jax.methods import KAP
 from robust_jax.runtime import sharding
 from tests import small
@@ -458,6 +459,6 @@ def test_the_headline_is_the_protocols_first_judge():
     clean = {0: record(0, a=True, z=False), 1: record(1, a=False, z=True)}
     judges = {"z": Judge(), "a": Judge()}
     config = Evaluation(judges=judges, selection="correct", num_examples=None)
-    assert evaluation._chosen(config, np.arange(2), {"clean": clean}).tolist() == [1]
+    assert chosen_of(config, np.arange(2), {"clean": clean}).tolist() == [1]
     with pytest.raises(ValueError, match="unpack"):
         clean[0].headline()

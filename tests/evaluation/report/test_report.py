@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from robust_jax import experiment
 from robust_jax.attacks import PGD, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
@@ -90,8 +91,8 @@ def data():
 def report(directory, data, method_config, wanted, class_names=tuple(map(str, range(10)))):
     method = method_config.make(data.task)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    experiment = config.Config(name="<small> & co", data=data.config, method=method_config)
-    checkpoint = checkpoints.Checkpoint(experiment, data.task, class_names, 3, {}, variables)
+    made_by = config.Config(name="<small> & co", data=data.config, method=method_config)
+    checkpoint = checkpoints.Checkpoint(made_by, data.task, class_names, 3, {}, variables)
     mesh = sharding.make_mesh(1)
     experiment.judge(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
     return Page((directory / "report.html").read_text()), json.loads(

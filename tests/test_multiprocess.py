@@ -21,7 +21,7 @@ sys.path.insert(0, {repository!r})
 from tests import small
 import dataclasses
 from robust_jax.attacks import APGD, AutoAttack
-from robust_jax.protocol import AttackRun
+from robust_jax.evaluation.protocol import AttackRun
 VARIANTS = ("default",)
 def get_config(variant):
     cfg = small.config(small.noisy() if {noisy} else None, max_steps=22)

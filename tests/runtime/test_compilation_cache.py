@@ -13,7 +13,7 @@ from robust_jax.runtime import compilation_cache, sharding
 SCRIPT = """
 import sys
 import jax
-from robust_jax import compilation_cache
+from robust_jax.runtime import compilation_cache
 compilation_cache.MIN_SECONDS = 0.0
 compilation_cache.use(sys.argv[1] if sys.argv[1] != "none" else None)
 found = []

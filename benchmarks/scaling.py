@@ -32,9 +32,9 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from robust_jax import evaluation, training
+from robust_jax import training
 from robust_jax.data import Augmentation
-from robust_jax.evaluation import records
+from robust_jax.evaluation import harness, records
 from robust_jax.evaluation.judging import Decisions, Judgement
 from robust_jax.methods import Standard
 from robust_jax.models import NetworkConfig, ResNetConfig
@@ -208,7 +208,7 @@ def seconds_a_record(num_records: int = 5_000) -> float:
     judgement = Judgement(decisions, norms, norms, mask, np.zeros((8, 32, 32, 3)))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        lines = [record.to_json() for record in evaluation._records(batch, judgement, "pgd")]
+        lines = [record.to_json() for record in harness._records(batch, judgement, "pgd")]
         records.append_lines(pathlib.Path(folder, "pgd.jsonl"), lines)
         return (time.perf_counter() - start) / num_records
 

@@ -8,6 +8,7 @@ directions check, so a mistake is one line before any work starts.
 import dataclasses
 import difflib
 import functools
+import inspect
 import types
 import typing
 from collections.abc import Mapping
@@ -142,7 +143,7 @@ _hints = functools.cache(typing.get_type_hints)
 def _decode_dataclass(expected: type, value: Any, name: str) -> Any:
     if not isinstance(value, Mapping) or "type" not in value:
         raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
-    known = _subclasses(expected)
+    known = {n: one for n, one in _subclasses(expected).items() if not inspect.isabstract(one)}
     if value["type"] not in known:
         raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
     cls = known[value["type"]]

@@ -19,7 +19,8 @@ from robust_jax import experiment, training
 from robust_jax.data import Augmentation, Blobs, Data, DataConfig, open_data
 from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, MethodConfig, Standard
-from robust_jax.methods.base import Method, Sampling, classifier, network_method
+from robust_jax.methods.base import Method
+from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.runtime import sharding
 from robust_jax.training import Phase, TrainingConfig

@@ -8,6 +8,7 @@ JAX_ENABLE_X64=1 and JAX_PLATFORMS=cpu: attacks compute in the images' dtype, so
 `in_float64((view, images))` is all it takes (of a method: its configuration has dtype="float64").
 """
 
+import abc
 import dataclasses
 from typing import Any, Literal
 
@@ -116,19 +117,21 @@ class MORA(APGDBase):
             kind = number % (1 + self.num_targets)
             targets, targeted = ranked[:, jnp.maximum(kind - 1, 0)], kind > 0
 
-        def loss_fn(logits, labels):
-            return self.members_loss(logits, labels, targets, targeted)
-
         return self.raise_loss(
             view,
             images,
             labels,
-            loss_fn=loss_fn,
+            loss_fn=self.loss_fn(targets, targeted),
             key=rng.stream(key, "restart", number),
             index=index,
             decide_fn=lambda logits: decide(logits, self.rule),
             **watched,
         )
+
+    def loss_fn(self, targets: Labels | None, targeted: Any = True) -> losses.Loss:
+        """Returns the members' loss: towards targets where `targeted`, else away from labels."""
+        assert targets is not None  # every run has some
+        return lambda logits, labels: self.members_loss(logits, labels, targets, targeted)
 
     def members_loss(
         self,
@@ -174,9 +177,9 @@ class OnAnotherView(WrappedAttack):
                 f"threat={self.threat!r}."
             )
 
+    @abc.abstractmethod
     def attacked(self, view: Any) -> Any:
         """Returns the view that the attack sees."""
-        raise TypeError(f"Expected {type(self).__name__} to define attacked(view).")
 
     def has_start(
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any

@@ -1,5 +1,6 @@
 """APGD: projected gradient ascent that halves its own step where it stops improving."""
 
+import abc
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
@@ -179,9 +180,9 @@ class APGDBase(AttackInRuns):
         if not 0 < self.rho < 1:
             raise ValueError(f"Expected rho={self.rho} in (0, 1).")
 
+    @abc.abstractmethod
     def loss_fn(self, targets: Labels | None) -> losses.Loss:
         """Returns the loss to raise, towards a class per example if any is given."""
-        raise TypeError(f"Expected {type(self).__name__} to define loss_fn(targets).")
 
     def restart(
         self,

@@ -197,6 +197,12 @@ class AutoAttack(BoundedAttack):
         """Returns the adversarial images; see `Attack`."""
         return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
 
+    def perturb(
+        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any
+    ) -> Any:
+        """Returns what a call gives: a suite prepares its own batches."""
+        return self(view, images, labels, key=key, index=index)
+
     def dry_run(
         self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
     ) -> Any:

@@ -3,6 +3,7 @@
 Nothing here knows of networks: a view is any JAX function from images to logits.
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Any, ClassVar, Literal
@@ -26,7 +27,7 @@ KeyArray = Key[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
+class Attack(abc.ABC):
     """Hyper-parameters of an attack, called as `attack(view, images, labels, key=key)`.
 
     Subclasses add their fields and `perturb`. Where the arrays are concrete (a notebook), the
@@ -56,22 +57,22 @@ class Attack:
     takes_starts: ClassVar[bool] = False
     targeted = False  # without an annotation, so that subclasses may make it a field
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: B027 (an attack may have nothing to refuse)
         """Raises ValueError for hyper-parameters that make no sense."""
 
     @property
+    @abc.abstractmethod
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
-        raise TypeError(f"Expected {type(self).__name__} to define box.")
 
-    def check(self, images: Any) -> None:
+    def check(self, images: Any) -> None:  # noqa: B027
         """Raises ValueError where images of this shape do not suit the attack."""
 
+    @abc.abstractmethod
     def perturb(
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
-        raise TypeError(f"Expected {type(self).__name__} to define perturb(...).")
 
     def has_start(
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index

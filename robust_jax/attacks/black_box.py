@@ -1,5 +1,6 @@
 """Attacks that see only decisions: what they share, and Boundary."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, Literal
 
@@ -169,6 +170,7 @@ class DecisionAttack(MinimumNormAttack):
         points, _ = self.first_points(view, images, labels, key=key, index=index, starts=starts)
         return self.approach(view, images, labels, points, key=key, index=index)
 
+    @abc.abstractmethod
     def approach(
         self,
         view: Any,
@@ -189,7 +191,6 @@ class DecisionAttack(MinimumNormAttack):
             key: root of the draws.
             index: dataset row of each image.
         """
-        raise TypeError(f"Expected {type(self).__name__} to define approach(...).")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Attacks that follow the gradient of a loss with steps of fixed length."""
 
+import abc
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
@@ -54,9 +55,9 @@ class StepAttack(LossAttack):
                 "Expected loss='kl' with random_start=True: it has no gradient at the clean image."
             )
 
+    @abc.abstractmethod
     def steps(self) -> Steps:
         """Returns how the attack climbs."""
-        raise TypeError(f"Expected {type(self).__name__} to define steps().")
 
     def attacked(self, view: Any, index: Index) -> Any:
         """Returns the view whose gradient is followed."""

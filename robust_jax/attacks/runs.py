@@ -1,5 +1,6 @@
 """Runs (restarts, targets) of an attack, of which the best end is kept."""
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -93,6 +94,7 @@ class AttackInRuns(BoundedAttack):
         key = rng.stream(key, "restart", number)
         return self.restart(number, view, images, labels, None, key=key, index=index, **watched)
 
+    @abc.abstractmethod
     def restart(
         self,
         number: Any,
@@ -105,7 +107,6 @@ class AttackInRuns(BoundedAttack):
         index: Index,
     ) -> Found:
         """Returns the end of one restart, towards a class per example if any is given."""
-        raise TypeError(f"Expected {type(self).__name__} to define restart(...).")
 
     def perturb(
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index

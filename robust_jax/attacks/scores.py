@@ -1,5 +1,6 @@
 """SPSA and NES: gradient attacks that estimate the gradient from scores."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, Literal
 
@@ -82,11 +83,11 @@ class ScoreAttack(LossAttack):
         check_counts(self, "num_steps", "num_samples")
         check_positive(self, "sigma")
 
+    @abc.abstractmethod
     def move(
         self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns the points after a step up the slope, and the moments."""
-        raise TypeError(f"Expected {type(self).__name__} to define move(...).")
 
     def perturb(
         self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index

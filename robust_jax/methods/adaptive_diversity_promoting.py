@@ -26,16 +26,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, voting
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.gradient_diversity import check_ensemble
+from robust_jax.methods.network import (
     Reduction,
     check_reduction,
     classifier,
     members_cross_entropy,
     network_method,
 )
-from robust_jax.methods.gradient_diversity import check_ensemble
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.types import Task
 

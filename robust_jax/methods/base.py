@@ -1,25 +1,18 @@
 """Method: the record of pure functions that every defence is, and its configuration."""
 
+import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import metrics, rng, voting
+from robust_jax import voting
 from robust_jax.models import (
     ActivationDtype,
-    Classifier,
-    EnsembleConfig,
-    Layers,
     NetworkConfig,
     Normalization,
-    ResidualConfig,
     ResNetConfig,
 )
 from robust_jax.types import Batch, Outputs, Task, Variables
@@ -167,7 +160,7 @@ def _one_member(members: MethodView, number: int) -> MethodView:
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(abc.ABC):
     """Hyper-parameters that every defence has; subclasses add theirs and build the record.
 
     Attributes:
@@ -188,197 +181,10 @@ class MethodConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"Expected 0 <= label_smoothing={self.label_smoothing} < 1.")
 
+    @abc.abstractmethod
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset.
 
         Raises:
             ValueError: a hyper-parameter does not fit the task.
         """
-        raise TypeError(f"Expected {type(self).__name__} to define make(task).")
-
-
-def classifier(config: MethodConfig, task: Task, layers: Layers) -> Classifier:
-    """Returns the configured network with these layers behind its normalisation."""
-    backbone = config.network.make(task.num_classes, layers)
-    return Classifier(backbone, config.normalization, config.dtype)
-
-
-def cross_entropy(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], label_smoothing: float = 0.0
-) -> Float[Array, ""]:
-    """Returns the mean cross-entropy, targets smoothed over all classes."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    if label_smoothing:
-        targets = optax.smooth_labels(targets, label_smoothing)
-    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
-
-
-Reduction = Literal["sum", "mean"]
-"""Over members: of "sum" each trains at the full rate, of "mean" at one as many times smaller."""
-
-
-def check_reduction(reduction: str) -> None:
-    """Raises ValueError for another reduction than `Reduction` names."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(
-            f"Expected cross_entropy={reduction!r} to be one of {get_args(Reduction)}."
-        )
-
-
-def members_cross_entropy(
-    member_logits: Float[Array, "m b c"],
-    labels: Int[Array, " b"],
-    reduction: Reduction,
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Returns the sum or the mean over members of their mean cross-entropies."""
-    losses = jax.vmap(lambda logits: cross_entropy(logits, labels, label_smoothing))(member_logits)
-    return jnp.sum(losses) if reduction == "sum" else jnp.mean(losses)
-
-
-def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
-    if key is None:
-        raise ValueError("Expected key=None to be a key: this method samples.")
-    return key
-
-
-def forward_fn(network: nn.Module) -> Forward:
-    """Returns the pure forward pass of a network.
-
-    With `deterministic` the key is not used and may be None; without, a missing key is an error.
-    """
-
-    def forward(variables, images, *, key, train, deterministic):
-        return network.apply(
-            variables,
-            images,
-            train=train,
-            deterministic=deterministic,
-            rngs=None if deterministic else {"sample": rng.stream(_demand(key), "layers")},
-            mutable=["batch_stats"] if train else [],
-        )
-
-    return forward
-
-
-SKIP_GRADIENT = 0.2
-"""Factor of the residual branches' gradient in the view `skip_gradient`, as DVERGE's evaluation."""
-
-
-def with_skip_gradient(network: nn.Module) -> nn.Module | None:
-    """Returns the network with its residual branches' gradient scaled; None where it has none.
-
-    Its logits and variables are the network's own.
-    """
-    if not isinstance(network, Classifier):
-        return None
-    config = network.backbone.config
-    ensemble = isinstance(config, EnsembleConfig)
-    member = config.member if ensemble else config
-    if not isinstance(member, ResidualConfig):
-        return None
-    member = dataclasses.replace(member, branch_gradient=SKIP_GRADIENT)
-    config = dataclasses.replace(config, member=member) if ensemble else member
-    return network.clone(backbone=network.backbone.clone(config=config))
-
-
-class Sampling(NamedTuple):
-    """What is random in a forward pass.
-
-    Attributes:
-        layers: the network's own random layers (activation noise, dropout, ...).
-        input_noise: standard deviation of Gaussian noise on the images, which are not clipped.
-    """
-
-    layers: bool = False
-    input_noise: float = 0.0
-
-
-def network_method(
-    network: nn.Module,
-    config: MethodConfig,
-    task: Task,
-    *,
-    training: Sampling = Sampling(),
-    prediction: Sampling = Sampling(),
-    reduction: Reduction = "sum",
-) -> Method:
-    """Returns the record of a network trained by cross-entropy: what a paper starts from.
-
-    The loss of an ensemble is the sum (or the mean) of its members' losses, so members train
-    independently; it reports `accuracy`, the vote's.
-    Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
-    mean probability), `noise_off` (the same weights without any sampling), `train` (batch
-    statistics, the randomness of training), `members` [m b c], `taps`; and of a network (or an
-    ensemble) with residual blocks `skip_gradient`: `deployed` with the gradient of the residual
-    branches scaled by `SKIP_GRADIENT`, from which attacks transfer better.
-
-    Args:
-        network: a `Classifier`.
-        config: loss and vote.
-        task: the dataset's shape.
-        training: what is random in the loss and the `train` view.
-        prediction: what is random in the prediction and the `deployed` view.
-        reduction: of the members' losses.
-    """
-    plain = forward_fn(network)
-
-    def run(variables, images, *, key, train, sampling, forward=plain):
-        if sampling.input_noise:
-            noise_key = rng.stream(_demand(key), "input_noise")
-            noise = jax.random.normal(noise_key, images.shape, images.dtype)
-            images = images + sampling.input_noise * noise
-        return forward(variables, images, key=key, train=train, deterministic=not sampling.layers)
-
-    def init(*, key):
-        images = jnp.zeros((1, *task.input_shape), jnp.float32)
-        # Shapes do not depend on sampling, so no second key is asked for.
-        variables = network.init(key, images, train=False, deterministic=True)
-        return dict(variables)
-
-    def loss(variables, batch, *, key, step):
-        del step
-        outputs, collections = run(variables, batch.image, key=key, train=True, sampling=training)
-        member_logits = outputs.member_logits
-        value = members_cross_entropy(member_logits, batch.label, reduction, config.label_smoothing)
-        scores = voting.scores(member_logits, config.vote)
-        found = {"accuracy": metrics.accuracy(scores, batch.label)}
-        return value, (collections, found)
-
-    def output(variables, images, key, sampling=prediction):
-        return run(variables, images, key=key, train=False, sampling=sampling)[0]
-
-    def deployed(variables, images, *, key):
-        return voting.logits(output(variables, images, key).member_logits, config.vote)
-
-    def noise_off(variables, images, *, key=None):
-        del key
-        outputs = output(variables, images, None, Sampling())
-        return voting.logits(outputs.member_logits, config.vote)
-
-    def train_view(variables, images, *, key):
-        outputs, _ = run(variables, images, key=key, train=True, sampling=training)
-        return voting.logits(outputs.member_logits, config.vote)
-
-    def predict(variables, images, *, key=None):
-        return voting.scores(output(variables, images, key).member_logits, config.vote)
-
-    views = {
-        "deployed": deployed,
-        "noise_off": noise_off,
-        "train": train_view,
-        "members": lambda variables, images, *, key: output(variables, images, key).member_logits,
-        "taps": lambda variables, images, *, key: output(variables, images, key).taps,
-    }
-    skipping = with_skip_gradient(network)
-    if skipping is not None:
-        forward = forward_fn(skipping)
-
-        def skip_gradient(variables, images, *, key):
-            sampled = {"train": False, "sampling": prediction, "forward": forward}
-            outputs, _ = run(variables, images, key=key, **sampled)
-            return voting.logits(outputs.member_logits, config.vote)
-
-        views["skip_gradient"] = skip_gradient
-    stochastic = prediction != Sampling()
-    return Method(init, loss, predict, views, stochastic=stochastic, vote=config.vote)

@@ -23,7 +23,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import classifier, cross_entropy
 from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
 from robust_jax.types import Task
 

@@ -87,7 +87,7 @@ def reestimate(
     return {**variables, "fitted": {"batch_stats": _without_counts(statistics)}}
 
 
-def reestimated(variables: Variables, batch: Batch) -> Variables:
+def fitted(variables: Variables, batch: Batch) -> Variables:
     """Returns variables of the shapes that `reestimate` gives: `Method.fitted`."""
     del batch
     statistics = jax.tree.map(jnp.zeros_like, variables["batch_stats"])

@@ -17,7 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax import rng, voting
-from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import Activation, Dense, Layers, default_layers
 from robust_jax.types import Outputs, Task
 

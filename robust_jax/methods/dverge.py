@@ -33,20 +33,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng
-from robust_jax.methods.base import (
-    Epochs,
-    Method,
-    MethodConfig,
-    classifier,
-    cross_entropy,
-    network_method,
-)
+from robust_jax.methods.base import Epochs, Method, MethodConfig
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     map_members,
     member_classifier,
     of_ensemble,
 )
+from robust_jax.methods.network import classifier, cross_entropy, network_method
 from robust_jax.models import (
     Activation,
     EnsembleConfig,

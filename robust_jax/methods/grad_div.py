@@ -30,15 +30,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
-    Sampling,
-    classifier,
-    cross_entropy,
-    network_method,
-)
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.draws import averaged
+from robust_jax.methods.network import Sampling, classifier, cross_entropy, network_method
 from robust_jax.methods.random_self_ensemble import noisy_layers
 from robust_jax.models import EnsembleConfig
 from robust_jax.types import Task

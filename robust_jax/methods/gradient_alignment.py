@@ -33,13 +33,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     loss_gradients,
     member_classifier,
     pairwise_cosines,
 )
+from robust_jax.methods.network import classifier, network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.types import Task
 

@@ -9,7 +9,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from robust_jax.methods.base import MethodConfig, cross_entropy
+from robust_jax.methods.base import MethodConfig
+from robust_jax.methods.network import cross_entropy
 from robust_jax.models import (
     Classifier,
     Conv,

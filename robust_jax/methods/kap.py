@@ -37,13 +37,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
-from robust_jax.methods.batch_statistics import (
-    check_statistics,
-    cumulative,
-    reestimate,
-    reestimated,
-)
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
+from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import Classifier, Layers, default_layers
 from robust_jax.models.layers import Conv
 from robust_jax.models.noise import gaussian
@@ -339,12 +335,12 @@ def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
     def noise_off(variables, images, *, key=None):
         if "fitted" not in variables:
             raise ValueError("Expected variables to hold 'fitted': call fit(...) first.")
-        fitted = {**variables, **variables["fitted"]}
-        return method.views["noise_off"](fitted, images, key=key)
+        arrays = {**variables, **variables["fitted"]}
+        return method.views["noise_off"](arrays, images, key=key)
 
     views = {
         **method.views,
         "noise_off": noise_off,
         "noise_off_training": method.views["noise_off"],
     }
-    return method._replace(fit=fit, fitted=reestimated, views=views)
+    return method._replace(fit=fit, fitted=fitted, views=views)

@@ -25,6 +25,7 @@ No gradient flows through the keep rates (PDD's code). The loss is the mean of t
 cross-entropies.
 """
 
+import abc
 import dataclasses
 from typing import Literal
 
@@ -35,19 +36,18 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
-    classifier,
-    cross_entropy,
-    members_cross_entropy,
-    network_method,
-)
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     map_members,
     of_ensemble,
     pairwise_cosines,
+)
+from robust_jax.methods.network import (
+    classifier,
+    cross_entropy,
+    members_cross_entropy,
+    network_method,
 )
 from robust_jax.models import (
     Classifier,
@@ -62,7 +62,7 @@ Statistics = Literal["example", "batch"]
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepRates:
+class KeepRates(abc.ABC):
     """Keep rates of pooled features; subclasses define them.
 
     Attributes:
@@ -73,9 +73,9 @@ class KeepRates:
     statistics: Statistics = "example"
     num_intervals: int = 10
 
+    @abc.abstractmethod
     def __call__(self, features: Float[Array, "m b f"]) -> Float[Array, "m b f"]:
         """Returns the probability with which each feature is kept."""
-        raise TypeError(f"Expected {type(self).__name__} to define __call__(features).")
 
     def _counts(
         self, interval: Int[Array, "m b f"], num: int, used: Array

@@ -28,7 +28,8 @@ from jaxtyping import Array, Float, Int
 
 from robust_jax.attacks import PGD, Attack, ThreatModel
 from robust_jax.attacks.losses import best_other, kl, label_logits
-from robust_jax.methods.base import Method, MethodConfig, cross_entropy
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import cross_entropy
 from robust_jax.methods.trades import on_both
 from robust_jax.types import Task
 

@@ -35,13 +35,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax import metrics, voting
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
-    classifier,
-    members_cross_entropy,
-    network_method,
-)
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     first_convolutions,
@@ -49,6 +43,7 @@ from robust_jax.methods.gradient_diversity import (
     of_ensemble,
     pairwise_cosines,
 )
+from robust_jax.methods.network import classifier, members_cross_entropy, network_method
 from robust_jax.models import (
     BatchNorm,
     Classifier,

@@ -33,14 +33,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, cross_entropy
-from robust_jax.methods.batch_statistics import (
-    check_statistics,
-    cumulative,
-    reestimate,
-    reestimated,
-)
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
 from robust_jax.methods.draws import rows_apart
+from robust_jax.methods.network import classifier, cross_entropy
 from robust_jax.methods.sampled_layers import Choose, Index, Unit, sampled_layers
 from robust_jax.models import EnsembleConfig
 from robust_jax.types import Batch, Outputs, Task, Variables
@@ -268,7 +264,7 @@ class RandomLayerSampling(MethodConfig):
             views,
             stochastic=True,
             fit=fit if self.statistics == "reestimated" else None,
-            fitted=reestimated if self.statistics == "reestimated" else None,
+            fitted=fitted if self.statistics == "reestimated" else None,
             draws_per="call",
         )
 

@@ -18,8 +18,9 @@ import functools
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.draws import averaged
+from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import Conv, Layers, default_layers
 from robust_jax.models.noise import gaussian
 from robust_jax.types import Task

@@ -34,7 +34,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax import voting
-from robust_jax.methods.base import Method, MethodConfig, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import classifier, network_method
 from robust_jax.methods.regroup_fit import Pass, fit_fns
 from robust_jax.methods.regroup_responses import (
     SIGNS,

@@ -7,9 +7,8 @@ sigma, not clipped, and certify at the same sigma: `input_sigma`.
 
 import dataclasses
 
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import (
     Reduction,
     Sampling,
     check_reduction,

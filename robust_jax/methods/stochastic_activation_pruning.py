@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from robust_jax.methods.base import Method, MethodConfig, Sampling, classifier, network_method
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.draws import averaged
+from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import Activation, default_layers
 from robust_jax.types import Task
 

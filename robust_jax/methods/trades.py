@@ -31,14 +31,8 @@ from jaxtyping import Array, Float, Int
 from robust_jax import metrics, rng, voting
 from robust_jax.attacks import PGD, Attack, ThreatModel, bind
 from robust_jax.attacks.losses import kl
-from robust_jax.methods.base import (
-    Method,
-    MethodConfig,
-    classifier,
-    cross_entropy,
-    forward_fn,
-    network_method,
-)
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.network import classifier, cross_entropy, forward_fn, network_method
 from robust_jax.models import default_layers
 from robust_jax.types import Task, Variables
 

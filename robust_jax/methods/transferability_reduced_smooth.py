@@ -38,13 +38,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Epochs, Method, MethodConfig, classifier, network_method
+from robust_jax.methods.base import Epochs, Method, MethodConfig
 from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     loss_gradients,
     member_classifier,
     pairwise_cosines,
 )
+from robust_jax.methods.network import classifier, network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.types import Task
 

@@ -81,8 +81,7 @@ def check_function(
 
 
 def _logits(config: MethodConfig, task: Task, variables: Variables, images: jax.Array) -> jax.Array:
-    default = MethodConfig()
-    config = dataclasses.replace(config, dtype=default.dtype, vote=default.vote)
+    config = dataclasses.replace(config, dtype=MethodConfig.dtype, vote=MethodConfig.vote)
     views = config.make(task).views
     view = views[next(name for name in _VIEWS if name in views)]
     return jax.jit(lambda arrays, images: view(arrays, images, key=None))(variables, images)

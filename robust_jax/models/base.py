@@ -1,5 +1,6 @@
 """What every network is: its configuration, and the classifier that normalises in front of it."""
 
+import abc
 import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -16,7 +17,7 @@ ActivationDtype = Literal["float32", "bfloat16", "float64"]
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(abc.ABC):
     """Architecture of a network; subclasses add its fields and build the module.
 
     The module made is a backbone: `features(images, *, train, deterministic)` gives the pooled
@@ -24,13 +25,13 @@ class NetworkConfig:
     calling it `Outputs`. An ensemble's features and head carry a leading member axis.
     """
 
+    @abc.abstractmethod
     def make(self, num_classes: int, layers: Layers) -> nn.Module:
         """Returns the backbone.
 
         Raises:
             ValueError: num_classes < 1.
         """
-        raise TypeError(f"Expected {type(self).__name__} to define make(num_classes, layers).")
 
 
 def in_network_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -135,6 +135,11 @@ def parse(
         if not stop.code:
             raise
         raise ValueError(_one_line(printed.getvalue())) from None
+    except TypeError as error:
+        named = re.search(r"abstract class '?(\w+)", str(error))
+        if named is None:
+            raise
+        raise ValueError(f"Expected a kind of {named[1]}, of which there are several.") from None
 
 
 def _one_line(box: str) -> str:

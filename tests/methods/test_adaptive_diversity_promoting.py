@@ -8,7 +8,7 @@ import numpy as np
 
 from robust_jax.methods import AdaptiveDiversityPromoting
 from robust_jax.methods.adaptive_diversity_promoting import ensemble_entropy, log_determinant
-from robust_jax.methods.base import classifier
+from robust_jax.methods.network import classifier
 from robust_jax.models import CNNConfig, EnsembleConfig, default_layers
 from robust_jax.types import Batch, Task
 

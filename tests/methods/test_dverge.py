@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from robust_jax.methods import DVERGE, Epochs
-from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.dverge import pre_activations
 from robust_jax.methods.gradient_diversity import member_classifier
+from robust_jax.methods.network import cross_entropy
 from robust_jax.models import (
     Classifier,
     CNNConfig,

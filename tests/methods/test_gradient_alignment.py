@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from robust_jax.methods import GradientAlignment
-from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
+from robust_jax.methods.network import cross_entropy
 from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
 from robust_jax.types import Batch, Task
 

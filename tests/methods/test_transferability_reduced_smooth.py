@@ -10,8 +10,8 @@ import pytest
 from robust_jax import training
 from robust_jax.experiment import config
 from robust_jax.methods import TransferabilityReducedSmooth
-from robust_jax.methods.base import cross_entropy
 from robust_jax.methods.gradient_diversity import member_classifier
+from robust_jax.methods.network import cross_entropy
 from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
 from robust_jax.runtime.sharding import make_mesh
 from robust_jax.training.plan import make_plan

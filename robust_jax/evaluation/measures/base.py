@@ -1,5 +1,6 @@
 """Measure: a question that an evaluation asks of a model beside attacks and certificates."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +165,7 @@ class PrintedNumbers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure:
+class Measure(abc.ABC):
     """A question; subclasses ask it.
 
     Attributes:
@@ -181,13 +182,13 @@ class Measure:
         if self.num_examples is not None and self.num_examples < 1:
             raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
 
+    @abc.abstractmethod
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks to be asked; None where nothing is."""
-        raise TypeError(f"Expected {type(self).__name__} to define missing(subject).")
 
+    @abc.abstractmethod
     def __call__(self, subject: Subject) -> Found:
         """Returns the answer."""
-        raise TypeError(f"Expected {type(self).__name__} to define __call__(subject).")
 
 
 def lacks_taps(subject: Subject) -> str | None:

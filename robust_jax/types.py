@@ -5,7 +5,7 @@ k channels, f features, s draws.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -58,3 +58,14 @@ class Task(NamedTuple):
     input_shape: tuple[int, int, int]
     num_classes: int
     num_train: int
+
+
+@runtime_checkable
+class View(Protocol):
+    """Returns logits of images: what the adversary may see and differentiate.
+
+    Logits are [b c]. A view may also return [s b c], s draws of a random model: attacks then
+    average the loss over the draws and decide by the mean probabilities (see `attacks.eot`).
+    """
+
+    def __call__(self, images: Array, /, *, key: Any) -> Array: ...

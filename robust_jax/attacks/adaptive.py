@@ -22,6 +22,7 @@ from robust_jax.attacks.apgd import APGDBase
 from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels, WrappedAttack
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.views import Average, eot
+from robust_jax.types import View
 
 
 def gap(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
@@ -101,7 +102,7 @@ class MORA(APGDBase):
     def run(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,
@@ -178,18 +179,32 @@ class OnAnotherView(WrappedAttack):
             )
 
     @abc.abstractmethod
-    def attacked(self, view: Any) -> Any:
+    def attacked(self, view: View) -> Any:
         """Returns the view that the attack sees."""
 
     def has_start(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **pool: Any,
     ) -> Bool[Array, " b"]:
         """Returns which images the attack has a start for."""
         view = self.attacked(view)
         return self.attack.has_start(view, images, labels, key=key, index=index, **pool)
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **pool: Any,
     ) -> Images:
         """Returns the adversarial images."""
         view = self.attacked(view)
@@ -215,7 +230,7 @@ class Averaged(OnAnotherView):
         super().__post_init__()
         check_counts(self, "num_samples")
 
-    def attacked(self, view: Any) -> Any:
+    def attacked(self, view: View) -> Any:
         """Returns the average."""
         return eot(view, self.num_samples, average=self.average, parallel=self.parallel)
 
@@ -225,7 +240,7 @@ class Averaged(OnAnotherView):
 class RescaledView:
     """Logits divided by their own gap: the same decision, never a saturated softmax."""
 
-    view: Any
+    view: View
     sharpness: float = dataclasses.field(metadata={"static": True})
 
     def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
@@ -252,7 +267,7 @@ class Rescaled(OnAnotherView):
         super().__post_init__()
         check_positive(self, "sharpness")
 
-    def attacked(self, view: Any) -> Any:
+    def attacked(self, view: View) -> Any:
         """Returns the rescaled logits."""
         return RescaledView(view, self.sharpness)
 

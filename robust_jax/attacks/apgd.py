@@ -16,6 +16,7 @@ from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn, keep_better
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
 from robust_jax.attacks.trajectories import Path, Trajectory, empty_path, followed, noted
+from robust_jax.types import View
 
 
 def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +64,7 @@ class _State(NamedTuple):
 
 
 def climb(
-    view: Any,
+    view: View,
     images: Images,
     labels: Labels,
     start: Images,
@@ -187,7 +188,7 @@ class APGDBase(AttackInRuns):
     def restart(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         targets: Labels | None,
@@ -204,7 +205,7 @@ class APGDBase(AttackInRuns):
         )
 
     def follow(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Trajectory:
         """Returns the adversarial images and the way to them."""
 
@@ -215,7 +216,7 @@ class APGDBase(AttackInRuns):
 
     def raise_loss(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,

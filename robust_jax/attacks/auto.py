@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import checks, losses
 from robust_jax.attacks.apgd import APGD, APGDT
-from robust_jax.attacks.base import BoundedAttack
+from robust_jax.attacks.base import BoundedAttack, KeyArray
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn
@@ -28,6 +28,7 @@ from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2, without_nan
 from robust_jax.attacks.views import eot
 from robust_jax.runtime.live import compiled, held
+from robust_jax.types import View
 
 
 class Stage(NamedTuple):
@@ -192,19 +193,17 @@ class AutoAttack(BoundedAttack):
         return members if num_classes is None else tuple(suited(a, num_classes) for a in members)
 
     def __call__(
-        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
+        self, view: View, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
     ) -> Any:
         """Returns the adversarial images; see `Attack`."""
         return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
 
-    def perturb(
-        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any
-    ) -> Any:
+    def perturb(self, view: View, images: Any, labels: Any, *, key: KeyArray, index: Any) -> Any:
         """Returns what a call gives: a suite prepares its own batches."""
         return self(view, images, labels, key=key, index=index)
 
     def dry_run(
-        self, view: Any, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
+        self, view: View, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
     ) -> Any:
         """Returns images of the same shape, every attack traced on them; see `Attack`."""
         shape = jax.eval_shape(lambda images: view(images, key=key), images).shape
@@ -217,7 +216,7 @@ class AutoAttack(BoundedAttack):
 
     def report(
         self,
-        view: Any,
+        view: View,
         images: Any,
         labels: Any,
         *,
@@ -265,7 +264,7 @@ class AutoAttack(BoundedAttack):
     def _report(
         self,
         members: tuple[AttackInRuns, ...],
-        view: Any,
+        view: View,
         batches: Batches,
         key: Any,
         progress_fn: Any,
@@ -330,7 +329,7 @@ def _one_run(attack, number, view, images, labels, index, key):
 
 @compiled
 def _inspect(
-    view: Any,
+    view: View,
     images: Float[Array, "b *shape"],
     labels: Int[Array, " b"],
     index: Int[Array, " b"],

@@ -18,6 +18,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
 from robust_jax.attacks.threat import ThreatModel, without_nan
 from robust_jax.runtime.live import as_pytree, compiled
+from robust_jax.types import View
 
 # The arguments of every attack.
 Images = Float[Array, "b *shape"]
@@ -70,12 +71,12 @@ class Attack(abc.ABC):
 
     @abc.abstractmethod
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
 
     def has_start(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for: all, unless it begins at other images."""
         del view, images, key, index
@@ -83,7 +84,7 @@ class Attack(abc.ABC):
 
     def started(
         self,
-        view: Any,
+        view: View,
         images: Any,
         labels: Any,
         *,
@@ -107,7 +108,7 @@ class Attack(abc.ABC):
         return _started(self, *self._prepared(view, images, labels, key, index, starts))
 
     def _prepared(
-        self, view: Any, images: Any, labels: Any, key: KeyArray, index: Any, starts: Any
+        self, view: View, images: Any, labels: Any, key: KeyArray, index: Any, starts: Any
     ) -> tuple[Any, ...]:
         """Returns the arguments as compiled functions take them, checked; values where they can."""
         images, labels = jnp.asarray(images), jnp.asarray(labels)
@@ -138,7 +139,7 @@ class Attack(abc.ABC):
         return view, images, labels, key, index, starts
 
     def dry_run(
-        self, view: Any, images: Any, labels: Any, *, key: KeyArray, index: Any = None
+        self, view: View, images: Any, labels: Any, *, key: KeyArray, index: Any = None
     ) -> Any:
         """Returns images of the same shape, of arrays that are being traced.
 
@@ -148,7 +149,7 @@ class Attack(abc.ABC):
 
     def __call__(
         self,
-        view: Any,
+        view: View,
         images: Any,
         labels: Any,
         *,
@@ -242,7 +243,7 @@ class LossAttack(BoundedAttack):
         elif self.targeted:
             raise ValueError("Expected loss='kl' with targeted=False: it sees no label.")
 
-    def loss_fn(self, view: Any, images: Images, *, key: KeyArray) -> losses.Loss:
+    def loss_fn(self, view: View, images: Images, *, key: KeyArray) -> losses.Loss:
         """Returns the loss to raise around these clean images."""
         if self.loss == "kl":
             clean = view(images, key=rng.stream(key, "clean"))

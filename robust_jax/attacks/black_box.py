@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,14 @@ class DecisionAttack(MinimumNormAttack):
         check_counts(self, "num_start_draws", "num_blends")
 
     def fooled(
-        self, view: Any, points: Array, labels: Labels, *, key: KeyArray
+        self, view: View, points: Array, labels: Labels, *, key: KeyArray
     ) -> Bool[Array, " b"]:
         """Returns where the decision is adversarial."""
         return self.succeeded(losses.decision(view(points, key=key)), labels)
 
     def first_points(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,
@@ -139,7 +140,7 @@ class DecisionAttack(MinimumNormAttack):
 
     def has_start(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,
@@ -158,7 +159,7 @@ class DecisionAttack(MinimumNormAttack):
 
     def perturb(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,
@@ -173,7 +174,7 @@ class DecisionAttack(MinimumNormAttack):
     @abc.abstractmethod
     def approach(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         starts: Images,
@@ -228,7 +229,7 @@ class Boundary(DecisionAttack):
 
     def approach(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         starts: Images,

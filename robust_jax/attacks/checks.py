@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Key
 
 from robust_jax.runtime.live import as_pytree, compiled
+from robust_jax.types import View
 
 
 def check_counts(config: Any, *names: str) -> None:
@@ -94,7 +95,7 @@ def check_images(images: Any, bounds: tuple[float, float], name: str = "images")
 
 
 def check_logits(
-    view: Any,
+    view: View,
     images: Any,
     labels: Any,
     *,

@@ -13,6 +13,7 @@ from rich.progress import track
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_batch
 from robust_jax.runtime.live import held
+from robust_jax.types import View
 
 
 def leading_sharding(images: Any) -> NamedSharding | None:
@@ -79,7 +80,7 @@ class Batches:
 
 def over_dataset(
     attack: Attack,
-    view: Any,
+    view: View,
     images: Any,
     labels: Any,
     *,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.linearised import LinearBoundary, nearest_boundary
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.threat import expand, steepest
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BoundaryStepAttack(EitherNormAttack):
             raise ValueError("Expected targeted=True to be False: the nearest class is sought.")
 
     def candidates(
-        self, view: Any, images: Array, labels: Labels, key: KeyArray
+        self, view: View, images: Array, labels: Labels, key: KeyArray
     ) -> tuple[Int[Array, "b t"], Bool[Array, " b"]]:
         """Returns the classes considered, and which clean images are misclassified already."""
         logits = losses.decision(view(images, key=rng.stream(key, "candidates")))
@@ -47,7 +47,7 @@ class BoundaryStepAttack(EitherNormAttack):
         return ranked, losses.misclassified(logits, labels)
 
     def nearest(
-        self, view: Any, points: Images, labels: Labels, among: Int[Array, "b t"], key: KeyArray
+        self, view: View, points: Images, labels: Labels, among: Int[Array, "b t"], key: KeyArray
     ) -> LinearBoundary:
         """Returns the nearest linearised boundary with these classes."""
 
@@ -83,7 +83,7 @@ class DeepFool(BoundaryStepAttack):
             raise ValueError(f"Expected nudge={self.nudge} >= 0 and finite.")
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
@@ -154,7 +154,7 @@ class TrustRegion(BoundaryStepAttack):
             )
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view

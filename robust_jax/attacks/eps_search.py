@@ -1,7 +1,7 @@
 """PGD with a search for the smallest radius at which it succeeds."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -11,6 +11,7 @@ from robust_jax.attacks.gradient import PGD, Steps, climber
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.penalty import search_constant
 from robust_jax.attacks.threat import ThreatModel, distance
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SmallestEps(EitherNormAttack):
         )
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
 

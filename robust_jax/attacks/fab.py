@@ -15,6 +15,7 @@ from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.linearised import nearest_boundary, project_on_hyperplane
 from robust_jax.attacks.runs import AttackInRuns, Found, TargetsInTurn
 from robust_jax.attacks.threat import size
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class FAB(AttackInRuns):
     def restart(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         targets: Labels | None,

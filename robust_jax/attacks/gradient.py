@@ -15,6 +15,7 @@ from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.runs import best_of, keep_better
 from robust_jax.attacks.threat import expand
 from robust_jax.attacks.trajectories import Trajectory, empty_path, followed, noted
+from robust_jax.types import View
 
 
 class Steps(NamedTuple):
@@ -59,13 +60,13 @@ class StepAttack(LossAttack):
     def steps(self) -> Steps:
         """Returns how the attack climbs."""
 
-    def attacked(self, view: Any, index: Index) -> Any:
+    def attacked(self, view: View, index: Index) -> Any:
         """Returns the view whose gradient is followed."""
         del index
         return view
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         steps, view = self.steps(), self.attacked(view, index)
@@ -73,7 +74,7 @@ class StepAttack(LossAttack):
         return best_of(run, steps.num_restarts, images, parallel=steps.parallel_restarts)
 
     def follow(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Trajectory:
         """Returns the adversarial images and the way to them."""
         steps, view = self.steps(), self.attacked(view, index)
@@ -84,7 +85,7 @@ class StepAttack(LossAttack):
 def climber(
     attack: StepAttack,
     steps: Steps,
-    view: Any,
+    view: View,
     images: Images,
     labels: Labels,
     *,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from robust_jax.attacks.black_box import DecisionAttack
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm
+from robust_jax.types import View
 
 
 def _unit(delta: Images) -> Images:
@@ -56,7 +56,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
 
     def approach(
         self,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         starts: Images,

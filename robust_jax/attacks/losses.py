@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from robust_jax.types import View
+
 Loss = Callable[[Float[Array, "b c"], Int[Array, " b"]], Float[Array, " b"]]
 
 
@@ -151,7 +153,7 @@ def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool
 
 def evaluate(
     loss_fn: Any,
-    view: Any,
+    view: View,
     images: Array,
     labels: Int[Array, " b"],
     *,
@@ -183,7 +185,7 @@ def evaluate(
 
 def gradient(
     loss_fn: Any,
-    view: Any,
+    view: View,
     images: Array,
     labels: Int[Array, " b"],
     *,

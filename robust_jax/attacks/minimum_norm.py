@@ -10,6 +10,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack, Images, Index, KeyArray, Labels, WrappedAttack
 from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.threat import ThreatModel, check_bounds, expand
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +109,27 @@ class WithinBall(WrappedAttack):
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
 
     def has_start(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **pool: Any,
     ) -> Bool[Array, " b"]:
         """Returns which images the attack has a start for."""
         return self.attack.has_start(view, images, labels, key=key, index=index, **pool)
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index, **pool: Any
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        **pool: Any,
     ) -> Images:
         """Returns the adversarial images."""
         found = self.attack.perturb(view, images, labels, key=key, index=index, **pool)

@@ -14,6 +14,7 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand
+from robust_jax.types import View
 
 LARGEST_CONSTANT = 1e10
 """Upper bound of the search before anything has succeeded, as in the authors' code."""
@@ -123,7 +124,7 @@ class CarliniWagner(ConstantSearchAttack):
         check_positive(self, "learning_rate")
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view
@@ -218,7 +219,7 @@ class EAD(ConstantSearchAttack):
         return jnp.clip(images + shrunk, *self.bounds)
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view

@@ -13,6 +13,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.threat import expand
+from robust_jax.types import View
 
 
 def keep_better(best: tuple, other: tuple) -> tuple:
@@ -82,7 +83,7 @@ class AttackInRuns(BoundedAttack):
     def run(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,
@@ -98,7 +99,7 @@ class AttackInRuns(BoundedAttack):
     def restart(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         targets: Labels | None,
@@ -109,7 +110,7 @@ class AttackInRuns(BoundedAttack):
         """Returns the end of one restart, towards a class per example if any is given."""
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         return best_of(
@@ -143,7 +144,7 @@ class TargetsInTurn(AttackInRuns):
     def run(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         *,

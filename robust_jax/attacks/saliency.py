@@ -13,6 +13,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.types import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class JSMA(MinimumNormAttack):
             )
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view

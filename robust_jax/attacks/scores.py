@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.penalty import adam_step
 from robust_jax.attacks.threat import expand
+from robust_jax.types import View
 
 
 def slope_from_scores(
     loss_fn: losses.Loss,
-    view: Any,
+    view: View,
     points: Images,
     labels: Labels,
     *,
@@ -90,7 +91,7 @@ class ScoreAttack(LossAttack):
         """Returns the points after a step up the slope, and the moments."""
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         loss_fn = self.loss_fn(view, images, key=key)

@@ -15,6 +15,7 @@ from robust_jax.attacks.base import Attack, Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_counts, check_height_and_width
 from robust_jax.attacks.runs import keep_better
 from robust_jax.attacks.threat import check_bounds
+from robust_jax.types import View
 
 
 def transform(
@@ -101,7 +102,7 @@ class Spatial(Attack):
         return np.stack([axis.ravel() for axis in mesh], axis=1)
 
     def perturb(
-        self, view: Any, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
         del index  # nothing is drawn but by the view

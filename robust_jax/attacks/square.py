@@ -16,6 +16,7 @@ from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack,
 from robust_jax.attacks.checks import check_counts, check_height_and_width
 from robust_jax.attacks.runs import AttackInRuns, Found
 from robust_jax.attacks.threat import expand, unit_l2
+from robust_jax.types import View
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -95,7 +96,7 @@ class Square(LossAttack, AttackInRuns):
     def restart(
         self,
         number: Any,
-        view: Any,
+        view: View,
         images: Images,
         labels: Labels,
         targets: Labels | None,

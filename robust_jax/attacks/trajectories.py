@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.runs import keep_better
 from robust_jax.runtime.live import compiled
+from robust_jax.types import View
 
 
 class Trajectory(NamedTuple):
@@ -27,7 +28,7 @@ class Trajectory(NamedTuple):
 
 
 def trajectory(
-    attack: Attack, view: Any, images: Any, labels: Any, *, key: Any, index: Any = None
+    attack: Attack, view: View, images: Any, labels: Any, *, key: Any, index: Any = None
 ) -> Trajectory:
     """Returns the adversarial images that a call gives, and the loss at every step.
 

@@ -11,6 +11,7 @@ from robust_jax import rng
 from robust_jax.attacks.base import Index
 from robust_jax.attacks.checks import check_height_and_width
 from robust_jax.attacks.gradient import MIM
+from robust_jax.types import View
 
 
 @jax.tree_util.register_dataclass
@@ -18,7 +19,7 @@ from robust_jax.attacks.gradient import MIM
 class DiverseView:
     """A view of images that are shrunk and moved at random, each by draws of its own."""
 
-    view: Any
+    view: View
     index: Any
     probability: float = dataclasses.field(metadata={"static": True})
     smallest: float = dataclasses.field(metadata={"static": True})
@@ -76,6 +77,6 @@ class MDI2FGSM(MIM):
         super().check(images)
         check_height_and_width(images)
 
-    def attacked(self, view: Any, index: Index) -> Any:
+    def attacked(self, view: View, index: Index) -> Any:
         """Returns the view of changed images."""
         return DiverseView(view, index, self.probability, self.smallest)

@@ -5,7 +5,7 @@ Views made of views turn any attack into one on a random or opaque model.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.threat import expand
 from robust_jax.runtime.live import as_pytree
-from robust_jax.types import Variables
+from robust_jax.types import Variables, View
 
 Average = Literal["probabilities", "logits", "gradients"]
-
-
-class View(Protocol):
-    """Returns logits of images: what the adversary may see and differentiate.
-
-    Logits are [b c]. A view may also return [s b c], s draws of a random model: attacks then
-    average the loss over the draws and decide by the mean probabilities (see `views.eot`).
-    """
-
-    def __call__(self, images: Any, *, key: Any) -> Any: ...
 
 
 def bind(method_view: Callable, variables: Variables) -> Callable:
@@ -66,7 +56,7 @@ def _without_key(fn: Callable, images: Any, *, key: Any) -> Any:
 class ExpectationOverTransformation:
     """The view that `eot` makes."""
 
-    view: Any
+    view: View
     num_samples: int = dataclasses.field(metadata={"static": True})
     average: Average = dataclasses.field(metadata={"static": True})
     parallel: bool = dataclasses.field(metadata={"static": True})
@@ -88,7 +78,7 @@ class ExpectationOverTransformation:
 
 
 def eot(
-    view: Any,
+    view: View,
     num_samples: int,
     *,
     average: Average = "probabilities",
@@ -150,7 +140,7 @@ def straight_through(forward: Any, backward: Any) -> StraightThrough:
 class Frozen:
     """The view that `frozen` makes."""
 
-    view: Any
+    view: View
     key: Any
 
     def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
@@ -159,7 +149,7 @@ class Frozen:
         return self.view(images, key=rng.stream(self.key, "frozen"))
 
 
-def frozen(view: Any, *, key: Key[Array, ""]) -> Frozen:
+def frozen(view: View, *, key: Key[Array, ""]) -> Frozen:
     """Returns the view of a random model at one draw, the same at every call.
 
     Under `eot` every draw is that same one; for the mean of several frozen draws use
@@ -177,7 +167,7 @@ def frozen(view: Any, *, key: Key[Array, ""]) -> Frozen:
 class GradientFromScores:
     """The view that `nes` makes."""
 
-    view: Any
+    view: View
     num_samples: int = dataclasses.field(metadata={"static": True})
     sigma: float = dataclasses.field(metadata={"static": True})
     noise: Literal["gaussian", "rademacher"] = dataclasses.field(metadata={"static": True})
@@ -215,7 +205,7 @@ class GradientFromScores:
 
 
 def nes(
-    view: Any,
+    view: View,
     num_samples: int,
     *,
     sigma: float = 0.001,
@@ -249,7 +239,7 @@ def nes(
 
 def standing_with_twice_the_draws(
     attack: Any,
-    view: Any,
+    view: View,
     images: Array,
     labels: Array,
     *,

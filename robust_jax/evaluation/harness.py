@@ -45,7 +45,7 @@ from robust_jax.runtime.sharding import (
     replicated,
     spread,
 )
-from robust_jax.types import Batch, Variables
+from robust_jax.types import Batch, Variables, View
 
 StepFn = Callable[..., Judgement]
 
@@ -145,7 +145,7 @@ def _attack_step(
         method_view = averaged(method_view, run.eot_samples, config.seed)
 
     def attacked_view(variables, source) -> Any:
-        view: Any = bind(method_view, variables if run.source is None else source)
+        view: View = bind(method_view, variables if run.source is None else source)
         return eot(view, run.eot_samples) if run.eot_samples > 1 and run.draws == "fresh" else view
 
     def attack(variables, source, starts, batch: Batch, labels, key: Key[Array, ""]):

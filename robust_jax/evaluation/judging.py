@@ -1,7 +1,7 @@
 """Judging: what a model decides on images, by the rules of a protocol."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from robust_jax import metrics, rng
 from robust_jax.attacks import eot, losses
 from robust_jax.evaluation.judges import Judge
 from robust_jax.methods import Method
-from robust_jax.types import Batch, Variables
+from robust_jax.types import Batch, Variables, View
 
 
 class Decisions(NamedTuple):
@@ -180,7 +180,7 @@ def judge_images(
     batch: Batch,
     images: Float[Array, "b ..."],
     key: Key[Array, ""],
-    attacked_view: Any = None,
+    attacked_view: View | None = None,
 ) -> Judgement:
     """Returns how far images are from the clean ones of a batch, and every judge's decisions.
 

@@ -1,7 +1,5 @@
 """What attacks are given beside images and labels: classes to reach, images to begin at."""
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -12,10 +10,10 @@ from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.measures.base import NUM_STARTS
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.runtime.sharding import replicated
-from robust_jax.types import Batch
+from robust_jax.types import Batch, View
 
 
-def random_targets(view: Any, batch: Batch, seed: int) -> Int[Array, " b"]:
+def random_targets(view: View, batch: Batch, seed: int) -> Int[Array, " b"]:
     """Returns for each image a class other than its label, the same in every attack."""
     key = rng.stream(jax.random.key(seed), "targets")
     num_classes = jax.eval_shape(lambda i: view(i, key=key), batch.image).shape[-1]

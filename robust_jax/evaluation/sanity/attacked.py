@@ -14,7 +14,7 @@ from robust_jax.attacks import PGD, Square, ThreatModel, bind, eot, losses
 from robust_jax.attacks.gradient import Steps, climber
 from robust_jax.attacks.threat import expand, unit_l2
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables
+from robust_jax.types import Variables, View
 
 NUM_STEPS = 20
 """Steps of the probe's PGD; the referee of more steps has twice as many."""
@@ -55,7 +55,7 @@ class AttackedView:
         key: Key[Array, ""],
     ) -> None:
         self.name, self.images, self.labels, self.key = name, images, labels, key
-        self.view: Any = bind(method_view, variables)
+        self.view: View = bind(method_view, variables)
         ask = jitted(_logits)
         keys = [rng.stream(key, "view", number) for number in (0, 1)]
         logits, again = (ask(self.view, images, key) for key in keys)
@@ -139,22 +139,22 @@ class AttackedView:
         return np.asarray(predicted, np.float64), np.asarray(true, np.float64)
 
 
-def _logits(view: Any, images: Array, key: Key[Array, ""]) -> Array:
+def _logits(view: View, images: Array, key: Key[Array, ""]) -> Array:
     return losses.decision(view(images, key=key))
 
 
-def _standing(view: Any, images: Array, labels: Array, key: Key[Array, ""]) -> Array:
+def _standing(view: View, images: Array, labels: Array, key: Key[Array, ""]) -> Array:
     return ~losses.misclassified(_logits(view, images, key), labels)
 
 
-def divided(view: Any, scale: Array, images: Array, *, key: Key[Array, ""]) -> Array:
+def divided(view: View, scale: Array, images: Array, *, key: Key[Array, ""]) -> Array:
     """Returns the logits of a view over a scale."""
     logits = view(images, key=key)
     return logits / scale.astype(logits.dtype)
 
 
 def _climb(
-    view: Any,
+    view: View,
     images: Array,
     labels: Array,
     eps: Array,
@@ -197,7 +197,7 @@ def _moved(images: Array, key: Key[Array, ""], eps: Array, threat: ThreatModel) 
 
 
 def _changes(
-    view: Any,
+    view: View,
     images: Array,
     labels: Array,
     eps: Array,
@@ -221,7 +221,7 @@ def _changes(
 
 
 def _noise(
-    view: Any,
+    view: View,
     images: Array,
     labels: Array,
     eps: Array,

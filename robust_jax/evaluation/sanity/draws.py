@@ -1,7 +1,5 @@
 """Do the evaluation's attacks average enough draws of a random model?"""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -13,7 +11,7 @@ from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding, outranks
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables
+from robust_jax.types import Variables, View
 
 CHECK = "enough draws (EOT)"
 
@@ -101,7 +99,7 @@ def _most_draws(
     return None
 
 
-def _is_random(view: Any, images: Array, key: Array) -> bool:
+def _is_random(view: View, images: Array, key: Array) -> bool:
     logits = jitted(lambda view, images, key: view(images, key=key))
     two = [np.asarray(logits(view, images, rng.stream(key, "draw", n))) for n in (0, 1)]
     return bool(np.abs(two[0] - two[1]).max() > 0)

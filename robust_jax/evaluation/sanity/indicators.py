@@ -21,7 +21,7 @@ from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables
+from robust_jax.types import Variables, View
 
 FORGOTTEN = 0.02
 """Share of the images of which an attack may forget that it had fooled them."""
@@ -122,7 +122,7 @@ def _watched(
             method_view = method.view(run.view)
             if run.draws == "fixed":
                 method_view = averaged(method_view, run.eot_samples, config.seed)
-            view: Any = bind(method_view, variables)
+            view: View = bind(method_view, variables)
             if run.draws == "fresh" and run.eot_samples > 1:
                 view = eot(view, run.eot_samples)
             yield name, run, view

@@ -19,6 +19,7 @@ from robust_jax.evaluation.sanity.draws import enough_draws
 from robust_jax.evaluation.sanity.findings import Finding
 from robust_jax.evaluation.sanity.indicators import indicators
 from robust_jax.methods import Method
+from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import jitted
 from robust_jax.runtime.sharding import local
 from robust_jax.types import Variables
@@ -187,7 +188,7 @@ class Probes:
             )
         return Finding(name, "passed", f"stochastic={self.method.stochastic}, as two keys show.")
 
-    def probabilities(self, name: str, view: Any) -> Finding:
+    def probabilities(self, name: str, view: MethodView) -> Finding:
         """Returns a flag where an attacked view gives probabilities."""
         check = f"view {name!r} gives logits"
         logits = np.asarray(jitted(view)(self.variables, self.images, key=self.stream("view")))
@@ -201,7 +202,7 @@ class Probes:
             )
         return Finding(check, "passed", f"Values in [{logits.min():.3g}, {logits.max():.3g}].")
 
-    def gradients(self, name: str, view: Any) -> Finding:
+    def gradients(self, name: str, view: MethodView) -> Finding:
         """Returns a flag where the cross-entropy of an attacked view has no usable gradient.
 
         The slope of the loss by the logits is taken in float32 and in float64 (on the host); the

@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from robust_jax import serialization, voting
 from robust_jax.methods import Method, MethodConfig
+from robust_jax.methods.base import MethodView
 from robust_jax.methods.weights import fingerprint
 from robust_jax.runtime.live import program_of
+from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Task, Variables
 
 
@@ -63,7 +66,8 @@ class Model(NamedTuple):
         Raises:
             ValueError: a function does not give a score for each class.
         """
-        weights, method = fingerprint(self.variables), serialization.to_json(self.config)
+        weights = fingerprint(jax.tree.map(_numbers, self.variables))
+        method = serialization.to_json(self.config)
         if self.config is None:  # what a function does, and the arrays that it has captured
             images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
             program = program_of(
@@ -81,6 +85,23 @@ class Model(NamedTuple):
             weights = f"{weights} {fingerprint(captured)}"
             method = {"type": "function", "program": digest}
         return {"name": self.name, "step": self.step, "weights": weights, "method": method}
+
+    def on(self, mesh: Mesh) -> "Model":
+        """Returns the model as an evaluation takes it: a function as it is now, on all devices.
+
+        What is compiled is found by a function's identity: of a function whose captured arrays have
+        changed since the last evaluation it is renewed.
+        """
+        if self.config is not None:
+            return self
+
+        def renewed(function: MethodView) -> MethodView:
+            return lambda variables, images, *, key=None: function(variables, images, key=key)
+
+        views = {name: renewed(view) for name, view in self.method.views.items()}
+        method = self.method._replace(predict=renewed(self.method.predict), views=views)
+        arrays = jax.device_put(self.variables, replicated(mesh))
+        return self._replace(method=method, variables=arrays)
 
     @classmethod
     def of(

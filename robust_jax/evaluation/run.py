@@ -100,8 +100,9 @@ def run(
         model: what is judged, of a checkpoint or `Model.of(function, ...)`.
         data: a split, or images [b h w k] in [0, 1] (floats) or 0 .. 255 (uint8) with labels [b].
         evaluation: the protocol: attacks, judges, certificates, measures.
-        out: directory where records, certificates and summary.json are kept and gone on with;
-            None keeps nothing.
+        out: directory where records, certificates and summary.json are kept, and gone on with
+            where all models are of checkpoints: of a function nothing tells whether it is still
+            the same, so the directory has to be new. None keeps nothing.
         sources: models that attacks are transferred from, or that are certified besides, by name.
         mesh: devices; None for all.
         evaluator: of this method and protocol, where it is made already.
@@ -132,19 +133,31 @@ def run(
     """
     mesh = mesh or sharding.make_mesh()
     split = _as_split(data, model, evaluation)
-    if out is not None:
-        return _run(
-            model, split, evaluation, pathlib.Path(out), sources or {}, mesh, evaluator, progress
+    functions = [one.name for one in (model, *(sources or {}).values()) if one.config is None]
+    if functions and evaluator is not None:
+        raise ValueError(f"Expected no evaluator of {functions[0]!r}: a function may have changed.")
+    if functions and out is not None and any(pathlib.Path(out).glob("*/*.jsonl")):
+        raise ValueError(
+            f"Expected out={str(out)!r} to hold no records: {functions[0]!r} is a function, which "
+            "may have changed."
         )
+    model, sources = model.on(mesh), {n: one.on(mesh) for n, one in (sources or {}).items()}
+    if out is not None:
+        return _run(model, split, evaluation, pathlib.Path(out), sources, mesh, evaluator, progress)
     if jax.process_count() > 1:
         raise ValueError("Expected out=None to be a directory that all hosts share.")
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
-        return _run(model, split, evaluation, place, sources or {}, mesh, evaluator, progress)
+        return _run(model, split, evaluation, place, sources, mesh, evaluator, progress)
 
 
 def _as_split(given: Any, model: Model, evaluation: Evaluation) -> Split:
     if isinstance(given, Split):
+        if given.name != evaluation.split:
+            raise ValueError(
+                f"Expected split={evaluation.split!r} of the evaluation to be {given.name!r}, the "
+                "data's."
+            )
         return given
     return from_arrays(*given, num_classes=model.num_classes, name=evaluation.split)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import evaluation
+from robust_jax import data, evaluation
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model
 from robust_jax.runtime import sharding
@@ -29,8 +29,8 @@ def model(scale=1.0, **fields):
     return Model.of(logits, {"scale": jnp.float32(scale)}, num_classes=2, **fields)
 
 
-def judged(model, data=(IMAGES, LABELS), wanted=WANTED, **fields):
-    return evaluation.run(model, data, wanted, mesh=sharding.make_mesh(1), **fields)
+def judged(model, given=(IMAGES, LABELS), wanted=WANTED, **fields):
+    return evaluation.run(model, given, wanted, mesh=sharding.make_mesh(1), **fields)
 
 
 def captured(scale):
@@ -77,15 +77,43 @@ def test_a_random_function_is_judged_by_draws_of_its_rows():
 
 
 @pytest.mark.parametrize("make", [model, captured])
-def test_records_of_a_function_are_gone_on_with_as_long_as_it_is_the_same(make, tmp_path):
+def test_records_of_a_function_are_never_gone_on_with(make, tmp_path):
+    """Nothing tells whether it is the same: not its program, its rules, what a loop in it holds."""
     first = judged(make(1.0), out=tmp_path)
-    file = tmp_path / "records" / "fgsm.jsonl"
-    lines = file.read_text()
-    file.write_text(lines[: len(lines) // 2])
-    assert judged(make(1.0), out=tmp_path).records == first.records
-    assert file.read_text() == lines
-    with pytest.raises(ValueError, match=r"weights: .* in records/"):
-        judged(make(2.0), out=tmp_path)
+    assert (tmp_path / "records" / "fgsm.jsonl").is_file()
+    assert (tmp_path / "summary.json").is_file()
+    for wanted in (WANTED, Evaluation(batch_size=12, sanity=False)):
+        with pytest.raises(ValueError, match="to hold no records: 'function' is a function"):
+            judged(make(1.0), wanted=wanted, out=tmp_path)
+    assert first.summary["clean_accuracy"] == 1.0
+
+
+def test_a_function_is_what_it_is_at_each_evaluation():
+    """Judge and probe of one model whose captured arrays change in between."""
+    weights = {"scale": jnp.float32(1)}
+    made = Model.of(lambda images: logits(weights, images), num_classes=2)
+    wanted = Evaluation(batch_size=12)
+    said = []
+    for scale, accuracy in ((1.0, 1.0), (-2.0, 0.0)):
+        weights["scale"] = jnp.float32(scale)
+        result = judged(made, wanted=wanted)
+        assert result.summary["clean_accuracy"] == accuracy
+        said += [one.text for one in result.findings if one.check.endswith("gives logits")]
+    assert said[0] != said[1]  # the range of the values
+
+
+def test_the_data_is_of_the_split_that_is_named():
+    split = data.from_arrays(IMAGES, LABELS, num_classes=2, name="validation")
+    with pytest.raises(ValueError, match="Expected split='test' of the evaluation"):
+        judged(model(), split)
+
+
+def test_a_function_on_several_devices():
+    mesh = sharding.make_mesh(4)
+    arrays = jax.device_put({"scale": jnp.float32(1)}, jax.devices()[2])
+    made = Model.of(logits, arrays, num_classes=2)
+    found = evaluation.run(made, (IMAGES, LABELS), WANTED, mesh=mesh)
+    assert found.summary["robust_accuracy"] == {"fgsm": 0.5}
 
 
 def test_attacks_are_transferred_from_another_function():
@@ -98,7 +126,7 @@ def test_attacks_are_transferred_from_another_function():
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("given", "message"),
     [
         ((IMAGES, LABELS + 2), "labels"),
         ((IMAGES, LABELS[:3]), "Expected 12 images to be 3"),
@@ -107,9 +135,9 @@ def test_attacks_are_transferred_from_another_function():
         ((IMAGES[..., 0], LABELS), r"to be \[b h w k\]"),
     ],
 )
-def test_arrays_that_are_no_data_are_refused(data, message):
+def test_arrays_that_are_no_data_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        judged(model(), data)
+        judged(model(), given)
 
 
 def test_scores_of_other_classes_are_refused():

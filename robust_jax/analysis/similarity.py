@@ -20,7 +20,6 @@ from robust_jax import rng
 from robust_jax.analysis.geometry import with_members
 from robust_jax.models.base import in_network_order
 from robust_jax.runtime.live import compiled, held
-from robust_jax.types import View
 
 
 def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, ""]:
@@ -124,14 +123,14 @@ def similarity(
 
 
 @functools.partial(compiled, static_argnames=("layers",))
-def _sums(view: View, images: Array, key: Array, layers: tuple[str, ...]) -> list[Array]:
+def _sums(view: Any, images: Array, key: Array, layers: tuple[str, ...]) -> list[Array]:
     taps = view(images, key=key)
     return [jnp.sum(with_members(taps[layer]), axis=1) for layer in layers]
 
 
 @functools.partial(compiled, static_argnames=("layers",))
 def _centred(
-    view: View, images: Array, key: Array, means: list[Array], layers: tuple[str, ...]
+    view: Any, images: Array, key: Array, means: list[Array], layers: tuple[str, ...]
 ) -> list[Array]:
     taps = view(images, key=key)
     return [

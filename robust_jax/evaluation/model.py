@@ -1,7 +1,7 @@
 """What an evaluation judges: functions with a name."""
 
 import contextlib
-import hashlib
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from robust_jax import serialization, voting
+from robust_jax import voting
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
 from robust_jax.methods.weights import fingerprint
-from robust_jax.runtime.live import program_of
 from robust_jax.runtime.sharding import replicated
+from robust_jax.serialization import to_json
 from robust_jax.types import Task, Variables
 
 
@@ -57,34 +57,31 @@ class Model(NamedTuple):
         """Returns the data's shape as this model takes it; `num_train` is not known here."""
         return Task(self.input_shape or shape, self.num_classes, 0)
 
-    def described(self, shape: tuple[int, int, int]) -> dict[str, Any]:
-        """Returns what a claim says of it: which arrays, and which functions of them.
+    @property
+    def described(self) -> dict[str, Any]:
+        """Returns what a claim says of it. Of a function: its arrays alone, not what it does."""
+        return {
+            "name": self.name,
+            "step": self.step,
+            "weights": fingerprint(jax.tree.map(_numbers, self.variables)),
+            "method": {"type": self.kind} if self.config is None else to_json(self.config),
+        }
 
-        Args:
-            shape: height, width and channels of the images.
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Checks that a function gives a score for each class, of images of this shape.
 
         Raises:
-            ValueError: a function does not give a score for each class.
+            ValueError: it gives something else.
         """
-        weights = fingerprint(jax.tree.map(_numbers, self.variables))
-        method = serialization.to_json(self.config)
-        if self.config is None:  # what a function does, and the arrays that it has captured
-            images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            program = program_of(
-                lambda variables, images, key: self.method.predict(variables, images, key=key),
-                self.variables, images, jax.random.key(0),
-            )  # fmt: skip
-            found = [aval.shape for aval in program.out_avals]
-            if found != [(1, self.num_classes)]:
+        if self.config is None:
+            images: Any = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            predict = functools.partial(self.method.predict, key=jax.random.key(0))
+            found = jax.eval_shape(predict, self.variables, images).shape
+            if found != (1, self.num_classes):
                 raise ValueError(
                     f"Expected {self.name!r} to give one array [b {self.num_classes}] of scores, "
                     f"found {found} of one image."
                 )
-            digest = hashlib.sha256(str(program.jaxpr).encode()).hexdigest()[:12]
-            captured = {str(number): _numbers(one) for number, one in enumerate(program.consts)}
-            weights = f"{weights} {fingerprint(captured)}"
-            method = {"type": "function", "program": digest}
-        return {"name": self.name, "step": self.step, "weights": weights, "method": method}
 
     def on(self, mesh: Mesh) -> "Model":
         """Returns the model as an evaluation takes it: a function as it is now, on all devices.

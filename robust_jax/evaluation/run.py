@@ -180,6 +180,8 @@ def _run(
     measurement.check(wanted, model, split)
     traced = {name: (found.method, found.variables) for name, found in models.items()}
     dry_run.check(evaluator, traced, model.task(split.shape), directory=out)
+    for found in models.values():
+        found.check(split.shape)
     claims.claim(out, _description(model, sources, split, wanted))
     environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
     found, certificates = _attacked_and_certified(
@@ -255,8 +257,8 @@ def _description(
     # What a paper prints, and what else is asked, changes no record.
     bare = dataclasses.replace(wanted, printed=None, measures={})
     return {
-        **model.described(split.shape),
+        **model.described,
         "data": fingerprint(split),
         "evaluation": serialization.to_json(bare),
-        "sources": {name: one.described(split.shape) for name, one in sources.items()},
+        "sources": {name: one.described for name, one in sources.items()},
     }

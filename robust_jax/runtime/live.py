@@ -165,16 +165,6 @@ def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str
     return _compiled(_Program(program)), captured, jax.tree.structure(shapes)
 
 
-def program_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns the jaxpr of a function as it is now; all arrays that it has captured are its consts.
-
-    Args:
-        function: the function.
-        arguments: trees of arrays, or of shapes.
-    """
-    return jax.make_jaxpr(functools.partial(_without_inner_arrays, function))(*arguments)
-
-
 @contextlib.contextmanager
 def watched_for_host_draws() -> Iterator[None]:
     """Warns where NumPy's global generator moves on inside: a function is traced there.

@@ -15,8 +15,6 @@ from robust_jax.attacks import (
     PGD,
     AutoAttack,
     Averaged,
-    DeepFool,
-    Spatial,
     ThreatModel,
     bind,
 )
@@ -24,7 +22,6 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import judging, protocol, records
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
 from robust_jax.evaluation.sanity import from_records
-from robust_jax.evaluation.selection import chosen_of
 from robust_jax.methods import KAP
 from robust_jax.runtime import sharding
 from tests import small
@@ -290,102 +287,6 @@ def test_suites_run_on_the_host(standard, data, tmp_path):
         assert record.linf == 0 or not record.headline().correct
 
 
-def test_summary_is_a_reduction_of_the_records():
-    def rows(first, second):
-        return {
-            i: records.Record(i, 0, 0.0, 0.0, False, {
-                "softmax": records.Decision(int(not a), a, [0], float(a), 1.0),
-                "borda": records.Decision(int(not b), b, [int(not b), i], 0.5, 1.0),
-            })
-            for i, (a, b) in enumerate(zip(first, second, strict=True))
-        }  # fmt: skip
-
-    attack = AttackRun(FGSM(small.THREAT))
-    wanted = Evaluation(
-        attacks={"a": attack, "b": dataclasses.replace(attack, adaptive=True)},
-        judges={"softmax": Judge(adaptive=False), "borda": Judge()},
-        worst_of={"both": ("a", "b")},
-    )
-    summary = records.summarize(
-        {
-            "clean": rows([True, True, True, False], [True, False, True, True]),
-            "a": rows([True, False, False, False], [True, True, False, True]),
-            "b": rows([False, True, True, True], [True, True, True, False]),
-        },
-        wanted,
-        {"clean": 0.5, "a": 1.5},
-    )
-    assert summary["num_examples"] == 4
-    assert summary["wall_seconds"] == 2.0
-    assert summary["clean_accuracy"] == 0.75
-    assert summary["robust_accuracy"] == {"a": 0.25}
-    assert summary["worst_case_accuracy"] == {"linf eps 0.1": 0.25}
-    borda = summary["judges"]["borda"]
-    assert borda["robust_accuracy"] == {"a": 0.5, "b": 0.5}
-    assert borda["worst_case_accuracy"] == {"linf eps 0.1": 0.25}
-    assert borda["worst_of"]["both"] == 0.25
-    assert borda["given_clean_correct"] == {"a": 2 / 3, "b": 2 / 3}
-    # The softmax network falls on rows 1 and 2 under a, of which Borda has the first right.
-    assert borda["successes"]["a"] == {"count": 2, "accuracy": 0.5}
-    assert borda["single_draw"]["a"] == 0.5
-    # Every row was right for one of the judges, so all were attacked.
-    assert borda["top5_accuracy"] == {"clean": 0.75, "a": 0.75, "b": 0.75}
-    low, high = summary["intervals"]["clean_accuracy"]
-    assert 0 < low < 0.75 < high < 1
-
-
-def test_balls_of_one_norm_nest_and_hold_no_attack_without_a_bound():
-    small_ball, ball, other = (
-        ThreatModel(*at) for at in (("linf", 0.1), ("linf", 0.2), ("l2", 1.0))
-    )
-    attacks = {
-        "far": FGSM(ball),
-        "l2": PGD(other),
-        "near": FGSM(small_ball),
-        "nearest": DeepFool(),
-        "nearest_within": DeepFool().within(0.5),
-        "turned": Spatial(),
-    }
-    wanted = Evaluation(attacks={name: AttackRun(attack) for name, attack in attacks.items()})
-    assert {str(ball): names for ball, names in protocol.balls(wanted).items()} == {
-        "linf eps 0.1": ["near"],
-        "linf eps 0.2": ["far", "near"],
-        "l2 eps 0.5": ["nearest_within"],
-        "l2 eps 1": ["l2", "nearest_within"],
-    }
-    # Each attack breaks one image; an unbounded one all.
-    broken = {"far": [0], "l2": [1], "near": [2], "nearest_within": [3]}
-    rows = {
-        name: {
-            row: records.Record(row, 0, 0.0, 0.0, False, {
-                "accuracy": records.Decision(0, row not in broken.get(name, range(5)), [0], 1.0)
-            })
-            for row in range(5)
-        }
-        for name in attacks
-    }  # fmt: skip
-    rows["clean"] = dict.fromkeys(range(5), rows["near"][0])
-    assert records.summarize(rows, wanted)["worst_case_accuracy"] == {
-        "linf eps 0.1": 0.8, "linf eps 0.2": 0.6, "l2 eps 0.5": 0.8, "l2 eps 1": 0.6,
-    }  # fmt: skip
-
-
-def test_top5_of_an_attack_that_left_images_out_is_none():
-    def rows(top5):
-        decided = {"accuracy": [records.Decision(t[0], t[0] == 0, t, 1.0) for t in top5]}
-        return {
-            i: records.Record(i, 0, 0.0, 0.0, False, {n: d[i] for n, d in decided.items()})
-            for i in range(len(top5))
-        }
-
-    clean, attacked = rows([[0, 1], [1, 0]]), rows([[1, 2], [1, 0]])
-    wanted = Evaluation(attacks={"a": AttackRun(FGSM(small.THREAT))})
-    for skip, found in ((True, None), (False, 0.5)):
-        config = dataclasses.replace(wanted, skip_misclassified=skip)
-        summary = records.summarize({"clean": clean, "a": attacked}, config)
-        assert summary["judges"]["accuracy"]["top5_accuracy"] == {"clean": 1.0, "a": found}
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -445,20 +346,3 @@ def test_scores_that_are_no_numbers(data, standard):
     assert (flag.check, flag.status) == ("scores are numbers", "flag")
     with pytest.raises(ValueError, match=r"found NaN on examples \[0, 1, 2, 3,"):
         records_where(lambda images: jnp.ones(len(images), bool))
-
-
-def test_the_headline_is_the_protocols_first_judge():
-    """Whatever order decisions have: jit sorts them by name."""
-
-    def record(row, **right):
-        decisions = {
-            judge: records.Decision(0, found, [0], float(found)) for judge, found in right.items()
-        }
-        return records.Record(row, 0, 0.0, 0.0, False, decisions)
-
-    clean = {0: record(0, a=True, z=False), 1: record(1, a=False, z=True)}
-    judges = {"z": Judge(), "a": Judge()}
-    config = Evaluation(judges=judges, selection="correct", num_examples=None)
-    assert chosen_of(config, np.arange(2), {"clean": clean}).tolist() == [1]
-    with pytest.raises(ValueError, match="unpack"):
-        clean[0].headline()

@@ -102,6 +102,15 @@ def test_a_function_is_what_it_is_at_each_evaluation():
     assert said[0] != said[1]  # the range of the values
 
 
+def test_keys_among_the_arrays_of_a_function():
+    """As the state of an nnx module with dropout has them."""
+    arrays = {"scale": jnp.float32(1), "key": jax.random.key(3)}
+    made = Model.of(logits, arrays, num_classes=2)
+    assert judged(made).summary["robust_accuracy"] == {"fgsm": 0.5}
+    other = made._replace(variables={**arrays, "key": jax.random.key(4)})
+    assert other.described["weights"] != made.described["weights"]
+
+
 def test_the_data_is_of_the_split_that_is_named():
     split = data.from_arrays(IMAGES, LABELS, num_classes=2, name="validation")
     with pytest.raises(ValueError, match="Expected split='test' of the evaluation"):
@@ -141,5 +150,5 @@ def test_arrays_that_are_no_data_are_refused(given, message):
 
 
 def test_scores_of_other_classes_are_refused():
-    with pytest.raises(ValueError, match=r"one array \[b 3\] of scores, found \[\(1, 2\)\]"):
+    with pytest.raises(ValueError, match=r"one array \[b 3\] of scores, found \(1, 2\)"):
         judged(model()._replace(num_classes=3))

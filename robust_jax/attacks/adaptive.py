@@ -10,7 +10,7 @@ JAX_ENABLE_X64=1 and JAX_PLATFORMS=cpu: attacks compute in the images' dtype, so
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,14 @@ from jaxtyping import Array, Bool, Float
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import APGDBase
-from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels, WrappedAttack
+from robust_jax.attacks.base import (
+    BoundedAttack,
+    Images,
+    Index,
+    KeyArray,
+    Labels,
+    WrappedAttack,
+)
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.views import Average, eot
 from robust_jax.types import View
@@ -178,6 +185,10 @@ class OnAnotherView(WrappedAttack):
                 f"threat={self.threat!r}."
             )
 
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return dataclasses.replace(self, attack=self.attack.reduced())
+
     @abc.abstractmethod
     def attacked(self, view: View) -> Any:
         """Returns the view that the attack sees."""
@@ -229,6 +240,10 @@ class Averaged(OnAnotherView):
         """Raises ValueError where the threat models differ or there are no draws."""
         super().__post_init__()
         check_counts(self, "num_samples")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return super().reduced().at_most(num_samples=4)
 
     def attacked(self, view: View) -> Any:
         """Returns the average."""

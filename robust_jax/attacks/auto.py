@@ -175,6 +175,13 @@ class AutoAttack(BoundedAttack):
                 raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
         checks.check_counts(self, "batch_size", "num_samples")
 
+    def reduced(self) -> "AutoAttack":
+        """Returns the attack at the small budget of a trial."""
+        if self.version == "rand":
+            return self.at_most(num_samples=4)
+        members = tuple(attack.reduced() for attack in self.members())
+        return dataclasses.replace(self, version="custom", attacks=members)
+
     def members(self, num_classes: int | None = None) -> tuple[AttackInRuns, ...]:
         """Returns the attacks in their order.
 

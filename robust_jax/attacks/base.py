@@ -6,7 +6,7 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,19 @@ class Attack(abc.ABC):
         self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
+
+    @abc.abstractmethod
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial, whose numbers nobody compares.
+
+        About a thousand passes of the model an image at most: enough to see that everything runs
+        and what breaks outright. An attack that needs no more gives itself; `at_most` makes one.
+        """
+
+    def at_most(self, **limits: int) -> Self:
+        """Returns the attack with each of these fields no larger than its limit."""
+        fields = {name: min(getattr(self, name), limit) for name, limit in limits.items()}
+        return dataclasses.replace(self, **fields)
 
     def has_start(
         self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index

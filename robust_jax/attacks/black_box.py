@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +226,10 @@ class Boundary(DecisionAttack):
         check_positive(self, "sphere_step", "source_step")
         if not self.adaptation > 1:
             raise ValueError(f"Expected adaptation={self.adaptation} > 1.")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_steps=500)
 
     def approach(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,10 @@ class BoundaryStepAttack(EitherNormAttack):
         check_counts(self, "num_steps", "num_candidates")
         if self.targeted:
             raise ValueError("Expected targeted=True to be False: the nearest class is sought.")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self
 
     def candidates(
         self, view: View, images: Array, labels: Labels, key: KeyArray

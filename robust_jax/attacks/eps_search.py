@@ -1,7 +1,7 @@
 """PGD with a search for the smallest radius at which it succeeds."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Self
 
 import jax.numpy as jnp
 
@@ -53,6 +53,10 @@ class SmallestEps(EitherNormAttack):
         if not self.growth > 1:
             raise ValueError(f"Expected growth={self.growth} > 1.")
         self._pgd()
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_searches=10)
 
     def _pgd(self) -> PGD:
         return PGD(

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,10 @@ class StepAttack(LossAttack):
     @abc.abstractmethod
     def steps(self) -> Steps:
         """Returns how the attack climbs."""
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self
 
     def attacked(self, view: View, index: Index) -> Any:
         """Returns the view whose gradient is followed."""
@@ -283,6 +287,10 @@ class PGD(StepAttack):
         if not 0 <= self.min_probability < 1:
             raise ValueError(f"Expected min_probability={self.min_probability} in [0, 1).")
         check_choice(self, "keep", ("best", "last"))
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_restarts=1)
 
     def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
         """Returns where the attack has reached its goal with the probability asked for."""

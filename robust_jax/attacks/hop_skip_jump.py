@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,10 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         super().__post_init__()
         check_counts(self, "num_steps", "num_first_queries", "num_most_queries")
         check_positive(self, "threshold")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_steps=8, num_first_queries=50, num_most_queries=50)
 
     def approach(
         self,

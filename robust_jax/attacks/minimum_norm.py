@@ -1,7 +1,7 @@
 """Attacks that seek the nearest adversarial image, with no bound on its distance."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -107,6 +107,10 @@ class WithinBall(WrappedAttack):
         super().__post_init__()
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return dataclasses.replace(self, attack=self.attack.reduced())
 
     def has_start(
         self,

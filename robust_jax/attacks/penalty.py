@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,10 @@ class ConstantSearchAttack(MinimumNormAttack):
         check_positive(self, "initial_constant")
         if not self.confidence >= 0:
             raise ValueError(f"Expected confidence={self.confidence} >= 0.")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_searches=3, num_steps=100)
 
     def search(self, run: Any, images: Images) -> Images:
         """Returns the images of least size over the constants, see `search_constant`."""

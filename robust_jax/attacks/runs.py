@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,10 @@ class AttackInRuns(BoundedAttack):
         """Raises ValueError where there are no runs."""
         super().__post_init__()
         check_counts(self, "num_restarts")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_restarts=1)
 
     @property
     def num_runs(self) -> int:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,10 @@ class ScoreAttack(LossAttack):
         super().__post_init__()
         check_counts(self, "num_steps", "num_samples")
         check_positive(self, "sigma")
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_steps=20, num_samples=16)
 
     @abc.abstractmethod
     def move(

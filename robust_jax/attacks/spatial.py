@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,10 @@ class Spatial(Attack):
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
         return self.bounds
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self
 
     def check(self, images: Any) -> None:
         """Raises ValueError unless the images are [b h w k]."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,10 @@ class Square(LossAttack, AttackInRuns):
         """Raises ValueError unless the images are [b h w k]."""
         super().check(images)
         check_height_and_width(images)
+
+    def reduced(self) -> Self:
+        """Returns the attack at the small budget of a trial."""
+        return self.at_most(num_restarts=1, num_queries=200)
 
     def side(self, query: int, height: int, width: int) -> int:
         """Returns the side of the squares at a query."""

@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-FORMAT = 3
+FORMAT = 4
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
 Tree = dict[str, Any]
@@ -100,6 +100,14 @@ def _items(found: Any) -> list[tuple[str, Any]]:
     return list(found.items()) if isinstance(found, dict) else []
 
 
+def _with_names_of_4(tree: Tree) -> Tree:
+    """Returns a part of a configuration of format 3 with its fields' new names."""
+    if tree["type"] == "PGD" and "parallel_restarts" in tree:
+        renamed = {"parallel_restarts": "parallel"}
+        return {renamed.get(name, name): value for name, value in tree.items()}
+    return tree
+
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
@@ -116,6 +124,9 @@ STEPS: dict[int, Step] = {
         },
         config=_as_it_was_done,
     ),
+    # Format 4: runs are planned by one class, so all attacks call `parallel` what PGD called
+    # `parallel_restarts`.
+    3: Step(config=_with_names_of_4),
 }
 """By the format that a step begins with."""
 

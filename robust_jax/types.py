@@ -7,10 +7,18 @@ k channels, f features, s draws.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 Variables = Mapping[str, Any]
 """Nested dict of a network's arrays: {'params', 'batch_stats', 'constants', ...}."""
+
+Images = Float[Array, "b *shape"]
+Labels = Int[Array, " b"]
+Index = Int[Array, " b"]
+Starts = Float[Array, "n *shape"]
+KeyArray = Key[Array, ""]
+"""The arguments of attacks: `Index` is the row of each example in its dataset, `Starts` images that
+an example may begin at."""
 
 
 class Batch(NamedTuple):
@@ -68,4 +76,16 @@ class View(Protocol):
     average the loss over the draws and decide by the mean probabilities (see `attacks.eot`).
     """
 
-    def __call__(self, images: Array, /, *, key: Any) -> Array: ...
+    def __call__(self, images: Array, /, *, key: Key[Array, ""]) -> Array: ...
+
+
+@runtime_checkable
+class MethodView(Protocol):
+    """Returns an array of images: what an adversary may see and differentiate of a method.
+
+    A `View` is one of these at given variables (`attacks.bind`).
+    """
+
+    def __call__(
+        self, variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
+    ) -> Array: ...

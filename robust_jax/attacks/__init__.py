@@ -1,21 +1,59 @@
-"""Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`."""
+"""Attacks: functions of plain JAX with one signature, `attack(view, images, labels, key=key)`.
 
-from robust_jax.attacks.adaptive import MORA, Averaged, Rescaled, in_float64
+| attack | file | norms | sees | reference |
+|---|---|---|---|---|
+| `FGSM` | `pgd.py` | Linf, L2 | gradients | Goodfellow et al., 2015 |
+| `BIM` | `pgd.py` | Linf, L2 | gradients | Kurakin et al., 2017 |
+| `MIM` | `pgd.py` | Linf, L2 | gradients | Dong et al., 2018 |
+| `PGD` | `pgd.py` | Linf, L2 | gradients | Madry et al., 2018 |
+| `MDI2FGSM` | `transfer.py` | Linf, L2 | gradients of a source | Xie et al., 2019 |
+| `APGD`, `APGDT` | `apgd.py` | Linf, L2 | gradients | Croce and Hein, 2020 |
+| `FAB`, `FABT` | `fab.py` | Linf, L2 | gradients | Croce and Hein, 2020 |
+| `Square` | `square.py` | Linf, L2 | scores | Andriushchenko et al., 2020 |
+| `AutoAttack` | `autoattack.py` | Linf, L2 | gradients and scores | Croce and Hein, 2020 |
+| `SPSA` | `scores.py` | Linf, L2 | scores | Uesato et al., 2018 |
+| `NES` | `scores.py` | Linf, L2 | scores | Ilyas et al., 2018 |
+| `MORA` | `ensembles.py` | Linf, L2 | gradients of members | Yu et al., 2022 |
+| `Averaged` | `wrapped.py` | as the inner attack | a random model's draws | Athalye et al., 2018 |
+| `Rescaled` | `wrapped.py` | as the inner attack | saturated logits | |
+| `DeepFool` | `deepfool.py` | least Linf or L2 | gradients | Moosavi-Dezfooli et al., 2016 |
+| `TrustRegion` | `deepfool.py` | least Linf or L2 | gradients | Yao et al., 2019 |
+| `CarliniWagner` | `carlini_wagner.py` | least L2 | gradients | Carlini and Wagner, 2017 |
+| `EAD` | `carlini_wagner.py` | least L1 + L2 | gradients | Chen et al., 2018 |
+| `SmallestEps` | `smallest_eps.py` | least Linf or L2 | gradients | Rauber et al., 2017 |
+| `Boundary` | `decision.py` | least L2 | decisions | Brendel et al., 2018 |
+| `HopSkipJump` | `hop_skip_jump.py` | least Linf or L2 | decisions | Chen et al., 2020 |
+| `JSMA` | `sparse.py` | few features | gradients | Papernot et al., 2016 |
+| `Spatial` | `spatial.py` | rotations, shifts | scores | Engstrom et al., 2019 |
+
+A class is an attack's hyper-parameters and its one function: `run` of those inside a ball
+(`bounded.py`, which carries out the plan of restarts and targets), `perturb` of the others
+(`base.py`; `minimum_norm.py` for those that make a distance small, `.within(eps)` for a ball).
+From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
+
+What they share: the ball (`threat.py`), losses (`losses.py`), views made of views (`views.py`),
+which of several ends is kept (`runs.py`), suites on the examples that still stand (`suites.py`),
+linearised boundaries (`linearised.py`), an attack's way (`trajectories.py`), as many images as
+there are (`dataset.py`), what is refused (`checks.py`).
+"""
+
 from robust_jax.attacks.apgd import APGD, APGDT
-from robust_jax.attacks.auto import AutoAttack
-from robust_jax.attacks.base import Attack, BoundedAttack
-from robust_jax.attacks.black_box import Boundary
+from robust_jax.attacks.autoattack import AutoAttack
+from robust_jax.attacks.base import Attack
+from robust_jax.attacks.bounded import BoundedAttack
+from robust_jax.attacks.carlini_wagner import EAD, CarliniWagner
 from robust_jax.attacks.checks import check_images, check_logits
 from robust_jax.attacks.dataset import over_dataset
+from robust_jax.attacks.decision import Boundary
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
-from robust_jax.attacks.eps_search import SmallestEps
+from robust_jax.attacks.ensembles import MORA
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.gradient import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
-from robust_jax.attacks.penalty import EAD, CarliniWagner
-from robust_jax.attacks.saliency import JSMA
+from robust_jax.attacks.pgd import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.scores import NES, SPSA
+from robust_jax.attacks.smallest_eps import SmallestEps
+from robust_jax.attacks.sparse import JSMA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import ThreatModel
@@ -27,10 +65,11 @@ from robust_jax.attacks.views import (
     bind,
     eot,
     frozen,
+    in_float64,
     nes,
-    standing_with_twice_the_draws,
     straight_through,
 )
+from robust_jax.attacks.wrapped import Averaged, Rescaled, standing_with_twice_the_draws
 
 __all__ = [
     "APGD",

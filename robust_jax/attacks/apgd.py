@@ -1,39 +1,40 @@
 """APGD: projected gradient ascent that halves its own step where it stops improving."""
 
-import abc
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels, start_keys
+from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
-from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn, keep_better
+from robust_jax.attacks.runs import Found, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
-from robust_jax.attacks.trajectories import Path, Trajectory, empty_path, followed, noted
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
+
+ALPHA = 0.75
+"""Weight of the gradient step, of which 1 - alpha is left to the last change (momentum)."""
 
 
 def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns for each step whether the step size is reviewed after it, and over how many steps.
+    """Returns for each step k whether k is a checkpoint w_j, and w_j - w_{j-1} there.
 
-    The first review comes after 22 % of the steps; each later interval is shorter by 3 % of the
-    steps, down to 6 %.
+    The first checkpoint comes after 22 % of the steps; each later interval is shorter by 3 % of
+    the steps, down to 6 %.
     """
     window = max(int(0.22 * num_steps), 1)
     shortest, shrink = max(int(0.06 * num_steps), 1), max(int(0.03 * num_steps), 1)
-    review, length = np.zeros(num_steps, bool), np.ones(num_steps, np.int32)
+    is_checkpoint, length = np.zeros(num_steps, bool), np.ones(num_steps, np.int32)
     step = -1
     while step + window < num_steps:
         step += window
-        review[step], length[step] = True, window
+        is_checkpoint[step], length[step] = True, window
         window = max(window - shrink, shortest)
-    return review, length
+    return is_checkpoint, length
 
 
 def random_start(threat: ThreatModel, images: Images, keys: Key[Array, " b"]) -> Images:
@@ -48,18 +49,20 @@ def random_start(threat: ThreatModel, images: Images, keys: Key[Array, " b"]) ->
 
 
 class _State(NamedTuple):
-    """What APGD carries from step to step; the rows of every array are examples."""
+    """What algorithm 1 carries from step to step, in its letters; rows are examples."""
 
-    points: Array
-    previous: Array
-    slope: Array
-    step_size: Array
-    best: tuple[Array, Array, Array]  # images, success, loss: what is returned
-    highest: tuple[Array, ...]  # images, gradient, loss of the largest loss so far
-    last_loss: Array
-    num_rises: Array
-    was_reduced: Array
-    reviewed_loss: Array
+    x: Images  # x^(k)
+    x_before: Images  # x^(k-1)
+    gradient: Images  # of f at x^(k)
+    f: Float[Array, " b"]  # f(x^(k))
+    eta: Float[Array, " b"]
+    x_max: Images
+    gradient_max: Images  # at x_max
+    f_max: Float[Array, " b"]
+    num_rises: Int[Array, " b"]  # steps since the last checkpoint that raised f
+    f_max_checkpoint: Float[Array, " b"]  # f_max at the last checkpoint
+    eta_was_halved: Bool[Array, " b"]  # at the last checkpoint
+    best: Found  # what is returned: a success before a failure, then the larger f
     path: Path | None
 
 
@@ -69,211 +72,191 @@ def climb(
     labels: Labels,
     start: Images,
     *,
-    loss_fn: Any,
+    loss_fn: losses.Loss,
     threat: ThreatModel,
     num_steps: int,
     rho: float,
     key: KeyArray,
-    decide_fn: Any = None,
+    decide_fn: losses.Decide | None = None,
     watched: bool = False,
-) -> Any:
-    """Returns the best point on the way of one run, whether it is misclassified, and its loss.
+) -> Found:
+    """Returns the best point on the way of one run of algorithm 1 of Croce and Hein, 2020.
 
-    Where the run is `watched`: these three, and its path.
+    At a checkpoint w_j the step eta is halved, and the search goes on from x_max, where
+
+    1. sum_{i = w_{j-1}}^{w_j - 1} [f(x^(i+1)) > f(x^(i))] < rho (w_j - w_{j-1}), or
+    2. eta and f_max are those of the checkpoint before.
+
+    Args:
+        view: the model under attack.
+        images: clean images.
+        labels: class of each image.
+        start: x^(0), in the balls.
+        loss_fn: f, which is raised.
+        threat: the ball.
+        num_steps: N_iter.
+        rho: share of steps of an interval that must raise f.
+        key: root of the view's draws.
+        decide_fn: how a view of an ensemble's members decides, see `losses.evaluate`.
+        watched: is the path noted?
     """
-    review, window = checkpoints(num_steps)
-    # Counts are whole: n <= rho * window is n <= its floor.
-    review, few = jnp.asarray(review), jnp.asarray(np.floor(rho * window).astype(np.int32))
-    rows = images.shape[:1]
-    dtype = images.dtype
-
-    def move(state, number):
-        inertia = jnp.where(number > 0, 0.25, 0.0).astype(dtype)
-        step = expand(state.step_size, images) * threat.steepest(state.slope)
-        ahead = threat.project(state.points + step, images) - state.points
-        return threat.project(
-            state.points + (1 - inertia) * ahead + inertia * (state.points - state.previous),
-            images,
-        )
+    is_checkpoint, interval = checkpoints(num_steps)
+    # Counts are whole: n <= rho * interval is n <= its floor.
+    few = jnp.asarray(np.floor(rho * interval).astype(np.int32))
+    is_checkpoint = jnp.asarray(is_checkpoint)
+    rows, dtype = images.shape[:1], images.dtype
 
     def pick(mask, yes, no):
         return jnp.where(expand(mask, yes), yes, no)
 
-    def step(number, state):
-        # Number -1 only evaluates the start, so that the network is compiled once.
-        points = jnp.where(number < 0, start, move(state, number))
-        slope, loss, logits = losses.gradient(
-            loss_fn,
-            view,
-            points,
-            labels,
-            key=rng.stream(key, "step", number + 1),
-            decide_fn=decide_fn,
+    def moved(k, state):
+        alpha = jnp.where(k > 0, ALPHA, 1.0).astype(dtype)  # the first step has no momentum
+        z = threat.project(
+            state.x + expand(state.eta, images) * threat.steepest(state.gradient), images
+        )
+        inertia = (1 - alpha) * (state.x - state.x_before)
+        return threat.project(state.x + alpha * (z - state.x) + inertia, images)
+
+    def step(k, state):
+        # Step -1 only evaluates the start, so that the network is compiled once.
+        is_start = k < 0
+        x = jnp.where(is_start, start, moved(k, state))
+        gradient, f, logits = losses.gradient(
+            loss_fn, view, x, labels, key=rng.stream(key, "step", k + 1), decide_fn=decide_fn
         )
         success = losses.misclassified(logits, labels)
-        best = keep_better(state.best, (points, success, loss))
-        higher = loss > state.highest[2]
-        highest = tuple(
-            pick(higher, new, old)
-            for new, old in zip((points, slope, loss), state.highest, strict=True)
-        )
+        higher = f > state.f_max
+        x_max = pick(higher, x, state.x_max)
+        gradient_max = pick(higher, gradient, state.gradient_max)
+        f_max = jnp.where(higher, f, state.f_max)
         # The official code compares the first step's loss with zero, not with the start's.
-        last_loss = jnp.where(number == 0, 0, state.last_loss)
-        num_rises = jnp.where(loss > last_loss, state.num_rises + 1, state.num_rises)
-        num_rises = jnp.where(number < 0, 0, num_rises)
-        now = (number >= 0) & review[number]
-        stalled = num_rises <= few[number]
-        stuck = ~state.was_reduced & (state.reviewed_loss >= highest[2])
-        reduce = now & (stalled | stuck)
-        first = number < 0
+        rises = f > jnp.where(k == 0, 0, state.f)
+        num_rises = jnp.where(rises, state.num_rises + 1, state.num_rises)
+        num_rises = jnp.where(is_start, 0, num_rises)
+
+        reviewed = is_checkpoint[k] & ~is_start
+        condition_1 = num_rises <= few[k]
+        condition_2 = ~state.eta_was_halved & (state.f_max_checkpoint >= f_max)
+        stalled = condition_1 | condition_2
+        halve = reviewed & stalled
         return _State(
-            points=pick(reduce, highest[0], points),
-            previous=jnp.where(first, start, state.points),
-            slope=pick(reduce, highest[1], slope),
-            step_size=jnp.where(reduce, state.step_size / 2, state.step_size),
-            best=best,
-            highest=highest,
-            last_loss=loss,
-            num_rises=jnp.where(now, 0, num_rises),
-            was_reduced=jnp.where(now, stalled | stuck, state.was_reduced),
-            reviewed_loss=jnp.where(now | first, highest[2], state.reviewed_loss),
-            path=noted(state.path, number + 1, loss, success),
+            x=pick(halve, x_max, x),
+            x_before=jnp.where(is_start, start, state.x),
+            gradient=pick(halve, gradient_max, gradient),
+            f=f,
+            eta=jnp.where(halve, state.eta / 2, state.eta),
+            x_max=x_max,
+            gradient_max=gradient_max,
+            f_max=f_max,
+            num_rises=jnp.where(reviewed, 0, num_rises),
+            f_max_checkpoint=jnp.where(reviewed | is_start, f_max, state.f_max_checkpoint),
+            eta_was_halved=jnp.where(reviewed, stalled, state.eta_was_halved),
+            best=keep_better(state.best, Found(x, success, f)),
+            path=None if state.path is None else state.path.noted(k + 1, f, success),
         )
 
-    loss_type = jax.eval_shape(
+    f = jax.eval_shape(
         lambda: losses.evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)[0]
     )
-    lowest = jnp.full(rows, -jnp.inf, loss_type.dtype)
+    lowest = jnp.full(rows, -jnp.inf, f.dtype)
     state = _State(
-        points=start,
-        previous=start,
-        slope=jnp.zeros_like(images),
-        step_size=jnp.full(rows, 2 * threat.eps, dtype),
-        best=(start, jnp.zeros(rows, bool), lowest),
-        highest=(start, jnp.zeros_like(images), lowest),
-        last_loss=lowest,
+        x=start,
+        x_before=start,
+        gradient=jnp.zeros_like(images),
+        f=lowest,
+        eta=jnp.full(rows, 2 * threat.eps, dtype),
+        x_max=start,
+        gradient_max=jnp.zeros_like(images),
+        f_max=lowest,
         num_rises=jnp.zeros(rows, jnp.int32),
-        was_reduced=jnp.ones(rows, bool),
-        reviewed_loss=lowest,
-        path=empty_path(num_steps, loss_type) if watched else None,
+        f_max_checkpoint=lowest,
+        eta_was_halved=jnp.ones(rows, bool),
+        best=nothing(start, f),
+        path=Path.empty(num_steps, f) if watched else None,
     )
     state = jax.lax.fori_loop(-1, num_steps, step, state)
-    return (state.best, state.path) if watched else state.best
+    return state.best._replace(path=state.path)
+
+
+def check_share(rho: float) -> None:
+    """Raises ValueError unless rho is a share."""
+    if not 0 < rho < 1:
+        raise ValueError(f"Expected rho={rho} in (0, 1).")
 
 
 @dataclasses.dataclass(frozen=True)
-class APGDBase(AttackInRuns):
-    """What APGD and APGDT have in common; every restart is from another random point.
+class APGD(BoundedAttack):
+    """Auto-PGD: momentum, a step that starts at 2 eps and is halved where it stalls.
+
+    Every restart is from another random point. For a random model attack
+    `eot(view, 20, average="gradients")`, as AutoAttack's version "rand" does.
 
     Attributes:
-        num_steps: steps of one run.
-        rho: the step is halved unless more than this share of the steps since the last review
+        num_restarts: runs, each with draws of its own; of so many towards each target.
+        parallel: all runs at once, at so many times the memory.
+        num_steps: steps of one run (N_iter).
+        rho: the step is halved unless more than this share of the steps since the last checkpoint
             raised the loss.
-    """
-
-    num_steps: int = 100
-    rho: float = 0.75
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for steps, restarts or a share that make no sense."""
-        super().__post_init__()
-        check_counts(self, "num_steps")
-        if not 0 < self.rho < 1:
-            raise ValueError(f"Expected rho={self.rho} in (0, 1).")
-
-    @abc.abstractmethod
-    def loss_fn(self, targets: Labels | None) -> losses.Loss:
-        """Returns the loss to raise, towards a class per example if any is given."""
-
-    def restart(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        targets: Labels | None,
-        *,
-        key: KeyArray,
-        index: Index,
-        watched: bool = False,
-    ) -> Any:
-        """Returns the best point of one run from one random start, its success and its loss."""
-        del number  # every start is a draw
-        loss_fn = self.loss_fn(targets)
-        return self.raise_loss(
-            view, images, labels, loss_fn=loss_fn, key=key, index=index, watched=watched
-        )
-
-    def follow(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Trajectory:
-        """Returns the adversarial images and the way to them."""
-
-        def run(number: Any) -> Any:
-            return self.run(number, view, images, labels, key=key, index=index, watched=True)
-
-        return followed(run, self.num_runs, images)
-
-    def raise_loss(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        loss_fn: Any,
-        key: KeyArray,
-        index: Index,
-        decide_fn: Any = None,
-        watched: bool = False,
-    ) -> Any:
-        """Returns the same for any loss, and any decision of a view of members."""
-        return climb(
-            view,
-            images,
-            labels,
-            random_start(self.threat, images, start_keys(key, index)),
-            loss_fn=loss_fn,
-            threat=self.threat,
-            num_steps=self.num_steps,
-            rho=self.rho,
-            key=rng.stream(key, "view"),
-            decide_fn=decide_fn,
-            watched=watched,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class APGD(APGDBase):
-    """Auto-PGD: momentum, a step that starts at 2 eps and is halved at reviews, best point kept.
-
-    For a random model attack `eot(view, 20, average="gradients")`, as AutoAttack's version
-    "rand" does.
-
-    Attributes:
-        loss: what the steps raise.
+        loss: what the steps raise, towards a target in its targeted form.
+        num_targets: how many of the likeliest other classes are tried in turn; 0 to leave the
+            label.
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks", 2020 (algorithm 1).
     """
 
-    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    in_steps: ClassVar[bool] = True
 
-    def loss_fn(self, targets: Labels | None) -> losses.Loss:
-        """Returns the loss to raise."""
-        del targets  # there are none
-        return losses.named(self.loss)
+    num_restarts: int = 1
+    parallel: bool = False
+    num_steps: int = 100
+    rho: float = 0.75
+    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    num_targets: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for steps, restarts, a share or a loss that make no sense."""
+        super().__post_init__()
+        check_counts(self, "num_steps")
+        check_share(self.rho)
+        losses.named(self.loss)
+
+    def reduced(self) -> "APGD":
+        """Returns the attack with one restart."""
+        return self.at_most(num_restarts=1)
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the best point of one run from one random start."""
+        key = rng.stream(key, "restart", run.number)
+        return climb(
+            view,
+            images,
+            labels,
+            random_start(self.threat, images, start_keys(key, index)),
+            loss_fn=losses.named(self.loss, run.target),
+            threat=self.threat,
+            num_steps=self.num_steps,
+            rho=self.rho,
+            key=rng.stream(key, "view"),
+            watched=run.watched,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class APGDT(TargetsInTurn, APGDBase):
+class APGDT(APGD):
     """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
 
     References:
         Croce and Hein, 2020, as for `APGD` (section 4.1).
     """
 
-    def loss_fn(self, targets: Labels | None) -> losses.Loss:
-        """Returns the loss to raise."""
-        assert targets is not None  # every run has some
-        return losses.targeted_dlr(targets)
+    loss: Literal["cross_entropy", "dlr", "margin"] = "dlr"
+    num_targets: int = 9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are no targets, too."""
+        super().__post_init__()
+        check_counts(self, "num_targets")

@@ -6,25 +6,33 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool
+from numpy.typing import ArrayLike
 
 from robust_jax import rng
-from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
-from robust_jax.attacks.threat import ThreatModel, without_nan
+from robust_jax.attacks.threat import without_nan
 from robust_jax.runtime.live import as_pytree, compiled
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
 
-# The arguments of every attack.
-Images = Float[Array, "b *shape"]
-Labels = Int[Array, " b"]
-Index = Int[Array, " b"]
-KeyArray = Key[Array, ""]
+AttackType = TypeVar("AttackType", bound="Attack")
+
+
+class Given(NamedTuple):
+    """What an attack is called with, as its compiled parts take it."""
+
+    view: View
+    images: Images
+    labels: Labels
+    key: KeyArray
+    index: Index
+    starts: Starts | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,45 +74,55 @@ class Attack(abc.ABC):
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
 
-    def check(self, images: Any) -> None:  # noqa: B027
+    def check(self, images: Array | np.ndarray) -> None:  # noqa: B027
         """Raises ValueError where images of this shape do not suit the attack."""
 
     @abc.abstractmethod
     def perturb(
         self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
-        """Returns the adversarial images; `__call__` has checked and prepared the arguments."""
+        """Returns the adversarial images; `__call__` has checked and prepared the arguments.
+
+        One that `takes_starts` is given `starts` too.
+        """
 
     @abc.abstractmethod
-    def reduced(self) -> Self:
+    def reduced(self) -> "Attack":
         """Returns the attack at the small budget of a trial, whose numbers nobody compares.
 
         About a thousand passes of the model an image at most: enough to see that everything runs
         and what breaks outright. An attack that needs no more gives itself; `at_most` makes one.
         """
 
-    def at_most(self, **limits: int) -> Self:
+    def at_most(self: AttackType, **limits: int) -> AttackType:
         """Returns the attack with each of these fields no larger than its limit."""
         fields = {name: min(getattr(self, name), limit) for name, limit in limits.items()}
         return dataclasses.replace(self, **fields)
 
     def has_start(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        starts: Starts | None = None,
     ) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for: all, unless it begins at other images."""
-        del view, images, key, index
+        del view, images, key, index, starts
         return jnp.ones(labels.shape, bool)
 
     def started(
         self,
         view: View,
-        images: Any,
-        labels: Any,
+        images: ArrayLike,
+        labels: ArrayLike,
         *,
         key: KeyArray,
-        index: Any = None,
-        starts: Any = None,
-    ) -> Any:
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> Bool[Array, " b"]:
         """Returns which images a call with these arguments finds a start for.
 
         The others come back clean without having been attacked: no robust accuracy should count
@@ -118,18 +136,34 @@ class Attack(abc.ABC):
             index: as in a call.
             starts: as in a call.
         """
-        return _started(self, *self._prepared(view, images, labels, key, index, starts))
+        given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
+        return _started(self, *given)
 
-    def _prepared(
-        self, view: View, images: Any, labels: Any, key: KeyArray, index: Any, starts: Any
-    ) -> tuple[Any, ...]:
-        """Returns the arguments as compiled functions take them, checked; values where they can."""
+    def prepared(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> Given:
+        """Returns the arguments of a call as compiled parts take them, checked.
+
+        Of arrays that are being traced only shapes and dtypes are.
+        """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         index = jnp.arange(labels.size) if index is None else jnp.asarray(index)
         check_batch(images, labels, index)
         if starts is not None:
+            if not self.takes_starts:
+                raise ValueError(
+                    f"Expected starts to be None: {type(self).__name__} begins at the images "
+                    "themselves."
+                )
             starts = jnp.asarray(starts)
-            check_starts(self, starts, images)
+            check_starts(starts, images)
             if not isinstance(starts, Tracer):
                 check_images(starts, self.box, "starts")
         # Whatever integers a caller has, loops carry the dtype of `argmax`: int32, or in JAX's
@@ -149,11 +183,17 @@ class Attack(abc.ABC):
                     index=index,
                     allow_probabilities=not self.needs_logits,
                 )
-        return view, images, labels, key, index, starts
+        return Given(view, images, labels, key, index, starts)
 
     def dry_run(
-        self, view: View, images: Any, labels: Any, *, key: KeyArray, index: Any = None
-    ) -> Any:
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+    ) -> Array:
         """Returns images of the same shape, of arrays that are being traced.
 
         Whatever a call would trace is traced. An attack on the host says here how.
@@ -163,13 +203,13 @@ class Attack(abc.ABC):
     def __call__(
         self,
         view: View,
-        images: Any,
-        labels: Any,
+        images: ArrayLike,
+        labels: ArrayLike,
         *,
         key: KeyArray,
-        index: Any = None,
-        starts: Any = None,
-    ) -> Any:
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> Array:
         """Returns the adversarial images.
 
         Args:
@@ -186,120 +226,35 @@ class Attack(abc.ABC):
         Raises:
             ValueError: shapes, dtypes or (where they are concrete) values do not fit.
         """
-        given = self._prepared(view, images, labels, key, index, starts)
-        return _run(self, *given) if len(given[1]) else given[1]
+        given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
+        return _perturbed(self, *given) if len(given.images) else given.images
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _run(attack, view, images, labels, key, index, starts):
+def _perturbed(
+    attack: Attack,
+    view: View,
+    images: Images,
+    labels: Labels,
+    key: KeyArray,
+    index: Index,
+    starts: Starts | None,
+) -> Images:
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((view, images))
-    pool = {} if starts is None else {"starts": starts}
-    found = attack.perturb(view, images, labels, key=key, index=index, **pool)
-    return jax.lax.stop_gradient(without_nan(found, images))
+    pool = {"starts": starts} if attack.takes_starts else {}
+    adversarial = attack.perturb(view, images, labels, key=key, index=index, **pool)
+    return jax.lax.stop_gradient(without_nan(adversarial, images))
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _started(attack, view, images, labels, key, index, starts):
-    pool = {} if starts is None else {"starts": starts}
-    return attack.has_start(view, images, labels, key=key, index=index, **pool)
-
-
-@dataclasses.dataclass(frozen=True)
-class BoundedAttack(Attack):
-    """An attack inside a ball.
-
-    Guarantees:
-        Also: the result is in the ball (`ThreatModel` states the rounding) and eps = 0 gives the
-        images back.
-
-    Attributes:
-        threat: the ball.
-    """
-
-    threat: ThreatModel
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where the ball is none."""
-        super().__post_init__()
-        if not isinstance(self.threat, ThreatModel):
-            raise ValueError(f"Expected threat={self.threat!r} to be a ThreatModel.")
-
-    @property
-    def box(self) -> tuple[float, float]:
-        """Returns the smallest and largest pixel value."""
-        return self.threat.bounds
-
-    def check(self, images: Any) -> None:
-        """Raises ValueError where the ball is larger than the box of such images."""
-        self.threat.check(images.shape[1:])
-
-
-@dataclasses.dataclass(frozen=True)
-class LossAttack(BoundedAttack):
-    """An attack that raises a loss.
-
-    Attributes:
-        loss: what is raised (of a targeted attack: lowered). "kl" is the divergence of the
-            prediction from that of the clean image, which needs no label (TRADES' inner attack).
-        targeted: the labels are classes to reach, not to leave.
-    """
-
-    loss: Literal["cross_entropy", "dlr", "margin", "kl"] = "cross_entropy"
-    targeted: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for an unknown loss, or one that has no target."""
-        super().__post_init__()
-        if self.loss != "kl":
-            losses.named(self.loss)
-        elif self.targeted:
-            raise ValueError("Expected loss='kl' with targeted=False: it sees no label.")
-
-    def loss_fn(self, view: View, images: Images, *, key: KeyArray) -> losses.Loss:
-        """Returns the loss to raise around these clean images."""
-        if self.loss == "kl":
-            clean = view(images, key=rng.stream(key, "clean"))
-            return losses.kl(losses.decision(clean))
-        loss_fn = losses.named(self.loss)
-        return losses.negated(loss_fn) if self.targeted else loss_fn
-
-    def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
-        """Returns where the attack has reached its goal."""
-        return losses.misclassified(logits, labels) != self.targeted
-
-
-@dataclasses.dataclass(frozen=True)
-class WrappedAttack(BoundedAttack):
-    """Another attack, made to attack something else or to give back something else.
-
-    Attributes:
-        attack: that attack.
-    """
-
-    attack: Attack
-
-    @property
-    def targeted(self) -> bool:
-        """Returns whether the labels are classes to reach."""
-        return self.attack.targeted
-
-    @property
-    def needs_logits(self) -> bool:  # type: ignore[override]
-        """Returns whether a view that gives probabilities is an error."""
-        return self.attack.needs_logits
-
-    @property
-    def takes_starts(self) -> bool:  # type: ignore[override]
-        """Returns whether the attack begins at other images."""
-        return self.attack.takes_starts
-
-    def check(self, images: Any) -> None:
-        """Raises ValueError where images of this shape do not suit the attack."""
-        super().check(images)
-        self.attack.check(images)
-
-
-def start_keys(key: KeyArray, index: Index, *counters: Any) -> Key[Array, " b"]:
-    """Returns each example's key for the starting point of a restart."""
-    return rng.per_example(rng.stream(key, "start", *counters), index)
+def _started(
+    attack: Attack,
+    view: View,
+    images: Images,
+    labels: Labels,
+    key: KeyArray,
+    index: Index,
+    starts: Starts | None,
+) -> Bool[Array, " b"]:
+    return attack.has_start(view, images, labels, key=key, index=index, starts=starts)

@@ -1,19 +1,19 @@
 """What is checked of hyper-parameters, and of a batch before an attack runs on it."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Key
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from robust_jax.runtime.live import as_pytree, compiled
-from robust_jax.types import View
+from robust_jax.types import Images, KeyArray, View
 
 
-def check_counts(config: Any, *names: str) -> None:
+def check_counts(config: object, *names: str) -> None:
     """Raises ValueError unless each of these fields is an integer and at least one."""
     for name in names:
         value = getattr(config, name)
@@ -23,14 +23,23 @@ def check_counts(config: Any, *names: str) -> None:
             raise ValueError(f"Expected {name}={value} >= 1.")
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is positive and finite."""
+def check_positive(config: object, *names: str) -> None:
+    """Raises ValueError unless each of these fields is positive and finite, or left at None."""
     for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"Expected {name}={getattr(config, name)} > 0 and finite.")
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"Expected {name}={value} > 0 and finite.")
 
 
-def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
+def check_nonnegative(config: object, *names: str) -> None:
+    """Raises ValueError unless each of these fields is zero or positive, and finite."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"Expected {name}={value} >= 0 and finite.")
+
+
+def check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless this field is one of the choices."""
     if getattr(config, name) not in choices:
         raise ValueError(
@@ -38,13 +47,15 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def check_height_and_width(images: Any) -> None:
+def check_height_and_width(images: Array | np.ndarray) -> None:
     """Raises ValueError unless the images are [b h w k]."""
     if images.ndim != 4:
         raise ValueError(f"Expected images.shape={images.shape} to be [b h w k].")
 
 
-def check_batch(images: Any, labels: Any, index: Any) -> None:
+def check_batch(
+    images: Array | np.ndarray, labels: Array | np.ndarray, index: Array | np.ndarray
+) -> None:
     """Raises ValueError unless shapes and dtypes are those of a batch.
 
     Steps and differences of pixels are lost in 16 bits, and balls are wider by a grey level.
@@ -68,12 +79,8 @@ def check_batch(images: Any, labels: Any, index: Any) -> None:
             )
 
 
-def check_starts(attack: Any, starts: Any, images: Any) -> None:
-    """Raises ValueError unless an attack takes other images to begin at, and these fit."""
-    if not attack.takes_starts:
-        raise ValueError(
-            f"Expected starts to be None: {type(attack).__name__} begins at the images themselves."
-        )
+def check_starts(starts: Array, images: Array) -> None:
+    """Raises ValueError unless these images to begin at fit those that are attacked."""
     if starts.ndim == 0 or not len(starts) or starts.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"Expected starts.shape={starts.shape} to be [n ...] with n >= 1 and images of shape "
@@ -83,7 +90,7 @@ def check_starts(attack: Any, starts: Any, images: Any) -> None:
         raise ValueError(f"Expected starts.dtype={starts.dtype} to be {images.dtype}.")
 
 
-def check_images(images: Any, bounds: tuple[float, float], name: str = "images") -> None:
+def check_images(images: ArrayLike, bounds: tuple[float, float], name: str = "images") -> None:
     """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
     images = np.asarray(images)  # no part of a program that is being traced
     low, high = np.min(images), np.max(images)
@@ -96,11 +103,11 @@ def check_images(images: Any, bounds: tuple[float, float], name: str = "images")
 
 def check_logits(
     view: View,
-    images: Any,
-    labels: Any,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
-    key: Key[jax.Array, ""],
-    index: Any = None,
+    key: KeyArray,
+    index: ArrayLike | None = None,
     allow_probabilities: bool = False,
 ) -> int:
     """Returns the number of classes; raises ValueError where a view does not give finite logits.
@@ -125,9 +132,9 @@ def check_logits(
             f"Expected the view's dtype={found.dtype} to be floating: logits, not decisions."
         )
     logits = np.asarray(found)
-    if logits.ndim not in (2, 3) or logits.shape[-2] != len(images):
+    if logits.ndim not in (2, 3) or logits.shape[-2] != np.shape(images)[0]:
         raise ValueError(
-            f"Expected the view's shape={logits.shape} to be [b c] with b={len(images)}."
+            f"Expected the view's shape={logits.shape} to be [b c] with b={np.shape(images)[0]}."
         )
     if logits.shape[-1] < 2:
         raise ValueError(
@@ -147,7 +154,7 @@ def check_logits(
     return logits.shape[-1]
 
 
-def check_finite(logits: np.ndarray, index: Any = None) -> None:
+def check_finite(logits: np.ndarray, index: ArrayLike | None = None) -> None:
     """Raises ValueError where logits [*s b c] are not finite, and names the images."""
     finite = np.moveaxis(np.isfinite(logits), -2, 0).reshape(logits.shape[-2], -1)
     rows = np.flatnonzero(~finite.all(axis=1))
@@ -162,5 +169,5 @@ def check_finite(logits: np.ndarray, index: Any = None) -> None:
 
 
 @compiled
-def _logits(view, images, key) -> Any:
+def _logits(view: View, images: Images, key: KeyArray) -> object:  # of a view that may be wrong
     return view(images, key=key)

@@ -1,22 +1,22 @@
 """Attacks over as many images as there are, on the host, in batches of one or two sizes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Key
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 from rich.progress import track
 
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_batch
 from robust_jax.runtime.live import held
-from robust_jax.types import View
+from robust_jax.types import KeyArray, View
 
 
-def leading_sharding(images: Any) -> NamedSharding | None:
+def leading_sharding(images: ArrayLike) -> NamedSharding | None:
     """Returns how the leading axis of images that lie on several devices is split, else None.
 
     Raises:
@@ -42,8 +42,14 @@ class Batches:
     """
 
     def __init__(
-        self, batch_size: int, images: Any, labels: Any, index: Any, *, quarters: bool = False
-    ):
+        self,
+        batch_size: int,
+        images: ArrayLike,
+        labels: ArrayLike,
+        index: ArrayLike,
+        *,
+        quarters: bool = False,
+    ) -> None:
         self.sharding = leading_sharding(images)
         num_devices = 1 if self.sharding is None else self.sharding.mesh.size
 
@@ -81,13 +87,13 @@ class Batches:
 def over_dataset(
     attack: Attack,
     view: View,
-    images: Any,
-    labels: Any,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
-    key: Key[Array, ""],
+    key: KeyArray,
     batch_size: int,
     progress: bool = True,
-    starts: Any = None,
+    starts: ArrayLike | None = None,
 ) -> np.ndarray:
     """Returns the adversarial images of a whole dataset, and shows a progress bar.
 
@@ -109,7 +115,7 @@ def over_dataset(
     """
     if batch_size < 1:
         raise ValueError(f"Expected batch_size={batch_size} >= 1.")
-    batches = Batches(batch_size, images, labels, np.arange(len(labels)))
+    batches = Batches(batch_size, images, labels, np.arange(np.shape(labels)[0]))
     adversarial = np.empty_like(batches.images)
     total = -(-len(batches) // batches.full)
     parts = track(
@@ -119,8 +125,7 @@ def over_dataset(
         disable=not progress,
     )
     view = held(view)
-    pool = {} if starts is None else {"starts": starts}
     for rows, (part, part_labels, index) in parts:
-        found = attack(view, part, part_labels, key=key, index=index, **pool)
-        adversarial[rows] = jax.device_get(found)[: len(rows)]
+        images = attack(view, part, part_labels, key=key, index=index, starts=starts)
+        adversarial[rows] = jax.device_get(images)[: len(rows)]
     return adversarial

@@ -1,8 +1,6 @@
 """DeepFool and the trust-region attack: steps onto the nearest linearised boundary."""
 
 import dataclasses
-import math
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +8,11 @@ from jaxtyping import Array, Bool, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
-from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.checks import check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.linearised import LinearBoundary, nearest_boundary
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.threat import expand, steepest
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +35,7 @@ class BoundaryStepAttack(EitherNormAttack):
         if self.targeted:
             raise ValueError("Expected targeted=True to be False: the nearest class is sought.")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "BoundaryStepAttack":
         """Returns the attack at the small budget of a trial."""
         return self
 
@@ -82,10 +79,7 @@ class DeepFool(BoundaryStepAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        if not 0 <= self.overshoot < math.inf:
-            raise ValueError(f"Expected overshoot={self.overshoot} >= 0 and finite.")
-        if not 0 <= self.nudge < math.inf:
-            raise ValueError(f"Expected nudge={self.nudge} >= 0 and finite.")
+        check_nonnegative(self, "overshoot", "nudge")
 
     def perturb(
         self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
@@ -98,7 +92,7 @@ class DeepFool(BoundaryStepAttack):
             count, points, total, done = carry
             view_key = rng.stream(key, "view", 2 * count)
             nearest = self.nearest(view, points, labels, candidates, view_key)
-            direction = steepest(self.norm, nearest.slope)
+            direction = steepest(self.norm, nearest.gradient)
             total = total + expand(nearest.distance + self.nudge, images) * direction
             moved = jnp.clip(images + (1 + self.overshoot) * total, *self.bounds)
             points = jnp.where(expand(done, images), points, moved)
@@ -167,14 +161,14 @@ class TrustRegion(BoundaryStepAttack):
         target = self.nearest(view, images, labels, candidates, rng.stream(key, "target")).target
 
         def difference(logits, labels):
-            return losses.label_logits(logits, target) - losses.label_logits(logits, labels)
+            return losses.gap(logits, labels, target)
 
         def step(carry):
-            count, points, slope, value, radius, done = carry
-            direction = steepest(self.norm, slope)
+            count, points, gradient, value, radius, done = carry
+            direction = steepest(self.norm, gradient)
             moved = jnp.clip(points + expand(radius, images) * direction, *self.bounds)
-            foretold = jnp.sum((slope * (moved - points)).reshape(len(labels), -1), axis=1)
-            new_slope, new_value, logits = losses.gradient(
+            foretold = jnp.sum((gradient * (moved - points)).reshape(len(labels), -1), axis=1)
+            new_gradient, new_value, logits = losses.gradient(
                 difference, view, moved, labels, key=rng.stream(key, "view", count + 1)
             )
             ratio = (new_value - value) / jnp.where(foretold > 0, foretold, 1)
@@ -187,17 +181,17 @@ class TrustRegion(BoundaryStepAttack):
             return (
                 count + 1,
                 jnp.where(keep, points, moved),
-                jnp.where(keep, slope, new_slope),
+                jnp.where(keep, gradient, new_gradient),
                 jnp.where(done, value, new_value),
                 radius,
                 done | self.succeeded(logits, labels),
             )
 
-        slope, value, _ = losses.gradient(
+        gradient, value, _ = losses.gradient(
             difference, view, images, labels, key=rng.stream(key, "view", 0)
         )
         radius = jnp.full(labels.shape, self.radius, images.dtype)
-        start = jnp.asarray(0), images, slope, value, radius, fooled
+        start = jnp.asarray(0), images, gradient, value, radius, fooled
         end = jax.lax.while_loop(
             lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[5]), step, start
         )

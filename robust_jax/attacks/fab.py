@@ -1,7 +1,7 @@
 """FAB: steps onto the linearised decision boundary that stay close to the clean image."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ from jaxtyping import Array, Float
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import random_start
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels, start_keys
+from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.linearised import nearest_boundary, project_on_hyperplane
-from robust_jax.attacks.runs import AttackInRuns, Found, TargetsInTurn
+from robust_jax.attacks.runs import Found, Run
 from robust_jax.attacks.threat import size
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
-class FAB(AttackInRuns):
+class FAB(BoundedAttack):
     """Fast adaptive boundary attack: seeks the nearest misclassified point, keeps it inside eps.
 
     The first restart is from the clean image, the others from a random point at half of eps; of
@@ -27,20 +27,27 @@ class FAB(AttackInRuns):
     `num_classes - 1` backward passes.
 
     Attributes:
+        num_restarts: runs, of which the nearest end is kept; of so many towards each target.
+        parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.
         max_bias: largest weight of the projection from the clean image (alpha_max).
         overshoot: by how much each step passes the linearised boundary (eta).
         shrink: an adversarial point is pulled towards the clean image by this factor (beta).
+        num_targets: how many of the likeliest other classes are tried in turn; 0 for the nearest
+            boundary of all.
 
     References:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
         attack", 2020 (algorithm 1).
     """
 
+    num_restarts: int = 1
+    parallel: bool = False
     num_steps: int = 100
     max_bias: float = 0.1
     overshoot: float = 1.05
     shrink: float = 0.9
+    num_targets: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
@@ -53,30 +60,20 @@ class FAB(AttackInRuns):
         if not 0 < self.shrink < 1:
             raise ValueError(f"Expected shrink={self.shrink} in (0, 1).")
 
-    def restart(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        targets: Labels | None,
-        *,
-        key: KeyArray,
-        index: Index,
-    ) -> Found:
-        """Returns the nearest misclassified point of one run, whether it is in the ball, -distance.
+    def reduced(self) -> "FAB":
+        """Returns the attack with one restart."""
+        return self.at_most(num_restarts=1)
 
-        Args:
-            number: which restart.
-            view: the model under attack.
-            images: clean images.
-            labels: class of each image.
-            targets: class whose boundary is sought; None is the nearest of all.
-            key: root of all draws.
-            index: dataset row of each image.
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the nearest misclassified point of one run.
+
+        It is a success inside the ball, elsewhere the clean image; the loss is minus its distance.
         """
+        key = rng.stream(key, "restart", run.number)
         far = random_start(self.threat, images, start_keys(key, index))
-        start = jnp.where(number > 0, (far + images) / 2, images)
+        start = jnp.where(run.restart > 0, (far + images) / 2, images)
         threat = self.threat
         flat = images.reshape(images.shape[0], -1)
 
@@ -87,7 +84,7 @@ class FAB(AttackInRuns):
         def step(number, carry):
             points, best, best_distance = carry
             gap, normal = self.boundary(
-                lambda points: logits_at(points, 2 * number), points, labels, targets
+                lambda points: logits_at(points, 2 * number), points, labels, run.target
             )
             # One call for both projections: from the point and from the clean image.
             offset = jnp.sum(normal * points, axis=1) - gap
@@ -119,33 +116,43 @@ class FAB(AttackInRuns):
         )
         inside = best_distance <= threat.eps
         best = jnp.where(inside[:, None], best, flat)
-        return best.reshape(images.shape), inside, -best_distance
+        return Found(best.reshape(images.shape), inside, -best_distance)
 
     def boundary(
-        self, logits_fn: Any, points: Float[Array, "b f"], labels: Labels, targets: Labels | None
+        self,
+        logits_fn: Callable[[Array], Array],
+        points: Float[Array, "b f"],
+        labels: Labels,
+        target: Labels | None,
     ) -> tuple[Float[Array, " b"], Float[Array, "b f"]]:
         """Returns the logit difference to the class of the nearest boundary, and its gradient."""
-        if targets is None:
+        if target is None:
             num_classes = jax.eval_shape(logits_fn, points).shape[1]
             # Every class but the label, each once.
             others = (labels[:, None] + jnp.arange(1, num_classes)[None]) % num_classes
-            found = nearest_boundary(logits_fn, points, labels, others, norm=self.threat.norm)
-            return found.gap, found.slope
+            nearest = nearest_boundary(logits_fn, points, labels, others, norm=self.threat.norm)
+            return nearest.gap, nearest.gradient
 
         def difference(points):
-            logits = logits_fn(points)
-            gap = losses.label_logits(logits, targets) - losses.label_logits(logits, labels)
+            gap = losses.gap(logits_fn(points), labels, target)
             return jnp.sum(gap), gap
 
-        slope, gap = jax.grad(difference, has_aux=True)(points)
-        return gap, slope
+        gradient, gap = jax.grad(difference, has_aux=True)(points)
+        return gap, gradient
 
 
 @dataclasses.dataclass(frozen=True)
-class FABT(TargetsInTurn, FAB):
+class FABT(FAB):
     """FAB towards the boundary with each of the likeliest other classes in turn.
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks", 2020 (section 4.2).
     """
+
+    num_targets: int = 9
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there are no targets, too."""
+        super().__post_init__()
+        check_counts(self, "num_targets")

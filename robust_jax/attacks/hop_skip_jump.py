@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from robust_jax import rng
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
-from robust_jax.attacks.black_box import DecisionAttack
 from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.decision import DecisionAttack
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 def _unit(delta: Images) -> Images:
@@ -55,7 +53,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         check_counts(self, "num_steps", "num_first_queries", "num_most_queries")
         check_positive(self, "threshold")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "HopSkipJump":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_steps=8, num_first_queries=50, num_most_queries=50)
 

@@ -1,20 +1,21 @@
 """Linearised decision boundaries: the nearest one, and the way onto it."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax.attacks.base import Images, Labels
 from robust_jax.attacks.threat import ThreatModel, expand, l2_norm
+from robust_jax.types import Images, Labels
 
 
-def dual_norm(norm: str, slope: Images) -> Float[Array, " b"]:
+def dual_norm(norm: str, gradient: Images) -> Float[Array, " b"]:
     """Returns the size of a gradient by which a logit gap is divided to give a distance."""
     if norm == "linf":
-        return jnp.sum(jnp.abs(slope.reshape(slope.shape[0], -1)), axis=1)
-    return l2_norm(slope)
+        return jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
+    return l2_norm(gradient)
 
 
 class LinearBoundary(NamedTuple):
@@ -22,19 +23,19 @@ class LinearBoundary(NamedTuple):
 
     Attributes:
         distance: of the point from it.
-        slope: gradient of the logit difference to the other class.
+        gradient: gradient of the logit difference to the other class.
         gap: that difference; negative where the label's logit is larger.
         target: the other class.
     """
 
     distance: Float[Array, " b"]
-    slope: Float[Array, "b ..."]
+    gradient: Float[Array, "b ..."]
     gap: Float[Array, " b"]
     target: Labels
 
 
 def nearest_boundary(
-    logits_fn: Any,
+    logits_fn: Callable[[Array], Array],
     points: Images,
     labels: Labels,
     candidates: Int[Array, "b t"],
@@ -58,11 +59,12 @@ def nearest_boundary(
     def compare(number, nearest):
         target = candidates[:, number]
         other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
-        slope = pullback(other - own)[0]
+        gradient = pullback(other - own)[0]
         gap = jnp.sum(logits * (other - own), axis=1)
-        found = LinearBoundary(jnp.abs(gap) / (dual_norm(norm, slope) + _TINY), slope, gap, target)
-        nearer = found.distance < nearest.distance
-        return jax.tree.map(lambda a, b: jnp.where(expand(nearer, a), a, b), found, nearest)
+        distance = jnp.abs(gap) / (dual_norm(norm, gradient) + _TINY)
+        other = LinearBoundary(distance, gradient, gap, target)
+        nearer = distance < nearest.distance
+        return jax.tree.map(lambda a, b: jnp.where(expand(nearer, a), a, b), other, nearest)
 
     far = jnp.full(labels.shape, jnp.inf, points.dtype)
     zeros = jnp.zeros(labels.shape, logits.dtype)

@@ -1,16 +1,30 @@
 """Losses that attacks raise: one value per example, so that no step depends on the batch size."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from robust_jax.types import View
+from robust_jax.types import Labels, View
 
-Loss = Callable[[Float[Array, "b c"], Int[Array, " b"]], Float[Array, " b"]]
+
+@runtime_checkable
+class Loss(Protocol):
+    """Returns what is raised, one value per example, of logits [b c] and labels.
+
+    Beside a `Decide` it sees the logits of all members [m b c].
+    """
+
+    def __call__(self, logits: Array, labels: Labels, /) -> Float[Array, " b"]: ...
+
+
+@runtime_checkable
+class Decide(Protocol):
+    """Returns the scores that decide, of the logits of an ensemble's members."""
+
+    def __call__(self, logits: Float[Array, "m b c"], /) -> Float[Array, "b c"]: ...
 
 
 def label_logits(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -36,6 +50,13 @@ def margin(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array
         Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017 (f6).
     """
     return best_other(logits, labels) - label_logits(logits, labels)
+
+
+def gap(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], target: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    """Returns the target's logit minus the label's."""
+    return label_logits(logits, target) - label_logits(logits, labels)
 
 
 def dlr(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -66,8 +87,8 @@ def targeted_dlr(targets: Int[Array, " b"]) -> Loss:
 
     def loss(logits, labels):
         ordered = _descending(logits, "the targeted DLR loss", 4)
-        gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + tiny(logits)
-        return (label_logits(logits, targets) - label_logits(logits, labels)) / gap
+        scale = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + tiny(logits)
+        return gap(logits, labels, targets) / scale
 
     return loss
 
@@ -90,6 +111,18 @@ def kl(reference: Float[Array, "b c"]) -> Loss:
 def tiny(like: Array) -> float:
     """Returns what keeps equal logits from dividing by zero: its square is a number of theirs."""
     return max(1e-12, math.sqrt(float(jnp.finfo(like.dtype).tiny)))
+
+
+def spread(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
+    """Returns the difference of the first and the third logit, a scale of each prediction.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    if logits.shape[-1] < 3:
+        raise ValueError(f"Expected num_classes={logits.shape[-1]} >= 3 to scale logits.")
+    ordered = jnp.sort(logits, axis=-1)
+    return ordered[..., -1] - ordered[..., -3] + tiny(logits)
 
 
 def _descending(logits: Array, user: str, least: int) -> Array:
@@ -115,8 +148,8 @@ def ranked_targets(
     return jnp.argsort(jnp.where(own, jnp.inf, -logits), axis=1)[:, :num_targets]
 
 
-def named(name: str) -> Loss:
-    """Returns the loss called `name`.
+def named(name: str, target: Labels | None = None) -> Loss:
+    """Returns the loss called `name`, or its targeted form, which grows towards a class.
 
     Raises:
         ValueError: there is no such loss.
@@ -124,7 +157,14 @@ def named(name: str) -> Loss:
     losses: dict[str, Loss] = {"cross_entropy": cross_entropy, "dlr": dlr, "margin": margin}
     if name not in losses:
         raise ValueError(f"Expected loss={name!r} to be one of {sorted(losses)}.")
-    return losses[name]
+    if target is None:
+        return losses[name]
+    towards = {
+        "cross_entropy": lambda logits, labels: -cross_entropy(logits, target),
+        "dlr": targeted_dlr(target),
+        "margin": lambda logits, labels: gap(logits, labels, target),
+    }
+    return towards[name]
 
 
 def negated(loss_fn: Loss) -> Loss:
@@ -152,13 +192,13 @@ def misclassified(logits: Float[Array, "b c"], labels: Int[Array, " b"]) -> Bool
 
 
 def evaluate(
-    loss_fn: Any,
+    loss_fn: Loss,
     view: View,
     images: Array,
     labels: Int[Array, " b"],
     *,
     key: Key[Array, ""],
-    decide_fn: Any = None,
+    decide_fn: Decide | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, "b c"]]:
     """Returns the loss of each example and the logits of the decision.
 
@@ -184,13 +224,13 @@ def evaluate(
 
 
 def gradient(
-    loss_fn: Any,
+    loss_fn: Loss,
     view: View,
     images: Array,
     labels: Int[Array, " b"],
     *,
     key: Key[Array, ""],
-    decide_fn: Any = None,
+    decide_fn: Decide | None = None,
 ) -> tuple[Array, Float[Array, " b"], Float[Array, "b c"]]:
     """Returns each example's loss gradient, its loss, and the logits of the decision.
 
@@ -202,5 +242,5 @@ def gradient(
         values, logits = evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)
         return jnp.sum(values), (values, logits)
 
-    (_, (values, logits)), slope = jax.value_and_grad(total, has_aux=True)(images)
-    return jnp.where(jnp.isnan(slope), 0, slope), values, logits
+    (_, (values, logits)), gradient = jax.value_and_grad(total, has_aux=True)(images)
+    return jnp.where(jnp.isnan(gradient), 0, gradient), values, logits

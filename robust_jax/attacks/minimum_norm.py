@@ -1,16 +1,18 @@
 """Attacks that seek the nearest adversarial image, with no bound on its distance."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Attack, Images, Index, KeyArray, Labels, WrappedAttack
+from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_choice
+from robust_jax.attacks.runs import Found, Run
 from robust_jax.attacks.threat import ThreatModel, check_bounds, expand
-from robust_jax.types import View
+from robust_jax.attacks.wrapped import WrappedAttack
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,34 +110,13 @@ class WithinBall(WrappedAttack):
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
 
-    def reduced(self) -> Self:
-        """Returns the attack at the small budget of a trial."""
-        return dataclasses.replace(self, attack=self.attack.reduced())
-
-    def has_start(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        **pool: Any,
-    ) -> Bool[Array, " b"]:
-        """Returns which images the attack has a start for."""
-        return self.attack.has_start(view, images, labels, key=key, index=index, **pool)
-
-    def perturb(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        **pool: Any,
-    ) -> Images:
-        """Returns the adversarial images."""
-        found = self.attack.perturb(view, images, labels, key=key, index=index, **pool)
-        inside = self.threat.distance(found, images) <= self.threat.eps
-        return jnp.where(expand(inside, images), found, images)
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns what the attack finds, as `FAB` does."""
+        pool = {"starts": run.starts} if self.takes_starts else {}
+        points = self.attack.perturb(view, images, labels, key=key, index=index, **pool)
+        distance = self.threat.distance(points, images)
+        inside = distance <= self.threat.eps
+        points = jnp.where(expand(inside, images), points, images)
+        return Found(points, inside & (distance > 0), -distance)

@@ -1,164 +1,114 @@
-"""Runs (restarts, targets) of an attack, of which the best end is kept."""
+"""Runs: an attack's restarts and targets, and which of their ends is kept."""
 
-import abc
-import dataclasses
-from typing import Any, Self
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from robust_jax import rng
-from robust_jax.attacks import losses
-from robust_jax.attacks.base import BoundedAttack, Images, Index, KeyArray, Labels
-from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.threat import expand
-from robust_jax.types import View
+from robust_jax.types import Images, Labels, Starts
+
+Number = Int[Array, ""] | int
+"""How many, or which: a number that may be traced."""
 
 
-def keep_better(best: tuple, other: tuple) -> tuple:
-    """Returns, example by example, the better of two (images, success, loss).
+class Run(NamedTuple):
+    """One run of an attack: one restart, towards one class where there are targets.
+
+    Attributes:
+        number: which of all runs, from 0.
+        restart: which of the restarts, from 0.
+        target: class to reach of each example; None to leave the label.
+        starts: images of many classes, one of which an example may begin at; see `Attack`.
+        watched: is the way noted, in `Found.path`? Only by attacks that are `in_steps`.
+    """
+
+    number: Number
+    restart: Number
+    target: Labels | None = None
+    starts: Starts | None = None
+    watched: bool = False
+
+
+class Path(NamedTuple):
+    """The way of one run, at its start and after every step.
+
+    Attributes:
+        losses: what is raised.
+        successes: where the goal is reached.
+    """
+
+    losses: Float[Array, "t b"]
+    successes: Bool[Array, "t b"]
+
+    @classmethod
+    def empty(cls, num_steps: Number, loss: jax.ShapeDtypeStruct) -> "Path":
+        """Returns a path with room for the start and every step; `loss` is like those of one."""
+        shape = (int(num_steps) + 1, *loss.shape)
+        return cls(jnp.zeros(shape, loss.dtype), jnp.zeros(shape, bool))
+
+    def noted(self, number: Number, loss: Array, success: Array) -> "Path":
+        """Returns the path with what was found after so many steps."""
+        return Path(self.losses.at[number].set(loss), self.successes.at[number].set(success))
+
+
+class Found(NamedTuple):
+    """What a run ends with, or has met on its way.
+
+    Attributes:
+        images: the points.
+        success: where they reach the goal.
+        loss: by which points compare that are equal in that.
+        path: the way to them, of a run that was watched.
+    """
+
+    images: Images
+    success: Bool[Array, " b"]
+    loss: Float[Array, " b"]
+    path: Path | None = None
+
+
+def nothing(images: Images, loss: jax.ShapeDtypeStruct) -> Found:
+    """Returns what every other point is better than; `loss` is like those of a point."""
+    return Found(images, jnp.zeros(loss.shape, bool), jnp.full(loss.shape, -jnp.inf, loss.dtype))
+
+
+def keep_better(best: Found, other: Found) -> Found:
+    """Returns, example by example, the better of two, without their paths.
 
     A success beats a failure; among equals the larger loss wins, and a draw keeps the first.
     """
-    (images, success, loss), (images2, success2, loss2) = best, other
-    better = jnp.where(success == success2, loss2 > loss, success2)
-    return (
-        jnp.where(expand(better, images), images2, images),
-        jnp.where(better, success2, success),
-        jnp.where(better, loss2, loss),
+    better = jnp.where(best.success == other.success, other.loss > best.loss, other.success)
+    return Found(
+        jnp.where(expand(better, best.images), other.images, best.images),
+        jnp.where(better, other.success, best.success),
+        jnp.where(better, other.loss, best.loss),
     )
 
 
-def best_of(run: Any, num_runs: int, images: Array, *, parallel: bool) -> Array:
+def best_of(
+    run: Callable[[Number], Found], num_runs: int, images: Images, *, parallel: bool
+) -> Images:
     """Returns the images of the best (`keep_better`) of several runs.
 
     Args:
-        run: function of the run's number to (images, success, loss).
+        run: function of the run's number to its end.
         num_runs: number of runs.
         images: the clean images, kept where every run gives a loss that is no number.
         parallel: all runs at once by `vmap`, not one after the other.
     """
     if num_runs == 1:
-        return run(0)[0]
-    loss = jax.eval_shape(run, 0)[2]
-    best = images, jnp.zeros(loss.shape, bool), jnp.full(loss.shape, -jnp.inf, loss.dtype)
+        return run(0).images
+    best = nothing(images, jax.eval_shape(run, 0).loss)
     if parallel:
-        runs = jax.vmap(run)(jnp.arange(num_runs))
-        return jax.lax.scan(lambda best, end: (keep_better(best, end), None), best, runs)[0][0]
+        return best_among(jax.vmap(run)(jnp.arange(num_runs)), best).images
     return jax.lax.fori_loop(
         0, num_runs, lambda number, best: keep_better(best, run(number)), best
-    )[0]
+    ).images
 
 
-Found = tuple[Images, Bool[Array, " b"], Float[Array, " b"]]
-"""The end of a run: images, success, and the loss by which runs compare."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackInRuns(BoundedAttack):
-    """A bounded attack made of runs (restarts, targets), of which the best end is kept.
-
-    A suite makes the runs one by one, each on the examples that still stand.
-
-    Attributes:
-        num_restarts: runs, each with draws of its own.
-        parallel: all runs at once, at so many times the memory; in turn (the default) the memory
-            is that of one batch.
-    """
-
-    num_restarts: int = 1
-    parallel: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where there are no runs."""
-        super().__post_init__()
-        check_counts(self, "num_restarts")
-
-    def reduced(self) -> Self:
-        """Returns the attack at the small budget of a trial."""
-        return self.at_most(num_restarts=1)
-
-    @property
-    def num_runs(self) -> int:
-        """Returns the number of runs."""
-        return self.num_restarts
-
-    def run(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        **watched: bool,
-    ) -> Any:
-        """Returns the end of one run; of an attack in steps that is `watched` also its path."""
-        key = rng.stream(key, "restart", number)
-        return self.restart(number, view, images, labels, None, key=key, index=index, **watched)
-
-    @abc.abstractmethod
-    def restart(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        targets: Labels | None,
-        *,
-        key: KeyArray,
-        index: Index,
-    ) -> Found:
-        """Returns the end of one restart, towards a class per example if any is given."""
-
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
-        """Returns the adversarial images."""
-        return best_of(
-            lambda number: self.run(number, view, images, labels, key=key, index=index),
-            self.num_runs,
-            images,
-            parallel=self.parallel,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetsInTurn(AttackInRuns):
-    """An attack in runs towards each of the likeliest other classes in turn.
-
-    Attributes:
-        num_targets: how many classes are tried.
-    """
-
-    num_targets: int = 9
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where there are no targets."""
-        super().__post_init__()
-        check_counts(self, "num_targets")
-
-    @property
-    def num_runs(self) -> int:
-        """Returns the number of targets times that of restarts."""
-        return self.num_targets * self.num_restarts
-
-    def run(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        **watched: bool,
-    ) -> Any:
-        """Returns the end of one restart towards one target."""
-        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
-        targets = losses.ranked_targets(logits, labels, self.num_targets)
-        target, restart = targets[:, number // self.num_restarts], number % self.num_restarts
-        key = rng.stream(key, "restart", number)
-        return self.restart(restart, view, images, labels, target, key=key, index=index, **watched)
+def best_among(ends: Found, best: Found) -> Found:
+    """Returns the best of a point and of the ends of runs, stacked along a leading axis."""
+    return jax.lax.scan(lambda best, end: (keep_better(best, end), None), best, ends)[0]

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,15 @@ from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack
+from robust_jax.attacks.bounded import LossAttack
+from robust_jax.attacks.carlini_wagner import adam_step
 from robust_jax.attacks.checks import check_counts, check_positive
-from robust_jax.attacks.penalty import adam_step
+from robust_jax.attacks.runs import Found, Run
 from robust_jax.attacks.threat import expand
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
-def slope_from_scores(
+def gradient_from_scores(
     loss_fn: losses.Loss,
     view: View,
     points: Images,
@@ -84,49 +85,52 @@ class ScoreAttack(LossAttack):
         check_counts(self, "num_steps", "num_samples")
         check_positive(self, "sigma")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "ScoreAttack":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_steps=20, num_samples=16)
 
     @abc.abstractmethod
     def move(
-        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+        self, points: Array, gradient: Array, moments: tuple[Array, Array], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Returns the points after a step up the slope, and the moments."""
+        """Returns the points after a step up the gradient, and the moments."""
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
-        """Returns the adversarial images."""
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of the one run."""
+        del run  # it is the only one
         loss_fn = self.loss_fn(view, images, key=key)
         keys = rng.per_example(rng.stream(key, "directions"), index)
 
-        def fooled(points, view_key):
-            return self.succeeded(losses.decision(view(points, key=view_key)), labels)
+        def judge(points, view_key):
+            loss, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
+            return Found(points, self.succeeded(logits, labels), loss)
 
         def step(carry):
-            count, points, moments, done = carry
+            count, best, moments = carry
             view_key = rng.stream(key, "step", count)
-            slope = slope_from_scores(
+            gradient = gradient_from_scores(
                 loss_fn,
                 view,
-                points,
+                best.images,
                 labels,
                 num_samples=self.num_samples,
                 sigma=self.sigma,
                 noise=self.noise,
-                key=rng.stream(view_key, "slope"),
+                key=rng.stream(view_key, "gradient"),
                 keys=jax.vmap(jax.random.fold_in, (0, None))(keys, count),
             )
-            moved, moments = self.move(points, slope, moments, count)
+            moved, moments = self.move(best.images, gradient, moments, count)
             moved = self.threat.project(moved, images)
-            points = jnp.where(expand(done, points), points, moved)
-            return count + 1, points, moments, done | fooled(points, rng.stream(view_key, "end"))
+            points = jnp.where(expand(best.success, images), best.images, moved)
+            new = judge(points, rng.stream(view_key, "end"))
+            return count + 1, new._replace(success=best.success | new.success), moments
 
         still = jnp.zeros_like(images)
-        begin = jnp.asarray(0), images, (still, still), fooled(images, rng.stream(key, "clean"))
+        begin = jnp.asarray(0), judge(images, rng.stream(key, "clean")), (still, still)
         return jax.lax.while_loop(
-            lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[3]), step, begin
+            lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[1].success), step, begin
         )[1]
 
 
@@ -151,10 +155,10 @@ class SPSA(ScoreAttack):
         check_positive(self, "learning_rate")
 
     def move(
-        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+        self, points: Array, gradient: Array, moments: tuple[Array, Array], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns the points after a step of Adam, and the moments."""
-        points, mean, square = adam_step(points, -slope, *moments, count, self.learning_rate)
+        points, mean, square = adam_step(points, -gradient, *moments, count, self.learning_rate)
         return points, (mean, square)
 
 
@@ -183,11 +187,11 @@ class NES(ScoreAttack):
             check_positive(self, "step_size")
 
     def move(
-        self, points: Array, slope: Array, moments: tuple[Array, Array], count: Array
+        self, points: Array, gradient: Array, moments: tuple[Array, Array], count: Array
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns the points after a step of fixed length."""
         del count
         step_size = self.step_size
         if step_size is None:
             step_size = 2.5 * self.threat.eps / self.num_steps
-        return points + step_size * self.threat.steepest(slope), moments
+        return points + step_size * self.threat.steepest(gradient), moments

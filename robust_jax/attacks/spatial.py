@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Attack, Images, Index, KeyArray, Labels
+from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_counts, check_height_and_width
-from robust_jax.attacks.runs import keep_better
+from robust_jax.attacks.runs import Found, keep_better
 from robust_jax.attacks.threat import check_bounds
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 def transform(
@@ -90,11 +90,11 @@ class Spatial(Attack):
         """Returns the smallest and largest pixel value."""
         return self.bounds
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "Spatial":
         """Returns the attack at the small budget of a trial."""
         return self
 
-    def check(self, images: Any) -> None:
+    def check(self, images: Array | np.ndarray) -> None:
         """Raises ValueError unless the images are [b h w k]."""
         check_height_and_width(images)
 
@@ -116,14 +116,14 @@ class Spatial(Attack):
             loss, logits = losses.evaluate(
                 losses.margin, view, points, labels, key=rng.stream(key, "view", number)
             )
-            return points, losses.misclassified(logits, labels), loss
+            return Found(points, losses.misclassified(logits, labels), loss)
 
         def attempt(number, best):
             points = transform(images, grid[number, 0], grid[number, 1:])
             points = jnp.clip(points, *self.bounds)
-            points, fooled, loss = judged(points, number + 1)
+            new = judged(points, number + 1)
             # A failure never replaces the clean image.
-            return keep_better(best, (points, fooled, jnp.where(fooled, loss, -jnp.inf)))
+            return keep_better(best, new._replace(loss=jnp.where(new.success, new.loss, -jnp.inf)))
 
         clean = judged(images, 0)
-        return jax.lax.fori_loop(0, len(grid), attempt, clean)[0]
+        return jax.lax.fori_loop(0, len(grid), attempt, clean).images

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels, LossAttack, start_keys
+from robust_jax.attacks.bounded import LossAttack, start_keys
 from robust_jax.attacks.checks import check_counts, check_height_and_width
-from robust_jax.attacks.runs import AttackInRuns, Found
+from robust_jax.attacks.runs import Found, Run
 from robust_jax.attacks.threat import expand, unit_l2
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -46,10 +46,12 @@ def dipole(size: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(LossAttack, AttackInRuns):
+class Square(LossAttack):
     """Square attack: changes one random square at a time and keeps what raises the loss.
 
     Attributes:
+        num_restarts: runs, each with draws of its own.
+        parallel: all runs at once, at so many times the memory.
         num_queries: proposals per run.
         initial_share: share of the pixels in the first squares (p).
         loss: what must rise; misclassification is kept in any case, and ends the search.
@@ -63,6 +65,8 @@ class Square(LossAttack, AttackInRuns):
 
     needs_logits: ClassVar[bool] = False
 
+    num_restarts: int = 1
+    parallel: bool = False
     loss: Literal["cross_entropy", "dlr", "margin"] = "margin"
     num_queries: int = 5000
     initial_share: float = 0.8
@@ -75,12 +79,12 @@ class Square(LossAttack, AttackInRuns):
         if not 0 < self.initial_share <= 1:
             raise ValueError(f"Expected initial_share={self.initial_share} in (0, 1].")
 
-    def check(self, images: Any) -> None:
+    def check(self, images: Array | np.ndarray) -> None:
         """Raises ValueError unless the images are [b h w k]."""
         super().check(images)
         check_height_and_width(images)
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "Square":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_restarts=1, num_queries=200)
 
@@ -97,19 +101,11 @@ class Square(LossAttack, AttackInRuns):
             side += side % 2 == 0
         return min(side, height, width)
 
-    def restart(
-        self,
-        number: Any,
-        view: View,
-        images: Images,
-        labels: Labels,
-        targets: Labels | None,
-        *,
-        key: KeyArray,
-        index: Index,
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Found:
         """Returns the end of one restart."""
-        del number, targets  # every start is a draw
+        key = rng.stream(key, "restart", run.number)
         height, width, _ = images.shape[1:]
         loss_fn = self.loss_fn(view, images, key=key)
         sides = [self.side(query, height, width) for query in range(self.num_queries)]
@@ -120,23 +116,22 @@ class Square(LossAttack, AttackInRuns):
         def judge(points, query):
             view_key = rng.stream(key, "query", query)
             loss, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
-            return points, self.succeeded(logits, labels), loss
+            return Found(points, self.succeeded(logits, labels), loss)
 
         def step(carry):
-            query, (points, done, loss) = carry
-            proposals = propose(points, images, keys, query, sides)
-            new, success, new_loss = judge(proposals, query + 1)
-            take = ~done & (success | (new_loss > loss))
-            return query + 1, (
-                jnp.where(expand(take, points), new, points),
-                done | success,
-                jnp.where(take, new_loss, loss),
+            query, best = carry
+            new = judge(propose(best.images, images, keys, query, sides), query + 1)
+            take = ~best.success & (new.success | (new.loss > best.loss))
+            return query + 1, Found(
+                jnp.where(expand(take, images), new.images, best.images),
+                best.success | new.success,
+                jnp.where(take, new.loss, best.loss),
             )
 
         # An example that is fooled stays as it is, so stopping early changes no row.
         begin = jnp.asarray(0), judge(self._start(images, keys), 0)
         return jax.lax.while_loop(
-            lambda carry: (carry[0] < self.num_queries) & ~jnp.all(carry[1][1]), step, begin
+            lambda carry: (carry[0] < self.num_queries) & ~jnp.all(carry[1].success), step, begin
         )[1]
 
     def _start(self, images: Array, keys: Array) -> Array:
@@ -172,7 +167,9 @@ class Square(LossAttack, AttackInRuns):
         noise = unit_l2(jax.vmap(grid)(keys))
         return self.threat.clip(images + self.threat.eps * noise)
 
-    def _propose_linf(self, points, images, keys, query, sides):
+    def _propose_linf(
+        self, points: Array, images: Array, keys: Array, query: Array, sides: np.ndarray
+    ) -> Array:
         """Returns the points with one square set to plus or minus eps, per channel."""
         _, height, width, num_channels = images.shape
         side = jnp.asarray(sides)[query]
@@ -187,7 +184,9 @@ class Square(LossAttack, AttackInRuns):
         step = 2 * self.threat.eps * jax.vmap(change)(keys)
         return self.threat.project(points + step, images)
 
-    def _propose_l2(self, points, images, keys, query, sides):
+    def _propose_l2(
+        self, points: Array, images: Array, keys: Array, query: Array, sides: np.ndarray
+    ) -> Array:
         """Returns the points with the mass of one window moved to another, as a dipole."""
         _, height, width, num_channels = images.shape
         eps, dtype = self.threat.eps, images.dtype

@@ -1,16 +1,18 @@
 """The way that an attack in steps takes: its loss at every step, for plots and for doubts."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from numpy.typing import ArrayLike
 
 from robust_jax.attacks.base import Attack
-from robust_jax.attacks.runs import keep_better
+from robust_jax.attacks.bounded import BoundedAttack
+from robust_jax.attacks.runs import Found, Number, best_among, nothing
 from robust_jax.runtime.live import compiled
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 class Trajectory(NamedTuple):
@@ -28,7 +30,13 @@ class Trajectory(NamedTuple):
 
 
 def trajectory(
-    attack: Attack, view: View, images: Any, labels: Any, *, key: Any, index: Any = None
+    attack: Attack,
+    view: View,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    key: KeyArray,
+    index: ArrayLike | None = None,
 ) -> Trajectory:
     """Returns the adversarial images that a call gives, and the loss at every step.
 
@@ -48,50 +56,28 @@ def trajectory(
             f"Expected attack={type(attack).__name__} to be one in steps (FGSM, BIM, MIM, PGD, "
             "MDI2FGSM, APGD, APGDT, MORA)."
         )
-    *given, _ = attack._prepared(view, images, labels, key, index, None)
-    return Trajectory(*_follow(attack, *given))
+    given = attack.prepared(view, images, labels, key=key, index=index)
+    return Trajectory(*_follow(attack, *given[:5]))
 
 
 def has_trajectory(attack: Attack) -> bool:
     """Returns whether an attack goes in steps that can be watched."""
-    return hasattr(attack, "follow")
+    return isinstance(attack, BoundedAttack) and attack.in_steps
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _follow(attack, view, images, labels, key, index):
+def _follow(
+    attack: BoundedAttack, view: View, images: Images, labels: Labels, key: KeyArray, index: Index
+) -> Trajectory:
     view, images = jax.lax.stop_gradient((view, images))
-    return tuple(attack.follow(view, images, labels, key=key, index=index))
 
+    def run(number: Number) -> Found:
+        planned = attack.planned(number, view, images, labels, key=key)._replace(watched=True)
+        return attack.run(planned, view, images, labels, key=key, index=index)
 
-Path = tuple[Float[Array, "t b"], Bool[Array, "t b"]]
-"""Losses and successes of one run."""
-
-
-def empty_path(num_steps: int, loss: Any) -> Path:
-    """Returns a path with room for the start and every step; `loss` has shape and dtype of one."""
-    shape = (num_steps + 1, *loss.shape)
-    return jnp.zeros(shape, loss.dtype), jnp.zeros(shape, bool)
-
-
-def noted(path: Path | None, number: Any, loss: Array, success: Array) -> Path | None:
-    """Returns the path with what was found after so many steps; None stays None."""
-    if path is None:
-        return None
-    return path[0].at[number].set(loss), path[1].at[number].set(success)
-
-
-def followed(run: Any, num_runs: int, images: Array) -> Trajectory:
-    """Returns the trajectory of several runs, as `best_of` chooses between them.
-
-    Args:
-        run: function of a run's number to its end (images, success, loss) and its path.
-        num_runs: number of runs.
-        images: the clean images.
-    """
-    ends, (values, successes) = jax.lax.map(run, jnp.arange(num_runs))
-    if num_runs == 1:
-        return Trajectory(ends[0][0], values, successes)
-    lowest = jnp.full(ends[2].shape[1:], -jnp.inf, ends[2].dtype)
-    best = images, jnp.zeros(lowest.shape, bool), lowest
-    best, _ = jax.lax.scan(lambda best, end: (keep_better(best, end), None), best, ends)
-    return Trajectory(best[0], values, successes)
+    ends = jax.lax.map(run, jnp.arange(attack.num_runs))
+    path, ends = ends.path, ends._replace(path=None)
+    if attack.num_runs == 1:
+        return Trajectory(ends.images[0], *path)
+    loss = jax.ShapeDtypeStruct(ends.loss.shape[1:], ends.loss.dtype)
+    return Trajectory(best_among(ends, nothing(images, loss)).images, *path)

@@ -1,17 +1,24 @@
 """Attacks made to carry over to other models."""
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
-from robust_jax.attacks.base import Index
-from robust_jax.attacks.checks import check_height_and_width
-from robust_jax.attacks.gradient import MIM
-from robust_jax.types import View
+from robust_jax.attacks.bounded import LossAttack
+from robust_jax.attacks.checks import (
+    check_counts,
+    check_height_and_width,
+    check_nonnegative,
+    check_positive,
+)
+from robust_jax.attacks.pgd import climb
+from robust_jax.attacks.runs import Found, Run
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @jax.tree_util.register_dataclass
@@ -20,7 +27,7 @@ class DiverseView:
     """A view of images that are shrunk and moved at random, each by draws of its own."""
 
     view: View
-    index: Any
+    index: Index
     probability: float = dataclasses.field(metadata={"static": True})
     smallest: float = dataclasses.field(metadata={"static": True})
 
@@ -49,10 +56,13 @@ class DiverseView:
 
 
 @dataclasses.dataclass(frozen=True)
-class MDI2FGSM(MIM):
+class MDI2FGSM(LossAttack):
     """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
 
     Attributes:
+        num_steps: number of steps.
+        step_size: length of a step; None is eps / num_steps.
+        decay: what is left of the sum of gradients at each step, see `MIM`.
         probability: share of steps with a transformed image.
         smallest: least size of the image, as a share.
 
@@ -61,22 +71,47 @@ class MDI2FGSM(MIM):
         (there images grow; here they shrink, so that networks of fixed size can be attacked).
     """
 
+    in_steps: ClassVar[bool] = True
+
+    num_steps: int = 10
+    step_size: float | None = None
+    decay: float = 1.0
     probability: float = 0.5
     smallest: float = 0.9
 
     def __post_init__(self) -> None:
-        """Raises ValueError for shares that make no sense."""
+        """Raises ValueError for steps or shares that make no sense."""
         super().__post_init__()
+        check_counts(self, "num_steps")
+        check_positive(self, "step_size")
+        check_nonnegative(self, "decay")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"Expected probability={self.probability} in [0, 1].")
         if not 0 < self.smallest <= 1:
             raise ValueError(f"Expected smallest={self.smallest} in (0, 1].")
 
-    def check(self, images: Any) -> None:
+    def check(self, images: Array | np.ndarray) -> None:
         """Raises ValueError unless the images are [b h w k]."""
         super().check(images)
         check_height_and_width(images)
 
-    def attacked(self, view: View, index: Index) -> Any:
-        """Returns the view of changed images."""
-        return DiverseView(view, index, self.probability, self.smallest)
+    def reduced(self) -> "MDI2FGSM":
+        """Returns the attack itself."""
+        return self
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of the steps."""
+        steps = self.num_steps
+        return climb(
+            self,
+            run,
+            DiverseView(view, index, self.probability, self.smallest),
+            images,
+            labels,
+            num_steps=steps,
+            step_size=self.threat.eps / steps if self.step_size is None else self.step_size,
+            decay=self.decay,
+            key=key,
+        )

@@ -5,22 +5,22 @@ Views made of views turn any attack into one on a random or opaque model.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.threat import expand
 from robust_jax.runtime.live import as_pytree
-from robust_jax.types import Variables, View
+from robust_jax.types import KeyArray, MethodView, Variables, View
 
 Average = Literal["probabilities", "logits", "gradients"]
 
 
-def bind(method_view: Callable, variables: Variables) -> Callable:
+def bind(method_view: MethodView, variables: Variables) -> View:
     """Returns the view of a method's view function at given variables.
 
     The variables stay arguments of the compiled attack (they are leaves of the view, which is a
@@ -34,7 +34,7 @@ def bind(method_view: Callable, variables: Variables) -> Callable:
     return jax.tree_util.Partial(method_view, variables)
 
 
-def as_view(fn: Callable) -> Callable:
+def as_view(fn: Callable[[Array], Array]) -> View:
     """Returns the view of a plain function of images; the key is not used.
 
     Args:
@@ -46,7 +46,9 @@ def as_view(fn: Callable) -> Callable:
     return jax.tree_util.Partial(_without_key, as_pytree(fn))
 
 
-def _without_key(fn: Callable, images: Any, *, key: Any) -> Any:
+def _without_key(
+    fn: Callable[[Array], object], images: Array, *, key: KeyArray | None
+) -> object:  # `check_logits` says what is no array of logits
     del key
     return fn(images)
 
@@ -61,7 +63,7 @@ class ExpectationOverTransformation:
     average: Average = dataclasses.field(metadata={"static": True})
     parallel: bool = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
         """Returns the averaged logits, or the draws where gradients are averaged."""
 
         @jax.checkpoint
@@ -112,17 +114,17 @@ def eot(
 class StraightThrough:
     """The view that `straight_through` makes."""
 
-    forward: Any
-    backward: Any
+    forward: View
+    backward: View
 
-    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
         """Returns the forward view's logits with the backward view's gradient."""
         shadow = self.backward(images, key=rng.stream(key, "backward"))
         truth = self.forward(images, key=rng.stream(key, "forward"))
         return shadow + jax.lax.stop_gradient(truth - shadow)
 
 
-def straight_through(forward: Any, backward: Any) -> StraightThrough:
+def straight_through(forward: View, backward: View) -> StraightThrough:
     """Returns the view with the logits of one view and the gradient of another (BPDA).
 
     Args:
@@ -141,15 +143,15 @@ class Frozen:
     """The view that `frozen` makes."""
 
     view: View
-    key: Any
+    key: KeyArray
 
-    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "*s b c"]:
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
         """Returns the logits under the frozen key."""
         del key
         return self.view(images, key=rng.stream(self.key, "frozen"))
 
 
-def frozen(view: View, *, key: Key[Array, ""]) -> Frozen:
+def frozen(view: View, *, key: KeyArray) -> Frozen:
     """Returns the view of a random model at one draw, the same at every call.
 
     Under `eot` every draw is that same one; for the mean of several frozen draws use
@@ -172,7 +174,7 @@ class GradientFromScores:
     sigma: float = dataclasses.field(metadata={"static": True})
     noise: Literal["gaussian", "rademacher"] = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, images: Array, *, key: Key[Array, ""]) -> Float[Array, "b c"]:
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "b c"]:
         """Returns the logits; their derivative is estimated from differences."""
         view_key, noise_key = rng.stream(key, "view"), rng.stream(key, "noise")
         shape, dtype = images.shape, images.dtype
@@ -237,37 +239,25 @@ def nes(
     return GradientFromScores(as_pytree(view), num_samples, sigma, noise)
 
 
-def standing_with_twice_the_draws(
-    attack: Any,
-    view: View,
-    images: Array,
-    labels: Array,
-    *,
-    num_samples: int,
-    judge: Any,
-    key: Key[Array, ""],
-    average: Average = "gradients",
-) -> tuple[Bool[Array, " b"], Bool[Array, " b"]]:
-    """Returns which images stand with so many draws per gradient, and with twice as many.
+Tree = TypeVar("Tree")
 
-    Where their shares differ by more than a percent, the number of draws is too small to trust.
 
-    Args:
-        attack: an attack.
-        view: a random view.
-        images: clean images.
-        labels: class of each image.
-        num_samples: draws per gradient.
-        judge: function `(images, *, key) -> scores` that decides, under keys of its own.
-        key: root of all draws.
-        average: what `eot` averages.
+def in_float64(tree: Tree) -> Tree:
+    """Returns the tree (images, a view with its arrays) with every float array in float64.
+
+    Whether float32 hides gradients is checked in float64, in a process of its own that is started
+    with JAX_ENABLE_X64=1 and JAX_PLATFORMS=cpu: attacks compute in the images' dtype, so the same
+    attack on `in_float64((view, images))` is all it takes (of a method: its configuration has
+    dtype="float64").
+
+    Raises:
+        ValueError: the process was not started with JAX_ENABLE_X64=1.
     """
-    labels = jnp.asarray(labels)
+    if not jax.config.read("jax_enable_x64"):
+        raise ValueError("Expected jax_enable_x64=False to be True: start with JAX_ENABLE_X64=1.")
 
-    def standing(draws: int) -> Bool[Array, " b"]:
-        averaged = eot(view, draws, average=average)
-        adversarial = attack(averaged, images, labels, key=rng.stream(key, "attack"))
-        scores = judge(adversarial, key=rng.stream(key, "judge"))
-        return losses.decided(scores) == labels
+    def widen(leaf):
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return standing(num_samples), standing(2 * num_samples)
+    return jax.tree.map(widen, tree)

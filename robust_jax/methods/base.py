@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
 
@@ -15,7 +15,7 @@ from robust_jax.models import (
     Normalization,
     ResNetConfig,
 )
-from robust_jax.types import Batch, Outputs, Task, Variables
+from robust_jax.types import Batch, MethodView, Outputs, Task, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -40,23 +40,6 @@ class Loss(Protocol):
         key: Key[Array, ""],
         step: Int[Array, ""] | int,
     ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]: ...
-
-
-@runtime_checkable
-class MethodView(Protocol):
-    """Returns an array of images: what an adversary may see and differentiate.
-
-    `attacks.View` is one of these at given variables (`attacks.bind`).
-    """
-
-    def __call__(
-        self,
-        variables: Variables,
-        images: Float[Array, "b h w k"],
-        /,
-        *,
-        key: Key[Array, ""] | None,
-    ) -> Any: ...
 
 
 @runtime_checkable

@@ -44,7 +44,7 @@ def test_labels_of_every_integer_dtype(digits):
 def test_other_weights_compile_nothing_anew(digits):
     attack = PGD(ThreatModel("linf", 0.11), num_steps=2)
     attack(digits.view, digits.images, digits.labels, key=KEY)
-    compiled = base._run.of_arrays._cache_size()
+    compiled = base._perturbed.of_arrays._cache_size()
     other = jax.tree.map(lambda leaf: leaf * 2, digits.view)
     attack(other, digits.images, digits.labels, key=jax.random.key(9))
-    assert base._run.of_arrays._cache_size() == compiled
+    assert base._perturbed.of_arrays._cache_size() == compiled

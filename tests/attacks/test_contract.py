@@ -34,7 +34,7 @@ from robust_jax.attacks import (
     ThreatModel,
     TrustRegion,
 )
-from robust_jax.attacks.black_box import DecisionAttack
+from robust_jax.attacks.decision import DecisionAttack
 
 EPS = {"linf": 0.2, "l2": 1.2}
 BOUNDED = {
@@ -44,7 +44,7 @@ BOUNDED = {
     "pgd": partial(PGD, num_steps=5),
     "pgd_margin_restarts": partial(PGD, num_steps=3, num_restarts=2, loss="margin"),
     "pgd_parallel_restarts_last": partial(
-        PGD, num_steps=3, num_restarts=2, parallel_restarts=True, keep="last"
+        PGD, num_steps=3, num_restarts=2, parallel=True, keep="last"
     ),
     "apgd": partial(APGD, num_steps=8),
     "apgd_dlr": partial(APGD, num_steps=8, loss="dlr", num_restarts=2),

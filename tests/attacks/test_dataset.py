@@ -14,9 +14,9 @@ KEY = jax.random.key(1)
 
 def test_over_dataset_is_one_program_and_any_batch_size(digits):
     attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
-    compiled = base._run.of_arrays._cache_size()
+    compiled = base._perturbed.of_arrays._cache_size()
     seven = attacks.over_dataset(attack, *digits, key=KEY, batch_size=7, progress=False)
-    assert base._run.of_arrays._cache_size() == compiled + 1
+    assert base._perturbed.of_arrays._cache_size() == compiled + 1
     whole = attack(*digits, key=KEY)
     np.testing.assert_allclose(seven, whole, atol=2e-5)
     empty = attacks.over_dataset(

@@ -6,7 +6,7 @@ import pytest
 
 from robust_jax import rng
 from robust_jax.attacks import NES, SPSA, ThreatModel, losses
-from robust_jax.attacks.scores import slope_from_scores
+from robust_jax.attacks.scores import gradient_from_scores
 
 KEY = jax.random.key(41)
 
@@ -15,7 +15,7 @@ KEY = jax.random.key(41)
 def test_the_estimate_points_along_the_gradient(noise, linear):
     exact, _, _ = losses.gradient(losses.margin, *linear, key=KEY)
     estimate = jax.jit(
-        lambda: slope_from_scores(
+        lambda: gradient_from_scores(
             losses.margin,
             *linear,
             num_samples=400,

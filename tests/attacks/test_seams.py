@@ -53,9 +53,9 @@ def test_few_classes_suffice(version, num_classes):
     for attack in members:
         assert getattr(attack, "num_targets", 1) <= num_classes - 1
         run = jax.eval_shape(
-            lambda images, attack=attack: attack.run(
-                0, as_view(logits), images, labels, key=KEY, index=jnp.arange(4)
-            )[0],
+            lambda images, attack=attack: attack.perturb(
+                as_view(logits), images, labels, key=KEY, index=jnp.arange(4)
+            ),
             images,
         )
         assert run.shape == images.shape

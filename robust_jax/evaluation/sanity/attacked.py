@@ -11,7 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import PGD, Square, ThreatModel, bind, eot, losses
-from robust_jax.attacks.gradient import Steps, climber
+from robust_jax.attacks.bounded import start_keys
+from robust_jax.attacks.pgd import climb
+from robust_jax.attacks.runs import Run
 from robust_jax.attacks.threat import expand, unit_l2
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
@@ -175,18 +177,22 @@ def _climb(
         return jax.lax.switch(loss, known, logits, labels)
 
     view = jax.tree_util.Partial(divided, view, scale)
-    run = climber(
-        PGD(ThreatModel(norm, 0.0, bounds)),
-        Steps(num_steps, step_size, random_start=True, keep="best"),
+    attack, radii = PGD(ThreatModel(norm, 0.0, bounds)), jnp.broadcast_to(eps, labels.shape)
+    keys = start_keys(key, jnp.arange(len(labels)), 0)
+    return climb(
+        attack,
+        Run(0, restart=0),
         view,
         images,
         labels,
-        key=key,
-        index=jnp.arange(len(labels)),
-        eps=jnp.broadcast_to(eps, labels.shape),
+        num_steps=num_steps,
+        step_size=step_size,
+        start=attack.start(images, keys, eps=radii),
+        keep="best",
+        eps=radii,
         loss_fn=loss_fn,
-    )
-    return run(0)[0]
+        key=key,
+    ).images
 
 
 def _moved(images: Array, key: Key[Array, ""], eps: Array, threat: ThreatModel) -> Array:

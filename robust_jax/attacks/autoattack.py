@@ -1,75 +1,37 @@
-"""AutoAttack: attacks one after the other, each on the examples that still stand.
-
-The suite runs on the host over compiled runs of a few fixed batch sizes, so fallen examples cost
-nothing and nothing is compiled per batch.
-"""
+"""AutoAttack: which attacks it is made of, in which order."""
 
 import dataclasses
-import functools
-import itertools
-import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from robust_jax import rng
-from robust_jax.attacks import checks, losses
+from robust_jax.attacks import checks
 from robust_jax.attacks.apgd import APGD, APGDT
-from robust_jax.attacks.base import BoundedAttack, KeyArray
+from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.runs import AttackInRuns, TargetsInTurn
+from robust_jax.attacks.runs import Found, Run
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.threat import ThreatModel, l2_norm, unit_l2, without_nan
+from robust_jax.attacks.suites import Report, run_suite
+from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.views import eot
-from robust_jax.runtime.live import compiled, held
-from robust_jax.types import View
+from robust_jax.runtime.live import held
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
-class Stage(NamedTuple):
-    """What one attack of a suite did.
-
-    Attributes:
-        attack: its configuration.
-        num_standing: examples still right after it.
-        seconds: wall time, compilation included.
-    """
-
-    attack: AttackInRuns
-    num_standing: int
-    seconds: float
-
-
-class Report(NamedTuple):
-    """What a suite found.
-
-    Attributes:
-        images: the adversarial image of each fallen example, the clean one of each other.
-        standing: examples that no attack changed the decision on.
-        fallen_to: number of the attack that each example fell to; -1 where it stands, and -2
-            where the clean image is misclassified.
-        stages: one per attack that ran.
-        warnings: why the result may overstate robustness, in words.
-    """
-
-    images: np.ndarray
-    standing: np.ndarray
-    fallen_to: np.ndarray
-    stages: tuple[Stage, ...]
-    warnings: tuple[str, ...]
-
-
-def standard(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+def standard(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
     """Returns AutoAttack's four attacks: APGD-CE, APGD-T, FAB-T and Square."""
     return APGD(threat), APGDT(threat), FABT(threat), Square(threat)
 
 
-def plus(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+def plus(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
     """Returns the six attacks of version "plus", with five restarts where it has them."""
     return (
         APGD(threat, num_restarts=5),
@@ -81,18 +43,19 @@ def plus(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
     )
 
 
-def rand(threat: ThreatModel) -> tuple[AttackInRuns, ...]:
+def rand(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
     """Returns the two attacks of version "rand", which is for random models."""
     return APGD(threat), APGD(threat, loss="dlr")
 
 
-def suited(attack: AttackInRuns, num_classes: int) -> AttackInRuns:
+def suited(attack: BoundedAttack, num_classes: int) -> BoundedAttack:
     """Returns the attack with as many targets as there are, the margin where DLR is not defined.
 
     The DLR loss takes three classes, four with a target. A run towards the only other class, or
     the better of two, is one that raises the margin.
     """
-    if isinstance(attack, APGDT) and num_classes < 4:
+    is_apgd = isinstance(attack, APGD)
+    if is_apgd and attack.loss == "dlr" and attack.num_targets and num_classes < 4:
         return APGD(
             attack.threat,
             loss="margin",
@@ -100,7 +63,7 @@ def suited(attack: AttackInRuns, num_classes: int) -> AttackInRuns:
             num_steps=attack.num_steps,
             rho=attack.rho,
         )
-    if isinstance(attack, TargetsInTurn):
+    if attack.num_targets:
         return dataclasses.replace(attack, num_targets=min(attack.num_targets, num_classes - 1))
     if getattr(attack, "loss", None) == "dlr" and num_classes < 3:
         return dataclasses.replace(attack, loss="margin")
@@ -142,7 +105,7 @@ class AutoAttack(BoundedAttack):
     on_host: ClassVar[bool] = True
 
     version: Literal["standard", "plus", "rand", "custom"] = "standard"
-    attacks: tuple[AttackInRuns, ...] = ()
+    attacks: tuple[BoundedAttack, ...] = ()
     batch_size: int = 128
     num_samples: int = 20
     parallel_draws: bool = False
@@ -162,8 +125,8 @@ class AutoAttack(BoundedAttack):
                 "draws nothing."
             )
         for attack in self.attacks:
-            if not isinstance(attack, AttackInRuns):
-                raise ValueError(f"Expected attack={attack} to be made of runs.")
+            if not isinstance(attack, BoundedAttack) or attack.on_host:
+                raise ValueError(f"Expected attack={attack} to be a bounded one made of runs.")
             if attack.parallel:
                 raise ValueError(
                     f"Expected attack={attack} not to be parallel: the suite makes one run at a "
@@ -182,7 +145,7 @@ class AutoAttack(BoundedAttack):
         members = tuple(attack.reduced() for attack in self.members())
         return dataclasses.replace(self, version="custom", attacks=members)
 
-    def members(self, num_classes: int | None = None) -> tuple[AttackInRuns, ...]:
+    def members(self, num_classes: int | None = None) -> tuple[BoundedAttack, ...]:
         """Returns the attacks in their order.
 
         Args:
@@ -200,35 +163,54 @@ class AutoAttack(BoundedAttack):
         return members if num_classes is None else tuple(suited(a, num_classes) for a in members)
 
     def __call__(
-        self, view: View, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
-    ) -> Any:
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> Array:
         """Returns the adversarial images; see `Attack`."""
+        if starts is not None:
+            raise ValueError("Expected starts to be None: AutoAttack begins at the images.")
         return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
 
-    def perturb(self, view: View, images: Any, labels: Any, *, key: KeyArray, index: Any) -> Any:
-        """Returns what a call gives: a suite prepares its own batches."""
-        return self(view, images, labels, key=key, index=index)
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns what a call gives: a suite plans the runs of its attacks itself."""
+        report = self.report(view, images, labels, key=key, index=index)
+        fallen = jnp.asarray(~report.standing)
+        return Found(jnp.asarray(report.images), fallen, fallen.astype(images.dtype))
 
     def dry_run(
-        self, view: View, images: Any, labels: Any, *, key: Key[Array, ""], index: Any = None
-    ) -> Any:
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+    ) -> Array:
         """Returns images of the same shape, every attack traced on them; see `Attack`."""
-        shape = jax.eval_shape(lambda images: view(images, key=key), images).shape
-        members = self.members(shape[-1])
+        images = jnp.asarray(images)
+        num_classes = jax.eval_shape(lambda images: view(images, key=key), images).shape[-1]
         if self.version == "rand":
             view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
-        for attack in members:
+        for attack in self.members(num_classes):
             images = attack(view, images, labels, key=key, index=index)
         return images
 
     def report(
         self,
         view: View,
-        images: Any,
-        labels: Any,
+        images: ArrayLike,
+        labels: ArrayLike,
         *,
-        key: Key[Array, ""],
-        index: Any = None,
+        key: KeyArray,
+        index: ArrayLike | None = None,
         progress_fn: Callable[[str], None] | None = None,
     ) -> Report:
         """Returns the adversarial images, what stands, and how it came to that.
@@ -249,7 +231,7 @@ class AutoAttack(BoundedAttack):
             raise ValueError(
                 f"Expected images={images} to be concrete: {type(self).__name__} runs on the host."
             )
-        index = np.arange(len(labels)) if index is None else index
+        index = np.arange(np.shape(labels)[0]) if index is None else index
         batches = Batches(self.batch_size, images, labels, index, quarters=True)
         images, labels = batches.images, batches.labels
         batches.labels = labels.astype(np.int32)
@@ -266,91 +248,11 @@ class AutoAttack(BoundedAttack):
         members = self.members(num_classes)
         if self.version == "rand":
             view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
-        return self._report(members, view, batches, key, progress_fn or (lambda line: None))
-
-    def _report(
-        self,
-        members: tuple[AttackInRuns, ...],
-        view: View,
-        batches: Batches,
-        key: Any,
-        progress_fn: Any,
-    ) -> Report:
-        images, standing = np.array(batches.images), np.zeros(len(batches.labels), bool)
-        fallen_to = np.full(len(standing), -2, np.int32)
-        random, flat = False, 0
-        everything = np.arange(len(standing))
-        for rows, batch in batches.of(everything):
-            right, differs, zero, logits = _inspect(view, *batch, rng.stream(key, "inspect"))
-            checks.check_finite(np.asarray(logits)[: len(rows)], batches.index[rows])
-            standing[rows] = np.asarray(right)[: len(rows)]
-            random |= bool(np.any(np.asarray(differs)[: len(rows)]))
-            flat += int(np.sum(np.asarray(zero)[: len(rows)]))
-        fallen_to[standing] = -1
-        stages = []
-        for number, attack in enumerate(members):
-            began = time.perf_counter()
-            attack_key = rng.stream(key, "attack", number)
-            for run in range(attack.num_runs):
-                for rows, batch in batches.of(np.flatnonzero(standing)):
-                    found, fallen = _one_run(attack, jnp.asarray(run), view, *batch, attack_key)
-                    fallen = np.asarray(fallen)[: len(rows)]
-                    images[rows[fallen]] = np.asarray(found)[: len(rows)][fallen]
-                    standing[rows[fallen]] = False
-                    fallen_to[rows[fallen]] = number
-                    progress_fn(
-                        f"{type(attack).__name__} {number + 1}/{len(members)}, run {run + 1}"
-                        f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
-                    )
-            stages.append(Stage(attack, int(standing.sum()), time.perf_counter() - began))
-        warnings = self._warnings(stages, random=random, num_flat=flat, num_examples=len(standing))
-        return Report(images, standing, fallen_to, tuple(stages), warnings)
-
-    def _warnings(self, stages, *, random, num_flat, num_examples) -> tuple[str, ...]:
-        found = []
-        if random and self.version != "rand":
-            found.append("randomized: the view's scores change from call to call; use 'rand'.")
-        if num_flat:
-            found.append(
-                f"zero gradient: the margin has none at {num_flat} of {num_examples} images; "
-                "rescale the logits or use float64."
-            )
-        for before, after in itertools.pairwise(stages):
-            won = before.num_standing - after.num_standing
-            if isinstance(after.attack, Square) and won > 0.002 * num_examples:
-                found.append(
-                    f"Square fooled {won} images that the attacks before it could not: gradients "
-                    "may be masked; add queries, restarts or an adaptive attack."
-                )
-        return tuple(found)
-
-
-@functools.partial(compiled, static_argnames=("attack",))
-def _one_run(attack, number, view, images, labels, index, key):
-    """Returns the images of one run, and which are in the ball and misclassified."""
-    points, _, _ = attack.run(number, view, images, labels, key=key, index=index)
-    points = attack.threat.project(without_nan(points, images), images)
-    logits = losses.decision(view(points, key=rng.stream(key, "judge", number)))
-    return points, losses.misclassified(logits, labels)
-
-
-@compiled
-def _inspect(
-    view: View,
-    images: Float[Array, "b *shape"],
-    labels: Int[Array, " b"],
-    index: Int[Array, " b"],
-    key: Key[Array, ""],
-) -> tuple[Bool[Array, " b"], Bool[Array, " b"], Bool[Array, " b"], Float[Array, "b c"]]:
-    """Returns where clean images are right, scores differ from call to call, gradients vanish.
-
-    And the logits themselves.
-    """
-    del index
-    slope, _, logits = losses.gradient(
-        losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
-    )
-    again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
-    apart = l2_norm(unit_l2(logits) - unit_l2(again))
-    right = ~losses.misclassified(logits, labels)
-    return right, apart > 1e-4, l2_norm(slope) == 0, logits
+        return run_suite(
+            members,
+            view,
+            batches,
+            key=key,
+            for_random=self.version == "rand",
+            progress_fn=progress_fn or (lambda line: None),
+        )

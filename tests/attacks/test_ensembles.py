@@ -1,11 +1,11 @@
-"""Attacks made for ensembles, noise and saturated logits."""
+"""Attacks on an ensemble by the logits of its members."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGD, FGSM, MORA, PGD, Averaged, Rescaled, ThreatModel, adaptive
+from robust_jax.attacks import APGD, MORA, ThreatModel, ensembles
 
 KEY = jax.random.key(29)
 THREAT = ThreatModel("linf", 0.1)
@@ -35,18 +35,18 @@ def members(many_digits):
 
 def standing(members, adversarial, rule):
     logits, _, labels = members
-    scores = adaptive.decide(logits(adversarial, key=None), rule)
+    scores = ensembles.decide(logits(adversarial, key=None), rule)
     return int(jnp.sum(jnp.argmax(scores, axis=1) == labels))
 
 
 def test_rules_by_hand():
     logits = jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]])
-    np.testing.assert_allclose(adaptive.decide(logits, "voting"), jnp.full((1, 3), 1 / 3))
+    np.testing.assert_allclose(ensembles.decide(logits, "voting"), jnp.full((1, 3), 1 / 3))
     np.testing.assert_allclose(
-        adaptive.decide(logits, "logits"), [[2 / 3, 1 / 3, 1 / 3]], rtol=1e-6
+        ensembles.decide(logits, "logits"), [[2 / 3, 1 / 3, 1 / 3]], rtol=1e-6
     )
     np.testing.assert_allclose(
-        jnp.exp(adaptive.decide(logits, "softmax")),
+        jnp.exp(ensembles.decide(logits, "softmax")),
         jax.nn.softmax(logits).mean(axis=0),
         rtol=1e-6,
     )
@@ -55,14 +55,14 @@ def test_rules_by_hand():
 def test_loss_by_hand():
     # Gaps of 2, 4 and 1: however sure a member is, the class it prefers has probability 4 / 6.
     logits = jnp.log(2.0) * jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 1.0]]])
-    own, no = jnp.asarray([0]), jnp.asarray(False)
+    own = jnp.asarray([0])
     for rule in ("softmax", "voting"):
         attack = MORA(THREAT, rule=rule, sharpness=2 * float(np.log(2)))
-        loss = attack.members_loss(logits, own, own, no)
+        loss = attack.members_loss(logits, own, own)
         np.testing.assert_allclose(loss, -np.log((4 / 6 + 1 / 6 + 1 / 6) / 3), rtol=1e-5)
     # The mean is log 2 / 3 * (2, 4, 1), its gap log 2: with sharpness log 2 powers of two.
     loss = MORA(THREAT, rule="logits", sharpness=float(np.log(2)))
-    found = loss.members_loss(logits, own, own, no)
+    found = loss.members_loss(logits, own, own)
     powers = 2.0 ** (np.array([2, 4, 1]) / 3)
     np.testing.assert_allclose(found, -np.log(powers[0] / powers.sum()), rtol=1e-5)
 
@@ -76,7 +76,7 @@ def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
     assert float(THREAT.distance(mora, images).max()) <= THREAT.eps + 1e-6
 
     def mean_softmax(images, *, key):
-        return adaptive.decide(logits(images, key=key), "softmax")
+        return ensembles.decide(logits(images, key=key), "softmax")
 
     apgd = APGD(THREAT, num_steps=30)(mean_softmax, images, labels, key=KEY)
     assert standing(members, mora, rule) <= standing(members, apgd, rule)
@@ -94,43 +94,6 @@ def test_mora_tries_targets_and_rows_are_independent(members):
     np.testing.assert_allclose(part, targeted[5:8], atol=2e-5)
 
 
-def test_rescaling_saves_a_saturated_model(digits):
-    def saturated(images, *, key):
-        # A power of two, whose product has no rounding that fused code could do otherwise.
-        return 2.0**20 * digits.view(images, key=key)
-
-    threat = ThreatModel("linf", 0.3)
-
-    def fallen(attack):
-        adversarial = attack(saturated, digits.images, digits.labels, key=KEY)
-        decisions = jnp.argmax(digits.view(adversarial, key=None), axis=1)
-        return int(jnp.sum(decisions != digits.labels))
-
-    # Most gradients are exactly zero in float32.
-    assert fallen(FGSM(threat)) <= 4
-    assert fallen(Rescaled(threat, FGSM(threat))) >= 8
-
-
-@pytest.mark.slow
-def test_averaged_attacks_a_random_model(digits):
-    def noisy(images, *, key):
-        return digits.view(images + 0.3 * jax.random.normal(key, images.shape), key=None)
-
-    threat = ThreatModel("linf", 0.2)
-    attack = Averaged(threat, APGD(threat, num_steps=20), num_samples=10)
-    adversarial = attack(noisy, digits.images, digits.labels, key=KEY)
-    draws = jnp.stack([noisy(adversarial, key=jax.random.key(s)) for s in range(20)])
-    right = jnp.mean(jnp.argmax(draws, axis=2) == digits.labels[None])
-    clean = jnp.stack([noisy(digits.images, key=jax.random.key(s)) for s in range(20)])
-    assert float(right) < 0.5 < float(jnp.mean(jnp.argmax(clean, axis=2) == digits.labels[None]))
-
-
-def test_rejects(linear):
-    with pytest.raises(ValueError, match=r"Expected attack=PGD.*with threat=ThreatModel"):
-        Averaged(THREAT, PGD(ThreatModel("linf", 0.2)))
-    with pytest.raises(ValueError, match=r"Expected sharpness=0.0 > 0"):
-        Rescaled(THREAT, PGD(THREAT), sharpness=0.0)
+def test_rejects():
     with pytest.raises(ValueError, match="Expected num_targets=-1 >= 0"):
         MORA(THREAT, num_targets=-1)
-    with pytest.raises(ValueError, match="Expected num_classes=2 >= 3 to scale logits"):
-        Rescaled(THREAT, PGD(THREAT))(*linear, key=KEY)

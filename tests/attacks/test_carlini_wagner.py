@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robust_jax import formats
-from robust_jax.attacks import EAD, CarliniWagner, losses, penalty
-from robust_jax.attacks.penalty import adam_step, search_constant
+from robust_jax.attacks import EAD, CarliniWagner, carlini_wagner, losses
+from robust_jax.attacks.carlini_wagner import adam_step, search_constant
 from robust_jax.attacks.threat import distance
 
 KEY = jax.random.key(19)
@@ -100,7 +100,7 @@ def test_ten_searches_repeat_as_the_authors_code_does(monkeypatch):
         found.append(repeat)
         return like
 
-    monkeypatch.setattr(penalty, "search_constant", record)
+    monkeypatch.setattr(carlini_wagner, "search_constant", record)
     for attack in (CarliniWagner, EAD):
         for fields in ({}, {"num_searches": 10}, {"num_searches": 10, "repeat": False}):
             attack(**fields).search(None, images)

@@ -2,19 +2,18 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class DecisionAttack(MinimumNormAttack):
         *,
         key: KeyArray,
         index: Index,
-        starts: Float[Array, "n *shape"] | None = None,
+        starts: Starts | None = None,
     ) -> tuple[Images, Bool[Array, " b"]]:
         """Returns an adversarial image each, or the clean one, and where one was found.
 
@@ -146,7 +145,7 @@ class DecisionAttack(MinimumNormAttack):
         *,
         key: KeyArray,
         index: Index,
-        starts: Float[Array, "n *shape"] | None = None,
+        starts: Starts | None = None,
     ) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for that stays adversarial when asked again.
 
@@ -165,7 +164,7 @@ class DecisionAttack(MinimumNormAttack):
         *,
         key: KeyArray,
         index: Index,
-        starts: Float[Array, "n *shape"] | None = None,
+        starts: Starts | None = None,
     ) -> Images:
         """Returns the adversarial images."""
         points, _ = self.first_points(view, images, labels, key=key, index=index, starts=starts)
@@ -227,7 +226,7 @@ class Boundary(DecisionAttack):
         if not self.adaptation > 1:
             raise ValueError(f"Expected adaptation={self.adaptation} > 1.")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "Boundary":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_steps=500)
 

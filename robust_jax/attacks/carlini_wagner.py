@@ -1,8 +1,7 @@
 """C&W and EAD: a distance plus a penalty, whose weight is searched for."""
 
 import dataclasses
-import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,10 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
-from robust_jax.attacks.checks import check_choice, check_counts, check_positive
+from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.threat import distance, expand
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 LARGEST_CONSTANT = 1e10
 """Upper bound of the search before anything has succeeded, as in the authors' code."""
@@ -93,7 +91,7 @@ class ConstantSearchAttack(MinimumNormAttack):
         if not self.confidence >= 0:
             raise ValueError(f"Expected confidence={self.confidence} >= 0.")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "ConstantSearchAttack":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_searches=3, num_steps=100)
 
@@ -153,13 +151,13 @@ class CarliniWagner(ConstantSearchAttack):
             def step(count, carry):
                 change, mean, square, best, best_size = carry
                 view_key = rng.stream(key, "view", number, count)
-                slope, (points, logits) = jax.grad(objective, has_aux=True)(change, view_key)
+                gradient, (points, logits) = jax.grad(objective, has_aux=True)(change, view_key)
                 size = distance("l2", points, images)
                 better = self.succeeded(logits, labels, self.confidence) & (size < best_size)
                 best = jnp.where(expand(better, best), points, best)
                 best_size = jnp.where(better, size, best_size)
                 change, mean, square = adam_step(
-                    change, slope, mean, square, count, self.learning_rate
+                    change, gradient, mean, square, count, self.learning_rate
                 )
                 return change, mean, square, best, best_size
 
@@ -174,11 +172,11 @@ class CarliniWagner(ConstantSearchAttack):
 
 
 def adam_step(
-    values: Array, slope: Array, mean: Array, square: Array, count: Array, rate: float
+    values: Array, gradient: Array, mean: Array, square: Array, count: Array, rate: float
 ) -> tuple[Array, Array, Array]:
     """Returns values and moments after step `count` (from 0) of Adam, elementwise."""
-    mean = 0.9 * mean + 0.1 * slope
-    square = 0.999 * square + 0.001 * slope**2
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient**2
     time = (count + 1).astype(values.dtype)
     unbiased = mean / (1 - 0.9**time)
     scale = jnp.sqrt(square / (1 - 0.999**time)) + 1e-8
@@ -207,8 +205,7 @@ class EAD(ConstantSearchAttack):
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
         check_positive(self, "learning_rate")
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"Expected beta={self.beta} >= 0 and finite.")
+        check_nonnegative(self, "beta")
         check_choice(self, "decision", ("elastic_net", "l1"))
 
     def size(self, points: Images, images: Images) -> Float[Array, " b"]:
@@ -236,10 +233,10 @@ class EAD(ConstantSearchAttack):
 
             def step(count, carry):
                 points, ahead, best, best_size = carry
-                slope = jax.grad(objective)(ahead, rng.stream(key, "view", number, 2 * count))
+                gradient = jax.grad(objective)(ahead, rng.stream(key, "view", number, 2 * count))
                 time = count.astype(images.dtype)
                 rate = self.learning_rate * jnp.sqrt(1 - time / self.num_steps)
-                moved = self.shrink(ahead - rate * slope, images)
+                moved = self.shrink(ahead - rate * gradient, images)
                 ahead = moved + time / (time + 3) * (moved - points)
                 judge_key = rng.stream(key, "view", number, 2 * count + 1)
                 logits = losses.decision(view(moved, key=judge_key))

@@ -9,7 +9,18 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import TypeCheckError
 
-from robust_jax.attacks import APGD, APGDT, FAB, FABT, PGD, AutoAttack, Square, ThreatModel, auto
+from robust_jax.attacks import (
+    APGD,
+    APGDT,
+    FAB,
+    FABT,
+    AutoAttack,
+    DeepFool,
+    Square,
+    ThreatModel,
+    autoattack,
+    suites,
+)
 
 KEY = jax.random.key(13)
 THREAT = ThreatModel("linf", 0.14)
@@ -26,18 +37,18 @@ def standing_of(digits, report):
 
 
 def test_the_official_hyper_parameters():
-    assert [type(attack) for attack in auto.standard(THREAT)] == [APGD, APGDT, FABT, Square]
-    ce, targeted, fab, square = auto.standard(THREAT)
+    assert [type(attack) for attack in autoattack.standard(THREAT)] == [APGD, APGDT, FABT, Square]
+    ce, targeted, fab, square = autoattack.standard(THREAT)
     assert (ce.loss, ce.num_steps, ce.num_restarts, ce.rho) == ("cross_entropy", 100, 1, 0.75)
     assert (targeted.num_targets, targeted.num_steps, targeted.num_restarts) == (9, 100, 1)
     assert (fab.num_targets, fab.num_steps, fab.num_restarts) == (9, 100, 1)
     assert (fab.max_bias, fab.overshoot, fab.shrink) == (0.1, 1.05, 0.9)
     assert (square.num_queries, square.initial_share, square.loss) == (5000, 0.8, "margin")
     assert not square.rescale_schedule
-    kinds = [type(attack) for attack in auto.plus(THREAT)]
+    kinds = [type(attack) for attack in autoattack.plus(THREAT)]
     assert kinds == [APGD, APGD, FAB, Square, APGDT, FABT]
-    assert [attack.num_runs for attack in auto.plus(THREAT)] == [5, 5, 5, 1, 9, 9]
-    assert [attack.loss for attack in auto.rand(THREAT)] == ["cross_entropy", "dlr"]
+    assert [attack.num_runs for attack in autoattack.plus(THREAT)] == [5, 5, 5, 1, 9, 9]
+    assert [attack.loss for attack in autoattack.rand(THREAT)] == ["cross_entropy", "dlr"]
     assert AutoAttack(THREAT, version="rand").num_samples == 20
 
 
@@ -62,12 +73,12 @@ def test_what_falls_is_fooled_inside_the_ball(digits):
 
 @pytest.mark.slow
 def test_few_compilations_and_any_batch_size(digits):
-    compiled = auto._one_run.of_arrays._cache_size()
+    compiled = suites._one_run.of_arrays._cache_size()
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK, batch_size=12)
     first = attack.report(digits.view, digits.images, digits.labels, key=KEY)
     again = attack.report(digits.view, digits.images[:7], digits.labels[:7], key=KEY)
     # Two batch sizes for each of the three attacks, however many runs and batches there were.
-    assert auto._one_run.of_arrays._cache_size() - compiled <= 6
+    assert suites._one_run.of_arrays._cache_size() - compiled <= 6
     np.testing.assert_array_equal(first.standing[:7], again.standing)
     np.testing.assert_allclose(first.images[:7], again.images, atol=2e-5)
 
@@ -77,14 +88,14 @@ def test_sharded_over_devices(digits, monkeypatch):
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK[:1], batch_size=15)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(digits.images, NamedSharding(mesh, PartitionSpec("data")))
-    one_run, rows_of_device = auto._one_run, []
+    one_run, rows_of_device = suites._one_run, []
 
     def watched(*arguments):
         found, fallen = one_run(*arguments)
         rows_of_device.extend(shard.data.shape[0] for shard in found.addressable_shards)
         return found, fallen
 
-    monkeypatch.setattr(auto, "_one_run", watched)
+    monkeypatch.setattr(suites, "_one_run", watched)
     there = attack.report(digits.view, spread, digits.labels, key=KEY)
     # Sixteen images stand at first, of batches of 15 rounded up to the four devices.
     assert rows_of_device == [4, 4, 4, 4]
@@ -162,7 +173,8 @@ def test_bad_input(digits):
     for member, message in (
         (Square(THREAT, targeted=True), "not to be targeted"),
         (APGD(THREAT, num_restarts=2, parallel=True), "not to be parallel"),
-        (PGD(THREAT), "to be made of runs|Expected type: tuple"),
+        (AutoAttack(THREAT), "made of runs"),
+        (DeepFool(), "made of runs|Expected type: tuple"),
     ):
         # The type checker of the tests is asked first; without it the ValueError is raised.
         with pytest.raises((ValueError, TypeCheckError), match=message):

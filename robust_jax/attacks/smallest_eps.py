@@ -1,17 +1,18 @@
 """PGD with a search for the smallest radius at which it succeeds."""
 
 import dataclasses
-from typing import Literal, Self
+from typing import Literal
 
 import jax.numpy as jnp
 
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
+from robust_jax.attacks.bounded import start_keys
+from robust_jax.attacks.carlini_wagner import search_constant
 from robust_jax.attacks.checks import check_counts, check_positive
-from robust_jax.attacks.gradient import PGD, Steps, climber
 from robust_jax.attacks.minimum_norm import EitherNormAttack
-from robust_jax.attacks.penalty import search_constant
+from robust_jax.attacks.pgd import PGD, climb
+from robust_jax.attacks.runs import Run
 from robust_jax.attacks.threat import ThreatModel, distance
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SmallestEps(EitherNormAttack):
             raise ValueError(f"Expected growth={self.growth} > 1.")
         self._pgd()
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "SmallestEps":
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_searches=10)
 
@@ -63,6 +64,7 @@ class SmallestEps(EitherNormAttack):
             ThreatModel(self.distance_norm, self.initial_eps, self.bounds),
             loss=self.loss,
             targeted=self.targeted,
+            random_start=self.random_start,
             min_probability=self.min_probability,
         )
 
@@ -70,16 +72,23 @@ class SmallestEps(EitherNormAttack):
         self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
     ) -> Images:
         """Returns the adversarial images."""
+        pgd = self._pgd()
 
         def run(number, eps):
-            steps = Steps(
-                self.num_steps,
-                self.relative_step * eps,
-                random_start=self.random_start,
+            found = climb(
+                pgd,
+                Run(number, restart=number),
+                view,
+                images,
+                labels,
+                num_steps=self.num_steps,
+                step_size=self.relative_step * eps,
+                start=pgd.start(images, start_keys(key, index, number), eps=eps),
                 keep="best",
+                eps=eps,
+                key=key,
             )
-            climb = climber(self._pgd(), steps, view, images, labels, key=key, index=index, eps=eps)
-            found, success, _ = climb(number)
-            return found, jnp.where(success, distance(self.norm, found, images), jnp.inf)
+            size = distance(self.norm, found.images, images)
+            return found.images, jnp.where(found.success, size, jnp.inf)
 
         return search_constant(run, self.num_searches, self.initial_eps, images, growth=self.growth)

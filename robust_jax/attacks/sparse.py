@@ -2,18 +2,18 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.base import Images, Index, KeyArray, Labels
 from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
-from robust_jax.types import View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +86,11 @@ class JSMA(MinimumNormAttack):
         """Returns what the copy of that toolbox in the repository of PDD's authors does."""
         return dataclasses.replace(cls.art(theta, gamma), stop="iterations")
 
-    def reduced(self) -> Self:
+    def reduced(self) -> "JSMA":
         """Returns the attack at the small budget of a trial."""
         return self
 
-    def check(self, images: Any) -> None:
+    def check(self, images: Array | np.ndarray) -> None:
         """Raises ValueError where gamma allows less than two features of such images."""
         num_features = math.prod(images.shape[1:])
         if self.gamma * num_features < 2:

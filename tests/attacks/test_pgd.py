@@ -52,7 +52,7 @@ def test_best_iterate_and_restarts_never_lose_what_was_won(digits):
 @pytest.mark.slow
 def test_parallel_restarts_change_nothing(digits):
     loop = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3)
-    parallel = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3, parallel_restarts=True)
+    parallel = PGD(ThreatModel("linf", 0.08), num_steps=4, num_restarts=3, parallel=True)
     np.testing.assert_allclose(
         loop(digits.view, digits.images, digits.labels, key=KEY),
         parallel(digits.view, digits.images, digits.labels, key=KEY),

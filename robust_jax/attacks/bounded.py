@@ -1,0 +1,150 @@
+"""Attacks inside a ball, made of runs."""
+
+import abc
+import dataclasses
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.base import Attack
+from robust_jax.attacks.checks import check_counts
+from robust_jax.attacks.runs import Found, Number, Run, best_of
+from robust_jax.attacks.threat import ThreatModel
+from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundedAttack(Attack):
+    """An attack inside a ball: runs (restarts times targets), of which the best end is kept.
+
+    A subclass defines `run`; the plan of runs is carried out here, and run by run by a suite, each
+    on the examples that still stand.
+
+    Guarantees:
+        Also: the result is in the ball (`ThreatModel` states the rounding) and eps = 0 gives the
+        images back.
+
+    Attributes:
+        threat: the ball.
+        in_steps: can a run be watched (`Run.watched`)?
+        num_restarts: runs, each with draws of its own. This and the next two are fields of the
+            attacks that have a choice.
+        num_targets: the likeliest other classes that the restarts are made towards, one after the
+            other; 0 to leave the label.
+        parallel: all runs at once, at so many times the memory; in turn the memory is that of one
+            batch.
+    """
+
+    in_steps: ClassVar[bool] = False
+    # Without annotations, so that subclasses may make them fields.
+    num_restarts = 1
+    num_targets = 0
+    parallel = False
+
+    threat: ThreatModel
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the ball is none, or there are no runs."""
+        super().__post_init__()
+        if not isinstance(self.threat, ThreatModel):
+            raise ValueError(f"Expected threat={self.threat!r} to be a ThreatModel.")
+        check_counts(self, "num_restarts")
+        if self.num_targets < 0:
+            raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Returns the smallest and largest pixel value."""
+        return self.threat.bounds
+
+    def check(self, images: Array | np.ndarray) -> None:
+        """Raises ValueError where the ball is larger than the box of such images."""
+        self.threat.check(images.shape[1:])
+
+    @property
+    def num_runs(self) -> int:
+        """Returns the number of runs."""
+        return self.num_restarts * max(self.num_targets, 1)
+
+    def planned(
+        self, number: Number, view: View, images: Images, labels: Labels, *, key: KeyArray
+    ) -> Run:
+        """Returns the run of this number: all restarts towards the likeliest class come first."""
+        if not self.num_targets:
+            return Run(number, restart=number)
+        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
+        targets = losses.ranked_targets(logits, labels, self.num_targets)
+        target = targets[:, number // self.num_restarts]
+        return Run(number, restart=number % self.num_restarts, target=target)
+
+    @abc.abstractmethod
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of one run; what it draws comes from `key`, `run.number` and `index`."""
+
+    def perturb(
+        self,
+        view: View,
+        images: Images,
+        labels: Labels,
+        *,
+        key: KeyArray,
+        index: Index,
+        starts: Starts | None = None,
+    ) -> Images:
+        """Returns the images of the best run."""
+
+        def numbered(number: Number) -> Found:
+            run = self.planned(number, view, images, labels, key=key)._replace(starts=starts)
+            return self.run(run, view, images, labels, key=key, index=index)
+
+        return best_of(numbered, self.num_runs, images, parallel=self.parallel)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossAttack(BoundedAttack):
+    """An attack that raises a loss.
+
+    Attributes:
+        loss: what is raised (of a targeted attack: lowered). "kl" is the divergence of the
+            prediction from that of the clean image, which needs no label (TRADES' inner attack).
+        targeted: the labels are classes to reach, not to leave.
+    """
+
+    random_start = False  # a field of the attacks that have a choice
+
+    loss: Literal["cross_entropy", "dlr", "margin", "kl"] = "cross_entropy"
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown loss, or one that has no target."""
+        super().__post_init__()
+        if self.loss != "kl":
+            losses.named(self.loss)
+        elif self.targeted:
+            raise ValueError("Expected loss='kl' with targeted=False: it sees no label.")
+        elif not self.random_start:
+            raise ValueError(
+                "Expected loss='kl' with random_start=True: it has no gradient at the clean image."
+            )
+
+    def loss_fn(self, view: View, images: Images, *, key: KeyArray) -> losses.Loss:
+        """Returns the loss to raise around these clean images."""
+        if self.loss == "kl":
+            clean = view(images, key=rng.stream(key, "clean"))
+            return losses.kl(losses.decision(clean))
+        loss_fn = losses.named(self.loss)
+        return losses.negated(loss_fn) if self.targeted else loss_fn
+
+    def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
+        """Returns where the attack has reached its goal."""
+        return losses.misclassified(logits, labels) != self.targeted
+
+
+def start_keys(key: KeyArray, index: Index, *counters: Number) -> Key[Array, " b"]:
+    """Returns each example's key for the starting point of a run."""
+    return rng.per_example(rng.stream(key, "start", *counters), index)

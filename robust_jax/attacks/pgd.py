@@ -1,0 +1,296 @@
+"""FGSM, BIM, MIM, PGD: steps of fixed length along the gradient of a loss."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.bounded import LossAttack, start_keys
+from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
+from robust_jax.attacks.runs import Found, Number, Path, Run, keep_better, nothing
+from robust_jax.attacks.threat import expand
+from robust_jax.types import Images, Index, KeyArray, Labels, View
+
+
+def climb(
+    attack: LossAttack,
+    run: Run,
+    view: View,
+    images: Images,
+    labels: Labels,
+    *,
+    num_steps: Number,
+    step_size: float | Array,
+    key: KeyArray,
+    start: Images | None = None,
+    decay: float | None = None,
+    keep: Literal["best", "last"] = "last",
+    eps: Float[Array, " b"] | None = None,
+    loss_fn: losses.Loss | None = None,
+) -> Found:
+    """Returns the end of one run of x <- project(x + step_size * steepest(direction)).
+
+    Args:
+        attack: says what is raised, which ball it is, what counts as success.
+        run: which run; a watched one has a number of steps that is not traced.
+        view: the model under attack.
+        images: clean images.
+        labels: class of each image.
+        num_steps: number of steps, which may be traced.
+        step_size: length of a step, or one length per example [b].
+        key: root of the draws of all runs.
+        start: where to begin; None at the clean images.
+        decay: the direction is the gradient, or with a decay the running sum of gradients, each
+            divided by its mean absolute value.
+        keep: "best": every point on the way competes, the start included; "last": the last one.
+        eps: radius of each example's ball in place of the attack's.
+        loss_fn: what is raised in place of the attack's loss.
+    """
+    threat = attack.threat
+    loss_fn = loss_fn or attack.loss_fn(view, images, key=key)
+    view_key = rng.stream(key, "view", run.number)
+    start = images if start is None else start
+    if eps is not None:
+        step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
+
+    def judge(points: Images, key: KeyArray) -> Found:
+        values, logits = losses.evaluate(loss_fn, view, points, labels, key=key)
+        return Found(points, attack.succeeded(logits, labels), values)
+
+    def step(number, carry):
+        points, momentum, best, path = carry
+        gradient, values, logits = losses.gradient(
+            loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
+        )
+        here = Found(points, attack.succeeded(logits, labels), values)
+        if path is not None:
+            path = path.noted(number, here.loss, here.success)
+        if best is not None:
+            best = keep_better(best, here)
+        if decay is not None:
+            size = jnp.mean(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
+            gradient = gradient / expand(jnp.where(size > 0, size, 1), gradient)
+            gradient = momentum = decay * momentum + gradient
+        points = threat.project(points + step_size * threat.steepest(gradient), images, eps=eps)
+        return points, momentum, best, path
+
+    momentum = None if decay is None else jnp.zeros_like(images)
+    best = path = None
+    if keep == "best" or run.watched:
+        loss = jax.eval_shape(lambda: judge(images, key).loss)
+        best = nothing(start, loss) if keep == "best" else None
+        path = Path.empty(num_steps, loss) if run.watched else None
+    points, _, best, path = jax.lax.fori_loop(0, num_steps, step, (start, momentum, best, path))
+    # Where only the images are asked for, XLA leaves this pass out with keep="last".
+    end = judge(points, rng.stream(view_key, "end"))
+    if path is not None:
+        path = path.noted(num_steps, end.loss, end.success)
+    return (end if best is None else keep_better(best, end))._replace(path=path)
+
+
+@dataclasses.dataclass(frozen=True)
+class FGSM(LossAttack):
+    """One step of length eps.
+
+    References:
+        Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", 2015.
+    """
+
+    in_steps: ClassVar[bool] = True
+
+    def reduced(self) -> "FGSM":
+        """Returns the attack itself."""
+        return self
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of the step."""
+        del index  # nothing is drawn but by the view
+        eps = self.threat.eps
+        return climb(self, run, view, images, labels, num_steps=1, step_size=eps, key=key)
+
+
+@dataclasses.dataclass(frozen=True)
+class BIM(LossAttack):
+    """Steps from the clean image; the last iterate.
+
+    Attributes:
+        num_steps: number of steps.
+        step_size: length of a step; None is eps / num_steps.
+
+    References:
+        Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", 2017.
+    """
+
+    in_steps: ClassVar[bool] = True
+
+    num_steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for steps that make no sense."""
+        super().__post_init__()
+        check_counts(self, "num_steps")
+        check_positive(self, "step_size")
+
+    def reduced(self) -> "BIM":
+        """Returns the attack itself."""
+        return self
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of the steps."""
+        del index  # nothing is drawn but by the view
+        steps = self.num_steps
+        length = self.threat.eps / steps if self.step_size is None else self.step_size
+        return climb(self, run, view, images, labels, num_steps=steps, step_size=length, key=key)
+
+
+@dataclasses.dataclass(frozen=True)
+class MIM(LossAttack):
+    """BIM along a running sum of gradients, each divided by its mean absolute value.
+
+    CleverHans divides by the mean, the paper by the sum of absolute values: the sum differs by a
+    factor, and the steps not at all.
+
+    Attributes:
+        num_steps: number of steps.
+        step_size: length of a step; None is eps / num_steps.
+        decay: what is left of the sum at each step.
+
+    References:
+        Dong et al., "Boosting adversarial attacks with momentum", 2018.
+    """
+
+    in_steps: ClassVar[bool] = True
+
+    num_steps: int = 10
+    step_size: float | None = None
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for steps or a decay that make no sense."""
+        super().__post_init__()
+        check_counts(self, "num_steps")
+        check_positive(self, "step_size")
+        check_nonnegative(self, "decay")
+
+    def reduced(self) -> "MIM":
+        """Returns the attack itself."""
+        return self
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of the steps."""
+        del index  # nothing is drawn but by the view
+        steps = self.num_steps
+        return climb(
+            self,
+            run,
+            view,
+            images,
+            labels,
+            num_steps=steps,
+            step_size=self.threat.eps / steps if self.step_size is None else self.step_size,
+            decay=self.decay,
+            key=key,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD(LossAttack):
+    """Steps from random points of the ball.
+
+    Attributes:
+        num_steps: number of steps.
+        step_size: length of a step; None is 2.5 * eps / num_steps (Madry et al.).
+        random_start: start from a draw of the ball rather than from the clean image.
+        start_sigma: standard deviation of a Gaussian draw around the clean image (.001 in TRADES
+            and MART); None for a uniform draw of the ball.
+        num_restarts: number of starts, of which the best end is kept.
+        keep: "best": of all points on the way the best one (a success before a failure, then the
+            larger loss; one more forward pass); "last": the last point, as most papers did.
+        parallel: all restarts at once. Costs `num_restarts` times the memory; in turn (the default)
+            the memory is that of one batch.
+        min_probability: softmax probability of the wrong (targeted: the reached) class that
+            counts as success; high-confidence PGD has .9.
+
+    References:
+        Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018.
+    """
+
+    in_steps: ClassVar[bool] = True
+
+    num_steps: int = 10
+    step_size: float | None = None
+    random_start: bool = True
+    start_sigma: float | None = None
+    num_restarts: int = 1
+    keep: Literal["best", "last"] = "best"
+    parallel: bool = False
+    min_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for steps or restarts that make no sense."""
+        super().__post_init__()
+        check_counts(self, "num_steps")
+        check_positive(self, "step_size")
+        check_positive(self, "start_sigma")
+        if self.start_sigma is not None and not self.random_start:
+            raise ValueError(f"Expected start_sigma={self.start_sigma} with random_start=True.")
+        if self.num_restarts > 1 and not self.random_start:
+            raise ValueError(
+                f"Expected num_restarts={self.num_restarts} to be 1 where random_start=False: "
+                "every restart would be the same."
+            )
+        if not 0 <= self.min_probability < 1:
+            raise ValueError(f"Expected min_probability={self.min_probability} in [0, 1).")
+        check_choice(self, "keep", ("best", "last"))
+
+    def reduced(self) -> "PGD":
+        """Returns the attack with one restart."""
+        return self.at_most(num_restarts=1)
+
+    def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
+        """Returns where the attack has reached its goal with the probability asked for."""
+        reached = super().succeeded(logits, labels)
+        if self.min_probability == 0:
+            return reached
+        return reached & (jnp.max(jax.nn.softmax(logits), axis=1) >= self.min_probability)
+
+    def start(
+        self, images: Images, keys: Key[Array, " b"], *, eps: Float[Array, " b"] | None = None
+    ) -> Images:
+        """Returns where a run begins; `eps` is as in `climb`."""
+        if not self.random_start:
+            return images
+        if self.start_sigma is None:
+            return self.threat.sample(images, keys, eps=eps)
+        shape, dtype = images.shape[1:], images.dtype
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+        return self.threat.project(images + self.start_sigma * noise, images, eps=eps)
+
+    def run(
+        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
+    ) -> Found:
+        """Returns the end of one restart."""
+        steps = self.num_steps
+        return climb(
+            self,
+            run,
+            view,
+            images,
+            labels,
+            num_steps=steps,
+            step_size=2.5 * self.threat.eps / steps if self.step_size is None else self.step_size,
+            start=self.start(images, start_keys(key, index, run.number)),
+            keep=self.keep,
+            key=key,
+        )

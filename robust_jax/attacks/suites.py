@@ -1,0 +1,163 @@
+"""Suites: attacks one after the other, each on the examples that still stand.
+
+A suite runs on the host over compiled runs of a few fixed batch sizes, so fallen examples cost
+nothing and nothing is compiled per batch.
+"""
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from robust_jax import rng
+from robust_jax.attacks import losses
+from robust_jax.attacks.bounded import BoundedAttack
+from robust_jax.attacks.checks import check_finite
+from robust_jax.attacks.dataset import Batches
+from robust_jax.attacks.runs import Number
+from robust_jax.attacks.square import Square
+from robust_jax.attacks.threat import l2_norm, unit_l2, without_nan
+from robust_jax.runtime.live import compiled
+from robust_jax.types import Images, Index, KeyArray, Labels, View
+
+
+class Stage(NamedTuple):
+    """What one attack of a suite did.
+
+    Attributes:
+        attack: its configuration.
+        num_standing: examples still right after it.
+        seconds: wall time, compilation included.
+    """
+
+    attack: BoundedAttack
+    num_standing: int
+    seconds: float
+
+
+class Report(NamedTuple):
+    """What a suite found.
+
+    Attributes:
+        images: the adversarial image of each fallen example, the clean one of each other.
+        standing: examples that no attack changed the decision on.
+        fallen_to: number of the attack that each example fell to; -1 where it stands, and -2
+            where the clean image is misclassified.
+        stages: one per attack that ran.
+        warnings: why the result may overstate robustness, in words.
+    """
+
+    images: np.ndarray
+    standing: np.ndarray
+    fallen_to: np.ndarray
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...]
+
+
+def run_suite(
+    attacks: Sequence[BoundedAttack],
+    view: View,
+    batches: Batches,
+    *,
+    key: KeyArray,
+    for_random: bool,
+    progress_fn: Callable[[str], None],
+) -> Report:
+    """Returns what the attacks leave of the examples, run by run, and how it came to that.
+
+    Args:
+        attacks: in their order.
+        view: the model under attack.
+        batches: the examples.
+        key: root of all draws.
+        for_random: is the suite made for random models? Else one is warned of.
+        progress_fn: called with one line after every batch.
+    """
+    images, standing = np.array(batches.images), np.zeros(len(batches), bool)
+    fallen_to = np.full(len(standing), -2, np.int32)
+    is_random, num_flat = False, 0
+    for rows, batch in batches.of(np.arange(len(standing))):
+        seen = jax.device_get(_inspect(view, *batch, rng.stream(key, "inspect")))
+        right, differs, flat, logits = (values[: len(rows)] for values in seen)
+        check_finite(logits, batches.index[rows])
+        standing[rows] = right
+        is_random |= bool(np.any(differs))
+        num_flat += int(np.sum(flat))
+    fallen_to[standing] = -1
+    stages = []
+    for number, attack in enumerate(attacks):
+        began = time.perf_counter()
+        attack_key = rng.stream(key, "attack", number)
+        for run in range(attack.num_runs):
+            for rows, batch in batches.of(np.flatnonzero(standing)):
+                points, fallen = _one_run(attack, jnp.asarray(run), view, *batch, attack_key)
+                fallen = np.asarray(fallen)[: len(rows)]
+                images[rows[fallen]] = np.asarray(points)[: len(rows)][fallen]
+                standing[rows[fallen]] = False
+                fallen_to[rows[fallen]] = number
+                progress_fn(
+                    f"{type(attack).__name__} {number + 1}/{len(attacks)}, run {run + 1}"
+                    f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
+                )
+        stages.append(Stage(attack, int(standing.sum()), time.perf_counter() - began))
+    warnings = []
+    if is_random and not for_random:
+        warnings.append("randomized: the view's scores change from call to call; use 'rand'.")
+    if num_flat:
+        warnings.append(
+            f"zero gradient: the margin has none at {num_flat} of {len(standing)} images; "
+            "rescale the logits or use float64."
+        )
+    for before, after in itertools.pairwise(stages):
+        won = before.num_standing - after.num_standing
+        if isinstance(after.attack, Square) and won > 0.002 * len(standing):
+            warnings.append(
+                f"Square fooled {won} images that the attacks before it could not: gradients "
+                "may be masked; add queries, restarts or an adaptive attack."
+            )
+    return Report(images, standing, fallen_to, tuple(stages), tuple(warnings))
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _one_run(
+    attack: BoundedAttack,
+    number: Number,
+    view: View,
+    images: Images,
+    labels: Labels,
+    index: Index,
+    key: KeyArray,
+) -> tuple[Images, Bool[Array, " b"]]:
+    """Returns the images of one run, and which are in the ball and misclassified."""
+    run = attack.planned(number, view, images, labels, key=key)
+    points = attack.run(run, view, images, labels, key=key, index=index).images
+    points = attack.threat.project(without_nan(points, images), images)
+    logits = losses.decision(view(points, key=rng.stream(key, "judge", number)))
+    return points, losses.misclassified(logits, labels)
+
+
+class _Inspected(NamedTuple):
+    """What is asked of the clean images."""
+
+    right: Bool[Array, " b"]
+    differs: Bool[Array, " b"]  # from call to call
+    flat: Bool[Array, " b"]  # without a gradient
+    logits: Float[Array, "b c"]
+
+
+@compiled
+def _inspect(view: View, images: Images, labels: Labels, index: Index, key: KeyArray) -> _Inspected:
+    del index
+    gradient, _, logits = losses.gradient(
+        losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
+    )
+    again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
+    apart = l2_norm(unit_l2(logits) - unit_l2(again))
+    right = ~losses.misclassified(logits, labels)
+    return _Inspected(right, apart > 1e-4, l2_norm(gradient) == 0, logits)

@@ -1,0 +1,56 @@
+"""The small budget of a trial: every attack says it, and it is small."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from robust_jax import attacks
+from robust_jax.attacks import MORA, PGD, Attack, AutoAttack, Averaged, BoundedAttack, ThreatModel
+
+KEY = jax.random.key(3)
+THREAT = ThreatModel("linf", 0.05)
+ALL = [
+    one
+    for one in vars(attacks).values()
+    if inspect.isclass(one) and issubclass(one, Attack) and not inspect.isabstract(one)
+]
+
+
+def at_defaults(one):
+    """Returns an attack as it is by default, with the restarts of a thorough evaluation."""
+    fields = {"num_restarts": 5} if "num_restarts" in one.__dataclass_fields__ else {}
+    inner = {"attack": PGD(THREAT)} if "attack" in one.__dataclass_fields__ else {}
+    return one(THREAT, **inner, **fields) if issubclass(one, BoundedAttack) else one()
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.__name__)
+def test_it_is_the_same_attack_and_reduced_once(one):
+    attack = at_defaults(one)
+    small = attack.reduced()
+    assert type(small) is one
+    assert small.reduced() == small
+    if one in (Averaged, AutoAttack):
+        assert small != attack
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "one", [one for one in ALL if one is not AutoAttack], ids=lambda one: one.__name__
+)
+def test_a_trial_costs_few_passes(one):
+    """A view whose decision nothing changes, so that no search ends before its time."""
+    passes = []
+
+    def view(images, *, key=None):
+        del key
+        jax.debug.callback(lambda: passes.append(1))
+        mean = jnp.mean(images, axis=(1, 2, 3))
+        logits = jnp.stack([1 + 1e-3 * mean] + 9 * [images[:, 0, 0, 0]], axis=1)
+        return logits[None] if one is MORA else logits
+
+    images = jnp.full((2, 6, 6, 1), 0.5)
+    at_defaults(one).reduced()(view, images, jnp.zeros(2, int), key=KEY)
+    jax.effects_barrier()
+    assert 1 < len(passes) < 2100

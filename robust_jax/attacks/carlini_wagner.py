@@ -1,7 +1,7 @@
 """C&W and EAD: a distance plus a penalty, whose weight is searched for."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.runs import Number
 from robust_jax.attacks.threat import distance, expand
 from robust_jax.types import Images, Index, KeyArray, Labels, View
 
@@ -18,8 +19,20 @@ LARGEST_CONSTANT = 1e10
 """Upper bound of the search before anything has succeeded, as in the authors' code."""
 
 
+@runtime_checkable
+class Search(Protocol):
+    """Returns the images found with a constant per example, and their size.
+
+    The size is infinite where nothing was found. `number` is that of the search.
+    """
+
+    def __call__(
+        self, number: Number, constant: Float[Array, " b"], /
+    ) -> tuple[Images, Float[Array, " b"]]: ...
+
+
 def search_constant(
-    run: Any,
+    run: Search,
     num_searches: int,
     initial: float,
     like: Array,
@@ -35,8 +48,7 @@ def search_constant(
     none has.
 
     Args:
-        run: function of the search's number and the constants [b] to (images, size), size
-            infinite where nothing was found.
+        run: one search.
         num_searches: number of constants tried.
         initial: the first constant.
         like: the clean images, kept where nothing is found.
@@ -95,7 +107,7 @@ class ConstantSearchAttack(MinimumNormAttack):
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_searches=3, num_steps=100)
 
-    def search(self, run: Any, images: Images) -> Images:
+    def search(self, run: Search, images: Images) -> Images:
         """Returns the images of least size over the constants, see `search_constant`."""
         repeat = self.num_searches >= 10 if self.repeat is None else self.repeat
         return search_constant(run, self.num_searches, self.initial_constant, images, repeat=repeat)

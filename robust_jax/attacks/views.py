@@ -215,7 +215,7 @@ def nes(
 ) -> GradientFromScores:
     """Returns the view whose gradient is estimated from differences of scores.
 
-    Any gradient attack on it is a black-box attack. The noise is drawn for the batch, so rows
+    Every gradient attack on it is a black-box attack. The noise is drawn for the batch, so rows
     are not independent as they are for a deterministic view; the attacks NES and SPSA draw by
     example.
 

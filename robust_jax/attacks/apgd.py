@@ -12,9 +12,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
-from robust_jax.attacks.runs import Found, Path, Run, keep_better, nothing
+from robust_jax.attacks.runs import Found, Given, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels, View
 
 ALPHA = 0.75
 """Weight of the gradient step, of which 1 - alpha is left to the last change (momentum)."""
@@ -226,10 +226,9 @@ class APGD(BoundedAttack):
         """Returns the attack with one restart."""
         return self.at_most(num_restarts=1)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the best point of one run from one random start."""
+        view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
         return climb(
             view,

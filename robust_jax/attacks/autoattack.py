@@ -17,13 +17,13 @@ from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.runs import Found, Run
+from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.suites import Report, run_suite
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.views import eot
 from robust_jax.runtime.live import held
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import KeyArray, View
 
 
 def standard(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
@@ -177,10 +177,9 @@ class AutoAttack(BoundedAttack):
             raise ValueError("Expected starts to be None: AutoAttack begins at the images.")
         return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns what a call gives: a suite plans the runs of its attacks itself."""
+        view, images, labels, key, index, _ = given
         report = self.report(view, images, labels, key=key, index=index)
         fallen = jnp.asarray(~report.standing)
         return Found(jnp.asarray(report.images), fallen, fallen.astype(images.dtype))

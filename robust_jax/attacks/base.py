@@ -6,7 +6,7 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 import abc
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +17,12 @@ from numpy.typing import ArrayLike
 
 from robust_jax import rng
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
+from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import without_nan
 from robust_jax.runtime.live import as_pytree, compiled
-from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
+from robust_jax.types import Images, KeyArray, View
 
 AttackType = TypeVar("AttackType", bound="Attack")
-
-
-class Given(NamedTuple):
-    """What an attack is called with, as its compiled parts take it."""
-
-    view: View
-    images: Images
-    labels: Labels
-    key: KeyArray
-    index: Index
-    starts: Starts | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +68,8 @@ class Attack(abc.ABC):
         """Raises ValueError where images of this shape do not suit the attack."""
 
     @abc.abstractmethod
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
-        """Returns the adversarial images; `__call__` has checked and prepared the arguments.
-
-        One that `takes_starts` is given `starts` too.
-        """
+    def perturb(self, given: Given) -> Images:
+        """Returns the adversarial images; `__call__` has checked and prepared what is given."""
 
     @abc.abstractmethod
     def reduced(self) -> "Attack":
@@ -99,19 +84,9 @@ class Attack(abc.ABC):
         fields = {name: min(getattr(self, name), limit) for name, limit in limits.items()}
         return dataclasses.replace(self, **fields)
 
-    def has_start(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> Bool[Array, " b"]:
+    def has_start(self, given: Given) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for: all, unless it begins at other images."""
-        del view, images, key, index, starts
-        return jnp.ones(labels.shape, bool)
+        return jnp.ones(given.labels.shape, bool)
 
     def started(
         self,
@@ -137,7 +112,7 @@ class Attack(abc.ABC):
             starts: as in a call.
         """
         given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
-        return _started(self, *given)
+        return _started(self, given)
 
     def prepared(
         self,
@@ -227,34 +202,17 @@ class Attack(abc.ABC):
             ValueError: shapes, dtypes or (where they are concrete) values do not fit.
         """
         given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
-        return _perturbed(self, *given) if len(given.images) else given.images
+        return _perturbed(self, given) if len(given.images) else given.images
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _perturbed(
-    attack: Attack,
-    view: View,
-    images: Images,
-    labels: Labels,
-    key: KeyArray,
-    index: Index,
-    starts: Starts | None,
-) -> Images:
+def _perturbed(attack: Attack, given: Given) -> Images:
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
-    view, images = jax.lax.stop_gradient((view, images))
-    pool = {"starts": starts} if attack.takes_starts else {}
-    adversarial = attack.perturb(view, images, labels, key=key, index=index, **pool)
+    view, images = jax.lax.stop_gradient((given.view, given.images))
+    adversarial = attack.perturb(given._replace(view=view, images=images))
     return jax.lax.stop_gradient(without_nan(adversarial, images))
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _started(
-    attack: Attack,
-    view: View,
-    images: Images,
-    labels: Labels,
-    key: KeyArray,
-    index: Index,
-    starts: Starts | None,
-) -> Bool[Array, " b"]:
-    return attack.has_start(view, images, labels, key=key, index=index, starts=starts)
+def _started(attack: Attack, given: Given) -> Bool[Array, " b"]:
+    return attack.has_start(given)

@@ -11,9 +11,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_counts
-from robust_jax.attacks.runs import Found, Number, Run, best_of
+from robust_jax.attacks.runs import Found, Given, Number, Run, best_of
 from robust_jax.attacks.threat import ThreatModel
-from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
+from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,40 +69,27 @@ class BoundedAttack(Attack):
         """Returns the number of runs."""
         return self.num_restarts * max(self.num_targets, 1)
 
-    def planned(
-        self, number: Number, view: View, images: Images, labels: Labels, *, key: KeyArray
-    ) -> Run:
+    def planned(self, number: Number, given: Given) -> Run:
         """Returns the run of this number: all restarts towards the likeliest class come first."""
         if not self.num_targets:
             return Run(number, restart=number)
-        logits = losses.decision(view(images, key=rng.stream(key, "targets")))
-        targets = losses.ranked_targets(logits, labels, self.num_targets)
+        logits = losses.decision(given.view(given.images, key=rng.stream(given.key, "targets")))
+        targets = losses.ranked_targets(logits, given.labels, self.num_targets)
         target = targets[:, number // self.num_restarts]
         return Run(number, restart=number % self.num_restarts, target=target)
 
     @abc.abstractmethod
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
-        """Returns the end of one run; what it draws comes from `key`, `run.number` and `index`."""
+    def run(self, run: Run, given: Given) -> Found:
+        """Returns the end of one run; it draws by `given.key`, `run.number` and `given.index`."""
 
-    def perturb(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the images of the best run."""
-
-        def numbered(number: Number) -> Found:
-            run = self.planned(number, view, images, labels, key=key)._replace(starts=starts)
-            return self.run(run, view, images, labels, key=key, index=index)
-
-        return best_of(numbered, self.num_runs, images, parallel=self.parallel)
+        return best_of(
+            lambda number: self.run(self.planned(number, given), given),
+            self.num_runs,
+            given.images,
+            parallel=self.parallel,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

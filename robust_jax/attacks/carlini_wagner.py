@@ -11,9 +11,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
-from robust_jax.attacks.runs import Number
+from robust_jax.attacks.runs import Given, Number
 from robust_jax.attacks.threat import distance, expand
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, Labels
 
 LARGEST_CONSTANT = 1e10
 """Upper bound of the search before anything has succeeded, as in the authors' code."""
@@ -137,11 +137,9 @@ class CarliniWagner(ConstantSearchAttack):
         super().__post_init__()
         check_positive(self, "learning_rate")
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
         low, high = self.bounds
         middle, half = (low + high) / 2, (high - low) / 2
         # Just inside the box, where the inverse of tanh is finite.
@@ -231,11 +229,9 @@ class EAD(ConstantSearchAttack):
         shrunk = jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - self.beta, 0)
         return jnp.clip(images + shrunk, *self.bounds)
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
 
         def run(number, constant):
             def objective(ahead, view_key):

@@ -70,7 +70,7 @@ class Batches:
         """Returns the number of examples."""
         return len(self.labels)
 
-    def of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Array, ...]]]:
+    def of(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[Array, Array, Array]]]:
         """Yields parts of the rows, each with its images, labels, index, padded by a row."""
         while len(rows):
             # A full batch costs no more than the quarters that it would be cut into.
@@ -78,10 +78,7 @@ class Batches:
             part, rows = rows[:size], rows[size:]
             padded = np.concatenate([part, np.repeat(part[:1], size - len(part))])
             arrays = self.images[padded], self.labels[padded], self.index[padded]
-            if self.sharding is None:
-                yield part, tuple(map(jnp.asarray, arrays))
-            else:
-                yield part, jax.device_put(arrays, self.sharding)
+            yield part, jax.device_put(arrays, self.sharding)
 
 
 def over_dataset(

@@ -12,8 +12,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
-from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
+from robust_jax.types import Images, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +55,12 @@ class DecisionAttack(MinimumNormAttack):
         """Returns where the decision is adversarial."""
         return self.succeeded(losses.decision(view(points, key=key)), labels)
 
-    def first_points(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> tuple[Images, Bool[Array, " b"]]:
+    def first_points(self, given: Given) -> tuple[Images, Bool[Array, " b"]]:
         """Returns an adversarial image each, or the clean one, and where one was found.
 
         An image that is adversarial as it is has found itself.
         """
+        view, images, labels, key, index, starts = given
         already = self.fooled(view, images, labels, key=rng.stream(key, "clean"))
         far, found = images, already
         if starts is not None and self.start == "image":
@@ -137,59 +130,28 @@ class DecisionAttack(MinimumNormAttack):
             (jnp.asarray(0), far, found),
         )[1:]
 
-    def has_start(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> Bool[Array, " b"]:
+    def has_start(self, given: Given) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for that stays adversarial when asked again.
 
         An image that is adversarial as it is needs none.
         """
-        points, found = self.first_points(view, images, labels, key=key, index=index, starts=starts)
-        already = jnp.all((points == images).reshape(*labels.shape, -1), axis=1)
-        again = self.fooled(view, points, labels, key=rng.stream(key, "begin"))
+        points, found = self.first_points(given)
+        already = jnp.all((points == given.images).reshape(*found.shape, -1), axis=1)
+        again = self.fooled(given.view, points, given.labels, key=rng.stream(given.key, "begin"))
         return found & (already | again)
 
-    def perturb(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        points, _ = self.first_points(view, images, labels, key=key, index=index, starts=starts)
-        return self.approach(view, images, labels, points, key=key, index=index)
+        points, _ = self.first_points(given)
+        return self.approach(points, given)
 
     @abc.abstractmethod
-    def approach(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        starts: Images,
-        *,
-        key: KeyArray,
-        index: Index,
-    ) -> Images:
-        """Returns the nearest adversarial images reached from given starts.
+    def approach(self, first: Images, given: Given) -> Images:
+        """Returns the nearest adversarial images that are reached.
 
         Args:
-            view: the model under attack.
-            images: clean images.
-            labels: class of each image.
-            starts: adversarial images; one that is not gives the clean image back.
-            key: root of the draws.
-            index: dataset row of each image.
+            first: where to begin: adversarial images; one that is not gives the clean image back.
+            given: what the attack is called with.
         """
 
 
@@ -230,21 +192,13 @@ class Boundary(DecisionAttack):
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_steps=500)
 
-    def approach(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        starts: Images,
-        *,
-        key: KeyArray,
-        index: Index,
-    ) -> Images:
-        """Returns the nearest adversarial images reached from given starts."""
+    def approach(self, first: Images, given: Given) -> Images:
+        """Returns the nearest adversarial images that are reached."""
+        view, images, labels, key, index, _ = given
         shape, dtype = images.shape[1:], images.dtype
         rows = labels.shape
         keys = rng.per_example(rng.stream(key, "walk"), index)
-        alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
+        alive = self.fooled(view, first, labels, key=rng.stream(key, "begin"))
 
         def propose(points, number, sphere_step, source_step):
             noise = jax.vmap(
@@ -307,7 +261,7 @@ class Boundary(DecisionAttack):
 
         none = jnp.zeros(rows, dtype)
         start = (
-            jnp.where(expand(alive, images), starts, images),
+            jnp.where(expand(alive, images), first, images),
             jnp.full(rows, self.sphere_step, dtype),
             jnp.full(rows, self.source_step, dtype),
             (none, none),

@@ -11,8 +11,9 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.linearised import LinearBoundary, nearest_boundary
 from robust_jax.attacks.minimum_norm import EitherNormAttack
+from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import expand, steepest
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,9 @@ class DeepFool(BoundaryStepAttack):
         super().__post_init__()
         check_nonnegative(self, "overshoot", "nudge")
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
         candidates, fooled = self.candidates(view, images, labels, key)
 
         def step(carry):
@@ -152,11 +151,9 @@ class TrustRegion(BoundaryStepAttack):
                 f"largest_radius={self.largest_radius} >= 1."
             )
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
         candidates, fooled = self.candidates(view, images, labels, key)
         target = self.nearest(view, images, labels, candidates, rng.stream(key, "target")).target
 

@@ -12,8 +12,8 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import check_share, climb, random_start
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_choice, check_counts, check_positive
-from robust_jax.attacks.runs import Found, Number, Run
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.attacks.runs import Found, Given, Number, Run
+from robust_jax.types import Labels
 
 
 def decide(logits: Float[Array, "m b c"], rule: str) -> Float[Array, "b c"]:
@@ -92,23 +92,20 @@ class MORA(BoundedAttack):
         """Returns the number of runs: restarts, each untargeted and towards every target."""
         return self.num_restarts * (1 + self.num_targets)
 
-    def planned(
-        self, number: Number, view: View, images: Images, labels: Labels, *, key: KeyArray
-    ) -> Run:
+    def planned(self, number: Number, given: Given) -> Run:
         """Returns the run of this number; of each restart the first, untargeted, has no target."""
         if not self.num_targets:
             return Run(number, restart=number)
-        logits = decide(view(images, key=rng.stream(key, "targets")), "softmax")
-        ranked = losses.ranked_targets(logits, labels, self.num_targets)
+        members = given.view(given.images, key=rng.stream(given.key, "targets"))
+        ranked = losses.ranked_targets(decide(members, "softmax"), given.labels, self.num_targets)
         restart, kind = number // (1 + self.num_targets), number % (1 + self.num_targets)
         # Where it is traced which run it is, the untargeted one has its label in a target's place.
-        target = jnp.where(kind > 0, ranked[:, jnp.maximum(kind - 1, 0)], labels)
+        target = jnp.where(kind > 0, ranked[:, jnp.maximum(kind - 1, 0)], given.labels)
         return Run(number, restart=restart, target=target)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the best point of one run from one random start."""
+        view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
         target = labels if run.target is None else run.target
         return climb(

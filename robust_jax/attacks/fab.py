@@ -13,9 +13,9 @@ from robust_jax.attacks.apgd import random_start
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.linearised import nearest_boundary, project_on_hyperplane
-from robust_jax.attacks.runs import Found, Run
+from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.threat import size
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +64,12 @@ class FAB(BoundedAttack):
         """Returns the attack with one restart."""
         return self.at_most(num_restarts=1)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the nearest misclassified point of one run.
 
         It is a success inside the ball, elsewhere the clean image; the loss is minus its distance.
         """
+        view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
         far = random_start(self.threat, images, start_keys(key, index))
         start = jnp.where(run.restart > 0, (far + images) / 2, images)

@@ -11,8 +11,9 @@ from robust_jax import rng
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.decision import DecisionAttack
 from robust_jax.attacks.minimum_norm import EitherNormAttack
+from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance, expand, l2_norm
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images
 
 
 def _unit(delta: Images) -> Images:
@@ -57,17 +58,9 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         """Returns the attack at the small budget of a trial."""
         return self.at_most(num_steps=8, num_first_queries=50, num_most_queries=50)
 
-    def approach(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        starts: Images,
-        *,
-        key: KeyArray,
-        index: Index,
-    ) -> Images:
-        """Returns the nearest adversarial images reached from given starts."""
+    def approach(self, first: Images, given: Given) -> Images:
+        """Returns the nearest adversarial images that are reached."""
+        view, images, labels, key, index, _ = given
         shape, dtype = images.shape[1:], images.dtype
         size = math.prod(shape)
         linf = self.norm == "linf"
@@ -81,8 +74,8 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         queries, per_query = jnp.asarray(counts, dtype), jnp.asarray(1 / counts, dtype)
         shrinkage = jnp.asarray(1 / roots, dtype)
         keys = rng.per_example(rng.stream(key, "probes"), index)
-        alive = self.fooled(view, starts, labels, key=rng.stream(key, "begin"))
-        starts = jnp.where(expand(alive, images), starts, images)
+        alive = self.fooled(view, first, labels, key=rng.stream(key, "begin"))
+        first = jnp.where(expand(alive, images), first, images)
 
         def reach(points, share):
             """Points at a share of the way (L2), or of the radius (Linf), from the clean image."""
@@ -177,6 +170,6 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
             nearer = distance(self.norm, moved, images) < distance(self.norm, best, images)
             return moved, jnp.where(expand(nearer, best), moved, best)
 
-        points = to_boundary(starts, rng.stream(key, "first boundary"))
+        points = to_boundary(first, rng.stream(key, "first boundary"))
         _, best = jax.lax.fori_loop(0, self.num_steps, jump, (points, points))
         return jnp.where(expand(alive, images), best, images)

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_choice
-from robust_jax.attacks.runs import Found, Run
+from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.threat import ThreatModel, check_bounds, expand
 from robust_jax.attacks.wrapped import WrappedAttack
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +110,11 @@ class WithinBall(WrappedAttack):
         if self.attack.bounds != self.threat.bounds:
             raise ValueError(f"Expected bounds={self.attack.bounds} to be {self.threat.bounds}.")
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns what the attack finds, as `FAB` does."""
-        pool = {"starts": run.starts} if self.takes_starts else {}
-        points = self.attack.perturb(view, images, labels, key=key, index=index, **pool)
+        del run  # it is the only one
+        images = given.images
+        points = self.attack.perturb(given)
         distance = self.threat.distance(points, images)
         inside = distance <= self.threat.eps
         points = jnp.where(expand(inside, images), points, images)

@@ -11,21 +11,18 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack, start_keys
 from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
-from robust_jax.attacks.runs import Found, Number, Path, Run, keep_better, nothing
+from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import expand
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels
 
 
 def climb(
     attack: LossAttack,
     run: Run,
-    view: View,
-    images: Images,
-    labels: Labels,
+    given: Given,
     *,
     num_steps: Number,
     step_size: float | Array,
-    key: KeyArray,
     start: Images | None = None,
     decay: float | None = None,
     keep: Literal["best", "last"] = "last",
@@ -37,12 +34,9 @@ def climb(
     Args:
         attack: says what is raised, which ball it is, what counts as success.
         run: which run; a watched one has a number of steps that is not traced.
-        view: the model under attack.
-        images: clean images.
-        labels: class of each image.
+        given: what the attack is called with.
         num_steps: number of steps, which may be traced.
         step_size: length of a step, or one length per example [b].
-        key: root of the draws of all runs.
         start: where to begin; None at the clean images.
         decay: the direction is the gradient, or with a decay the running sum of gradients, each
             divided by its mean absolute value.
@@ -50,6 +44,7 @@ def climb(
         eps: radius of each example's ball in place of the attack's.
         loss_fn: what is raised in place of the attack's loss.
     """
+    view, images, labels, key, *_ = given
     threat = attack.threat
     loss_fn = loss_fn or attack.loss_fn(view, images, key=key)
     view_key = rng.stream(key, "view", run.number)
@@ -106,13 +101,9 @@ class FGSM(LossAttack):
         """Returns the attack itself."""
         return self
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the step."""
-        del index  # nothing is drawn but by the view
-        eps = self.threat.eps
-        return climb(self, run, view, images, labels, num_steps=1, step_size=eps, key=key)
+        return climb(self, run, given, num_steps=1, step_size=self.threat.eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,14 +133,11 @@ class BIM(LossAttack):
         """Returns the attack itself."""
         return self
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the steps."""
-        del index  # nothing is drawn but by the view
         steps = self.num_steps
         length = self.threat.eps / steps if self.step_size is None else self.step_size
-        return climb(self, run, view, images, labels, num_steps=steps, step_size=length, key=key)
+        return climb(self, run, given, num_steps=steps, step_size=length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,23 +173,11 @@ class MIM(LossAttack):
         """Returns the attack itself."""
         return self
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the steps."""
-        del index  # nothing is drawn but by the view
         steps = self.num_steps
-        return climb(
-            self,
-            run,
-            view,
-            images,
-            labels,
-            num_steps=steps,
-            step_size=self.threat.eps / steps if self.step_size is None else self.step_size,
-            decay=self.decay,
-            key=key,
-        )
+        length = self.threat.eps / steps if self.step_size is None else self.step_size
+        return climb(self, run, given, num_steps=steps, step_size=length, decay=self.decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,20 +253,15 @@ class PGD(LossAttack):
         noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
         return self.threat.project(images + self.start_sigma * noise, images, eps=eps)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one restart."""
         steps = self.num_steps
         return climb(
             self,
             run,
-            view,
-            images,
-            labels,
+            given,
             num_steps=steps,
             step_size=2.5 * self.threat.eps / steps if self.step_size is None else self.step_size,
-            start=self.start(images, start_keys(key, index, run.number)),
+            start=self.start(given.images, start_keys(given.key, given.index, run.number)),
             keep=self.keep,
-            key=key,
         )

@@ -1,4 +1,4 @@
-"""Runs: an attack's restarts and targets, and which of their ends is kept."""
+"""What an attack is given, its runs (restarts, targets), and which of their ends is kept."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,10 +8,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax.attacks.threat import expand
-from robust_jax.types import Images, Labels, Starts
+from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
 
 Number = Int[Array, ""] | int
 """How many, or which: a number that may be traced."""
+
+
+class Given(NamedTuple):
+    """What an attack is called with, checked and prepared; a tree of arrays.
+
+    Attributes:
+        view: the model under attack.
+        images: clean images, in the box.
+        labels: class of each image; of a targeted attack the class to reach.
+        key: root of all draws.
+        index: dataset row of each image, from which its own draws are derived.
+        starts: images of many classes that one which `takes_starts` may begin at.
+    """
+
+    view: View
+    images: Images
+    labels: Labels
+    key: KeyArray
+    index: Index
+    starts: Starts | None = None
 
 
 class Run(NamedTuple):
@@ -21,14 +41,12 @@ class Run(NamedTuple):
         number: which of all runs, from 0.
         restart: which of the restarts, from 0.
         target: class to reach of each example; None to leave the label.
-        starts: images of many classes, one of which an example may begin at; see `Attack`.
         watched: is the way noted, in `Found.path`? Only by attacks that are `in_steps`.
     """
 
     number: Number
     restart: Number
     target: Labels | None = None
-    starts: Starts | None = None
     watched: bool = False
 
 

@@ -13,9 +13,9 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack
 from robust_jax.attacks.carlini_wagner import adam_step
 from robust_jax.attacks.checks import check_counts, check_positive
-from robust_jax.attacks.runs import Found, Run
+from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.threat import expand
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels, View
 
 
 def gradient_from_scores(
@@ -95,11 +95,10 @@ class ScoreAttack(LossAttack):
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns the points after a step up the gradient, and the moments."""
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the one run."""
         del run  # it is the only one
+        view, images, labels, key, index, _ = given
         loss_fn = self.loss_fn(view, images, key=key)
         keys = rng.per_example(rng.stream(key, "directions"), index)
 

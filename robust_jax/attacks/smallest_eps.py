@@ -10,9 +10,9 @@ from robust_jax.attacks.carlini_wagner import search_constant
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.pgd import PGD, climb
-from robust_jax.attacks.runs import Run
+from robust_jax.attacks.runs import Given, Run
 from robust_jax.attacks.threat import ThreatModel, distance
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +68,20 @@ class SmallestEps(EitherNormAttack):
             min_probability=self.min_probability,
         )
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        pgd = self._pgd()
+        images, pgd = given.images, self._pgd()
 
         def run(number, eps):
             found = climb(
                 pgd,
                 Run(number, restart=number),
-                view,
-                images,
-                labels,
+                given,
                 num_steps=self.num_steps,
                 step_size=self.relative_step * eps,
-                start=pgd.start(images, start_keys(key, index, number), eps=eps),
+                start=pgd.start(images, start_keys(given.key, given.index, number), eps=eps),
                 keep="best",
                 eps=eps,
-                key=key,
             )
             size = distance(self.norm, found.images, images)
             return found.images, jnp.where(found.success, size, jnp.inf)

@@ -13,7 +13,8 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.attacks.runs import Given
+from robust_jax.types import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +99,9 @@ class JSMA(MinimumNormAttack):
                 f"Expected gamma={self.gamma} to allow two of the {num_features} features."
             )
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
         low, high = self.bounds
         clean = images.reshape(images.shape[0], -1)
         num_features = clean.shape[1]

@@ -13,9 +13,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_counts, check_height_and_width
-from robust_jax.attacks.runs import Found, keep_better
+from robust_jax.attacks.runs import Found, Given, keep_better
 from robust_jax.attacks.threat import check_bounds
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images
 
 
 def transform(
@@ -105,11 +105,9 @@ class Spatial(Attack):
         mesh = np.meshgrid(angles, shifts, shifts, indexing="ij")
         return np.stack([axis.ravel() for axis in mesh], axis=1)
 
-    def perturb(
-        self, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Images:
+    def perturb(self, given: Given) -> Images:
         """Returns the adversarial images."""
-        del index  # nothing is drawn but by the view
+        view, images, labels, key, *_ = given
         grid = jnp.asarray(self.grid(), images.dtype)
 
         def judged(points, number):

@@ -14,9 +14,8 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack, start_keys
 from robust_jax.attacks.checks import check_counts, check_height_and_width
-from robust_jax.attacks.runs import Found, Run
+from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.threat import expand, unit_l2
-from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 # The share of pixels in a square is halved after each of these queries (of 10,000).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -101,10 +100,9 @@ class Square(LossAttack):
             side += side % 2 == 0
         return min(side, height, width)
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one restart."""
+        view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
         height, width, _ = images.shape[1:]
         loss_fn = self.loss_fn(view, images, key=key)

@@ -20,11 +20,11 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.checks import check_finite
 from robust_jax.attacks.dataset import Batches
-from robust_jax.attacks.runs import Number
+from robust_jax.attacks.runs import Given, Number
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import l2_norm, unit_l2, without_nan
 from robust_jax.runtime.live import compiled
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels, View
 
 
 class Stage(NamedTuple):
@@ -82,8 +82,8 @@ def run_suite(
     images, standing = np.array(batches.images), np.zeros(len(batches), bool)
     fallen_to = np.full(len(standing), -2, np.int32)
     is_random, num_flat = False, 0
-    for rows, batch in batches.of(np.arange(len(standing))):
-        seen = jax.device_get(_inspect(view, *batch, rng.stream(key, "inspect")))
+    for rows, (part, labels, _) in batches.of(np.arange(len(standing))):
+        seen = jax.device_get(_inspect(view, part, labels, rng.stream(key, "inspect")))
         right, differs, flat, logits = (values[: len(rows)] for values in seen)
         check_finite(logits, batches.index[rows])
         standing[rows] = right
@@ -95,8 +95,9 @@ def run_suite(
         began = time.perf_counter()
         attack_key = rng.stream(key, "attack", number)
         for run in range(attack.num_runs):
-            for rows, batch in batches.of(np.flatnonzero(standing)):
-                points, fallen = _one_run(attack, jnp.asarray(run), view, *batch, attack_key)
+            for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
+                given = Given(view, part, labels, attack_key, index)
+                points, fallen = _one_run(attack, jnp.asarray(run), given)
                 fallen = np.asarray(fallen)[: len(rows)]
                 images[rows[fallen]] = np.asarray(points)[: len(rows)][fallen]
                 standing[rows[fallen]] = False
@@ -126,20 +127,13 @@ def run_suite(
 
 @functools.partial(compiled, static_argnames=("attack",))
 def _one_run(
-    attack: BoundedAttack,
-    number: Number,
-    view: View,
-    images: Images,
-    labels: Labels,
-    index: Index,
-    key: KeyArray,
+    attack: BoundedAttack, number: Number, given: Given
 ) -> tuple[Images, Bool[Array, " b"]]:
     """Returns the images of one run, and which are in the ball and misclassified."""
-    run = attack.planned(number, view, images, labels, key=key)
-    points = attack.run(run, view, images, labels, key=key, index=index).images
-    points = attack.threat.project(without_nan(points, images), images)
-    logits = losses.decision(view(points, key=rng.stream(key, "judge", number)))
-    return points, losses.misclassified(logits, labels)
+    points = attack.run(attack.planned(number, given), given).images
+    points = attack.threat.project(without_nan(points, given.images), given.images)
+    logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
+    return points, losses.misclassified(logits, given.labels)
 
 
 class _Inspected(NamedTuple):
@@ -152,8 +146,7 @@ class _Inspected(NamedTuple):
 
 
 @compiled
-def _inspect(view: View, images: Images, labels: Labels, index: Index, key: KeyArray) -> _Inspected:
-    del index
+def _inspect(view: View, images: Images, labels: Labels, key: KeyArray) -> _Inspected:
     gradient, _, logits = losses.gradient(
         losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
     )

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.bounded import BoundedAttack
-from robust_jax.attacks.runs import Found, Number, best_among, nothing
+from robust_jax.attacks.runs import Found, Given, Number, best_among, nothing
 from robust_jax.runtime.live import compiled
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.types import KeyArray, View
 
 
 class Trajectory(NamedTuple):
@@ -56,8 +56,7 @@ def trajectory(
             f"Expected attack={type(attack).__name__} to be one in steps (FGSM, BIM, MIM, PGD, "
             "MDI2FGSM, APGD, APGDT, MORA)."
         )
-    given = attack.prepared(view, images, labels, key=key, index=index)
-    return Trajectory(*_follow(attack, *given[:5]))
+    return _follow(attack, attack.prepared(view, images, labels, key=key, index=index))
 
 
 def has_trajectory(attack: Attack) -> bool:
@@ -66,14 +65,12 @@ def has_trajectory(attack: Attack) -> bool:
 
 
 @functools.partial(compiled, static_argnames=("attack",))
-def _follow(
-    attack: BoundedAttack, view: View, images: Images, labels: Labels, key: KeyArray, index: Index
-) -> Trajectory:
-    view, images = jax.lax.stop_gradient((view, images))
+def _follow(attack: BoundedAttack, given: Given) -> Trajectory:
+    view, images = jax.lax.stop_gradient((given.view, given.images))
+    given = given._replace(view=view, images=images)
 
     def run(number: Number) -> Found:
-        planned = attack.planned(number, view, images, labels, key=key)._replace(watched=True)
-        return attack.run(planned, view, images, labels, key=key, index=index)
+        return attack.run(attack.planned(number, given)._replace(watched=True), given)
 
     ends = jax.lax.map(run, jnp.arange(attack.num_runs))
     path, ends = ends.path, ends._replace(path=None)

@@ -17,8 +17,8 @@ from robust_jax.attacks.checks import (
     check_positive,
 )
 from robust_jax.attacks.pgd import climb
-from robust_jax.attacks.runs import Found, Run
-from robust_jax.types import Images, Index, KeyArray, Labels, View
+from robust_jax.attacks.runs import Found, Given, Run
+from robust_jax.types import Index, View
 
 
 @jax.tree_util.register_dataclass
@@ -99,19 +99,10 @@ class MDI2FGSM(LossAttack):
         """Returns the attack itself."""
         return self
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the steps."""
         steps = self.num_steps
-        return climb(
-            self,
-            run,
-            DiverseView(view, index, self.probability, self.smallest),
-            images,
-            labels,
-            num_steps=steps,
-            step_size=self.threat.eps / steps if self.step_size is None else self.step_size,
-            decay=self.decay,
-            key=key,
-        )
+        length = self.threat.eps / steps if self.step_size is None else self.step_size
+        diverse = DiverseView(given.view, given.index, self.probability, self.smallest)
+        given = given._replace(view=diverse)
+        return climb(self, run, given, num_steps=steps, step_size=length, decay=self.decay)

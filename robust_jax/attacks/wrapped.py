@@ -5,6 +5,7 @@ Transfer from the noise-off copy of the same weights needs no attack of its own:
 """
 
 import dataclasses
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.checks import check_counts, check_positive
-from robust_jax.attacks.runs import Found, Number, Run
+from robust_jax.attacks.runs import Found, Given, Number, Run
 from robust_jax.attacks.views import Average, eot
-from robust_jax.types import Images, Index, KeyArray, Labels, Starts, View
+from robust_jax.types import KeyArray, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +61,9 @@ class WrappedAttack(BoundedAttack):
         """Returns the view that the attack sees."""
         return view
 
-    def has_start(
-        self,
-        view: View,
-        images: Images,
-        labels: Labels,
-        *,
-        key: KeyArray,
-        index: Index,
-        starts: Starts | None = None,
-    ) -> Bool[Array, " b"]:
+    def has_start(self, given: Given) -> Bool[Array, " b"]:
         """Returns which images the attack has a start for."""
-        seen = self.attacked(view)
-        return self.attack.has_start(seen, images, labels, key=key, index=index, starts=starts)
+        return self.attack.has_start(given._replace(view=self.attacked(given.view)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +91,13 @@ class OnAnotherView(WrappedAttack):
         """Returns the number of runs of the attack."""
         return self.attack.num_runs
 
-    def planned(
-        self, number: Number, view: View, images: Images, labels: Labels, *, key: KeyArray
-    ) -> Run:
+    def planned(self, number: Number, given: Given) -> Run:
         """Returns the run of this number of the attack."""
-        return self.attack.planned(number, self.attacked(view), images, labels, key=key)
+        return self.attack.planned(number, given._replace(view=self.attacked(given.view)))
 
-    def run(
-        self, run: Run, view: View, images: Images, labels: Labels, *, key: KeyArray, index: Index
-    ) -> Found:
+    def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one run of the attack."""
-        return self.attack.run(run, self.attacked(view), images, labels, key=key, index=index)
+        return self.attack.run(run, given._replace(view=self.attacked(given.view)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +165,17 @@ class Rescaled(OnAnotherView):
         return RescaledView(view, self.sharpness)
 
 
+@runtime_checkable
+class Adversary(Protocol):
+    """Returns adversarial images: an attack, or a compiled function that calls one."""
+
+    def __call__(
+        self, view: View, images: ArrayLike, labels: ArrayLike, /, *, key: KeyArray
+    ) -> Array: ...
+
+
 def standing_with_twice_the_draws(
-    attack: Attack,
+    attack: Adversary,
     view: View,
     images: ArrayLike,
     labels: ArrayLike,

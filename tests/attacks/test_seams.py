@@ -19,6 +19,7 @@ from robust_jax.attacks import (
     as_view,
     losses,
 )
+from robust_jax.attacks.runs import Given
 from robust_jax.certify import Smoothing, crown_margins
 
 KEY = jax.random.key(2)
@@ -54,7 +55,7 @@ def test_few_classes_suffice(version, num_classes):
         assert getattr(attack, "num_targets", 1) <= num_classes - 1
         run = jax.eval_shape(
             lambda images, attack=attack: attack.perturb(
-                as_view(logits), images, labels, key=KEY, index=jnp.arange(4)
+                Given(as_view(logits), images, labels, KEY, jnp.arange(4))
             ),
             images,
         )

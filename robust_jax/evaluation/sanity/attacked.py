@@ -13,7 +13,7 @@ from robust_jax import rng
 from robust_jax.attacks import PGD, Square, ThreatModel, bind, eot, losses
 from robust_jax.attacks.bounded import start_keys
 from robust_jax.attacks.pgd import climb
-from robust_jax.attacks.runs import Run
+from robust_jax.attacks.runs import Given, Run
 from robust_jax.attacks.threat import expand, unit_l2
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
@@ -182,16 +182,13 @@ def _climb(
     return climb(
         attack,
         Run(0, restart=0),
-        view,
-        images,
-        labels,
+        Given(view, images, labels, key, jnp.arange(len(labels))),
         num_steps=num_steps,
         step_size=step_size,
         start=attack.start(images, keys, eps=radii),
         keep="best",
         eps=radii,
         loss_fn=loss_fn,
-        key=key,
     ).images
 
 

@@ -116,7 +116,7 @@ def main(arguments: Arguments) -> None:
         f"jax {jax.__version__} on {jax.default_backend()}"
     )
     for name in arguments.attacks:
-        compiled = auto._one_run._cache_size()
+        compiled = auto._one_run.of_arrays._cache_size()
         fields = {"version": "custom", "attacks": alone[name]} if name in alone else {}
         suite = AutoAttack(threat, batch_size=arguments.batch_size, **fields)
         began = time.perf_counter()
@@ -127,7 +127,7 @@ def main(arguments: Arguments) -> None:
         assert far <= threat.eps + 1e-6, f"distance {far}"
         line = (
             f"{name:9} ours {ours.sum():4} in {seconds:6.0f} s, "
-            f"{auto._one_run._cache_size() - compiled} compilations"
+            f"{auto._one_run.of_arrays._cache_size() - compiled} compilations"
         )
         if len(report.stages) > 1:
             steps = ", ".join(

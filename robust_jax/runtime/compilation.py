@@ -2,14 +2,27 @@
 
 import contextvars
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import (
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    runtime_checkable,
+)
 
 import jax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from robust_jax.runtime.live import watched_for_host_draws
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 Precision = Literal["default", "high", "highest", "bfloat16", "tensorfloat32", "float32"]
 """How products of float32 are computed where their own code does not say: JAX's names.
@@ -38,7 +51,33 @@ _ASKS_FOR_NUMBERS = (
 )
 
 
-def jitted(function: Callable[..., Any], **fields: Any) -> Any:
+class JitFields(TypedDict, total=False):
+    """What `jax.jit` is told besides, under its names."""
+
+    in_shardings: PyTree
+    out_shardings: PyTree
+    static_argnames: str | Sequence[str]
+    donate_argnums: int | Sequence[int]
+
+
+@runtime_checkable
+class Compiled(Protocol[P, R_co]):
+    """A compiled function, as `jax.jit` gives one."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Returns what the function gives."""
+        ...
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        """Returns the program of a call with such arguments."""
+        ...
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Traced:
+        """Returns the jaxpr of a call with such arguments."""
+        ...
+
+
+def jitted(function: Callable[P, R], **fields: Unpack[JitFields]) -> Compiled[P, R]:
     """Returns `jax.jit(function, **fields)`, on the CPU with `CPU_OPTIONS`.
 
     Not for functions that are called inside others' jit: options belong to the outermost.
@@ -51,24 +90,25 @@ def jitted(function: Callable[..., Any], **fields: Any) -> Any:
 _DRY: contextvars.ContextVar[bool] = contextvars.ContextVar("dry run", default=False)
 
 
-class _WithOptions:
+class _WithOptions(Generic[P, R]):
     """A compiled function; in a dry run, whose trace JAX lets no options into, the function."""
 
-    def __init__(self, function: Callable[..., Any], compiled: Any) -> None:
+    def __init__(self, function: Callable[P, R], compiled: Compiled[P, R]) -> None:
         self.function, self.compiled = function, compiled
+        self.lower, self.trace = compiled.lower, compiled.trace
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return (self.function if _DRY.get() else self.compiled)(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.compiled, name)
 
 
-def at_precision(function: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+def at_precision(function: Callable[P, R], precision: Precision) -> Callable[P, R]:
     """Returns the function with its products of float32 at a precision, its gradients' too."""
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with jax.default_matmul_precision(precision):
             return function(*args, **kwargs)
 
@@ -76,7 +116,7 @@ def at_precision(function: Callable[..., Any], precision: Precision) -> Callable
 
 
 def dry_run(
-    function: Callable[..., Any], *arguments: Any, what: str, on_host: bool = False
+    function: Callable[..., object], *arguments: PyTree, what: str, on_host: bool = False
 ) -> None:
     """Traces a function on the shapes of its arguments: nothing is computed or compiled.
 
@@ -94,7 +134,8 @@ def dry_run(
     token = _DRY.set(True)
     try:
         with watched_for_host_draws():
-            jax.eval_shape(getattr(function, "compiled", function), *arguments)
+            traced = function.compiled if isinstance(function, _WithOptions) else function
+            jax.eval_shape(traced, *arguments)
     except Exception as error:  # a model's or an attack's own, of every kind
         if on_host and isinstance(error, _ASKS_FOR_NUMBERS):
             return

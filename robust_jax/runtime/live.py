@@ -12,50 +12,68 @@ import functools
 import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Generic, NamedTuple, ParamSpec, TypeGuard, TypeVar
 
 import jax
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.tree_util import Partial
+from jaxtyping import PyTree
 
-MAX_PROGRAMS = 128
-"""Compiled programs that are kept, the last ones used; a program holds no captured array."""
+from robust_jax.runtime.programs import Executable, Program, executable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Traced(NamedTuple):
+    """What a call is compiled to.
+
+    Attributes:
+        program: compiled, of captured arrays and leaves of the arguments.
+        captured: the arrays that the functions had captured at the call.
+        tree: of the result, a PyTreeDef.
+    """
+
+    program: Executable
+    captured: list[object]
+    tree: object
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
-class Live:
+class Live(Generic[P, R]):
     """A function of which nothing is known but what it gives when it is called.
 
     Attributes:
         function: the function.
-        traces: what was traced already, where it stays as it is for a while (see `held`).
+        traces: what was traced already, where it stays as it is for a while (see `held`), by the
+            call; None for a call that is a part of a caller's transformation.
     """
 
-    function: Callable[..., Any]
-    traces: dict[Any, Any] | None = None
+    function: Callable[P, R]
+    traces: dict[Hashable, Traced | None] | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Returns what the function gives."""
         return self.function(*args, **kwargs)
 
 
-def as_pytree(function: Any) -> Any:
+def as_pytree(function: Callable[P, R]) -> Callable[P, R]:
     """Returns the function as an argument of `compiled` functions.
 
     A `jax.tree_util.Partial` that holds arrays, or a view made by this library, is one already: its
     arrays are its leaves, its function is taken to stay as it is, and no call traces it again.
-    Any other function is traced at every call, a Partial of an object's bound method too.
+    Every other function is traced at every call, a Partial of an object's bound method too.
     """
     if isinstance(function, Live) or _is_made_of_arguments(function):
         return function
     return Live(function)
 
 
-def _is_made_of_arguments(function: Any) -> bool:
+def _is_made_of_arguments(function: object) -> bool:
     ours = type(function).__module__.startswith("robust_jax.")
     # A module of nnx or Equinox is a pytree too, but what it does may depend on more than that.
     if not (ours or isinstance(function, Partial)) or jax.tree_util.all_leaves([function]):
@@ -66,7 +84,7 @@ def _is_made_of_arguments(function: Any) -> bool:
     return bool(_lives(function)) or (bool(leaves) and all(map(_is_argument, leaves)))
 
 
-def _of_an_object(function: Any) -> bool:
+def _of_an_object(function: object) -> bool:
     """Returns whether it is a method of an object that may be another one at the next call.
 
     What equals by its values (a linen module, a frozen dataclass) is not.
@@ -75,73 +93,83 @@ def _of_an_object(function: Any) -> bool:
     return inspect.ismethod(function) and type(owner).__eq__ is object.__eq__
 
 
-def _is_argument(leaf: Any) -> bool:
+def _is_argument(leaf: object) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex))
 
 
-def _is_live(node: Any) -> bool:
+def _is_live(node: object) -> TypeGuard[Live[..., object]]:
     return isinstance(node, Live)
 
 
-def _lives(tree: Any) -> list[Live]:
+def _lives(tree: PyTree) -> list[Live[..., object]]:
     return [node for node in jax.tree.leaves(tree, is_leaf=_is_live) if _is_live(node)]
 
 
-def held(tree: Any) -> Any:
-    """Returns the functions as they are from here on, each traced once for every signature.
+def held(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns a function as it is from here on, traced once for every signature.
 
+    Those that it holds as arguments are held too.
     For a loop on the host inside one public call, which takes a function as it is at that call.
     """
-    traces: dict[Any, Any] = {}
+    traces: dict[Hashable, Traced | None] = {}
 
-    def hold(node: Any) -> Any:
+    def hold(node: object) -> object:
         return Live(node.function, traces) if _is_live(node) and node.traces is None else node
 
-    return jax.tree.map(hold, as_pytree(tree), is_leaf=_is_live)
+    return jax.tree.map(hold, as_pytree(function), is_leaf=_is_live)
 
 
-def compiled(function: Callable[..., Any], *, static_argnames: Sequence[str] = ()) -> Any:
-    """Returns `jax.jit(function)`, for arguments that may be or hold functions (`as_pytree`).
+class Compiled(Generic[P, R]):
+    """`jax.jit(function)`, for arguments that may be or hold functions (`as_pytree`).
 
-    Called with positional arguments alone. What it gives cannot be differentiated where such a
-    function is not held as arrays and no argument is traced.
+    What it gives cannot be differentiated where such a function is not held as arrays and no
+    argument is traced.
+
+    Attributes:
+        of_arrays: what calls without such functions go to.
     """
-    by_arrays = jax.jit(function, static_argnames=tuple(static_argnames))
-    names = tuple(inspect.signature(function).parameters)
 
-    def call(*args: Any) -> Any:
-        lives = _lives(args)
+    def __init__(self, function: Callable[P, R], static_argnames: Sequence[str]) -> None:
+        self.of_arrays = jax.jit(function, static_argnames=tuple(static_argnames))
+        self._function, self._static = function, frozenset(static_argnames)
+        self._names = tuple(inspect.signature(function).parameters)
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Returns what the function gives."""
+        lives = _lives((args, kwargs))
         if not lives:
-            return by_arrays(*args)
-        static = {n: a for n, a in zip(names, args, strict=True) if n in static_argnames}
-        given = {n: a for n, a in zip(names, args, strict=True) if n not in static_argnames}
-        leaves, structure = jax.tree.flatten(given)
+            return self.of_arrays(*args, **kwargs)
+        named = dict(zip(self._names, args, strict=False)) | kwargs
+        static = {
+            name: named.pop(name) for name in self._names if name in self._static & named.keys()
+        }
+        leaves, structure = jax.tree.flatten(named)
         found = None
         if not any(isinstance(leaf, Tracer) for leaf in leaves):
             traces = {} if lives[0].traces is None else lives[0].traces
-            signature = (function, *static.items(), structure, *map(jax.typeof, leaves))
+            signature = (self._function, *static.items(), structure, *map(jax.typeof, leaves))
             if signature not in traces:
-                traces[signature] = _trace(function, static, given)
+                traces[signature] = _trace(self._function, static, named)
             found = traces[signature]
         if found is None:
             # A part of a caller's transformation, which finds its program itself.
-            return jax.jit(lambda given: function(**static, **given))(given)
-        run, captured, tree = found
-        return jax.tree.unflatten(tree, run(captured, *leaves))
-
-    functools.update_wrapper(call, function, updated=())
-    setattr(call, "of_arrays", by_arrays)  # noqa: B010 (functions have no such attribute to a checker)
-    return call
+            return jax.jit(functools.partial(self._function, **static))(**named)
+        return jax.tree.unflatten(found.tree, found.program(found.captured, *leaves))
 
 
-def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str, Any]) -> Any:
-    """Returns the compiled program of a call, the arrays captured in it, its result's tree.
+def compiled(function: Callable[P, R], *, static_argnames: Sequence[str] = ()) -> Compiled[P, R]:
+    """Returns the function compiled, for arguments that may be or hold functions: `Compiled`."""
+    return Compiled(function, static_argnames)
 
-    None where it has captured what a caller's transformation is about.
-    """
+
+def _trace(
+    function: Callable[..., object], static: Mapping[str, object], given: Mapping[str, object]
+) -> Traced | None:
+    """Returns what a call is compiled to, None where it captured what a transformation is about."""
 
     # JAX's own caches go by identity too: each trace has functions of its own.
-    def renewed(node: Any) -> Any:
+    def renewed(node: object) -> object:
         if not _is_live(node):
             return node
         return Live(functools.partial(_without_inner_arrays, node.function))
@@ -149,7 +177,7 @@ def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str
     given = jax.tree.map(renewed, given, is_leaf=_is_live)
     leaves, structure = jax.tree.flatten(given)
 
-    def flat(*leaves: Any) -> Any:
+    def flat(*leaves: object) -> object:
         return function(**static, **jax.tree.unflatten(structure, leaves))
 
     with watched_for_host_draws():
@@ -158,11 +186,11 @@ def _trace(function: Callable[..., Any], static: dict[str, Any], given: dict[str
     if any(isinstance(array, Tracer) for array in captured):
         return None
 
-    def of_arguments(captured: list[Any], *leaves: Any) -> Any:
+    def of_arguments(captured: list[object], *leaves: object) -> list[object]:
         return eval_jaxpr(closed.jaxpr, captured, *leaves)
 
-    program = jax.make_jaxpr(of_arguments)(captured, *leaves)
-    return _compiled(_Program(program)), captured, jax.tree.structure(shapes)
+    program = Program(jax.make_jaxpr(of_arguments)(captured, *leaves))
+    return Traced(executable(program), captured, jax.tree.structure(shapes))
 
 
 @contextlib.contextmanager
@@ -186,14 +214,14 @@ def watched_for_host_draws() -> Iterator[None]:
         )
 
 
-def _without_inner_arrays(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _without_inner_arrays(function: Callable[..., R], *args: object, **kwargs: object) -> R:
     """Returns what a function gives; what a `jit` in it has captured is captured by itself.
 
     The loops of whoever calls it then take these arrays as arguments too.
     """
     leaves, structure = jax.tree.flatten((args, kwargs))
 
-    def flat(*leaves: Any) -> Any:
+    def flat(*leaves: object) -> R:
         args, kwargs = jax.tree.unflatten(structure, leaves)
         return function(*args, **kwargs)
 
@@ -201,13 +229,13 @@ def _without_inner_arrays(function: Callable[..., Any], *args: Any, **kwargs: An
     return jax.tree.unflatten(jax.tree.structure(shapes), _evaluate(closed, leaves))
 
 
-def _evaluate(closed: Any, arguments: Sequence[Any]) -> list[Any]:
+def _evaluate(closed: ClosedJaxpr, arguments: Sequence[object]) -> list[object]:
     if not any(map(_holds_arrays, closed.jaxpr.eqns)):
         return eval_jaxpr(closed.jaxpr, closed.consts, *arguments)
     values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     values |= dict(zip(closed.jaxpr.invars, arguments, strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: Var | Literal) -> object:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in closed.jaxpr.eqns:
@@ -223,98 +251,8 @@ def _evaluate(closed: Any, arguments: Sequence[Any]) -> list[Any]:
     return [read(atom) for atom in closed.jaxpr.outvars]
 
 
-def _holds_arrays(equation: Any) -> bool:
+def _holds_arrays(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "jit":
         return False
     inner = equation.params["jaxpr"]
     return bool(inner.consts) or any(map(_holds_arrays, inner.jaxpr.eqns))
-
-
-class _Program:
-    """A jaxpr that equals every other that computes the same in the same way."""
-
-    def __init__(self, closed: Any) -> None:
-        self.closed = closed
-        self.key = _key_of_jaxpr(closed, {})
-        self.hash = hash(self.key)
-
-    def __hash__(self) -> int:
-        return self.hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Program) and self.key == other.key
-
-
-@functools.lru_cache(MAX_PROGRAMS)
-def _compiled(program: _Program) -> Callable[..., list[Any]]:
-    closed = program.closed
-
-    def run(captured: list[Any], *leaves: Any) -> list[Any]:
-        return eval_jaxpr(closed.jaxpr, closed.consts, *captured, *leaves)
-
-    return jax.jit(run)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Itself:
-    """An object that equals itself alone, and lives as long as this key of it."""
-
-    value: Any
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.value is other.value
-
-
-def _key_of_jaxpr(closed: Any, known: dict[int, Any]) -> Any:
-    """Returns what two jaxprs that compute the same in the same way share."""
-    if id(closed) in known:
-        return known[id(closed)]
-    jaxpr = getattr(closed, "jaxpr", closed)
-    numbers = {v: n for n, v in enumerate((*jaxpr.constvars, *jaxpr.invars))}
-
-    def key_of_atom(atom: Any) -> Any:
-        if isinstance(atom, Literal):
-            return atom.aval, np.asarray(atom.val).tobytes()
-        return numbers[atom]
-
-    equations = []
-    for equation in jaxpr.eqns:
-        operands = tuple(key_of_atom(atom) for atom in equation.invars)
-        for variable in equation.outvars:
-            numbers[variable] = len(numbers)
-        names = sorted(equation.params)
-        if equation.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
-            # Nothing is differentiated any more.
-            names = ["call_jaxpr"]
-        params = tuple((name, _key_of(equation.params[name], known)) for name in names)
-        avals = tuple(variable.aval for variable in equation.outvars)
-        context = _key_of(equation.ctx, known)
-        equations.append((equation.primitive, operands, avals, params, context))
-    key = (
-        tuple(_Itself(array) for array in getattr(closed, "consts", ())),
-        tuple(variable.aval for variable in (*jaxpr.constvars, *jaxpr.invars)),
-        tuple(equations),
-        tuple(key_of_atom(atom) for atom in jaxpr.outvars),
-    )
-    known[id(closed)] = key
-    return key
-
-
-def _key_of(value: Any, known: dict[int, Any]) -> Any:
-    """Returns what a parameter of an equation shares with those that mean the same."""
-    if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns"):
-        return _key_of_jaxpr(value, known)
-    if isinstance(value, (tuple, list)):
-        return type(value), tuple(_key_of(part, known) for part in value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.shape, value.dtype, value.tobytes()
-    if isinstance(value, float):
-        return float, value.hex()
-    try:
-        hash(value)
-    except TypeError:
-        return _Itself(value)
-    return type(value), value

@@ -12,7 +12,7 @@ from flax import nnx
 from robust_jax import analysis, attacks, certify
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, as_view, bind
 from robust_jax.certify import Margins, Smoothing
-from robust_jax.runtime import live
+from robust_jax.runtime import programs
 
 KEY = jax.random.key(3)
 THREAT = ThreatModel("linf", 0.1)
@@ -141,9 +141,9 @@ def test_a_model_is_what_it_is_at_the_call(name):
     model.held_view = as_view(model.logits)
     before = np.asarray(MADE[name](model))
     model.weights = SECOND if name != "check_logits" else jnp.full_like(SECOND, jnp.nan)
-    compilations = live._compiled.cache_info().misses
+    compilations = programs.executable.cache_info().misses
     after = np.asarray(MADE[name](model))
-    assert live._compiled.cache_info().misses == compilations
+    assert programs.executable.cache_info().misses == compilations
     assert not np.array_equal(before, after)
     np.testing.assert_array_equal(after, made(Model(model.weights)))
 
@@ -319,7 +319,7 @@ def test_arrays_of_a_callers_transformation_can_be_captured():
 
 
 def test_no_function_is_kept():
-    kept = live._compiled.cache_info().currsize
+    kept = programs.executable.cache_info().currsize
     for _ in range(3):
         fgsm(as_view(linear(FIRST)))
-    assert live._compiled.cache_info().currsize <= kept + 2
+    assert programs.executable.cache_info().currsize <= kept + 2

@@ -95,15 +95,17 @@ class AttackedView:
             start: number of the random start.
         """
         relative_step = 2.5 / num_steps if relative_step is None else relative_step
-        given = threat.eps, relative_step * threat.eps, scale
-        asked = threat, loss, num_steps, *given, start
+        step_size, dtype = relative_step * threat.eps, self.images.dtype
+        asked = threat, loss, num_steps, step_size, scale, start
         if asked in self._stood:
             return self._stood[asked]
         found = self._climb(
             self.view,
             self.images,
             self.labels,
-            *(jnp.asarray(value, self.images.dtype) for value in given),
+            jnp.asarray(threat.eps, dtype),
+            jnp.asarray(step_size, dtype),
+            jnp.asarray(scale, dtype),
             LOSSES.index(loss),
             num_steps,
             rng.stream(self.key, "attack", start),
@@ -162,8 +164,8 @@ def _climb(
     eps: Array,
     step_size: Array,
     scale: Array,
-    loss: Array,
-    num_steps: Array,
+    loss: Array | int,
+    num_steps: Array | int,
     key: Key[Array, ""],
     *,
     norm: Any,

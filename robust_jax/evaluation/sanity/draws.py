@@ -50,7 +50,7 @@ def enough_draws(
     decide = jitted(predictor(method, config.judges[config.deciding], config.seed))
     once, twice = standing_with_twice_the_draws(
         # Traced, so that a view of probabilities is another check's finding and no error here.
-        jitted(lambda *given, key: run.attack(*given, key=key)),
+        jitted(lambda view, images, labels, *, key: run.attack(view, images, labels, key=key)),
         bind(method.view(run.view), variables),
         images,
         labels,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import itertools
 import math
@@ -11,81 +12,69 @@ import pathlib
 import re
 import sys
 import typing
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, TypeVar
 
 T = TypeVar("T")
 
 
-def _float_or_fraction(info: Any) -> Any:
-    """Lets every float be written as a fraction: radii are printed as 8/255 in every paper."""
+def _fraction(text: str) -> float:
+    """Reads a float, or a fraction: radii are printed as 8/255 in every paper."""
+    numerator, slash, denominator = text.partition("/")
+    value = float(numerator)
+    if slash:
+        over = float(denominator)
+        value = value / over if over else math.nan
+    if math.isnan(value):
+        raise ValueError(f"Expected {text!r} to be a number.")
+    return value
+
+
+def _integer(text: str) -> int:
+    """Reads an integer, also as 1e5."""
+    if "e" not in text.lower():
+        return int(text)
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(f"Expected {text!r} to be an integer.")
+    return int(value)
+
+
+def _path(text: str) -> pathlib.Path:
+    """Reads a path, whose `~` is the home directory: shells expand it only after a space."""
+    if not text:
+        raise ValueError("Expected '' to be a path.")
+    return pathlib.Path(text).expanduser()
+
+
+@contextlib.contextmanager
+def _words_as_people_write_them() -> Iterator[None]:
+    """Has tyro read floats, integers and paths as above."""
     import tyro
 
-    if info.type is not float:
-        return None
+    registry = tyro.constructors.ConstructorRegistry()
 
-    def read(given: list[str]) -> float:
-        numerator, slash, denominator = given[0].partition("/")
-        value = float(numerator)
-        if slash:
-            over = float(denominator)
-            value = value / over if over else math.nan
-        if math.isnan(value):
-            raise ValueError(f"Expected {given[0]!r} to be a number.")
-        return value
+    def add(kind: type[T], metavar: str, read: Callable[[str], T]) -> None:
+        def rule(
+            info: tyro.constructors.PrimitiveTypeInfo,
+        ) -> tyro.constructors.PrimitiveConstructorSpec[T] | None:
+            if info.type is not kind:
+                return None
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs=1,
+                metavar=metavar,
+                instance_from_str=lambda given: read(given[0]),
+                is_instance=lambda value: isinstance(value, kind) and not isinstance(value, bool),
+                str_from_instance=lambda value: [str(value)],
+            )
 
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="FLOAT",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, float),
-        str_from_instance=lambda value: [str(value)],
-    )
+        registry.primitive_rule(rule)
 
-
-def _integer(info: Any) -> Any:
-    """Lets every integer be written as 1e5 too."""
-    import tyro
-
-    if info.type is not int:
-        return None
-
-    def read(given: list[str]) -> int:
-        if "e" not in given[0].lower():
-            return int(given[0])
-        value = float(given[0])
-        if not value.is_integer():
-            raise ValueError(f"Expected {given[0]!r} to be an integer.")
-        return int(value)
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="INT",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
-        str_from_instance=lambda value: [str(value)],
-    )
-
-
-def _path(info: Any) -> Any:
-    """Lets `--workdir=~/runs` mean the home directory: shells expand it only after a space."""
-    import tyro
-
-    if info.type is not pathlib.Path:
-        return None
-
-    def read(given: list[str]) -> pathlib.Path:
-        if not given[0]:
-            raise ValueError("Expected '' to be a path.")
-        return pathlib.Path(given[0]).expanduser()
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, pathlib.Path),
-        str_from_instance=lambda value: [str(value)],
-    )
+    add(float, "FLOAT", _fraction)
+    add(int, "INT", _integer)
+    add(pathlib.Path, "PATH", _path)
+    with registry:
+        yield
 
 
 def parse(
@@ -113,24 +102,24 @@ def parse(
     # Imported here: whoever calls `main` himself needs no tyro.
     import tyro
 
-    registry = tyro.constructors.ConstructorRegistry()
-    for rule in (_float_or_fraction, _integer, _path):
-        registry.primitive_rule(rule)
     printed = io.StringIO()
     marks = (tyro.conf.CascadeSubcommandArgs,)
-    fields: dict[str, Any] = {} if default is None else {"default": default}
-    kinds: dict[str, Any] = {}
+    start = tyro.MISSING_NONPROP if default is None else default
+    kinds: dict[str, object] = {}
     if positional is not None:
         kinds[positional] = tyro.conf.Positional[typing.get_type_hints(cls)[positional]]
     if flat is not None:
         kinds[flat] = Annotated[typing.get_type_hints(cls)[flat], tyro.conf.arg(name="")]
     # The same fields, these two with tyro's marks, which the class itself is kept free of.
-    marked: Any = type(cls.__name__, (cls,), {"__annotations__": kinds, "__doc__": cls.__doc__})
-    marked = dataclasses.dataclass(frozen=True)(marked)
+    fields = {"__annotations__": kinds, "__doc__": cls.__doc__}
+    marked = dataclasses.dataclass(frozen=True)(type(cls.__name__, (cls,), fields))
+    assert issubclass(marked, cls)
     try:
-        with contextlib.redirect_stderr(printed), registry:
-            found = tyro.cli(marked, args=args, description=description, config=marks, **fields)
-            return cls(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+        with contextlib.redirect_stderr(printed), _words_as_people_write_them():
+            found = tyro.cli(
+                marked, args=args, description=description, config=marks, default=start
+            )
+            return cls(**{name: getattr(found, name) for name in inspect.signature(cls).parameters})
     except SystemExit as stop:
         if not stop.code:
             raise

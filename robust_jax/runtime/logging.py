@@ -6,7 +6,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import rich.console
@@ -70,7 +70,16 @@ class MetricWriter:
                 self._board.add_scalar(name, value, step)
 
 
-def _board(directory: pathlib.Path, *, purge_step: int) -> Any:
+@runtime_checkable
+class _Board(Protocol):
+    """TensorBoard's writer, as far as it is used here."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _board(directory: pathlib.Path, *, purge_step: int) -> _Board | None:
     """Returns TensorBoard's writer; None, and a line says so, where tensorboardX is missing."""
     try:
         from tensorboardX import SummaryWriter

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ def batched(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def local(tree: Any) -> Any:
+def local(tree: T) -> T:
     """Returns replicated arrays as this host's own copies, on one of its devices.
 
     What is computed of them involves no other host: every host that computes it gets the same.
@@ -91,7 +94,17 @@ def local(tree: Any) -> Any:
     )
 
 
-def peak_bytes(devices: Iterable[Any]) -> int | None:
+@runtime_checkable
+class Device(Protocol):
+    """What is asked of a `jax.Device`: whose it is, and what it knows of its memory."""
+
+    @property
+    def process_index(self) -> int: ...
+
+    def memory_stats(self) -> dict[str, int] | None: ...
+
+
+def peak_bytes(devices: Iterable[Device]) -> int | None:
     """Returns the most memory that any device had in use since the start; None on the CPU.
 
     Args:
@@ -103,7 +116,7 @@ def peak_bytes(devices: Iterable[Any]) -> int | None:
     return max(known) if known else None
 
 
-def on_host(tree: Any) -> Any:
+def on_host(tree: PyTree) -> PyTree:
     """Returns the arrays on this host, whole, also where several hosts hold parts of them."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)

@@ -3,14 +3,15 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, ScalarLike
+from numpy.typing import ArrayLike
 
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.graph import Affine, Graph, Input, Maximum, Rectifier, forward
@@ -61,9 +62,9 @@ class Relaxed(NamedTuple):
 
 def crown_margins(
     function: Callable[[Array], Array],
-    images: Any,
-    labels: Any,
-    eps: Any,
+    images: ArrayLike,
+    labels: ArrayLike,
+    eps: ScalarLike,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
@@ -110,7 +111,7 @@ def crown_margins(
         raise ValueError(f"Expected chunk_size={chunk_size} >= 1.")
     if np.ndim(eps):
         raise ValueError(f"Expected eps of shape {np.shape(eps)} to be one number.")
-    if not isinstance(eps, Tracer) and not (eps >= 0 and math.isfinite(eps)):
+    if not isinstance(eps, Tracer) and not 0 <= np.asarray(eps) < np.inf:
         raise ValueError(f"Expected eps={eps} >= 0 and finite.")
     function = as_pytree(function)
     if not len(images):  # which few functions take
@@ -122,14 +123,14 @@ def crown_margins(
     return margins
 
 
-def smallest_margin(margins: Float[Array, "b c"], labels: Any) -> Float[Array, " b"]:
+def smallest_margin(margins: Float[Array, "b c"], labels: ArrayLike) -> Float[Array, " b"]:
     """Returns each image's smallest margin over the classes that are not its own."""
     own = jax.nn.one_hot(jnp.asarray(labels), margins.shape[1], dtype=bool)
     return jnp.min(jnp.where(own, jnp.inf, margins), axis=1)
 
 
 def certified(
-    margins: Float[Array, "b c"], labels: Any, *, tolerance: float = TOLERANCE
+    margins: Float[Array, "b c"], labels: ArrayLike, *, tolerance: float = TOLERANCE
 ) -> Bool[Array, " b"]:
     """Returns which images are proven to keep their label: other classes' margins > tolerance."""
     return smallest_margin(margins, labels) > tolerance
@@ -140,7 +141,7 @@ def _margins(
     function: Callable[[Array], Array],
     images: Array,
     labels: Array,
-    eps: Array,
+    eps: ScalarLike,
     bounds: tuple[float, float],
     intermediate: Intermediate,
     chunk_size: int,

@@ -2,10 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """Returns an array that is jointly linear in these."""
+
+    def __call__(self, *values: ArrayLike) -> Array: ...
 
 
 class Input(NamedTuple):
@@ -33,8 +41,8 @@ class Affine(NamedTuple):
 
     parents: tuple[int, ...]
     shape: tuple[int, ...]
-    linear: Callable[..., Array]
-    spread: Callable[..., Array] | None = None
+    linear: Linear
+    spread: Linear | None = None
     offset: Array | None = None
 
 
@@ -109,8 +117,8 @@ def _compose(node: Affine, inner: Mapping[int, Affine], graph: Graph) -> Affine:
     nested = [inner[p].parents if p in inner else (p,) for p in node.parents]
     parents = tuple(dict.fromkeys(parent for group in nested for parent in group))
 
-    def compose(part):
-        def function(*values):
+    def compose(part: Callable[[Affine], Linear]) -> Linear:
+        def function(*values: ArrayLike) -> Array:
             given = dict(zip(parents, values, strict=True))
             operands = [
                 part(inner[p])(*(given[q] for q in inner[p].parents)) if p in inner else given[p]

@@ -1,12 +1,13 @@
 """Bounds of every value in a network over a box of images, from those of its operands alone."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from robust_jax.certify.graph import Affine, Input, Maximum, Rectifier, forward
 from robust_jax.certify.interpreter import trace
@@ -25,7 +26,9 @@ class Bounds(NamedTuple):
     upper: Float[Array, "..."]
 
 
-def interval_bounds(function: Callable[[Array], Array], lower: Any, upper: Any) -> Bounds:
+def interval_bounds(
+    function: Callable[[Array], Array], lower: ArrayLike, upper: ArrayLike
+) -> Bounds:
     """Returns bounds of a function's value for all images between two.
 
     Args:

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from robust_jax import voting
 from robust_jax.certify.base import Certificate
@@ -63,8 +64,8 @@ class Margins:
     def __call__(
         self,
         logits: Callable[[Array], Array],
-        images: Any,
-        labels: Any,
+        images: ArrayLike,
+        labels: ArrayLike,
         *,
         vote: voting.Vote | None = None,
     ) -> Certificate:

@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
+from numpy.typing import ArrayLike
 from scipy import special
 
 from robust_jax import rng
@@ -19,6 +19,7 @@ from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import shape_of
 from robust_jax.runtime.live import compiled, held
 from robust_jax.runtime.sharding import batched, check_batch_size, replicated
+from robust_jax.types import View
 
 MOST_ALONE = 16
 """Copies of an image that a device predicts at once where each has draws of its own: a network of
@@ -80,11 +81,11 @@ class Smoothing:
 
     def __call__(
         self,
-        predict: Callable[..., Array],
-        images: Any,
+        predict: View,
+        images: ArrayLike,
         *,
         key: Key[Array, ""],
-        index: Any = None,
+        index: ArrayLike | None = None,
         mesh: Mesh | None = None,
         draws_per: Literal["row", "call"] = "call",
     ) -> Certificate:
@@ -106,30 +107,30 @@ class Smoothing:
         Raises:
             ValueError: shapes or dtypes do not fit, or scores are NaN.
         """
-        images = jnp.asarray(images)
-        index = np.arange(len(images)) if index is None else np.asarray(index)
-        if images.ndim < 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+        clean = jnp.asarray(images)
+        rows = np.arange(len(clean)) if index is None else np.asarray(index)
+        if clean.ndim < 2 or not jnp.issubdtype(clean.dtype, jnp.floating):
             raise ValueError(
-                f"Expected images of shape {images.shape} and dtype {images.dtype} to be [b ...] "
+                f"Expected images of shape {clean.shape} and dtype {clean.dtype} to be [b ...] "
                 "and floating."
             )
         if draws_per not in ("row", "call"):
             raise ValueError(f"Expected draws_per={draws_per!r} to be 'row' or 'call'.")
-        if not np.issubdtype(index.dtype, np.integer) and index.size:
-            raise ValueError(f"Expected index.dtype={index.dtype} to be integer.")
-        if index.shape != images.shape[:1]:
+        if not np.issubdtype(rows.dtype, np.integer) and rows.size:
+            raise ValueError(f"Expected index.dtype={rows.dtype} to be integer.")
+        if rows.shape != clean.shape[:1]:
             raise ValueError(
-                f"Expected index.shape={index.shape} to be {images.shape[:1]}, one per image."
+                f"Expected index.shape={rows.shape} to be {clean.shape[:1]}, one per image."
             )
         predict = held(predict)
-        alone = draws_per == "call" and len(images) > 0 and _uses_key(predict, images[:1], key)
+        alone = draws_per == "call" and len(clean) > 0 and _uses_key(predict, clean[:1], key)
         if mesh is not None:
             check_batch_size(self.batch_size, mesh)
-            predict, images, key = jax.device_put((predict, images, key), replicated(mesh))
+            predict, clean, key = jax.device_put((predict, clean, key), replicated(mesh))
 
-        label = np.full(len(images), -1, np.int32)
-        radius = np.zeros(len(images), np.float64)
-        for i, (image, row) in enumerate(zip(images, index, strict=True)):
+        label = np.full(len(clean), -1, np.int32)
+        radius = np.zeros(len(clean), np.float64)
+        for i, (image, row) in enumerate(zip(clean, rows, strict=True)):
             selection, test = (
                 self._votes(
                     predict, image, int(row), rng.stream(key, name, int(row)), num, mesh, alone
@@ -147,7 +148,7 @@ class Smoothing:
 
     def _votes(
         self,
-        predict: Callable[..., Array],
+        predict: View,
         image: Array,
         row: int,
         key: Key[Array, ""],
@@ -179,7 +180,7 @@ class Smoothing:
     compiled, static_argnames=("num_votes", "batch_size", "num_batches", "mesh", "alone")
 )
 def _count(
-    predict: Callable[..., Array],
+    predict: View,
     image: Array,
     sigma: Float[Array, ""] | float,
     key: Key[Array, ""],
@@ -226,14 +227,14 @@ def _count(
     return lax.fori_loop(0, num_batches, add, jnp.zeros(num_classes, jnp.int32))
 
 
-def _uses_key(predict: Callable[..., Array], images: Array, key: Key[Array, ""]) -> bool:
+def _uses_key(predict: View, images: Array, key: Key[Array, ""]) -> bool:
     """Returns whether a prediction may depend on its key."""
     jaxpr = _predicted.trace(predict, images, key).jaxpr.jaxpr
     return any(operand is jaxpr.invars[-1] for e in jaxpr.eqns for operand in e.invars)
 
 
 @jax.jit
-def _predicted(predict: Callable[..., Array], images: Array, key: Key[Array, ""]) -> Array:
+def _predicted(predict: View, images: Array, key: Key[Array, ""]) -> Array:
     return predict(images, key=key)
 
 

@@ -16,13 +16,13 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 FORMAT = 4
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
-Tree = dict[str, Any]
-"""A JSON object."""
+Tree = dict[str, object]
+"""A JSON object; who reads it says of which kind each value is."""
 
 
 class Step(NamedTuple):
@@ -49,7 +49,7 @@ _DONE_BY_FORMAT_2: dict[str, Tree] = {
 
 def _as_it_was_done(tree: Tree) -> Tree:
     """Returns a part of a configuration of format 2, with what it did said."""
-    return {**_DONE_BY_FORMAT_2.get(tree["type"], {}), **tree}
+    return {**_DONE_BY_FORMAT_2.get(str(tree["type"]), {}), **tree}
 
 
 def _as_it_was_computed(claim: Tree) -> Tree:
@@ -59,16 +59,17 @@ def _as_it_was_computed(claim: Tree) -> Tree:
     logit, and counted above 0. The votes of a method that draws once a call were counted as
     independent: no configuration of today says that.
     """
-    if not isinstance(claim.get("evaluation"), dict):
+    evaluation = claim.get("evaluation")
+    if not isinstance(evaluation, dict):
         return claim  # what is missing is said by who reads it
     shared = "RandomLayerSampling" in json.dumps([claim.get("method"), claim.get("sources")])
     certificates = {}
-    for name, certifier in claim["evaluation"].get("certificates", {}).items():
+    for name, certifier in evaluation.get("certificates", {}).items():
         said = {"draws": "shared"} if shared else {}
         if certifier["type"] == "Margins":
             said = {"of": "mean_logit", "tolerance": 0.0}
         certificates[name] = {**certifier, **said}
-    evaluation = {**claim["evaluation"], "precision": "default"}
+    evaluation = {**evaluation, "precision": "default"}
     return {**claim, "evaluation": evaluation | {"certificates": certificates}}
 
 
@@ -95,7 +96,7 @@ def _with_balls(summary: Tree) -> Tree:
     return {**named(summary), "draws": "batch", "judges": judges}
 
 
-def _items(found: Any) -> list[tuple[str, Any]]:
+def _items(found: object) -> list[tuple[str, Tree]]:
     """Returns the parts of an object; nothing of what is none, which its reader refuses."""
     return list(found.items()) if isinstance(found, dict) else []
 
@@ -139,12 +140,12 @@ class TornError(ValueError):
     """What was read is no whole JSON: a stop, or a full disk, cut it short."""
 
 
-def numbered(value: Mapping[str, Any]) -> Tree:
+def numbered(value: Mapping[str, object]) -> Tree:
     """Returns an object of today's shape as it is written, its number first."""
     return {"format": FORMAT, **value}
 
 
-def current(kind: Kind, value: Any, *, name: str) -> Tree:
+def current(kind: Kind, value: object, *, name: str) -> Tree:
     """Returns a stored object in today's shape, without its number.
 
     Args:
@@ -214,17 +215,17 @@ def read_lines(
     return found
 
 
-def write(file: pathlib.Path, value: Mapping[str, Any]) -> None:
+def write(file: pathlib.Path, value: Mapping[str, object]) -> None:
     """Writes a JSON file of today's shape, which is there whole or not at all."""
     _replace(file, json.dumps(numbered(value), indent=2))
 
 
-def write_lines(file: pathlib.Path, values: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(file: pathlib.Path, values: Iterable[Mapping[str, object]]) -> None:
     """Writes a JSON lines file of today's shape, which is there whole or not at all."""
     _replace(file, as_lines(values))
 
 
-def as_lines(values: Iterable[Mapping[str, Any]]) -> str:
+def as_lines(values: Iterable[Mapping[str, object]]) -> str:
     """Returns the text of some lines of today's shape."""
     return "".join(json.dumps(numbered(value)) + "\n" for value in values)
 
@@ -250,18 +251,20 @@ def replacing(file: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
-def _parsed(text: bytes, name: str) -> Any:
+def _parsed(text: bytes, name: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:  # not JSON, or not even text
         raise TornError(f"Expected {name} to be whole JSON: {error}") from error
 
 
-def _each_config(change: Callable[[Tree], Tree], value: Any) -> Any:
-    """Returns a JSON value whose configurations are changed, the innermost first."""
-    if isinstance(value, list):
-        return [_each_config(change, item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    tree = {key: _each_config(change, item) for key, item in value.items()}
+def _each_config(change: Callable[[Tree], Tree], tree: Tree) -> Tree:
+    """Returns a JSON object whose configurations are changed, the innermost first."""
+    tree = {key: _within(change, item) for key, item in tree.items()}
     return change(tree) if isinstance(tree.get("type"), str) else tree
+
+
+def _within(change: Callable[[Tree], Tree], value: object) -> object:
+    if isinstance(value, list):
+        return [_within(change, item) for item in value]
+    return _each_config(change, value) if isinstance(value, dict) else value

@@ -12,24 +12,34 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
 
-def to_json(value: Any) -> Any:
-    """Returns `value`, a configuration, as what `json.dumps` takes."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+def to_json(config: object) -> dict[str, object]:
+    """Returns a configuration as what `json.dumps` takes.
+
+    Raises:
+        ValueError: it is no instance of a dataclass.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ValueError(f"Expected {config!r} to be an instance of a dataclass.")
+    fields = {f.name: _encoded(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {"type": type(config).__name__, **fields}
+
+
+def _encoded(value: object) -> object:
+    if dataclasses.is_dataclass(value):
+        return to_json(value)
     if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
+        return {key: _encoded(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
+        return [_encoded(item) for item in value]
     return value
 
 
-def from_json(expected: type[T], value: Any, *, name: str = "config") -> T:
+def from_json(expected: type[T], value: object, *, name: str = "config") -> T:
     """Returns the configuration that `to_json` wrote, every field checked.
 
     Args:
@@ -40,10 +50,12 @@ def from_json(expected: type[T], value: Any, *, name: str = "config") -> T:
     Raises:
         ValueError: unknown or missing field, unknown type, or a value of another type.
     """
-    return _decode(expected, value, name)
+    found = _decode(expected, value, name)
+    assert isinstance(found, expected)
+    return found
 
 
-def completed(expected: type, value: Any) -> Any:
+def completed(expected: type, value: object) -> object:
     """Returns what `to_json` writes today of a stored configuration, for comparisons.
 
     Fields that it was written without have their defaults. One that today's classes do not take
@@ -64,7 +76,7 @@ def check(config: T, *, name: str = "config") -> T:
     return from_json(type(config), to_json(config), name=name)
 
 
-def differences(first: Any, second: Any, *, name: str = "config") -> list[str]:
+def differences(first: object, second: object, *, name: str = "config") -> list[str]:
     """Returns one line per field in which two `to_json` values differ."""
     if isinstance(first, dict) and isinstance(second, dict):
         lines = []
@@ -81,7 +93,8 @@ def _subclasses(base: type) -> dict[str, type]:
     return found
 
 
-def _decode(expected: Any, value: Any, name: str) -> Any:
+def _decode(expected: object, value: object, name: str) -> object:
+    """Returns a value of a field with this annotation."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
         return _decode_union(arguments, value, name)
@@ -97,7 +110,7 @@ def _decode(expected: Any, value: Any, name: str) -> Any:
                 raise ValueError(f"Expected {name}={value!r} to have {len(arguments)} entries.")
             kinds = arguments
         else:
-            kinds = (arguments[0] if arguments else Any,) * len(value)
+            kinds = (arguments[0] if arguments else object,) * len(value)
         return tuple(
             _decode(k, v, f"{name}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True))
         )
@@ -105,19 +118,18 @@ def _decode(expected: Any, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"Expected {name}={value!r} to be a dict.")
         return {k: _decode(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
+    if not isinstance(expected, type):
+        raise TypeError(f"Expected the annotation {expected!r} of {name} to be a type.")
     if dataclasses.is_dataclass(expected):
-        return _decode_dataclass(typing.cast(type, expected), value, name)
-    if expected is Any:
-        return value
+        return _decode_dataclass(expected, value, name)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        kind = getattr(expected, "__name__", str(expected))
-        raise ValueError(f"Expected {name}={value!r} to be of type {kind}.")
+        raise ValueError(f"Expected {name}={value!r} to be of type {expected.__name__}.")
     return value
 
 
-def _decode_union(options: tuple[Any, ...], value: Any, name: str) -> Any:
+def _decode_union(options: tuple[object, ...], value: object, name: str) -> object:
     if value is None and type(None) in options:
         return None
     options = tuple(option for option in options if option is not type(None))
@@ -140,7 +152,7 @@ def _decode_union(options: tuple[Any, ...], value: Any, name: str) -> Any:
 _hints = functools.cache(typing.get_type_hints)
 
 
-def _decode_dataclass(expected: type, value: Any, name: str) -> Any:
+def _decode_dataclass(expected: type, value: object, name: str) -> object:
     if not isinstance(value, Mapping) or "type" not in value:
         raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
     known = {n: one for n, one in _subclasses(expected).items() if not inspect.isabstract(one)}

@@ -330,9 +330,9 @@ def describe(config: Evaluation) -> dict[str, str]:
     lines = {}
     for name, run in config.attacks.items():
         fields = serialization.to_json(run.attack)
-        threat = fields.pop("threat", None)
-        words = [fields.pop("type")]
-        if threat is not None:
+        threat = fields.get("threat")
+        words = [type(run.attack).__name__]
+        if isinstance(threat, dict):
             words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
         words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
         words.append(f"on {run.view}")

@@ -160,9 +160,10 @@ def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
     file = directory / "seconds.jsonl"
     lines = formats.read_lines("seconds", file, torn="left out") if file.is_file() else []
     for number, line in enumerate(lines, start=1):
-        if not line.keys() >= {"name", "seconds"}:
+        name, seconds = line.get("name"), line.get("seconds")
+        if not isinstance(name, str) or not isinstance(seconds, (int, float)):
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")
-        found[line["name"]] = found.get(line["name"], 0.0) + line["seconds"]
+        found[name] = found.get(name, 0.0) + seconds
     return found
 
 
@@ -178,12 +179,13 @@ def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
     if not file.is_file() or jax.process_index() != 0:
         return
     lines = formats.read_lines("seconds", file, torn="left out")
-    # Lines of format 2 do not say to which record they lead.
-    kept = [
-        line
-        for line in lines
-        if line.get("name") != name or 0 < line.get("num_done", num_done) <= num_done
-    ]
+
+    def is_kept(line: formats.Tree) -> bool:
+        # Lines of format 2 do not say to which record they lead.
+        done = line.get("num_done", num_done)
+        return line.get("name") != name or (isinstance(done, int) and 0 < done <= num_done)
+
+    kept = list(filter(is_kept, lines))
     if kept != lines:
         formats.write_lines(file, kept)
 

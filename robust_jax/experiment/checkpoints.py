@@ -7,24 +7,30 @@ is whole, so one that is interrupted never costs the previous one.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import robust_jax
 from robust_jax import formats, serialization
 from robust_jax.experiment.config import MAY_CHANGE, Config
+from robust_jax.experiment.meta import Meta, from_json, part
 from robust_jax.methods.weights import check_architecture, check_function, fingerprint
 from robust_jax.runtime import logging
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Task, Variables
+
+T = TypeVar("T")
+
+Manager = ocp.CheckpointManager
+"""What writes a work directory's checkpoints, from `open_manager`."""
 
 
 class Checkpoint(NamedTuple):
@@ -47,7 +53,7 @@ class Checkpoint(NamedTuple):
     variables: Variables
 
 
-def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.CheckpointManager:
+def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> Manager:
     """Returns orbax's manager of a work directory, which keeps the last and the best checkpoint.
 
     Args:
@@ -55,7 +61,7 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> ocp.Checkpoint
         best_by: metric whose largest value is the best.
     """
 
-    def value(metrics: Any) -> float:
+    def value(metrics: Mapping[str, float]) -> float:
         return metrics[best_by]
 
     policy = preservation_policy.AnyPreservationPolicy(
@@ -97,11 +103,11 @@ def _torn_metrics(workdir: str | pathlib.Path) -> str:
 
 
 def save(
-    manager: ocp.CheckpointManager,
+    manager: Manager,
     step: int,
     *,
     model: Variables,
-    optimizer: Any,
+    optimizer: PyTree,
     config: Config,
     task: Task,
     class_names: tuple[str, ...],
@@ -192,23 +198,18 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
         raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
     metas = {each: _read_meta(workdir, each) for each in (steps if step is None else [step])}
     if step is None:
-        step = max(steps, key=lambda each: (_best_value(metas[each]), each))
+        step = max(steps, key=lambda each: (metas[each].best_value, each))
     meta = metas[step]
-    config = serialization.from_json(Config, meta["config"])
-    task = Task(
-        tuple(meta["task"]["input_shape"]), meta["task"]["num_classes"], meta["task"]["num_train"]
-    )
+    config = serialization.from_json(Config, meta.config)
     variables = _read_model(workdir, step, mesh)
-    expected = jax.eval_shape(config.method.make(task).init, key=jax.random.key(0))
+    expected = jax.eval_shape(config.method.make(meta.task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
-    if meta["weights"] not in (None, fingerprint(variables)):
+    if meta.weights not in (None, fingerprint(variables)):
         raise ValueError(
             f"Expected checkpoint {str(workdir)!r}, step {step}, to hold the arrays that were "
-            f"saved, {meta['weights']}; found {fingerprint(variables)}."
+            f"saved, {meta.weights}; found {fingerprint(variables)}."
         )
-    return Checkpoint(
-        config, task, tuple(meta["class_names"]), step, dict(meta["metrics"]), variables
-    )
+    return Checkpoint(config, meta.task, meta.class_names, step, meta.metrics, variables)
 
 
 def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
@@ -239,10 +240,10 @@ def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
     return checkpoint._replace(config=changed)
 
 
-def restore_optimizer(manager: ocp.CheckpointManager, step: int, abstract: Any) -> Any:
+def restore_optimizer(manager: Manager, step: int, abstract: PyTree) -> PyTree:
     """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`."""
     args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
-    return _readable(lambda: manager.restore(step, args=args), manager.directory, step).optimizer
+    return _readable(lambda: manager.restore(step, args=args)["optimizer"], manager.directory, step)
 
 
 def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
@@ -255,13 +256,10 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
     steps = _steps(workdir)
     if not steps:
         return None
-    saved, wanted = _read_meta(workdir, steps[-1])["config"], serialization.to_json(config)
+    saved, wanted = _read_meta(workdir, steps[-1]).config, serialization.to_json(config)
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
-        old, new = (
-            functools.reduce(lambda found, key: found.get(key, {}), parents, tree)
-            for tree in (saved, wanted)
-        )
+        old, new = part(saved, parents), part(wanted, parents)
         old.pop(name, None)
         old |= {name: new[name]} if name in new else {}
     lines = serialization.differences(serialization.completed(Config, saved), wanted)
@@ -276,7 +274,7 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
 
 def kept_metrics(workdir: str | pathlib.Path) -> dict[int, dict[str, float]]:
     """Returns the validation metrics of each checkpoint that is kept, by step."""
-    return {step: _read_meta(workdir, step)["metrics"] for step in _steps(workdir)}
+    return {step: _read_meta(workdir, step).metrics for step in _steps(workdir)}
 
 
 def _root(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -291,12 +289,7 @@ def _steps(workdir: str | pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
 
 
-def _best_value(meta: Mapping[str, Any]) -> float:
-    best_by = meta["config"]["training"]["best_by"]
-    return meta["metrics"].get(best_by, -1.0)
-
-
-def _readable(read: Any, directory: Any, step: int) -> Any:
+def _readable(read: Callable[[], T], directory: object, step: int) -> T:
     """Returns `read()`, any failure of it as one line that names the checkpoint."""
     try:
         return read()
@@ -322,16 +315,15 @@ def _reader(workdir: str | pathlib.Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(_root(workdir), options=options, item_handlers=handlers)
 
 
-def _read_meta(workdir: str | pathlib.Path, step: int) -> dict[str, Any]:
-    def read() -> dict[str, Any]:
+def _read_meta(workdir: str | pathlib.Path, step: int) -> Meta:
+    def read() -> object:
         with _reader(workdir) as manager:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             return manager.restore(step, args=args).meta
 
     name = f"checkpoint {str(_root(workdir))!r}, step {step},"
     meta = formats.current("checkpoint", _readable(read, workdir, step), name=name)
-    names = ("config", "task", "class_names", "metrics", "weights")
-    return _readable(lambda: {key: meta[key] for key in names}, workdir, step)
+    return _readable(lambda: from_json(meta), workdir, step)
 
 
 def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:

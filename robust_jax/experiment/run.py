@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -150,7 +149,7 @@ def as_model(checkpoint: checkpoints.Checkpoint) -> evaluation.Model:
 
 
 def fit(
-    manager: Any,
+    manager: checkpoints.Manager,
     workdir: str | pathlib.Path,
     method: Method,
     config: Config,

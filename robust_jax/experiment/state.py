@@ -2,11 +2,11 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Key, PyTree
 
 from robust_jax import rng
 from robust_jax.data import Data
@@ -33,11 +33,15 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
         ValueError: `init_from` holds no checkpoint, or one of another architecture; or one that
             makes another network, and no step trains it.
     """
-    init = jitted(lambda key: method.init(key=key), out_shardings=replicated(mesh))
+
+    def fresh(key: Key[Array, ""]) -> Variables:
+        return method.init(key=key)
+
+    init = jitted(fresh, out_shardings=replicated(mesh))
     source = config.training.init_from
     if source is not None:
         found = checkpoints.load(source, mesh)
-        expected = init.eval_shape(jax.random.key(0))
+        expected = jax.eval_shape(fresh, jax.random.key(0))
         check_architecture(found.variables, expected, name=f"init_from {source!r}")
         try:
             check_function(found.config.method, config.method, found.task, found.variables)
@@ -62,7 +66,7 @@ def _with_statistics(
     return {**variables, "constants": jax.device_put(constants, replicated(mesh))}
 
 
-def _resumed(state: TrainState) -> dict[str, Any]:
+def _resumed(state: TrainState) -> dict[str, PyTree]:
     """Returns what resuming needs besides what is deployed."""
     others = {
         "variables": dict(state.variables) if state.average else {},
@@ -73,7 +77,7 @@ def _resumed(state: TrainState) -> dict[str, Any]:
 
 
 def save(
-    manager: Any,
+    manager: checkpoints.Manager,
     state: TrainState,
     *,
     config: Config,
@@ -94,7 +98,11 @@ def save(
 
 
 def restore(
-    manager: Any, workdir: str | pathlib.Path, step: int, state: TrainState, mesh: Mesh
+    manager: checkpoints.Manager,
+    workdir: str | pathlib.Path,
+    step: int,
+    state: TrainState,
+    mesh: Mesh,
 ) -> TrainState:
     """Returns the state of a checkpoint that `save` wrote, bit for bit, on this mesh.
 
@@ -117,5 +125,5 @@ def restore(
         variables=found.get("variables", model),
         optimizer=found["optimizer"],
         average=model if state.average else {},
-        perturbation=found.get("perturbation", {}),
+        perturbation=found.get("perturbation"),
     )

@@ -1,0 +1,57 @@
+"""What a checkpoint says of itself: its item `meta`, a JSON object."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from robust_jax.formats import Tree
+from robust_jax.types import Task
+
+
+class Meta(NamedTuple):
+    """The item `meta` in today's shape.
+
+    Attributes:
+        config: as `serialization.to_json` wrote it.
+        task: the task that the method was made for.
+        class_names: names of the classes.
+        metrics: validation metrics; empty where none were measured.
+        weights: fingerprint of the variables; None where none was kept.
+    """
+
+    config: Tree
+    task: Task
+    class_names: tuple[str, ...]
+    metrics: dict[str, float]
+    weights: object
+
+    @property
+    def best_value(self) -> float:
+        """The metric by which the best checkpoint is chosen; -1 where it was not measured."""
+        return self.metrics.get(str(part(self.config, ["training"]).get("best_by")), -1.0)
+
+
+def from_json(tree: Tree) -> Meta:
+    """Returns what a JSON object says.
+
+    Raises:
+        KeyError: it lacks a part.
+        ValueError: a part is of another kind.
+    """
+    config, task, metrics, names = (
+        tree[key] for key in ("config", "task", "metrics", "class_names")
+    )
+    if not (isinstance(config, dict) and isinstance(task, dict) and isinstance(metrics, dict)):
+        raise ValueError("Expected config, task and metrics to be JSON objects.")
+    if not isinstance(names, list):
+        raise ValueError(f"Expected class_names={names!r} to be a list.")
+    height, width, channels = task["input_shape"]
+    made_for = Task((height, width, channels), task["num_classes"], task["num_train"])
+    return Meta(config, made_for, tuple(names), metrics, tree["weights"])
+
+
+def part(tree: Tree, names: Sequence[str]) -> Tree:
+    """Returns the object under these names, one inside the other; an empty one if there is none."""
+    for name in names:
+        found = tree.get(name)
+        tree = found if isinstance(found, dict) else {}
+    return tree

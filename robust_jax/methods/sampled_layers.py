@@ -120,8 +120,8 @@ def sampled_layers(num_choices: int, choose: Choose, unit: Unit = "conv") -> Lay
     """
     plain = default_layers()
 
-    def sampled(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def factory(*, name: str | None = None, **arguments: Any) -> nn.Module:
+    def sampled(make):
+        def factory(*, name: str | None = None, **arguments) -> nn.Module:
             # Detached (parent=None): the stacked layer holds the arrays under its own name.
             return SampledLayer(
                 make_layer=functools.partial(make, parent=None, **arguments),

@@ -6,6 +6,7 @@ from robust_jax.models.base import (
     Classifier,
     NetworkConfig,
     Normalization,
+    SingleNetwork,
 )
 from robust_jax.models.cnn import CNNConfig, conv_encoder, strided_cnn
 from robust_jax.models.convolution import convolution
@@ -35,6 +36,7 @@ __all__ = [
     "PreActResNetConfig",
     "ResNetConfig",
     "ResidualConfig",
+    "SingleNetwork",
     "VGGConfig",
     "WideResNetConfig",
     "conv_encoder",

@@ -3,14 +3,14 @@
 import abc
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.layers import Layers
-from robust_jax.models.norm import accumulator_dtype
+from robust_jax.models.layers import Kind, Layers
+from robust_jax.models.norm import Framework, accumulator_dtype
 from robust_jax.types import Outputs
 
 ActivationDtype = Literal["float32", "bfloat16", "float64"]
@@ -26,7 +26,7 @@ class NetworkConfig(abc.ABC):
     """
 
     @abc.abstractmethod
-    def make(self, num_classes: int, layers: Layers) -> nn.Module:
+    def make(self, num_classes: int, layers: Layers) -> "Backbone":
         """Returns the backbone.
 
         Raises:
@@ -88,13 +88,52 @@ class Normalization:
             )
 
 
-class Backbone(nn.Module):
-    """A network from normalised images to logits; subclasses define `features`.
+class Backbone(nn.Module, abc.ABC):
+    """A network, or an ensemble of networks, from normalised images to logits."""
 
-    Modules whose layers carry no member axis give member_logits and features of one member.
+    @abc.abstractmethod
+    def features(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> tuple[Float[Array, "*m b f"], dict[str, Array]]:
+        """Returns the pooled features, an ensemble's of each member, and the taps."""
+
+    @abc.abstractmethod
+    def head(
+        self, features: Float[Array, "*m b f"], *, train: bool, deterministic: bool
+    ) -> Float[Array, "*m b c"]:
+        """Returns the logits of pooled features."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Outputs:
+        """Returns logits, features and taps of a forward pass."""
+
+
+@runtime_checkable
+class Habits(Protocol):
+    """What a configuration says of every layer of its network, see `layers`."""
+
+    @property
+    def activation(self) -> Kind: ...
+
+    @property
+    def negative_slope(self) -> float: ...
+
+    @property
+    def framework(self) -> Framework: ...
+
+
+C = TypeVar("C", bound=Habits)
+
+
+class SingleNetwork(Backbone, Generic[C]):
+    """A network whose layers carry no member axis; subclasses define `features`.
+
+    It gives member_logits and features of one member.
     """
 
-    config: Any
+    config: C
     num_classes: int
     layers: Layers
 
@@ -102,12 +141,6 @@ class Backbone(nn.Module):
         if self.num_classes < 1:
             raise ValueError(f"Expected num_classes={self.num_classes} >= 1.")
         self.linear = self.layers.dense(features=self.num_classes, framework=self.config.framework)
-
-    def features(
-        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
-    ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
-        """Returns the pooled features and the taps."""
-        raise NotImplementedError
 
     def head(
         self, features: Float[Array, "b f"], *, train: bool, deterministic: bool
@@ -135,7 +168,7 @@ class Classifier(nn.Module):
     then runs in `dtype`; logits come back in float32 (float64 for float64).
     """
 
-    backbone: Any
+    backbone: Backbone
     normalization: Normalization = Normalization()
     dtype: ActivationDtype = "float32"
 

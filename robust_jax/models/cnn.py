@@ -6,7 +6,7 @@ from typing import Literal
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.base import NetworkConfig, SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
@@ -97,7 +97,7 @@ def conv_encoder(*, expansion: int = 1) -> CNNConfig:
     )
 
 
-class CNN(Backbone):
+class CNN(SingleNetwork[CNNConfig]):
     """Backbone of `CNNConfig`."""
 
     @nn.compact

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,14 @@ _FEW = 4
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kernel_dilation):
+def _general_convolution(
+    x: Array,
+    kernel: Array,
+    strides: Pair,
+    padding: tuple[Pair, ...],
+    input_dilation: Pair,
+    kernel_dilation: Pair,
+) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -33,6 +39,9 @@ def _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kerne
         rhs_dilation=kernel_dilation,
         dimension_numbers=_DIMENSIONS,
     )
+
+
+_self_adjoint_convolution = jax.custom_vjp(_general_convolution, nondiff_argnums=(2, 3, 4, 5))
 
 
 def _forward(x, kernel, strides, padding, input_dilation, kernel_dilation):
@@ -58,7 +67,6 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         input_padding.append((input_low, (n - 1) * a - (o - 1) * s - input_low + reach))
         kernel_padding.append((low, reach - (n - 1) * a - low + (o - 1) * s))
     flipped = _flipped(kernel)
-    x_gradient: Any
     dense = {*input_dilation, *kernel_dilation} == {1}
     if x.shape[-1] <= _FEW and dense and {*strides} == {1}:
         x_gradient = _convolution_to_few(cotangent, flipped, tuple(input_padding))
@@ -72,7 +80,7 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
         return x_gradient, _pointwise_kernel_gradient(x, cotangent, strides)
     # Channels first in two steps, of whole rows and of a matrix: a third of the time of one.
     rows = computed_once(x.transpose(1, 2, 0, 3))
-    kernel_gradient: Any = _self_adjoint_convolution(
+    kernel_gradient = _self_adjoint_convolution(
         rows.transpose(3, 0, 1, 2),
         cotangent.transpose(1, 2, 0, 3),
         kernel_dilation,
@@ -112,7 +120,7 @@ def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
     parts = lax.pad(kernel, zero, (*missing, (0, 0, 0), (0, 0, 0)))
     parts = parts.reshape(m0, s0, m1, s1, channels, -1)[:, :r0, :, :r1]
     parts = parts.transpose(0, 2, 1, 3, 4, 5).reshape(m0, m1, r0 * r1 * channels, -1)
-    found: Any = _self_adjoint_convolution(
+    found = _self_adjoint_convolution(
         cotangent, _flipped(parts), (1, 1), tuple(pads), (1, 1), (1, 1)
     )
     found = found.reshape(batch, a0, a1, r0, r1, channels).transpose(0, 1, 3, 2, 4, 5)
@@ -204,15 +212,7 @@ def convolution(
         implementation = "self_adjoint" if jax.default_backend() == "cpu" else "lax"
     if implementation == "self_adjoint":
         return _self_adjoint_convolution(x, kernel, strides, pads, input_dilation, kernel_dilation)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        pads,
-        lhs_dilation=input_dilation,
-        rhs_dilation=kernel_dilation,
-        dimension_numbers=_DIMENSIONS,
-    )
+    return _general_convolution(x, kernel, strides, pads, input_dilation, kernel_dilation)
 
 
 def _explicit_padding(

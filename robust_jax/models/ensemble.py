@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from robust_jax.models.base import NetworkConfig, Taps
+from robust_jax.models.base import Backbone, NetworkConfig, Taps
 from robust_jax.models.layers import Layers
 from robust_jax.types import Outputs, Variables
+
+T = TypeVar("T")
 
 Strategy = Literal["auto", "map", "unroll", "vmap"]
 
@@ -49,7 +51,7 @@ class EnsembleConfig(NetworkConfig):
         return Ensemble(config=self, num_classes=num_classes, layers=layers)
 
 
-class Ensemble(nn.Module):
+class Ensemble(Backbone):
     """Backbone of `EnsembleConfig`.
 
     Every leaf of its variables has a leading member axis. Members see the same images; their
@@ -63,24 +65,28 @@ class Ensemble(nn.Module):
     def setup(self):
         self.member = self.config.member.make(self.num_classes, self.layers)
 
-    def _over_members(self, function: Callable[..., Any], x: Array, *, shared: bool) -> Any:
+    def _over_members(
+        self, function: Callable[[Backbone, Array], T], x: Array, *, shared: bool
+    ) -> T:
         """Returns function(member, x) of all members, stacked; x is shared or has a member axis."""
         num_members, strategy = self.config.num_members, self.config.strategy
         if strategy == "auto":
             strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+        axes: PyTree = None if shared else 0
         if strategy == "vmap":
             return nn.vmap(
                 function,
                 variable_axes={True: 0},
                 split_rngs={True: True},
-                in_axes=cast(Any, None if shared else 0),
+                in_axes=axes,
                 axis_size=num_members,
             )(self.member, x)
+        axes = nn.broadcast if shared else 0
         _, stacked = nn.scan(
             lambda member, carry, x: (carry, function(member, x)),
             variable_axes={True: 0},
             split_rngs={True: True},
-            in_axes=cast(Any, nn.broadcast if shared else 0),
+            in_axes=axes,
             length=num_members,
             # A second trace would count every random draw twice: other draws than under vmap.
             check_constancy_invariants=False,
@@ -120,7 +126,7 @@ class Ensemble(nn.Module):
         return Outputs(jnp.mean(member_logits, 0), member_logits, features, dict(taps))
 
 
-def member_variables(variables: Variables, member: int) -> dict[str, Any]:
+def member_variables(variables: Variables, member: int) -> dict[str, PyTree]:
     """Returns the variables of a classifier around one member alone.
 
     Args:
@@ -134,7 +140,7 @@ def member_variables(variables: Variables, member: int) -> dict[str, Any]:
     Raises:
         ValueError: there is no such member.
     """
-    alone: dict[str, Any] = {}
+    alone: dict[str, PyTree] = {}
     for name, collection in variables.items():
         if "backbone" not in collection:
             alone[name] = collection
@@ -147,7 +153,7 @@ def member_variables(variables: Variables, member: int) -> dict[str, Any]:
     return alone
 
 
-def stack_members(members: Sequence[Variables]) -> dict[str, Any]:
+def stack_members(members: Sequence[Variables]) -> dict[str, PyTree]:
     """Returns the variables of a classifier around an ensemble of these members.
 
     Args:
@@ -159,7 +165,7 @@ def stack_members(members: Sequence[Variables]) -> dict[str, Any]:
     """
     if not members:
         raise ValueError("Expected members=[] not to be empty.")
-    stacked: dict[str, Any] = {}
+    stacked: dict[str, PyTree] = {}
     for name, collection in members[0].items():
         if "backbone" not in collection:
             stacked[name] = collection

@@ -1,15 +1,30 @@
 """From a network's last activations to what its last linear layer sees."""
 
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Taps
+from robust_jax.models.base import Habits, Taps
 from robust_jax.models.layers import Layers
 
 
-def check_head(config: Any) -> None:
+@runtime_checkable
+class HeadHabits(Habits, Protocol):
+    """What a configuration says of what comes before the last linear layer.
+
+    `positions` is the side of the grid that the last activations are averaged to, and flattened,
+    `hidden` the sizes of the linear layers before the last.
+    """
+
+    @property
+    def positions(self) -> int: ...
+
+    @property
+    def hidden(self) -> tuple[int, ...]: ...
+
+
+def check_head(config: HeadHabits) -> None:
     """Checks the fields of a configuration that `before_last` reads.
 
     Raises:
@@ -23,7 +38,7 @@ def check_head(config: Any) -> None:
 
 def before_last(
     x: Float[Array, "b h w k"],
-    config: Any,
+    config: HeadHabits,
     layers: Layers,
     taps: Taps,
     *,
@@ -36,7 +51,7 @@ def before_last(
 
     Args:
         x: the last activations.
-        config: of the network: `positions`, `hidden`, `activation`, `negative_slope`, `framework`.
+        config: of the network.
         layers: factories of the linear layers and activations.
         taps: gets a tap for each hidden layer.
         train: see `layers`.

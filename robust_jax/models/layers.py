@@ -27,23 +27,32 @@ batch is the same.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
 
 from robust_jax.models.convolution import Implementation, Padding, Pair, convolution
 from robust_jax.models.norm import BatchNorm, Framework
 from robust_jax.runtime.compilation import computed_once
 
 
-def _uniform_fan_in(fan_in: int) -> Callable[..., Array]:
+@runtime_checkable
+class Initializer(Protocol):
+    """Returns the array that a parameter begins as."""
+
+    def __call__(
+        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike, /
+    ) -> Array: ...
+
+
+def _uniform_fan_in(fan_in: int) -> Initializer:
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -72,7 +81,9 @@ class Conv(nn.Module):
     def weights(self, in_channels: int) -> tuple[Array, Array | None]:
         """Returns the kernel and the bias (None without one); call it from a compact method."""
         bias_init = _uniform_fan_in(self.kernel_size[0] * self.kernel_size[1] * in_channels)
-        kernel_init = bias_init if self.framework == "torch_default" else _he_normal_fan_out
+        kernel_init: Initializer = _he_normal_fan_out
+        if self.framework == "torch_default":
+            kernel_init = bias_init
         if self.framework == "keras":
             kernel_init, bias_init = _he_normal_keras, nn.initializers.zeros
         shape = (*self.kernel_size, in_channels, self.features)
@@ -133,6 +144,9 @@ class Dense(nn.Module):
         return output
 
 
+Kind = Literal["relu", "leaky_relu"]
+
+
 @jax.custom_jvp
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Returns max(x, 0), whose derivative asks the output's sign: the input need not be kept."""
@@ -149,7 +163,7 @@ def _relu_derivative(primals, tangents):
 class Activation(nn.Module):
     """ReLU or leaky ReLU."""
 
-    kind: Literal["relu", "leaky_relu"] = "relu"
+    kind: Kind = "relu"
     negative_slope: float = 0.01
 
     def __call__(
@@ -162,6 +176,52 @@ class Activation(nn.Module):
         return nn.leaky_relu(x, self.negative_slope)
 
 
+@runtime_checkable
+class Layer(Protocol):
+    """Returns the activations after a layer, a module or a function, in one mode."""
+
+    def __call__(self, x: Array, /, *, train: bool, deterministic: bool) -> Array: ...
+
+
+@runtime_checkable
+class MakeConv(Protocol):
+    """Returns a convolution."""
+
+    def __call__(
+        self,
+        *,
+        features: int,
+        kernel_size: Pair,
+        strides: int,
+        use_bias: bool,
+        framework: Framework,
+        name: str,
+    ) -> Layer: ...
+
+
+@runtime_checkable
+class MakeNorm(Protocol):
+    """Returns a normalisation; `cumulative` is BatchNorm's."""
+
+    def __call__(self, *, framework: Framework, name: str, cumulative: bool = False) -> Layer: ...
+
+
+@runtime_checkable
+class MakeActivation(Protocol):
+    """Returns an activation."""
+
+    def __call__(self, *, kind: Kind, negative_slope: float) -> Layer: ...
+
+
+@runtime_checkable
+class MakeDense(Protocol):
+    """Returns a linear layer; of the last one the name is not said."""
+
+    def __call__(
+        self, *, features: int, framework: Framework, name: str | None = None
+    ) -> Layer: ...
+
+
 class Layers(NamedTuple):
     """Factories of a network's layers; a method replaces the ones that it changes.
 
@@ -171,16 +231,16 @@ class Layers(NamedTuple):
     fewer channels than `features`, as long as it does so for every layer alike.
 
     Attributes:
-        conv: (features, kernel_size, strides, use_bias, framework, name) -> module.
-        norm: (framework, name) -> module.
-        act: (kind, negative_slope) -> module.
-        dense: (features, framework) -> module, the classifier head.
+        conv: of convolutions.
+        norm: of normalisations.
+        act: of activations.
+        dense: of linear layers, the last one (the classifier head) among them.
     """
 
-    conv: Callable[..., Any] = Conv
-    norm: Callable[..., Any] = BatchNorm
-    act: Callable[..., Any] = Activation
-    dense: Callable[..., Any] = Dense
+    conv: MakeConv = Conv
+    norm: MakeNorm = BatchNorm
+    act: MakeActivation = Activation
+    dense: MakeDense = Dense
 
 
 def default_layers(*, implementation: Implementation = "auto") -> Layers:

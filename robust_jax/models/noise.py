@@ -1,11 +1,11 @@
 """Gaussian noise on activations, cheap enough to add after every convolution."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int16, Key, UInt32
 
 from robust_jax.runtime.compilation import computed_once
@@ -14,7 +14,7 @@ _NUM_LEVELS = 2**16
 
 
 def gaussian(
-    key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "..."]:
     """Returns standard normal noise of 65,536 equiprobable levels, |noise| <= 4.33.
 

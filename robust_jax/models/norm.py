@@ -1,12 +1,13 @@
 """Batch normalisation, with its backward pass in closed form."""
 
-import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from robust_jax.runtime.compilation import computed_once
@@ -14,7 +15,7 @@ from robust_jax.runtime.compilation import computed_once
 Framework = Literal["torch", "torch_default", "keras"]
 
 
-def accumulator_dtype(dtype: Any) -> Any:
+def accumulator_dtype(dtype: DTypeLike) -> np.dtype:
     """Returns the dtype in which sums over many values of this dtype are made, and logits given.
 
     float32, or float64 for float64.
@@ -46,8 +47,9 @@ def _scaled(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
     return ((y - _wide(mean, x)) * _wide(factor, x) + _wide(bias, x)).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalised(x, scale, bias, centre, epsilon):
+def _normalised_by_itself(
+    x: Array, scale: Array, bias: Array, centre: Array, epsilon: float
+) -> tuple[Array, Array, Array]:
     """Returns x normalised by its own moments, and the moments.
 
     The backward pass needs two sums over x and cotangent and one pass that applies three numbers
@@ -56,6 +58,9 @@ def _normalised(x, scale, bias, centre, epsilon):
     convolution's output keep that already.
     """
     return _normalised_forward(x, scale, bias, centre, epsilon)[0]
+
+
+_normalised = jax.custom_vjp(_normalised_by_itself, nondiff_argnums=(4,))
 
 
 def _normalised_forward(x, scale, bias, centre, epsilon):
@@ -132,13 +137,12 @@ class BatchNorm(nn.Module):
             return _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
         centre = jnp.asarray(lax.stop_gradient(running_mean.value), dtype)
         if self.statistics_gradient:
-            found: Any = _normalised(x, scale, bias, centre, epsilon)
-            output, mean, var = found
+            output, mean, var = _normalised(x, scale, bias, centre, epsilon)
         else:
             mean, var = lax.stop_gradient(_moments(x, centre))
             output = _scaled(x, mean, scale * lax.rsqrt(var + epsilon), bias)
         if not self.is_initializing():
-            kept: Any = momentum
+            kept: float | Array = momentum
             if self.cumulative:
                 count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.float32)
                 kept = count.value / (count.value + 1)

@@ -1,16 +1,22 @@
 """PreAct-ResNet-18, and the block that wide residual networks are made of too."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, Taps
+from robust_jax.models.base import SingleNetwork, Taps
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
-from robust_jax.models.residual import LayerMaker, ResidualConfig, residual_sum, stage_widths
+from robust_jax.models.residual import (
+    LayerMaker,
+    ResidualConfig,
+    ResidualHabits,
+    residual_sum,
+    stage_widths,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,7 @@ class PreActResNetConfig(ResidualConfig):
 class PreActBlock(nn.Module):
     """Basic block with norm and activation before each convolution."""
 
-    config: Any
+    config: ResidualHabits
     layers: Layers
     width: int
     strides: int
@@ -80,7 +86,7 @@ class PreActBlock(nn.Module):
         return total, taps
 
 
-class PreActResNet(Backbone):
+class PreActResNet(SingleNetwork[PreActResNetConfig]):
     """Backbone of `PreActResNetConfig`."""
 
     @nn.compact

@@ -1,12 +1,12 @@
 """What networks of residual blocks share: widths, layers, the sum of branch and shortcut."""
 
 import dataclasses
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array
 
-from robust_jax.models.base import NetworkConfig
+from robust_jax.models.base import Habits, NetworkConfig
 from robust_jax.models.layers import Layers
 
 
@@ -30,6 +30,14 @@ class ResidualConfig(NetworkConfig):
     def __post_init__(self):
         if not 0 <= self.branch_gradient <= 1:
             raise ValueError(f"Expected branch_gradient={self.branch_gradient} in [0, 1].")
+
+
+@runtime_checkable
+class ResidualHabits(Habits, Protocol):
+    """What a configuration says of every block of its network."""
+
+    @property
+    def branch_gradient(self) -> float: ...
 
 
 def stage_widths(
@@ -56,8 +64,16 @@ def stage_widths(
 class LayerMaker:
     """The layers of one network as its configuration asks for them, in one mode."""
 
-    def __init__(self, config: Any, layers: Layers, *, train: bool, deterministic: bool):
-        self.config, self.layers = config, layers
+    def __init__(
+        self,
+        config: Habits,
+        layers: Layers,
+        *,
+        train: bool,
+        deterministic: bool,
+        conv_bias: bool = False,
+    ) -> None:
+        self.config, self.layers, self.conv_bias = config, layers, conv_bias
         self.mode = {"train": train, "deterministic": deterministic}
 
     def conv(self, x: Array, features: int, size: int, strides: int, name: str) -> Array:
@@ -65,7 +81,7 @@ class LayerMaker:
             features=features,
             kernel_size=(size, size),
             strides=strides,
-            use_bias=getattr(self.config, "conv_bias", False),
+            use_bias=self.conv_bias,
             framework=self.config.framework,
             name=name,
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, Taps
+from robust_jax.models.base import SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
@@ -150,7 +150,8 @@ class _Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
     ) -> tuple[Array, dict[str, Array]]:
-        make = LayerMaker(self.config, self.layers, train=train, deterministic=deterministic)
+        mode = {"train": train, "deterministic": deterministic}
+        make = LayerMaker(self.config, self.layers, conv_bias=self.config.conv_bias, **mode)
         plan = [(self.width, 3, self.strides), (self.width, 3, 1)]
         if self.config.depth == 50:
             plan = [(self.width, 1, 1), (self.width, 3, self.strides), (4 * self.width, 1, 1)]
@@ -177,7 +178,7 @@ class _Block(nn.Module):
         return make.act(total), taps
 
 
-class ResNet(Backbone):
+class ResNet(SingleNetwork[ResNetConfig]):
     """Backbone of `ResNetConfig`."""
 
     @nn.compact
@@ -186,7 +187,8 @@ class ResNet(Backbone):
     ) -> tuple[Float[Array, "b f"], dict[str, Array]]:
         """Returns what the last linear layer sees, and the taps."""
         config, taps = self.config, Taps()
-        make = LayerMaker(config, self.layers, train=train, deterministic=deterministic)
+        mode = {"train": train, "deterministic": deterministic}
+        make = LayerMaker(config, self.layers, conv_bias=config.conv_bias, **mode)
         imagenet, strided = (config.stem == name for name in ("imagenet", "strided"))
         width = config.stage_widths[0] // (2 if strided else 1)
         size, strides = 7 if imagenet else 3, 2 if imagenet or strided else 1
@@ -208,8 +210,7 @@ class ResNet(Backbone):
                     strides=2 if i == 0 and (stage > 1 or strided) else 1,
                     name=f"layer{stage}_{i}",
                 )
-                x, block_taps = block(x, train=train, deterministic=deterministic)
+                x, block_taps = block(x, **mode)
                 for name, value in block_taps.items():
                     taps.add(f"layer{stage}.{i}.{name}", value)
-        x = before_last(x, config, self.layers, taps, train=train, deterministic=deterministic)
-        return x, dict(taps)
+        return before_last(x, config, self.layers, taps, **mode), dict(taps)

@@ -6,7 +6,7 @@ from typing import Literal
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, NetworkConfig, Taps
+from robust_jax.models.base import NetworkConfig, SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
@@ -99,7 +99,7 @@ def imagenet_vgg(depth: int, *, norm: bool = False) -> VGGConfig:
     return VGGConfig(depth, norm=norm, hidden=(4096, 4096), positions=7)
 
 
-class VGG(Backbone):
+class VGG(SingleNetwork[VGGConfig]):
     """Backbone of `VGGConfig`."""
 
     @nn.compact

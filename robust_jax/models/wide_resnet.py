@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Backbone, Taps
+from robust_jax.models.base import SingleNetwork, Taps
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
 from robust_jax.models.pre_act_resnet import PreActBlock
@@ -50,7 +50,7 @@ class WideResNetConfig(ResidualConfig):
         return WideResNet(config=self, num_classes=num_classes, layers=layers)
 
 
-class WideResNet(Backbone):
+class WideResNet(SingleNetwork[WideResNetConfig]):
     """Backbone of `WideResNetConfig`."""
 
     @nn.compact

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from robust_jax.data.pipeline import Data
 from robust_jax.data.plan import EvalPlan, Indices, Plan, TrainPlan, select
 from robust_jax.data.split import Split
 from robust_jax.types import Batch
+
+P = ParamSpec("P")
 
 _LEADING = round(2**23 / 255) * 2.0**-23
 _REMAINDER = 1 / 255 - _LEADING
@@ -95,10 +98,10 @@ def eval_batches(
 
 def _resized(data: Data, image_size: int) -> Split:
     """Returns the training split at another size, made once so that its arrays are kept."""
-    cache = data.train.cache
-    if ("resized", image_size) not in cache:
-        cache["resized", image_size] = data.train.resized(image_size)
-    return cache["resized", image_size]
+    kept = data.train.at_sizes
+    if image_size not in kept:
+        kept[image_size] = data.train.resized(image_size)
+    return kept[image_size]
 
 
 def _check_batch_size(batch_size: int, sharding: Sharding | None) -> None:
@@ -160,7 +163,7 @@ def _gather(
 
 
 @lru_cache(maxsize=64)
-def _jitted(fn: Callable[..., Batch], sharding: Sharding | None) -> Callable[..., Batch]:
+def _jitted(fn: Callable[P, Batch], sharding: Sharding | None) -> Callable[P, Batch]:
     return jax.jit(fn) if sharding is None else jax.jit(fn, out_shardings=sharding)
 
 
@@ -171,9 +174,10 @@ def _gathered(
     everywhere = sharding
     if isinstance(sharding, NamedSharding):
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    if everywhere not in split.cache:
-        split.cache[everywhere] = tuple(_put(array, everywhere) for array in split.arrays)
-    images, labels = split.cache[everywhere]
+    if everywhere not in split.on_devices:
+        images, labels = split.arrays
+        split.on_devices[everywhere] = _put(images, everywhere), _put(labels, everywhere)
+    images, labels = split.on_devices[everywhere]
     gather = _jitted(_gather, sharding)
     step = start
     while stop is None or step < stop:
@@ -231,7 +235,7 @@ def _streamed(
     local = _local_positions(plan.batch_size, sharding)
     num_steps = 2**40 if stop is None else stop - start
     # A copy without the decoded arrays: it may travel to worker processes.
-    split = replace(split, seed=seed, cache={})
+    split = replace(split, seed=seed, on_devices={}, at_sizes={})
     source = _StepSource(split, plan, start, num_steps, local)
     num_threads = min(16, os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)

@@ -1,7 +1,7 @@
 """Sources that decode image files: a folder tree and prepared TFDS datasets."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -241,7 +241,7 @@ class TFDSExamples:
     channels: int
 
     @cached_property
-    def _rows(self) -> Any:
+    def _rows(self) -> Sequence[Mapping[str, object]]:
         import tensorflow_datasets as tfds
 
         decoders = {self.image_key: tfds.decode.SkipDecoding()}
@@ -257,7 +257,7 @@ class TFDSExamples:
             ) from error
         return rows
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Returns the fields without the open files: each process opens its own."""
         return {key: value for key, value in self.__dict__.items() if key != "_rows"}
 
@@ -273,8 +273,8 @@ class TFDSExamples:
         except RuntimeError as error:
             raise ValueError(f"Expected {name} to be readable: {error}") from error
         encoded, label = example[self.image_key], example[self.label_key]
-        # What array_record gives of a file that was cut short.
-        if encoded is None or label is None:
+        # None is what array_record gives of a file that was cut short.
+        if not isinstance(encoded, bytes) or not isinstance(label, (int, np.integer)):
             raise ValueError(f"Expected {name} to be readable: the record is empty.")
         return decode_image(encoded, self.channels, name), int(label)
 

@@ -5,9 +5,9 @@ import math
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 # Modes that convert to 8-bit grey or RGB without clipping; 16-bit and float modes do not.
@@ -23,7 +23,7 @@ _NUM_ATTEMPTS = 10
 NUM_CROP_DRAWS = 4 * _NUM_ATTEMPTS
 
 
-def check_images(images: Any, name: str = "images") -> None:
+def check_images(images: ArrayLike, name: str = "images") -> None:
     """Returns nothing if `images` is a valid array of images.
 
     Args:
@@ -46,7 +46,7 @@ def check_images(images: Any, name: str = "images") -> None:
             raise ValueError(f"Expected {name} with values in [{low:g}, {high:g}] in [0, 1].")
 
 
-def check_labels(labels: Any, num_classes: int, name: str = "labels") -> None:
+def check_labels(labels: ArrayLike, num_classes: int, name: str = "labels") -> None:
     """Returns nothing if `labels` is a vector of integers in [0, num_classes).
 
     Raises:
@@ -112,7 +112,9 @@ def _deep(image: Image.Image) -> str | None:
     return None
 
 
-def resize(image: np.ndarray, height: int, width: int, box: Any = None) -> np.ndarray:
+def resize(
+    image: np.ndarray, height: int, width: int, box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     """Returns the image (or its box left, top, right, bottom) resized, bilinear, antialiased."""
     grey = image.shape[2] == 1
     source = Image.fromarray(image[:, :, 0] if grey else image)

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array
+from numpy.typing import ArrayLike
 
 from robust_jax.data.images import NUM_CROP_DRAWS, Transform, check_images, check_labels
 from robust_jax.data.order import uniforms
@@ -41,15 +44,17 @@ class Split:
     seed: int
     memory: Literal["device", "stream"]
     num_workers: int
-    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What `batches` keeps: device copies of the arrays by sharding, the split at other sizes."""
+    on_devices: dict[Sharding | None, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    """Copies of `arrays` that `batches` keeps, by how they lie."""
+    at_sizes: "dict[int, Split]" = field(default_factory=dict, repr=False)
+    """The split at other sizes, which `batches` keeps with their arrays."""
 
     def __len__(self) -> int:
         """Returns the number of examples."""
         return len(self.rows)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         """Returns uint8; of arrays that a caller handed in as fractions, float32."""
         found = self.examples
         return found.images.dtype if isinstance(found, ArrayExamples) else np.dtype(np.uint8)
@@ -58,9 +63,10 @@ class Split:
         """Returns the image (no random crop) and the label of a row."""
         return self.read(row, None)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Returns the fields without the decoded arrays: a worker process needs none."""
-        return {k: v for k, v in self.__dict__.items() if k != "arrays"} | {"cache": {}}
+        emptied: dict[str, object] = {"on_devices": {}, "at_sizes": {}}
+        return {n: v for n, v in self.__dict__.items() if n != "arrays"} | emptied
 
     def read(self, row: int, epoch: int | None) -> tuple[np.ndarray, int]:
         """Returns the image of a row as an epoch sees it (None: no random crop), and its label."""
@@ -130,10 +136,12 @@ class Split:
             resize_to = round(resize_to * image_size / old.image_size)
         transform = replace(old, image_size=image_size, resize_to=resize_to)
         shape = (image_size, image_size, self.shape[2])
-        return replace(self, transform=transform, shape=shape, cache={})
+        return replace(self, transform=transform, shape=shape, on_devices={}, at_sizes={})
 
 
-def from_arrays(images: Any, labels: Any, *, num_classes: int, name: str = "test") -> Split:
+def from_arrays(
+    images: ArrayLike, labels: ArrayLike, *, num_classes: int, name: str = "test"
+) -> Split:
     """Returns arrays as a split.
 
     Args:

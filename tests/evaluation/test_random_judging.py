@@ -56,7 +56,7 @@ def test_attacks_that_do_nothing_change_nothing(test_split):
     zeros = np.zeros(len(test_split), np.int32)
     images = test_split.arrays[0]
     split = dataclasses.replace(
-        test_split, examples=ArrayExamples(images, zeros), rows=np.arange(len(zeros)), cache={}
+        test_split, examples=ArrayExamples(images, zeros), rows=np.arange(len(zeros)), on_devices={}
     )
     judges = side_by_side(honest=Judge(num_draws=3))
     _, rows, numbers = found(random_method(coin), {}, split, judges=judges)

@@ -1,7 +1,7 @@
 """Public PyTorch checkpoints by name: which network they hold, and where its arrays are."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from robust_jax.models import (
     CNNConfig,
@@ -122,10 +122,10 @@ _CIFAR_LAYOUTS = {
 
 
 def _vgg(
-    network: VGGConfig, *linear: str, normalization: Normalization | None, **fields: Any
+    network: VGGConfig, *linear: str, normalization: Normalization | None, task: Task = CIFAR10
 ) -> Architecture:
     name = _vgg_name(network, linear)
-    return Architecture(network, ("",), name, normalization, **fields)
+    return Architecture(network, ("",), name, normalization, task=task)
 
 
 ARCHITECTURES = {

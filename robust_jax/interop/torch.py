@@ -36,18 +36,18 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import PyTree
 
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.interop.architectures import ARCHITECTURES, CIFAR10, IMAGENET, Architecture
-from robust_jax.interop.torch_file import as_numpy, load_state_dict
+from robust_jax.interop.torch_file import Tensor, as_numpy, load_state_dict
 from robust_jax.methods import Standard
 from robust_jax.models import (
     Classifier,
@@ -76,10 +76,10 @@ _ARRAY_NAMES = {
 
 
 def import_state_dict(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor | np.ndarray],
     architecture: str,
     normalization: Normalization | None = None,
-) -> tuple[NetworkConfig, Normalization | None, dict[str, Any]]:
+) -> tuple[NetworkConfig, Normalization | None, dict[str, PyTree]]:
     """Returns the network, its normalisation and its variables from a PyTorch state dict.
 
     Args:
@@ -119,7 +119,9 @@ def import_state_dict(
     return design.network, design.normalization, variables
 
 
-def _unwrapped(state_dict: Mapping[str, Any], wanted: set[str]) -> dict[str, Any]:
+def _unwrapped(
+    state_dict: Mapping[str, Tensor | np.ndarray], wanted: set[str]
+) -> dict[str, Tensor | np.ndarray]:
     """Returns the arrays that matter, under the names in which most of the wanted ones are found.
 
     Names lose the parts that wrappers put anywhere in them, and the beginning that most of the
@@ -153,7 +155,7 @@ def _listing(names: list[str]) -> str:
 
 
 @functools.cache
-def _expected(design: Architecture) -> dict[tuple[str, ...], Any]:
+def _expected(design: Architecture) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
     """Returns the shape of every array of a member's classifier, by path, without constants."""
     backbone = design.member.make(design.task.num_classes, default_layers())
     images = jax.ShapeDtypeStruct((1, *design.task.input_shape), jnp.float32)
@@ -162,7 +164,11 @@ def _expected(design: Architecture) -> dict[tuple[str, ...], Any]:
         jax.random.key(0),
         images,
     )
-    return dict(traverse_util.flatten_dict(variables))
+    return {
+        path: leaf
+        for path, leaf in traverse_util.flatten_dict(variables).items()
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+    }
 
 
 def _member_names(design: Architecture, prefix: str) -> dict[tuple[str, ...], str]:
@@ -175,8 +181,10 @@ def _member_names(design: Architecture, prefix: str) -> dict[tuple[str, ...], st
 
 
 def _member_variables(
-    design: Architecture, names: Mapping[tuple[str, ...], str], given: Mapping[str, Any]
-) -> dict[str, Any]:
+    design: Architecture,
+    names: Mapping[tuple[str, ...], str],
+    given: Mapping[str, Tensor | np.ndarray],
+) -> dict[str, PyTree]:
     found = {}
     for path, expected in _expected(design).items():
         name = names[path]

@@ -6,13 +6,36 @@ import importlib
 import pathlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 
 
-def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[str, Any]:
+@runtime_checkable
+class Tensor(Protocol):
+    """A `torch.Tensor`, as far as it is read here."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def detach(self) -> "Tensor": ...
+
+    def cpu(self) -> "Tensor": ...
+
+    def float(self) -> "Tensor": ...
+
+    def is_floating_point(self) -> bool: ...
+
+    def element_size(self) -> int: ...
+
+    def numpy(self) -> np.ndarray: ...
+
+
+def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """Returns the state dict of a file, as NumPy arrays by name.
 
     It is the file itself or one of its entries: the only one that holds tensors with names, be it
@@ -37,7 +60,7 @@ def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[
             'Expected PyTorch to be installed: pip install "robust_jax[torch]".'
         ) from error
     try:
-        with _quiet(), torch.serialization.safe_globals(_harmless()):
+        with _quiet(), _harmless_classes():
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # Its message advises to load without weights_only, which would execute the file.
@@ -47,7 +70,7 @@ def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[
             f"Expected file={str(file)!r} to be a PyTorch file of plain arrays and whole "
             f"({type(error).__name__}{held})."
         ) from error
-    found = _chosen(_state_dicts(loaded, torch.Tensor), str(file), entry)
+    found = _chosen(_state_dicts(loaded), str(file), entry)
     return {name: as_numpy(value, f"{name} of {file}") for name, value in found.items()}
 
 
@@ -59,21 +82,26 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _harmless() -> list[Any]:
-    """Returns the classes that training scripts leave beside weights: options, NumPy's numbers."""
-    scalar: Any = importlib.import_module("numpy._core.multiarray").scalar
+@contextlib.contextmanager
+def _harmless_classes() -> Iterator[None]:
+    """Lets a file hold what training scripts leave beside weights: options, NumPy's numbers."""
+    import torch
+
+    scalar = importlib.import_module("numpy._core.multiarray").scalar
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)]
-    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    named = (scalar, "numpy.core.multiarray.scalar")
+    with torch.serialization.safe_globals([argparse.Namespace, scalar, named, np.dtype, *kinds]):
+        yield
 
 
-def _state_dicts(loaded: Any, tensor: type) -> dict[str, Mapping[str, Any]]:
+def _state_dicts(loaded: object) -> dict[str, Mapping[str, Tensor]]:
     """Returns the state dicts of a loaded file by entry; "" where it is one itself."""
 
-    def is_one(value: Any) -> bool:
+    def is_one(value: object) -> TypeGuard[Mapping[str, Tensor]]:
         return (
             isinstance(value, Mapping)
             and all(isinstance(name, str) for name in value)
-            and all(isinstance(each, tensor) for each in value.values())
+            and all(isinstance(each, Tensor) for each in value.values())
             # Not a bunch of measured numbers.
             and any(each.ndim > 1 for each in value.values())
         )
@@ -85,8 +113,8 @@ def _state_dicts(loaded: Any, tensor: type) -> dict[str, Mapping[str, Any]]:
 
 
 def _chosen(
-    found: Mapping[str, Mapping[str, Any]], file: str, entry: str | None
-) -> Mapping[str, Any]:
+    found: Mapping[str, Mapping[str, Tensor]], file: str, entry: str | None
+) -> Mapping[str, Tensor]:
     names = ", ".join(found)
     if not found:
         raise ValueError(f"Expected file={file!r} to hold a state dict.")
@@ -99,9 +127,9 @@ def _chosen(
     return next(iter(found.values()))
 
 
-def as_numpy(tensor: Any, name: str) -> np.ndarray:
+def as_numpy(tensor: Tensor | np.ndarray, name: str) -> np.ndarray:
     """Returns the values of a tensor, parameters and bfloat16 included, or of an array."""
-    if not hasattr(tensor, "detach"):
+    if not isinstance(tensor, Tensor):
         return np.asarray(tensor)
     try:
         tensor = tensor.detach()

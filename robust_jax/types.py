@@ -5,12 +5,12 @@ k channels, f features, s draws.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-Variables = Mapping[str, Any]
-"""Nested dict of a network's arrays: {'params', 'batch_stats', 'constants', ...}."""
+Variables = Mapping[str, PyTree]
+"""Nested dict of a network's arrays, by collection: {'params', 'batch_stats', 'constants', ...}."""
 
 Images = Float[Array, "b *shape"]
 Labels = Int[Array, " b"]

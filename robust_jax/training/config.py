@@ -29,7 +29,7 @@ class Phase:
 
 
 AttackChoice = PGD | FGSM | BIM | MIM | APGD | Spatial | Attack
-"""Any attack; those named are what a command line can choose (`training.validation-attack:pgd`)."""
+"""Every attack is one; a command line can choose those named (`training.validation-attack:pgd`)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from robust_jax.data import Data, train_batches
+from robust_jax.methods.base import Metrics
 from robust_jax.runtime.sharding import batched
 from robust_jax.training.plan import Plan
-from robust_jax.training.step import Metrics
 from robust_jax.types import Batch
 
 

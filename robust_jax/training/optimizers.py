@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
-
-from robust_jax.types import Variables
+from jaxtyping import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +147,7 @@ class OptimizerConfig:
         momentum = self.momentum or None
         return optax.chain(clip, decay, optax.sgd(rate, momentum, nesterov=self.nesterov))
 
-    def _decaying(self, params: Variables) -> Any:
+    def _decaying(self, params: PyTree) -> PyTree:
         """Returns a tree, True at what decays.
 
         Convolution kernels are of rank 4, or 5 in stacked ensembles.
@@ -159,7 +157,7 @@ class OptimizerConfig:
         """
         found: set[str | None] = set()
 
-        def decays(path: tuple[Any, ...], leaf: Array) -> bool:
+        def decays(path: jax.tree_util.KeyPath, leaf: Array) -> bool:
             name = getattr(path[-1], "key", None)
             found.add(name)
             kernel = name == "kernel" and leaf.ndim >= 4

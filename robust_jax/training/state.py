@@ -1,12 +1,12 @@
 """The state of a training run."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.training.config import FreeAdversarialTraining, TrainingConfig
@@ -21,14 +21,14 @@ class TrainState(NamedTuple):
         variables: the network's arrays.
         optimizer: optax's state.
         average: moving average of the variables; empty where none is kept.
-        perturbation: of Free-AT, that of the last step's images; empty without.
+        perturbation: of Free-AT, that of the last step's images; None without.
     """
 
     step: Int[Array, ""]
     variables: Variables
-    optimizer: Any
+    optimizer: PyTree
     average: Variables
-    perturbation: Any
+    perturbation: Float[Array, "b h w k"] | None
 
     @property
     def deployed(self) -> Variables:
@@ -36,10 +36,11 @@ class TrainState(NamedTuple):
         return self.average or self.variables
 
 
-def state_sharding(mesh: Mesh) -> Any:
+def state_sharding(mesh: Mesh) -> PyTree:
     """Returns how a state lies on the mesh: all of it everywhere, but perturbations of images."""
-    everywhere: Any = replicated(mesh)
-    return TrainState(everywhere, everywhere, everywhere, everywhere, batched(mesh))
+    everywhere: PyTree = replicated(mesh)
+    images: PyTree = batched(mesh)
+    return TrainState(everywhere, everywhere, everywhere, everywhere, images)
 
 
 def init_state(
@@ -73,7 +74,7 @@ def init_state(
             variables=variables,
             optimizer=optimizer.init(variables["params"]),
             average=copy if config.ema_decay is not None else {},
-            perturbation=jnp.zeros(image_shape) if free else {},
+            perturbation=jnp.zeros(image_shape) if free else None,
         )
 
     return jax.jit(build, out_shardings=state_sharding(mesh))(variables)

@@ -1,25 +1,21 @@
 """The training step: augmentation, adversarial examples, loss, update, average."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from robust_jax import rng
 from robust_jax.attacks import bind
 from robust_jax.data import Augmentation, augment
 from robust_jax.methods import Method
-from robust_jax.runtime.compilation import at_precision, jitted
+from robust_jax.methods.base import Metrics
+from robust_jax.runtime.compilation import Compiled, at_precision, jitted
 from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.training.config import AdversarialTraining, FreeAdversarialTraining, TrainingConfig
 from robust_jax.training.state import TrainState, state_sharding
 from robust_jax.types import Batch, Variables
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 def make_train_step(
@@ -28,7 +24,7 @@ def make_train_step(
     config: TrainingConfig,
     augmentation: Augmentation,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
+) -> Compiled[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Returns the jitted step (state, batch, root key) -> (state, metrics).
 
     The batch is split over the mesh, the state replicated and donated; XLA sums gradients and
@@ -44,7 +40,7 @@ def make_train_step(
     attacked_view = method.view(view_name)
 
     def step_fn(state: TrainState, batch: Batch, key: Key[Array, ""]) -> tuple[TrainState, Metrics]:
-        def stream(name: str, step: Any = state.step) -> Key[Array, ""]:
+        def stream(name: str, step: Int[Array, ""] = state.step) -> Key[Array, ""]:
             return rng.stream(key, name, step)
 
         replayed = stream("augment", state.step // config.num_replays)
@@ -54,7 +50,11 @@ def make_train_step(
             images = adversarial.attack(
                 view, clean, batch.label, key=stream("attack"), index=batch.index
             )
-        elif free is not None and state.perturbation.shape == clean.shape:
+        elif (
+            free is not None
+            and state.perturbation is not None
+            and state.perturbation.shape == clean.shape
+        ):
             images = free.threat.project(clean + state.perturbation, clean)
         params, rest = _split(state.variables)
 
@@ -100,7 +100,7 @@ def _ascended(config: FreeAdversarialTraining, images: Array, clean: Array, slop
     return threat.project(images + step_size * threat.steepest(slope), clean)
 
 
-def perturb_weights(params: Variables, slopes: Variables, gamma: float) -> Variables:
+def perturb_weights(params: PyTree, slopes: PyTree, gamma: float) -> PyTree:
     """Returns the parameters with every kernel moved up the loss by gamma times its own norm.
 
     A kernel is a convolution's or a linear layer's; of stacked members each has its own norm.
@@ -116,7 +116,7 @@ def perturb_weights(params: Variables, slopes: Variables, gamma: float) -> Varia
         lets weight decay act at the perturbed weights, here it acts at the weights as they are.
     """
 
-    def move(path: Any, weight: Array, slope: Array) -> Array:
+    def move(path: jax.tree_util.KeyPath, weight: Array, slope: Array) -> Array:
         if getattr(path[-1], "key", None) != "kernel":
             return weight
         axes = tuple(range(-4 if weight.ndim >= 4 else -2, 0))
@@ -138,6 +138,6 @@ def _moved_average(average: Variables, variables: Variables, share: float) -> Va
     }
 
 
-def _split(variables: Variables) -> tuple[Variables, Mapping[str, Any]]:
+def _split(variables: Variables) -> tuple[PyTree, Variables]:
     rest = {name: value for name, value in variables.items() if name != "params"}
     return variables["params"], rest

@@ -158,7 +158,7 @@ class _Tracer:
         if not set(itertools.compress(range(len(operands)), inside)) <= set(places):
             return [None]
 
-        def output(number, *values):
+        def output(number: int, *values: ArrayLike) -> Array:
             filled = operands.copy()
             for place, value in zip(places, values, strict=True):
                 filled[place] = value
@@ -177,7 +177,7 @@ class _Tracer:
         assert isinstance(x, Symbol)
         assert not isinstance(coefficients, (Symbol, Sign))
 
-        def times(coefficients, *values):
+        def times(coefficients: ArrayLike, *values: ArrayLike) -> Array:
             pair = (*values, coefficients) if is_first else (coefficients, *values)
             return evaluated(equation, pair)[0]
 
@@ -201,12 +201,12 @@ class _Tracer:
         """Returns the value of a function that is jointly linear in symbols and arrays."""
         parents = tuple(dict.fromkeys(x.node for x in operands if isinstance(x, Symbol)))
         shapes = [self.nodes[parent].shape for parent in parents]
+        known = [x for x in operands if not isinstance(x, Sign)]
+        assert len(known) == len(operands)
 
-        def fill(constant, *values):
+        def fill(constant: Callable[[ArrayLike], ArrayLike], *values: ArrayLike) -> Array:
             given = dict(zip(parents, values, strict=True))
-            return linear(
-                *(given[x.node] if isinstance(x, Symbol) else constant(x) for x in operands)
-            )
+            return linear(*(given[x.node] if isinstance(x, Symbol) else constant(x) for x in known))
 
         of_symbols = functools.partial(fill, jnp.zeros_like)
         value = jax.eval_shape(of_symbols, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
@@ -245,7 +245,7 @@ class _Tracer:
         return self._add(Rectifier((x.node,), self.nodes[x.node].shape, slope))
 
     def _larger(self, x: Value, y: Value) -> Symbol:
-        def stack(*values):
+        def stack(*values: ArrayLike) -> Array:
             return jnp.stack(jnp.broadcast_arrays(*values))
 
         rectifier = self._rectifier(x, y) or self._rectifier(y, x)
@@ -259,7 +259,7 @@ class _Tracer:
             return None
         kept = [n for axis, n in enumerate(self.nodes[x.node].shape) if axis not in axes]
 
-        def flatten(x):
+        def flatten(x: ArrayLike) -> Array:
             return jnp.moveaxis(x, axes, range(len(axes))).reshape((-1, *kept))
 
         return self._largest(self._affine(lambda *x: flatten(*x), [x]))
@@ -274,12 +274,12 @@ class _Tracer:
         pads = [(low, high, 0) for low, high in params["padding"]]
         padded = self._affine(lambda *x: lax.pad(*x, padding_config=pads), [x, np.float32(-np.inf)])
 
-        def slices(x):
+        def slices(x: ArrayLike) -> Array:
             spans = [(w - 1) * d for w, d in zip(window, dilation, strict=True)]
             found = []
             for place in itertools.product(*map(range, window)):
                 low = [i * d for i, d in zip(place, dilation, strict=True)]
-                high = [n - s + i for n, s, i in zip(x.shape, spans, low, strict=True)]
+                high = [n - s + i for n, s, i in zip(np.shape(x), spans, low, strict=True)]
                 found.append(lax.slice(x, low, high, strides))
             return jnp.stack(found)
 
@@ -304,7 +304,12 @@ class _Tracer:
         direction = -1 if params["reverse"] else 1
         rows: list[list[Value]] = []
         for step in range(params["length"])[::direction]:
-            found = [self._map(functools.partial(_element, step), [x]) for x in sequences]
+            row = functools.partial(_row, step)
+            # Of arrays what is known stays so.
+            found = [
+                x[step] if isinstance(x, (jax.Array, np.ndarray)) else self._map(row, [x])
+                for x in sequences
+            ]
             elements = [x for x in found if x is not None]
             if len(elements) < len(found):
                 return [None]
@@ -321,12 +326,12 @@ class _Tracer:
         return linear(*operands) if are_arrays(operands) else self._affine(linear, operands)
 
 
-def _first(*values):
-    return values[0]
+def _first(*values: ArrayLike) -> Array:
+    return jnp.asarray(values[0])
 
 
-def _element(number, *values):
-    return values[0][number]
+def _row(number: int, *values: ArrayLike) -> Array:
+    return jnp.asarray(values[0])[number]
 
 
 def _type(atom: Var | Literal) -> ShapedArray:

@@ -14,6 +14,8 @@ from robust_jax.runtime.compilation import computed_once
 
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]
+Pads = tuple[Pair, ...]
+"""(low, high) of each spatial dimension."""
 Padding = Literal["symmetric", "SAME", "VALID"] | tuple[Pair, Pair]
 
 _FEW = 4
@@ -26,7 +28,7 @@ def _general_convolution(
     x: Array,
     kernel: Array,
     strides: Pair,
-    padding: tuple[Pair, ...],
+    padding: Pads,
     input_dilation: Pair,
     kernel_dilation: Pair,
 ) -> Array:
@@ -44,13 +46,27 @@ def _general_convolution(
 _self_adjoint_convolution = jax.custom_vjp(_general_convolution, nondiff_argnums=(2, 3, 4, 5))
 
 
-def _forward(x, kernel, strides, padding, input_dilation, kernel_dilation):
+def _forward(
+    x: Array,
+    kernel: Array,
+    strides: Pair,
+    padding: Pads,
+    input_dilation: Pair,
+    kernel_dilation: Pair,
+) -> tuple[Array, tuple[Array, Array]]:
     x = computed_once(x)
     output = _self_adjoint_convolution(x, kernel, strides, padding, input_dilation, kernel_dilation)
     return output, (x, kernel)
 
 
-def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cotangent):
+def _backward(
+    strides: Pair,
+    padding: Pads,
+    input_dilation: Pair,
+    kernel_dilation: Pair,
+    residuals: tuple[Array, Array],
+    cotangent: Array,
+) -> tuple[Array, Array]:
     """Returns both gradients, each a convolution of the same kind.
 
     For one dimension: n inputs, o outputs, K kernel size, s stride, a and b the dilations of
@@ -91,11 +107,13 @@ def _backward(strides, padding, input_dilation, kernel_dilation, residuals, cota
     return x_gradient, jnp.transpose(kernel_gradient, (1, 2, 0, 3))
 
 
-def _flipped(kernel):
+def _flipped(kernel: Array) -> Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
+def _strided_input_gradient(
+    shape: tuple[int, ...], kernel: Array, cotangent: Array, strides: Pair, padding: Pads
+) -> Array:
     """Returns the gradient of a strided convolution's input without a product by a zero.
 
     A convolution of the dilated cotangent multiplies the zeros between its values. Input i meets
@@ -130,7 +148,7 @@ def _strided_input_gradient(shape, kernel, cotangent, strides, padding):
     return found[:, low0 : low0 + sizes[0], low1 : low1 + sizes[1]]
 
 
-def _pointwise_kernel_gradient(x, cotangent, strides):
+def _pointwise_kernel_gradient(x: Array, cotangent: Array, strides: Pair) -> Array:
     """Returns the kernel's gradient of a 1 x 1 convolution: one product of matrices."""
     met = x[:, :: strides[0], :: strides[1]]
     axes = (0, 1, 2)
@@ -143,7 +161,7 @@ def _pointwise_kernel_gradient(x, cotangent, strides):
     return product.astype(x.dtype)[None, None]
 
 
-def _convolution_to_few(x, kernel, padding):
+def _convolution_to_few(x: Array, kernel: Array, padding: Pads) -> Array:
     """Returns the plain convolution to a few features: one product of matrices, then shifted sums.
 
     A convolution's own product has as many columns as there are features, and three of them (the
@@ -221,7 +239,7 @@ def _explicit_padding(
     kernel_size: tuple[int, ...],
     strides: Pair,
     dilation: Pair,
-) -> tuple[Pair, ...]:
+) -> Pads:
     if not isinstance(padding, str):
         return tuple((int(low), int(high)) for low, high in padding)
     reach = tuple((k - 1) * d for k, d in zip(kernel_size, dilation, strict=True))

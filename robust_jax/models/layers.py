@@ -154,7 +154,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @relu.defjvp
-def _relu_derivative(primals, tangents):
+def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
     y = computed_once(relu(x))
     return y, jnp.where(y > 0, tangent, jnp.zeros_like(tangent))

@@ -12,6 +12,10 @@ from jaxtyping import Array, Float
 
 from robust_jax.runtime.compilation import computed_once
 
+Normalised = tuple[Array, Array, Array]
+"""Output, mean and variance."""
+Residuals = tuple[Array, Array, Array, Array, Array]
+
 Framework = Literal["torch", "torch_default", "keras"]
 
 
@@ -49,7 +53,7 @@ def _scaled(x: Array, mean: Array, factor: Array, bias: Array) -> Array:
 
 def _normalised_by_itself(
     x: Array, scale: Array, bias: Array, centre: Array, epsilon: float
-) -> tuple[Array, Array, Array]:
+) -> Normalised:
     """Returns x normalised by its own moments, and the moments.
 
     The backward pass needs two sums over x and cotangent and one pass that applies three numbers
@@ -63,7 +67,9 @@ def _normalised_by_itself(
 _normalised = jax.custom_vjp(_normalised_by_itself, nondiff_argnums=(4,))
 
 
-def _normalised_forward(x, scale, bias, centre, epsilon):
+def _normalised_forward(
+    x: Array, scale: Array, bias: Array, centre: Array, epsilon: float
+) -> tuple[Normalised, Residuals]:
     x = computed_once(x)
     mean, var = _moments(x, centre)
     inverse = lax.rsqrt(var + epsilon)
@@ -71,7 +77,9 @@ def _normalised_forward(x, scale, bias, centre, epsilon):
     return (output, mean, var), (x, scale, centre, mean, inverse)
 
 
-def _normalised_backward(epsilon, residuals, cotangents):
+def _normalised_backward(
+    epsilon: float, residuals: Residuals, cotangents: Normalised
+) -> tuple[Array, Array, Array, Array]:
     del epsilon
     x, scale, centre, mean, inverse = residuals
     cotangent, mean_cotangent, var_cotangent = cotangents

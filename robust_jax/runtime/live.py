@@ -119,7 +119,7 @@ def held(function: Callable[P, R]) -> Callable[P, R]:
     return jax.tree.map(hold, as_pytree(function), is_leaf=_is_live)
 
 
-class Compiled(Generic[P, R]):
+class CompiledAtCall(Generic[P, R]):
     """`jax.jit(function)`, for arguments that may be or hold functions (`as_pytree`).
 
     What it gives cannot be differentiated where such a function is not held as arrays and no
@@ -158,9 +158,11 @@ class Compiled(Generic[P, R]):
         return jax.tree.unflatten(found.tree, found.program(found.captured, *leaves))
 
 
-def compiled(function: Callable[P, R], *, static_argnames: Sequence[str] = ()) -> Compiled[P, R]:
-    """Returns the function compiled, for arguments that may be or hold functions: `Compiled`."""
-    return Compiled(function, static_argnames)
+def compiled(
+    function: Callable[P, R], *, static_argnames: Sequence[str] = ()
+) -> CompiledAtCall[P, R]:
+    """Returns the function, compiled as its arguments are at the call."""
+    return CompiledAtCall(function, static_argnames)
 
 
 def _trace(

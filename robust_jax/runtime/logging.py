@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 import jax
 import rich.console
 import rich.progress
-import rich.table
 
 from robust_jax import formats
 

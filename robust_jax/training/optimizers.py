@@ -157,7 +157,7 @@ class OptimizerConfig:
         """
         found: set[str | None] = set()
 
-        def decays(path: jax.tree_util.KeyPath, leaf: Array) -> bool:
+        def decays(path: tuple[object, ...], leaf: Array) -> bool:
             name = getattr(path[-1], "key", None)
             found.add(name)
             kernel = name == "kernel" and leaf.ndim >= 4

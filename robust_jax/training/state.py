@@ -66,7 +66,7 @@ def init_state(
     if free and len(image_shape) != 4:
         raise ValueError(f"Expected image_shape={image_shape} to be [b h w k] for Free-AT.")
 
-    def build(variables):
+    def build(variables: Variables) -> TrainState:
         # Copies, so that no two donated arrays are the same buffer.
         copy = jax.tree.map(jnp.copy, variables)
         return TrainState(

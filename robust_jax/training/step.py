@@ -58,7 +58,7 @@ def make_train_step(
             images = free.threat.project(clean + state.perturbation, clean)
         params, rest = _split(state.variables)
 
-        def loss_fn(params, images):
+        def loss_fn(params: PyTree, images: Array) -> tuple[Array, tuple[Variables, Metrics]]:
             return method.loss(
                 {"params": params, **rest},
                 batch._replace(image=images),
@@ -116,7 +116,7 @@ def perturb_weights(params: PyTree, slopes: PyTree, gamma: float) -> PyTree:
         lets weight decay act at the perturbed weights, here it acts at the weights as they are.
     """
 
-    def move(path: jax.tree_util.KeyPath, weight: Array, slope: Array) -> Array:
+    def move(path: tuple[object, ...], weight: Array, slope: Array) -> Array:
         if getattr(path[-1], "key", None) != "kernel":
             return weight
         axes = tuple(range(-4 if weight.ndim >= 4 else -2, 0))

@@ -156,15 +156,15 @@ def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
 
     Torn lines do not count: a stop leaves the numbers of records whole, and of seconds nearly.
     """
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     file = directory / "seconds.jsonl"
     lines = formats.read_lines("seconds", file, torn="left out") if file.is_file() else []
     for number, line in enumerate(lines, start=1):
-        name, seconds = line.get("name"), line.get("seconds")
-        if not isinstance(name, str) or not isinstance(seconds, (int, float)):
+        name, took = line.get("name"), line.get("seconds")
+        if not isinstance(name, str) or not isinstance(took, int | float):
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")
-        found[name] = found.get(name, 0.0) + seconds
-    return found
+        seconds[name] = seconds.get(name, 0.0) + took
+    return seconds
 
 
 def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
@@ -180,12 +180,12 @@ def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
         return
     lines = formats.read_lines("seconds", file, torn="left out")
 
-    def is_kept(line: formats.Tree) -> bool:
+    def is_kept(line: Mapping[str, object]) -> bool:
         # Lines of format 2 do not say to which record they lead.
-        done = line.get("num_done", num_done)
-        return line.get("name") != name or (isinstance(done, int) and 0 < done <= num_done)
+        led_to = line.get("num_done", num_done)
+        return line.get("name") != name or (isinstance(led_to, int) and 0 < led_to <= num_done)
 
-    kept = list(filter(is_kept, lines))
+    kept = [line for line in lines if is_kept(line)]
     if kept != lines:
         formats.write_lines(file, kept)
 

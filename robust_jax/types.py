@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     image: Float[Array, "b h w k"]
     label: Int[Array, " b"]
     mask: Bool[Array, " b"]
-    index: Int[Array, " b"]
+    index: Int[Array, " b"]  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
 
 
 class Outputs(NamedTuple):

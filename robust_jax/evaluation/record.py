@@ -36,7 +36,7 @@ class Record(NamedTuple):
         started: False where the attack begins at other images and found none to begin at.
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
     label: int
     linf: float
     l2: float

@@ -76,7 +76,7 @@ class Epochs(NamedTuple):
     """
 
     at: Callable[[Int[Array, ""]], Int[Array, ""]]
-    count: float
+    count: float  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
 
 
 class Method(NamedTuple):

@@ -119,7 +119,7 @@ def check_logits(
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"Expected labels.dtype={labels.dtype} to be integer.")
-    found = _logits(as_pytree(view), images, key)
+    found = _logits(as_pytree(view), jnp.asarray(images), key)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(found)):
         return jax.tree.leaves(found)[0].shape[-1]
     if not isinstance(found, (jax.Array, np.ndarray)):

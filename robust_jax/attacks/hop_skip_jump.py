@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from robust_jax import rng
-from robust_jax.attacks.checks import check_counts, check_positive
+from robust_jax.attacks.checks import check_choice, check_counts, check_positive
 from robust_jax.attacks.decision import DecisionAttack
-from robust_jax.attacks.minimum_norm import EitherNormAttack
 from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance, expand, l2_norm
 from robust_jax.types import Images
@@ -26,10 +26,11 @@ def _unit(delta: Images) -> Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class HopSkipJump(EitherNormAttack, DecisionAttack):
+class HopSkipJump(DecisionAttack):
     """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
 
     Attributes:
+        distance_norm: the norm that is made small.
         num_steps: jumps.
         num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
         num_most_queries: at most so many.
@@ -43,6 +44,7 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
         2020 (algorithm 2, geometric step sizes).
     """
 
+    distance_norm: Literal["linf", "l2"] = "l2"
     num_steps: int = 64
     num_first_queries: int = 100
     num_most_queries: int = 10_000
@@ -51,8 +53,14 @@ class HopSkipJump(EitherNormAttack, DecisionAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
+        check_choice(self, "distance_norm", ("linf", "l2"))
         check_counts(self, "num_steps", "num_first_queries", "num_most_queries")
         check_positive(self, "threshold")
+
+    @property
+    def norm(self) -> Literal["linf", "l2"]:
+        """Returns the norm that is made small."""
+        return self.distance_norm
 
     def reduced(self) -> "HopSkipJump":
         """Returns the attack at the small budget of a trial."""

@@ -1,7 +1,7 @@
 """Attacks that seek the nearest adversarial image, with no bound on its distance."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -28,8 +28,6 @@ class MinimumNormAttack(Attack):
         targeted: the labels are classes to reach, not to leave.
     """
 
-    norm: ClassVar[Literal["linf", "l2", "l0"]] = "l2"
-
     bounds: tuple[float, float] = (0.0, 1.0)
     targeted: bool = False
 
@@ -42,6 +40,11 @@ class MinimumNormAttack(Attack):
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
         return self.bounds
+
+    @property
+    def norm(self) -> Literal["linf", "l2", "l0"]:
+        """Returns the norm that is made small."""
+        return "l2"
 
     def within(self, eps: float, *, norm: Literal["linf", "l2"] | None = None) -> "WithinBall":
         """Returns the bounded attack that keeps what this one finds inside a ball.
@@ -89,8 +92,8 @@ class EitherNormAttack(MinimumNormAttack):
         check_choice(self, "distance_norm", ("linf", "l2"))
 
     @property
-    def norm(self) -> Literal["linf", "l2"]:  # type: ignore[override]
-        """Returns the norm made small."""
+    def norm(self) -> Literal["linf", "l2"]:
+        """Returns the norm that is made small."""
         return self.distance_norm
 
 

@@ -30,7 +30,7 @@ class Given(NamedTuple):
     images: Images
     labels: Labels
     key: KeyArray
-    index: Index
+    index: Index  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
     starts: Starts | None = None
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,6 @@ class JSMA(MinimumNormAttack):
         adversarial settings", 2016 (algorithm 3; equations 8 to 10).
     """
 
-    norm: ClassVar[Literal["linf", "l2", "l0"]] = "l0"
-
     targeted: bool = True
     theta: float = 0.1
     gamma: float = 0.1
@@ -76,6 +74,11 @@ class JSMA(MinimumNormAttack):
         check_choice(self, "stop", ("before", "passed", "iterations"))
         if self.num_candidates < 2:
             raise ValueError(f"Expected num_candidates={self.num_candidates} >= 2.")
+
+    @property
+    def norm(self) -> Literal["l0"]:
+        """Returns the norm that is made small."""
+        return "l0"
 
     @classmethod
     def art(cls, theta: float = 0.1, gamma: float = 1.0) -> "JSMA":

@@ -1,7 +1,7 @@
 """The way that an attack in steps takes: its loss at every step, for plots and for doubts."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def trajectory(
     return _follow(attack, attack.prepared(view, images, labels, key=key, index=index))
 
 
-def has_trajectory(attack: Attack) -> bool:
+def has_trajectory(attack: Attack) -> TypeGuard[BoundedAttack]:
     """Returns whether an attack goes in steps that can be watched."""
     return isinstance(attack, BoundedAttack) and attack.in_steps
 

@@ -28,12 +28,12 @@ alpha 2, beta .5); LPD's follows PDD's code, which takes their mean. RLS's ADP r
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import AdaptiveDiversityPromoting
+
+from .eval.lpd import table4
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
     "cifar10",

@@ -22,12 +22,12 @@ The surrogate of type II is `lpd_resnet34`.
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import AdaptiveDiversityPromoting
+
+from .eval.lpd import table4
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
     "cifar100",

@@ -12,11 +12,11 @@ Pang et al., ICML 2019. LPD: Wu et al., ECAI 2023. Table 4 (%): clean 66.94, FGS
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import AdaptiveDiversityPromoting
+
+from .eval.lpd import table4
+from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
     "tiny_imagenet",

@@ -17,14 +17,14 @@ Ours: not yet run.
 
 import dataclasses
 
-from eval.kap import noise_off
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import BatchEnsemble
 from robust_jax.models import WideResNetConfig
 from robust_jax.training import Phase, TrainingConfig
 from robust_jax.training.optimizers import MultiStep
+
+from .eval.kap import noise_off
+from .recipes import kap as recipes
 
 
 def config(factor_std: float | None) -> Config:

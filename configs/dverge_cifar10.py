@@ -17,13 +17,13 @@ trained plain ensemble, as the repository's does.
 Ours: not yet run.
 """
 
-from eval.parl import curves
-from recipes import baselines
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import DVERGE, MethodConfig, Standard
 from robust_jax.models import EnsembleConfig, ResNetConfig
+
+from .eval.parl import curves
+from .recipes import baselines
+from .recipes import ensembles as recipes
 
 NETWORK = EnsembleConfig(ResNetConfig(depth=20), 3)
 BASELINE = "runs/dverge_cifar10-baseline"

@@ -23,15 +23,15 @@ Ours: not yet run.
 
 import dataclasses
 
-from eval.lpd import table4
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import MonteCarloDropout, Standard
 from robust_jax.models import ResNetConfig
 from robust_jax.training import Phase
 from robust_jax.training.optimizers import MultiStep
+
+from .eval.lpd import table4
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
     "cifar10",

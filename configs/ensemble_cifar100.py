@@ -24,13 +24,13 @@ Wu et al., ECAI 2023 (LPD); Alam et al., arXiv 2112.04948v1, 2021 (PARL).
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.experiment.config import Config
 from robust_jax.methods import Standard
+
+from .eval.lpd import table4
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
     "cifar100",

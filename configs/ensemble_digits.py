@@ -24,9 +24,6 @@ run. Ten steps of eps / 10, the RLS paper's, reach less far than FGSM's one.
 
 import dataclasses
 
-from eval.rls import honest_one_draw
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     AdaptiveDiversityPromoting,
@@ -34,6 +31,9 @@ from robust_jax.methods import (
     RandomSelfEnsemble,
     Standard,
 )
+
+from .eval.rls import honest_one_draw
+from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble()
 ALONE = NETWORK.member

@@ -12,10 +12,10 @@ see `lpd_tiny_imagenet.py`.
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.lpd import table4
+from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
     "tiny_imagenet",

@@ -12,13 +12,13 @@ repository. `relu` has plain ReLUs, `clean` no noise on the training images.
 Ours: not yet run.
 """
 
-from eval.parl import curves
-from recipes import baselines
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import GradientAlignment
 from robust_jax.models import EnsembleConfig, ResNetConfig
+
+from .eval.parl import curves
+from .recipes import baselines
+from .recipes import ensembles as recipes
 
 BASE = baselines.cifar10(
     GradientAlignment(

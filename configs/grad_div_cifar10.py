@@ -14,11 +14,11 @@ authors' code (Sungyoon-Lee/GradDiv) was not read: weights and forms are choices
 Ours: not yet run.
 """
 
-from recipes import baselines, rls
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import GradDiv
+
+from .recipes import baselines, rls
+from .recipes import ensembles as recipes
 
 BASE = baselines.cifar10(
     GradDiv(network=rls.VGG16),

@@ -31,9 +31,9 @@ RN18-NT and RN18-AT-ES: `standard_cifar10.py`. Table A5, AutoAttack transferred 
 Figures 2 and A7 (curves): `sigma0` (a); `default`, `max` (kernel max pooling), `nt_sigma0.1` (b);
 `sigma0`, `default`, `sigma0.2` (c). Figure A2, small networks, sigma = .1:
 
-* a: `depth1`, `depth2`, `depth3` with KAP and `depthN_no_pool`, the same with the noise alone
-  (without noise: `standard_cifar10.py:depthN`);
-* b: `layers1`, `layers2`, `layers3`, KAP and noise after the first N of three convolutions;
+* a: `depth1` to `depth3` with KAP, `depth1_no_pool` to `depth3_no_pool` with the noise alone
+  (without noise: `standard_cifar10.py:depth1`);
+* b: `layers1` to `layers3`, KAP and noise after the first one, two or all of three convolutions;
 * c: `size1` to `size4`, kernel size = stride = expansion of the widths.
 
 Table A6, AutoAttack eps = .031, {input, activation} noise: NT (.1) none 5.00, activation 8.90,
@@ -46,34 +46,83 @@ noise has the same sigma (the paper gives none). Training depends on X alone.
 activation noise, and deploy without any (arXiv version 2 of the paper turns to such training).
 """
 
-from eval.kap import noise_off
-from recipes import kap as recipes
+from typing import Any, NamedTuple
 
 from robust_jax.experiment.config import Config
 from robust_jax.methods import KernelPool
 from robust_jax.models import conv_encoder, strided_cnn
 
+from .eval.kap import noise_off
+from .recipes import kap as recipes
+
 NT = recipes.cifar("cifar10", noise_off("cifar"))
 
-NOISE = {"none": (False, False), "input": (True, False), "activation": (False, True)}
-NOISE |= {"both": (True, True)}
+
+class Noise(NamedTuple):
+    """Where Gaussian noise is added.
+
+    Attributes:
+        input: to the images.
+        activation: after every pooled convolution, or where one would be.
+    """
+
+    input: bool
+    activation: bool
 
 
-def table_a6(pool: KernelPool | None, sigma: float, training: str, prediction: str) -> Config:
+NOISE = {
+    "none": Noise(input=False, activation=False),
+    "input": Noise(input=True, activation=False),
+    "activation": Noise(input=False, activation=True),
+    "both": Noise(input=True, activation=True),
+}
+
+TABLE_A6 = """
+    a6_train_none_eval_none              a6_nt_train_none_eval_none
+    a6_train_none_eval_input             a6_nt_train_none_eval_input
+    a6_train_none_eval_activation        a6_nt_train_none_eval_activation
+    a6_train_none_eval_both              a6_nt_train_none_eval_both
+    a6_train_input_eval_none             a6_nt_train_input_eval_none
+    a6_train_input_eval_input            a6_nt_train_input_eval_input
+    a6_train_input_eval_activation       a6_nt_train_input_eval_activation
+    a6_train_input_eval_both             a6_nt_train_input_eval_both
+    a6_train_activation_eval_none        a6_nt_train_activation_eval_none
+    a6_train_activation_eval_input       a6_nt_train_activation_eval_input
+    a6_train_activation_eval_activation  a6_nt_train_activation_eval_activation
+    a6_train_activation_eval_both        a6_nt_train_activation_eval_both
+    a6_train_both_eval_none              a6_nt_train_both_eval_none
+    a6_train_both_eval_input             a6_nt_train_both_eval_input
+    a6_train_both_eval_activation        a6_nt_train_both_eval_activation
+    a6_train_both_eval_both              a6_nt_train_both_eval_both
+"""
+
+
+def table_a6(variant: str) -> Config:
     """Returns one cell: the noise of the training loss and that of the deployed prediction."""
-    (input_training, training_noise), (input_prediction, prediction_noise) = (
-        NOISE[training], NOISE[prediction]
-    )  # fmt: skip
+    model, _, noise = variant.removeprefix("a6_").rpartition("train_")
+    training, prediction = (NOISE[name] for name in noise.split("_eval_"))
+    pool, sigma = (None, 0.1) if model == "nt_" else (KernelPool(), 0.2)
     return recipes.with_kap(
         NT,
         pool=pool,
         sigma=sigma,
-        noise_in_training=training_noise,
-        noise_in_prediction=prediction_noise,
+        noise_in_training=training.activation,
+        noise_in_prediction=prediction.activation,
         input_sigma=sigma,
-        input_noise_in_training=input_training,
-        input_noise_in_prediction=input_prediction,
+        input_noise_in_training=training.input,
+        input_noise_in_prediction=prediction.input,
     )
+
+
+def small(n: int, **fields: Any) -> Config:
+    """Returns figure A2a's network of n convolutions."""
+    return recipes.with_kap(NT, network=strided_cnn(n), **fields)
+
+
+def sized(size: int) -> Config:
+    """Returns figure A2c's network: kernel size = stride = expansion of the widths."""
+    pool = KernelPool(kernel_size=size, stride=size)
+    return recipes.with_kap(NT, network=conv_encoder(expansion=size), pool=pool)
 
 
 def input_noise(pool: KernelPool | None) -> Config:
@@ -91,27 +140,21 @@ VARIANTS = {
     "max": recipes.with_kap(NT, pool=KernelPool(kind="max")),
     "input_noise0.1": input_noise(KernelPool()),
     "nt_input_noise0.1": input_noise(None),
+    "depth1": small(1),
+    "depth2": small(2),
+    "depth3": small(3),
+    "depth1_no_pool": small(1, pool=None),
+    "depth2_no_pool": small(2, pool=None),
+    "depth3_no_pool": small(3, pool=None),
+    "layers1": small(3, pooled=("conv1",)),
+    "layers2": small(3, pooled=("conv1", "conv2")),
+    "layers3": small(3, pooled=("conv1", "conv2", "conv3")),
+    "size1": sized(1),
+    "size2": sized(2),
+    "size3": sized(3),
+    "size4": sized(4),
+    **{variant: table_a6(variant) for variant in TABLE_A6.split()},
 }
-for n in (1, 2, 3):
-    VARIANTS |= {
-        f"depth{n}": recipes.with_kap(NT, network=strided_cnn(n)),
-        f"depth{n}_no_pool": recipes.with_kap(NT, network=strided_cnn(n), pool=None),
-        f"layers{n}": recipes.with_kap(
-            NT, network=strided_cnn(3), pooled=("conv1", "conv2", "conv3")[:n]
-        ),
-    }
-for size in (1, 2, 3, 4):
-    VARIANTS[f"size{size}"] = recipes.with_kap(
-        NT,
-        network=conv_encoder(expansion=size),
-        pool=KernelPool(kernel_size=size, stride=size),
-    )
-for model, pool, sigma in (("", KernelPool(), 0.2), ("nt_", None, 0.1)):
-    VARIANTS |= {
-        f"a6_{model}train_{training}_eval_{prediction}": table_a6(pool, sigma, training, prediction)
-        for training in NOISE
-        for prediction in NOISE
-    }
 
 
 def get_config(variant: str = "default") -> Config:

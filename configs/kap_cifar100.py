@@ -24,10 +24,10 @@ Ours: not yet run.
 RN18-NT and RN18-AT-ES: `standard_cifar100.py`.
 """
 
-from eval.kap import noise_off
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.kap import noise_off
+from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
 

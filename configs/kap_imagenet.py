@@ -26,11 +26,11 @@ figure 3, which shows its first layer and has no numbers. Weight decay of the KA
 paper, section 4.3), of NT 1e-4 (the code).
 """
 
-from eval.kap import noise_off
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import KernelPool
+
+from .eval.kap import noise_off
+from .recipes import kap as recipes
 
 NT = recipes.imagenet(noise_off("imagenet"))
 KAP = recipes.with_optimizer(recipes.with_kap(NT), weight_decay=1e-5)

@@ -22,10 +22,10 @@ Ours: not yet run.
 RN18-NT and RN18-AT-ES: `standard_tiny_imagenet.py`.
 """
 
-from eval.kap import noise_off
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.kap import noise_off
+from .recipes import kap as recipes
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
 

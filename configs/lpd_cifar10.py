@@ -62,11 +62,11 @@ recipes/ensembles.py).
 
 import dataclasses
 
-from eval.lpd import table4
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import GradientAlignment, LaplaceRates, PriorityDropout, PriorityRates
+
+from .eval.lpd import table4
+from .recipes import ensembles as recipes
 
 LPD = PriorityDropout(network=recipes.resnet18_ensemble())
 PDD = PriorityDropout(network=LPD.network, rates=PriorityRates(), deg_weight=0.01)
@@ -89,10 +89,9 @@ VARIANTS = {
         ),
     ),
     "inverted": recipes.with_method(BASE, rescale="inverted"),
-    **{
-        f"gamma{gamma}": recipes.with_method(BASE, rates=LaplaceRates(gamma=float(gamma)))
-        for gamma in (1, 10, 1000)
-    },
+    "gamma1": recipes.with_method(BASE, rates=LaplaceRates(gamma=1.0)),
+    "gamma10": recipes.with_method(BASE, rates=LaplaceRates(gamma=10.0)),
+    "gamma1000": recipes.with_method(BASE, rates=LaplaceRates(gamma=1000.0)),
     "batch_statistics": recipes.with_method(BASE, rates=LaplaceRates(statistics="batch")),
     "width4": recipes.with_method(BASE, network=NARROW),
     "pdd_width4": recipes.with_method(BASE_PDD, network=NARROW),

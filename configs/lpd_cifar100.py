@@ -44,12 +44,12 @@ Table 6, with adversarial training, FGSM .04 and .08, then PGD .02 and .04 (%):
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from recipes import ensembles as recipes
-
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
+
+from .eval.lpd import table4
+from .recipes import ensembles as recipes
 
 EVALUATION = table4((0.04, 0.08), (0.02, 0.04))
 LPD = recipes.lpd("cifar100", PriorityDropout(network=recipes.resnet18_ensemble()), EVALUATION)
@@ -57,10 +57,8 @@ PDD = recipes.with_method(LPD, rates=PriorityRates(), deg_weight=0.01)
 
 FIVE, DEEP = recipes.resnet18_ensemble(5), recipes.resnet18_ensemble(depth=34)
 # eps is not given; .03 is the usual size on CIFAR.
-ADVERSARIAL = {
-    "at_fgsm": FGSM(ThreatModel("linf", eps=0.03)),
-    "at_pgd": PGD(ThreatModel("linf", eps=0.03), num_steps=10),
-}
+THREAT = ThreatModel("linf", eps=0.03)
+AT_FGSM, AT_PGD = FGSM(THREAT), PGD(THREAT, num_steps=10)
 
 VARIANTS = {
     "default": LPD,
@@ -69,8 +67,10 @@ VARIANTS = {
     "pdd_five": recipes.with_method(PDD, network=FIVE, rates=PriorityRates(num_intervals=20)),
     "resnet34": recipes.with_method(LPD, network=DEEP),
     "pdd_resnet34": recipes.with_method(PDD, network=DEEP),
-    **{n: recipes.adversarially_trained(LPD, attack) for n, attack in ADVERSARIAL.items()},
-    **{f"pdd_{n}": recipes.adversarially_trained(PDD, attack) for n, attack in ADVERSARIAL.items()},
+    "at_fgsm": recipes.adversarially_trained(LPD, AT_FGSM),
+    "at_pgd": recipes.adversarially_trained(LPD, AT_PGD),
+    "pdd_at_fgsm": recipes.adversarially_trained(PDD, AT_FGSM),
+    "pdd_at_pgd": recipes.adversarially_trained(PDD, AT_PGD),
 }
 
 

@@ -26,11 +26,11 @@ ADP's rows are in `adp_tiny_imagenet.py`.
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
+
+from .eval.lpd import table4
+from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
     "tiny_imagenet",

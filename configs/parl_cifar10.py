@@ -48,11 +48,11 @@ Further variants:
   `--training.init-from DIR` (see recipes/ensembles.py).
 """
 
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
+
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 

@@ -22,11 +22,11 @@ authors' later method (see `parl_cifar10.py`).
 Ours: not yet run.
 """
 
-from eval.parl import curves
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
+
+from .eval.parl import curves
+from .recipes import ensembles as recipes
 
 BASE = recipes.parl("cifar100", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 

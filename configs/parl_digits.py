@@ -5,10 +5,10 @@
 Ours: not yet run.
 """
 
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL, ParameterPARL
+
+from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble()
 

@@ -63,13 +63,13 @@ BatchNorm).
 import dataclasses
 from typing import Any
 
-from eval import regroup as attacks
-
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.experiment.config import Config
 from robust_jax.methods import REGroup
 from robust_jax.models import Normalization, ResNetConfig, VGGConfig
 from robust_jax.training import TrainingConfig
+
+from .eval import regroup as attacks
 
 RESNET20 = REGroup(
     network=ResNetConfig(depth=20, shortcut="A"),

@@ -33,13 +33,13 @@ Ours: not yet run (the images are not public).
 
 import dataclasses
 
-from eval import regroup as attacks
-
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.experiment.config import Config
 from robust_jax.methods import REGroup
 from robust_jax.models import NetworkConfig, Normalization, ResNetConfig, imagenet_vgg
 from robust_jax.training import TrainingConfig
+
+from .eval import regroup as attacks
 
 
 def config(network: NetworkConfig, source: str, num_layers: int = 5) -> Config:

@@ -64,13 +64,13 @@ prediction is wrong more often), and 4.7 at 8/255, where the paper has no row. S
 network is weak, not masked: no check is flagged.
 """
 
-from recipes import baselines
-from recipes import rls as recipes
-
 from robust_jax.experiment.config import Config
 
+from .recipes import baselines
+from .recipes import rls as recipes
+
 VARIANTS = {
-    **recipes.variants("cifar10"),
+    **recipes.variants("cifar10"),  # default, vgg16, baseline, baseline_vgg16
     **baselines.compared_with_rls("cifar10"),
     "ensemble3": recipes.baseline("cifar10", "resnet50", num_members=3),
     "ensemble5": recipes.baseline("cifar10", "resnet50", num_members=5),

@@ -7,10 +7,10 @@ Ours: not yet run.
 
 import dataclasses
 
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomLayerSampling
+
+from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble().member
 

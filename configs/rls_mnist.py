@@ -27,12 +27,15 @@ stochastic dropout .53 ± .005 (`sap`), RSE .55 ± .015 (`rse`), ADP .52 (`adp`)
 Ours: not yet run.
 """
 
-from recipes import baselines
-from recipes import rls as recipes
-
 from robust_jax.experiment.config import Config
 
-VARIANTS = {**recipes.variants("mnist"), **baselines.compared_with_rls("mnist")}
+from .recipes import baselines
+from .recipes import rls as recipes
+
+VARIANTS = {
+    **recipes.variants("mnist"),  # default, vgg16, baseline, baseline_vgg16
+    **baselines.compared_with_rls("mnist"),  # adp, rse, sap
+}
 
 
 def get_config(variant: str = "default") -> Config:

@@ -27,12 +27,15 @@ stochastic dropout .62 ± .003 (`sap`), RSE .66 ± .024 (`rse`), ADP .62 (`adp`)
 Ours: not yet run.
 """
 
-from recipes import baselines
-from recipes import rls as recipes
-
 from robust_jax.experiment.config import Config
 
-VARIANTS = {**recipes.variants("svhn"), **baselines.compared_with_rls("svhn")}
+from .recipes import baselines
+from .recipes import rls as recipes
+
+VARIANTS = {
+    **recipes.variants("svhn"),  # default, vgg16, baseline, baseline_vgg16
+    **baselines.compared_with_rls("svhn"),  # adp, rse, sap
+}
 
 
 def get_config(variant: str = "default") -> Config:

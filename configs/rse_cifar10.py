@@ -16,10 +16,10 @@ The attacks are RLS's of table 2: on one fresh pass at every step, judged by the
 Ours: not yet run.
 """
 
-from recipes import baselines, ensembles, rls
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomSelfEnsemble
+
+from .recipes import baselines, ensembles, rls
 
 VARIANTS = {
     "default": baselines.cifar10(

@@ -40,12 +40,12 @@ the same weights leaves 16 %. APGD through passes and Square were stopped for ti
 ResNet-20 is another, with its activations before the convolutions. The ResNet-50: not yet run.
 """
 
-from recipes import baselines, rls
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import StochasticActivationPruning
 from robust_jax.models import Normalization, ResNetConfig
+
+from .recipes import baselines, rls
+from .recipes import ensembles as recipes
 
 RESNET50 = baselines.compared_with_rls("cifar10")["sap"]
 RESNET20 = baselines.cifar10(

@@ -41,13 +41,13 @@ the base classifiers of randomized smoothing (Cohen, Rosenfeld and Kolter, "Cert
 Robustness via Randomized Smoothing", ICML 2019; recipe in recipes/baselines.py).
 """
 
-from eval.kap import noise_off, pgd
-from recipes import adversarial, baselines
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import Standard
 from robust_jax.models import PreActResNetConfig, strided_cnn
+
+from .eval.kap import noise_off, pgd
+from .recipes import adversarial, baselines
+from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
 
@@ -78,11 +78,13 @@ VARIANTS = {
     "free_at": adversarial.free(noise_off("cifar")),
     "trades": adversarial.trades(noise_off("cifar")),
     "mart": adversarial.mart(noise_off("cifar")),
-    **{f"depth{n}": recipes.with_network(NT, strided_cnn(n)) for n in (1, 2, 3)},
-    **{
-        f"gaussian{sigma}": recipes.with_method(GAUSSIAN, input_sigma=sigma)
-        for sigma in (0.12, 0.25, 0.5, 1.0)
-    },
+    "depth1": recipes.with_network(NT, strided_cnn(1)),
+    "depth2": recipes.with_network(NT, strided_cnn(2)),
+    "depth3": recipes.with_network(NT, strided_cnn(3)),
+    "gaussian0.12": recipes.with_method(GAUSSIAN, input_sigma=0.12),
+    "gaussian0.25": recipes.with_method(GAUSSIAN, input_sigma=0.25),
+    "gaussian0.5": recipes.with_method(GAUSSIAN, input_sigma=0.5),
+    "gaussian1.0": recipes.with_method(GAUSSIAN, input_sigma=1.0),
 }
 
 

@@ -22,10 +22,10 @@ RN18-NT (sigma = .1) is `kap_cifar100.py:nt_sigma0.1`. Rice et al.'s public log 
 (PGD-10) at its best and 53.8 / 21.9 at its end.
 """
 
-from eval.kap import noise_off, pgd
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.kap import noise_off, pgd
+from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
 

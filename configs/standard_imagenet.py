@@ -26,10 +26,10 @@ RN18-NT (sigma = .1) is `kap_imagenet.py:nt_sigma0.1`. `widex4`, the wide networ
 is no row of the paper's. AT is Fast-AT in three phases, see `recipes/kap.py`.
 """
 
-from eval.kap import noise_off, pgd
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.kap import noise_off, pgd
+from .recipes import kap as recipes
 
 NT = recipes.imagenet(noise_off("imagenet"))
 WIDE = recipes.with_network(NT, recipes.imagenet_resnet18(width_multiplier=4.0))

@@ -23,10 +23,10 @@ RN18-NT (sigma = .1) is `kap_tiny_imagenet.py:nt_sigma0.1`. AT-ES: PGD-10 (the p
 step 2/255 (the code), the plain recipe's schedule.
 """
 
-from eval.kap import noise_off, pgd
-from recipes import kap as recipes
-
 from robust_jax.experiment.config import Config
+
+from .eval.kap import noise_off, pgd
+from .recipes import kap as recipes
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
 

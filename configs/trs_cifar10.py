@@ -16,13 +16,13 @@ none; `own_gradients`, the norm of each example's own gradient, not of the batch
 Ours: not yet run.
 """
 
-from eval.lpd import table4
-from eval.parl import curves
-from recipes import baselines
-from recipes import ensembles as recipes
-
 from robust_jax.experiment.config import Config
 from robust_jax.methods import TransferabilityReducedSmooth
+
+from .eval.lpd import table4
+from .eval.parl import curves
+from .recipes import baselines
+from .recipes import ensembles as recipes
 
 BASE = baselines.cifar10(
     TransferabilityReducedSmooth(init_eps=0.01, final_eps=0.03),

@@ -24,17 +24,22 @@ TASKS = {
 }
 
 
-def specs(folder: pathlib.Path) -> list[str]:
+def files(folder: str) -> list[pathlib.Path]:
+    """Returns the configuration files of a folder of the repository."""
+    return [p for p in sorted((REPOSITORY / folder).glob("*.py")) if p.stem != "__init__"]
+
+
+def specs(folder: str) -> list[str]:
     """Returns `path.py:variant` of every variant of every file of a folder."""
     found = []
-    for file in sorted(folder.glob("*.py")):
+    for file in files(folder):
         module, _ = config.load_module(str(file))
         found += [f"{file}:{variant}" for variant in module.VARIANTS]
     return found
 
 
-CONFIGS = specs(REPOSITORY / "configs")
-EVALUATIONS = specs(REPOSITORY / "configs" / "eval")
+CONFIGS = specs("configs")
+EVALUATIONS = specs("configs/eval")
 
 
 def identify(spec: str) -> str:

@@ -37,6 +37,7 @@ from tests.configurations import (
     EVALUATIONS,
     REPOSITORY,
     TASKS,
+    files,
     identify,
     load,
     load_evaluation,
@@ -215,8 +216,16 @@ def test_networks_are_the_papers():
         assert num_parameters(f"kap_imagenet.py:{name}") == plain + norms
 
 
-@pytest.mark.parametrize("name", [path.name for path in (REPOSITORY / "configs/eval").glob("*.py")])
+@pytest.mark.parametrize("name", [path.name for path in files("configs/eval")])
 def test_an_evaluation_finds_its_helpers_alone(name, monkeypatch):
-    for module in ("recipes", "recipes.printed", "recipes.rls"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in [module for module in sys.modules if module.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, module)
     assert config.load_evaluation(str(REPOSITORY / "configs" / "eval" / name))
+
+
+def test_variants_are_written_out():
+    """Whoever searches for a variant's name finds the file that has it."""
+    for spec in CONFIGS + EVALUATIONS:
+        path, variant = spec.split(".py:")
+        words = re.split(r"[^\w.]+", pathlib.Path(f"{path}.py").read_text())
+        assert variant in {word.removesuffix(".") for word in words}, spec

@@ -18,7 +18,7 @@ import evaluate, robust_jax, train
 for module in pkgutil.walk_packages(robust_jax.__path__, "robust_jax."):
     importlib.import_module(module.name)
 for file in pathlib.Path({repository!r}, "configs").rglob("*.py"):
-    if file.parent.name != "recipes":
+    if file.parent.name != "recipes" and file.stem != "__init__":
         robust_jax.experiment.config.load_module(str(file))
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import NPZ

@@ -96,7 +96,7 @@ def test_load_names_the_variants(tmp_path, repository):
         config.load(str(repository / "configs" / "quickstart.py:fast"))
     with pytest.raises(ValueError, match=r"to be a file."):
         config.load(str(tmp_path / "absent.py"))
-    with pytest.raises(ValueError, match="to give an Evaluation"):
+    with pytest.raises(ValueError, match="to give Evaluation"):
         config.load_evaluation(str(repository / "configs" / "quickstart.py"))
 
 

@@ -44,12 +44,12 @@ so do the variants that attack without noise; with noise it judges by one draw. 
 import dataclasses
 from typing import Any, NamedTuple
 
-from recipes import kap_tables as tables
-
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.evaluation.measures import Activations, FilterSheet
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+
+from ..recipes import kap_tables as tables
 
 
 class Sizes(NamedTuple):

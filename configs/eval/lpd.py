@@ -43,8 +43,6 @@ and the paper's column of `honest`; of the others it is `given_clean_correct` of
 
 import dataclasses
 
-from recipes import printed
-
 from robust_jax.attacks import (
     BIM,
     FGSM,
@@ -59,6 +57,8 @@ from robust_jax.attacks import (
 from robust_jax.certify import Margins
 from robust_jax.evaluation.measures import Agreement, Gradients, KeepRate, Measure, PrintedNumbers
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+
+from ..recipes import printed
 
 PAPERS_COUNT = Judge(rule="paper", counts="given_clean_correct")
 

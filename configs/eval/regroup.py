@@ -48,8 +48,6 @@ Deviation: all images are attacked and count, not those alone that fooled the so
 
 import dataclasses
 
-from recipes import printed
-
 from robust_jax.attacks import (
     APGDT,
     PGD,
@@ -66,6 +64,8 @@ from robust_jax.attacks import (
 )
 from robust_jax.evaluation.measures import Embedding, Latency, PrintedNumbers, VotingLayers
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+
+from ..recipes import printed
 
 RADII = {"0.5of255": 0.5 / 255, "1of255": 1 / 255, "2of255": 2 / 255, "8of255": 8 / 255}
 # Plain accuracy on the attacked images, where all images of the split are taken.

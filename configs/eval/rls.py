@@ -28,12 +28,12 @@ eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 
 import dataclasses
 
-from recipes import printed
-from recipes import rls as recipes
-
 from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Square, ThreatModel
 from robust_jax.evaluation.measures import Agreement, PrintedNumbers
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+
+from ..recipes import printed
+from ..recipes import rls as recipes
 
 TABLE3 = printed.table(
     "table 3",

@@ -28,7 +28,6 @@ authors keep the last, or look at test images).
 import dataclasses
 from typing import Any
 
-from recipes import baselines, kap
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.experiment.config import Config
@@ -36,6 +35,8 @@ from robust_jax.methods import MART, TRADES, MethodConfig, Standard
 from robust_jax.models import Normalization, PreActResNetConfig, ResNetConfig
 from robust_jax.training import AdversarialTraining, FreeAdversarialTraining, OverfittingMonitor
 from robust_jax.training.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
+
+from . import baselines, kap
 
 NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 """CIFAR-10's numbers in the code of Rice et al. and of Wong et al."""

@@ -18,7 +18,6 @@ The best checkpoint is chosen on 1,000 validation examples carved from the train
 
 import dataclasses
 
-from recipes import rls
 from robust_jax.data import TFDS, Augmentation, DataConfig
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.experiment.config import Config
@@ -31,6 +30,8 @@ from robust_jax.methods import (
 from robust_jax.models import EnsembleConfig, Normalization
 from robust_jax.training import Phase, TrainingConfig
 from robust_jax.training.optimizers import MultiStep, OptimizerConfig
+
+from . import rls
 
 NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 """CIFAR-10's common numbers, in the code of DVERGE and of Cohen et al."""

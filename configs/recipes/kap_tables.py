@@ -4,8 +4,9 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 2022, tables 1, 2, A1, A2, A5 and A6.
 """
 
-from recipes import printed
 from robust_jax.evaluation.protocol import Printed
+
+from . import printed
 
 TABLE1 = printed.table(
     "table 1",

@@ -15,7 +15,6 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from recipes import printed
 from robust_jax.attacks import EAD, FGSM, PGD, CarliniWagner, DeepFool, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed
@@ -24,6 +23,8 @@ from robust_jax.methods import RandomLayerSampling, Standard
 from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, ResNetConfig, VGGConfig
 from robust_jax.training import Phase, TrainingConfig
 from robust_jax.training.optimizers import MultiStep, OptimizerConfig
+
+from . import printed
 
 PAPERS_RULE = Judge(rule="paper", counts="attacked")
 """One prediction, itself a mean of N draws, of every attacked image: plain accuracy."""

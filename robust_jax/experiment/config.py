@@ -3,8 +3,10 @@
 import dataclasses
 import importlib.util
 import pathlib
+import re
 import sys
 import types
+from typing import TypeVar
 
 from robust_jax import serialization
 from robust_jax.data import DataConfig
@@ -13,6 +15,13 @@ from robust_jax.methods import MethodConfig
 from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.training.config import TrainingConfig
 from robust_jax.training.optimizers import OptimizerConfig
+
+T = TypeVar("T")
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+INSTALLED = PACKAGE / "configs"
+LIBRARY = INSTALLED if (INSTALLED / "__init__.py").is_file() else PACKAGE.parent / "configs"
+"""The library's own configurations: in an installed package, or beside it in a checkout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +68,28 @@ MAY_CHANGE = (
 def load(spec: str) -> Config:
     """Returns the configuration of a file: `configs/kap_cifar10.py` or `...py:sigma0.2`.
 
-    The file defines `get_config(variant="default") -> Config` and `VARIANTS`.
-
     Raises:
-        ValueError: no such file, or no such variant in it.
+        ValueError: see `load_module`; or the file gives something else.
     """
-    module, variant = load_module(spec)
-    config = module.get_config(variant)
-    if not isinstance(config, Config):
-        raise ValueError(f"Expected {spec!r} to give a Config (evaluations go to evaluate.py).")
-    return serialization.check(config)
+    return _load(spec, Config)
 
 
 def load_evaluation(spec: str) -> Evaluation:
-    """Returns the evaluation of a file of configs/eval: `get_config(variant) -> Evaluation`.
+    """Returns the evaluation of a file: `configs/eval/kap.py:table1`.
 
     Raises:
-        ValueError: no such file, or no such variant in it.
+        ValueError: see `load_module`; or the file gives something else.
     """
+    return _load(spec, Evaluation)
+
+
+def _load(spec: str, kind: type[T]) -> T:
     module, variant = load_module(spec)
-    evaluation = module.get_config(variant)
-    if not isinstance(evaluation, Evaluation):
-        raise ValueError(f"Expected {spec!r} to give an Evaluation (a Config goes to train.py).")
-    return serialization.check(evaluation)
+    found = module.get_config(variant)
+    if not isinstance(found, kind):
+        takers = "train.py takes Config, evaluate.py takes Evaluation"
+        raise ValueError(f"Expected {spec!r} to give {kind.__name__} ({takers}).")
+    return serialization.check(found)
 
 
 def renamed(config: Config, default: Config) -> Config:
@@ -112,28 +120,69 @@ def with_data_dir(data: DataConfig, data_dir: str | None) -> DataConfig:
 
 
 def load_module(spec: str) -> tuple[types.ModuleType, str]:
-    """Returns the module of a config file and the variant that `spec` names.
+    """Returns the module of a configuration file and the variant that `spec` names.
+
+    `spec` is a file, with or without ".py", and after ":" a variant of it. What the working
+    directory does not have is looked for among the library's own files, so that
+    `configs/quickstart.py`, `quickstart` and `eval/kap:table1` are found everywhere.
+
+    A file defines `VARIANTS`, their names, and `get_config(variant="default")`. It may import
+    whatever Python finds (robust_jax, what is installed), and by relative imports its neighbours,
+    where it lies in a package (a folder with `__init__.py`). It is run anew at every call, its
+    neighbours once in a process.
 
     Raises:
-        ValueError: no such file, or no such variant in it.
+        ValueError: no such file, no such variant in it, or a file that lacks a definition.
     """
-    file, _, variant = spec.partition(".py:")
-    path = pathlib.Path(file if file.endswith(".py") else file + ".py")
-    variant = variant or "default"
-    if not path.is_file():
+    match = re.fullmatch(r"(.+?)(?:\.py)?(?::([^:/\\]+))?", spec)
+    file, variant = match.groups(default="default") if match else (spec, "default")
+    path = found = pathlib.Path(f"{file}.py")
+    if not path.is_file() and not path.is_absolute():
+        found = LIBRARY.joinpath(*path.parts[path.parts[0] == "configs" :])
+    if not found.is_file():
         raise ValueError(f"Expected config={str(path)!r} to be a file.")
-    module_spec = importlib.util.spec_from_file_location(f"robust_jax_config_{path.stem}", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module
-    # Config files share helpers by importing one another: of their folder and the one above it.
-    folders = [str(folder) for folder in path.resolve().parents[:2]]
-    sys.path[:0] = folders
-    try:
-        module_spec.loader.exec_module(module)
-    finally:
-        del sys.path[: len(folders)]
+    found = found.resolve()
+    module = _run(_module_name(found), found)
+    for name in ("VARIANTS", "get_config"):
+        if not hasattr(module, name):
+            raise ValueError(f"Expected {path} to define {name}.")
     if variant not in module.VARIANTS:
         raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
     return module, variant
+
+
+def _module_name(path: pathlib.Path) -> str:
+    """Returns the name of a file's module, or of a folder's, and imports the package around it.
+
+    A package that Python finds by its name has that name. What it does not find is named after its
+    place: two folders, or two files, with one name are two modules.
+    """
+    around = path.parent / "__init__.py"
+    if around.is_file():
+        package = _module_name(path.parent)
+        importlib.import_module(package)
+        return f"{package}.{path.stem}"
+    start = path / "__init__.py"
+    name = str(path.with_suffix("")).replace(".", "_")
+    if start.is_file():
+        known = importlib.util.find_spec(path.name) if path.name.isidentifier() else None
+        if known and known.origin and pathlib.Path(known.origin).resolve() == start:
+            return path.name
+        if name not in sys.modules:
+            _run(name, start)
+    return name
+
+
+def _run(name: str, path: pathlib.Path) -> types.ModuleType:
+    """Returns a file's module, run under a name that its relative imports go from."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # or a package that did not get to its end would be taken for whole
+        raise
+    return module

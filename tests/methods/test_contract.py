@@ -10,32 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from robust_jax import rng, serialization, training, voting
+from robust_jax import methods, rng, serialization, training, voting
 from robust_jax.attacks import FGSM, PGD, ThreatModel, bind
 from robust_jax.data import Augmentation, DataConfig, Digits, eval_batches, open_data
-from robust_jax.methods import (
-    DVERGE,
-    KAP,
-    MART,
-    PARL,
-    TRADES,
-    AdaptiveDiversityPromoting,
-    BatchEnsemble,
-    GradDiv,
-    GradientAlignment,
-    KernelPool,
-    MethodConfig,
-    MonteCarloDropout,
-    ParameterPARL,
-    PriorityDropout,
-    PriorityRates,
-    RandomLayerSampling,
-    RandomSelfEnsemble,
-    REGroup,
-    Standard,
-    StochasticActivationPruning,
-    TransferabilityReducedSmooth,
-)
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
 from robust_jax.runtime import sharding
 from robust_jax.training import AdversarialTraining, TrainingConfig
@@ -47,50 +24,54 @@ SMALL_CNN = CNNConfig(widths=(8, 12), strides=(1, 2))
 ONE_LAYER = CNNConfig(widths=(12,), strides=(2,))
 TINY_CNN = CNNConfig(widths=(6,), strides=(2,))
 
-METHODS: dict[str, MethodConfig] = {
-    "standard": Standard(
+METHODS: dict[str, methods.MethodConfig] = {
+    "standard": methods.Standard(
         network=CNN, normalization=Normalization(mean=(0.3,), std=(0.4,)), input_sigma=0.1
     ),
-    "ensemble": Standard(network=EnsembleConfig(ONE_LAYER, 3), vote="majority_lowest_class"),
-    "kap": KAP(network=CNN, sigma=0.1),
-    "kap_other_switches": KAP(
+    "ensemble": methods.Standard(
+        network=EnsembleConfig(ONE_LAYER, 3), vote="majority_lowest_class"
+    ),
+    "kap": methods.KAP(network=CNN, sigma=0.1),
+    "kap_other_switches": methods.KAP(
         network=CNNConfig(widths=(16,), strides=(2,)),
-        pool=KernelPool(kind="max"),
+        pool=methods.KernelPool(kind="max"),
         order="conv_norm_pool",
         sigma=0.2,
         input_sigma=0.1,
         noise_in_prediction=False,
         label_smoothing=0.1,
     ),
-    "dropout": MonteCarloDropout(network=SMALL_CNN, where="activations", rate=0.2, num_draws=3),
-    "lpd": PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
-    "pdd_deg": PriorityDropout(
+    "dropout": methods.MonteCarloDropout(
+        network=SMALL_CNN, where="activations", rate=0.2, num_draws=3
+    ),
+    "lpd": methods.PriorityDropout(network=EnsembleConfig(SMALL_CNN, 2)),
+    "pdd_deg": methods.PriorityDropout(
         network=EnsembleConfig(SMALL_CNN, 2),
-        rates=PriorityRates(statistics="batch"),
+        rates=methods.PriorityRates(statistics="batch"),
         rescale="inverted",
         deg_weight=0.01,
     ),
-    "parl": PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
-    "parl_parameters": ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
-    "batch_ensemble": BatchEnsemble(network=SMALL_CNN, num_members=2, factor_std=0.5),
-    "regroup": REGroup(network=CNN, num_layers=2),
-    "rls": RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
-    "adp": AdaptiveDiversityPromoting(network=EnsembleConfig(TINY_CNN, 2)),
-    "gal": GradientAlignment(network=EnsembleConfig(TINY_CNN, 2)),
-    "dverge": DVERGE(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
-    "trs": TransferabilityReducedSmooth(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
-    "grad_div": GradDiv(network=TINY_CNN, num_samples=2, num_draws=2),
-    "rse": RandomSelfEnsemble(network=TINY_CNN, num_draws=3),
+    "parl": methods.PARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
+    "parl_parameters": methods.ParameterPARL(network=EnsembleConfig(SMALL_CNN, 2), num_layers=2),
+    "batch_ensemble": methods.BatchEnsemble(network=SMALL_CNN, num_members=2, factor_std=0.5),
+    "regroup": methods.REGroup(network=CNN, num_layers=2),
+    "rls": methods.RandomLayerSampling(network=CNN, num_draws=3, frozen=(2,)),
+    "adp": methods.AdaptiveDiversityPromoting(network=EnsembleConfig(TINY_CNN, 2)),
+    "gal": methods.GradientAlignment(network=EnsembleConfig(TINY_CNN, 2)),
+    "dverge": methods.DVERGE(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
+    "trs": methods.TransferabilityReducedSmooth(network=EnsembleConfig(TINY_CNN, 2), num_steps=2),
+    "grad_div": methods.GradDiv(network=TINY_CNN, num_samples=2, num_draws=2),
+    "rse": methods.RandomSelfEnsemble(network=TINY_CNN, num_draws=3),
     # Steps along the gradient itself: the sign of one that is zero but for rounding may differ.
-    "trades": TRADES(
+    "trades": methods.TRADES(
         network=TINY_CNN,
         attack=PGD(ThreatModel("l2", 0.5), loss="kl", num_steps=2, start_sigma=0.01, keep="last"),
     ),
-    "mart": MART(
+    "mart": methods.MART(
         network=TINY_CNN,
         attack=PGD(ThreatModel("l2", 0.5), num_steps=2, start_sigma=0.01, keep="last"),
     ),
-    "sap": StochasticActivationPruning(network=TINY_CNN, num_draws=3),
+    "sap": methods.StochasticActivationPruning(network=TINY_CNN, num_draws=3),
 }
 
 
@@ -110,9 +91,9 @@ VIEWS = ("deployed", "noise_off", "train", "members")
 class Built:
     """A method with its variables and jitted functions, compiled once for all tests."""
 
-    def __init__(self, config, data):
+    def __init__(self, config, task):
         self.config = config
-        self.method = config.make(data.task)
+        self.method = config.make(task)
         self.init = jax.jit(lambda key: self.method.init(key=key))
         self.variables = self.init(jax.random.key(0))
 
@@ -126,13 +107,13 @@ class Built:
 
         self.run = run  # one program: its parts have most of the network in common
         self.loss_and_gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        if self.method.fit is not None:
-            # On a network that knows its few images, so that every class has one that is right.
-            batch = next(eval_batches(data.train, 32))
-            _, (self.variables, _) = self.train(batch, num_devices=1, num_steps=60)
-            trained = jax.device_put(self.variables, jax.devices()[0])
-            self.fitted = jax.eval_shape(self.method.fitted, trained, batch)
-            self.variables = self.method.fit(trained, [batch], key=jax.random.key(0))
+
+    def fit(self, batch, *, num_steps):
+        """Trains on a batch, and fits: what a class is fitted on, the network must have right."""
+        _, (variables, _) = self.train(batch, num_devices=1, num_steps=num_steps)
+        variables = jax.device_put(variables, jax.devices()[0])
+        self.fitted = jax.eval_shape(self.method.fitted, variables, batch)
+        self.variables = self.method.fit(variables, [batch], key=jax.random.key(0))
 
     def __call__(self, images, seed):
         """Returns the prediction and some views, by name, of images under a key."""
@@ -168,8 +149,12 @@ VARIANTS = ("kap_other_switches", "pdd_deg", "parl_parameters", "mart")
     scope="module",
     params=[pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in METHODS],
 )
-def built(request, data) -> Built:
-    return Built(METHODS[request.param], data)
+def built(request, data, batch) -> Built:
+    """A method as it starts; one that is fitted knows the batch after these steps."""
+    found = Built(METHODS[request.param], data.task)
+    if found.method.fit is not None:
+        found.fit(batch, num_steps=60)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +225,7 @@ def test_rows_have_draws_of_their_own_as_declared(built, few):
 def test_the_vote_is_the_declared_one(built, few):
     found = built(few.image, 1)
     if built.method.vote is None:
-        assert isinstance(built.config, REGroup | RandomLayerSampling)
+        assert isinstance(built.config, methods.REGroup | methods.RandomLayerSampling)
         return
     voted = voting.scores(found["members"], built.method.vote)
     chex.assert_trees_all_close(found["predict"], voted, rtol=1e-5, atol=1e-5)
@@ -299,7 +284,7 @@ def test_every_view_is_differentiable(built, few):
 
 def test_config_survives_json(built):
     text = json.dumps(serialization.to_json(built.config))
-    assert serialization.from_json(MethodConfig, json.loads(text)) == built.config
+    assert serialization.from_json(methods.MethodConfig, json.loads(text)) == built.config
 
 
 def test_ten_steps_lower_the_loss(built, batch):

@@ -173,14 +173,6 @@ def test_first_images_of_each_class(trained):
     chex.assert_trees_all_close(fitted, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_layers_are_chosen_by_their_accuracy():
-    accuracy = {"00.a": 0.9, "01.b": 0.5, "02.c": 0.75, "03.d": 0.8}
-    assert choose(accuracy, 0.75) == ("00.a", "02.c", "03.d")
-    assert choose(accuracy, 0.76) == ("00.a", "03.d")
-    with pytest.raises(ValueError, match=r"Expected layer_accuracy=0.95 <= 0.900, the best"):
-        choose(accuracy, 0.95)
-
-
 @pytest.mark.slow
 def test_rule_of_layer_accuracy(trained):
     """The accuracies that decide are those of one-layer votes on the images of the fit."""
@@ -305,47 +297,6 @@ def test_responses_of_batch_norm(trained):
     for s, sign in enumerate(("positive", "negative")):
         found = fitted["fitted"][sign]["01.norm2"][0]
         np.testing.assert_allclose(found, expected["norm2"][s], rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: REGroup(num_layers=0), "Expected num_layers=0 >= 1."),
-        (lambda: REGroup(delta=0.0), "Expected delta=0.0 > 0."),
-        (
-            lambda: REGroup(delta=1e-40),
-            "Expected delta=1e-40 >= 1e-30, for shares in float32.",
-        ),
-        (lambda: REGroup(surrogate_delta=1e-36), "Expected surrogate_delta=1e-36 >= 1e-30"),
-        (lambda: REGroup(temperature=-1.0), "Expected temperature=-1.0 > 0."),
-        (lambda: REGroup(layer_accuracy=1.5), "Expected 0 <= layer_accuracy=1.5 <= 1."),
-        (lambda: REGroup(layers=("a",)), "Expected num_layers=5 <= 1 named layers."),
-        (
-            lambda: REGroup(network=EnsembleConfig(CNN, 2), response="norm"),
-            "Expected response='norm' to be 'raw' for an ensemble.",
-        ),
-        (lambda: initialise(REGroup(network=CNN, num_layers=4)), "num_layers=4 <= 3 layers."),
-        (
-            lambda: initialise(REGroup(network=CNN, layers=("conv9",), num_layers=1)),
-            "Expected layer 'conv9' to be one of",
-        ),
-        (
-            lambda: (
-                REGroup(network=CNN, num_layers=3)
-                .make(TASK)
-                .predict(initialise(REGroup(network=CNN, num_layers=3)), jnp.zeros((1, 8, 8, 1)))
-            ),
-            "Expected variables to hold 'fitted'",
-        ),
-        (
-            lambda: REGroup(network=CNN, num_layers=3).make(TASK).fit({}, [], key=None),
-            "Expected batches to hold at least one batch.",
-        ),
-    ],
-)
-def test_bad_input(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def initialise(config):

@@ -1,7 +1,8 @@
-"""REGroup's layers where a network has more than a hundred."""
+"""Which layers of REGroup vote."""
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from robust_jax.methods import REGroup
 from robust_jax.methods.regroup_fit import choose
@@ -26,3 +27,11 @@ def test_a_hundred_layers_vote_in_network_order():
         "102.head",
     )  # fmt: skip
     assert choose(dict.fromkeys(names, 1.0), 0.5) == in_network_order(names)
+
+
+def test_layers_are_chosen_by_their_accuracy():
+    accuracy = {"00.a": 0.9, "01.b": 0.5, "02.c": 0.75, "03.d": 0.8}
+    assert choose(accuracy, 0.75) == ("00.a", "02.c", "03.d")
+    assert choose(accuracy, 0.76) == ("00.a", "03.d")
+    with pytest.raises(ValueError, match=r"Expected layer_accuracy=0.95 <= 0.900, the best"):
+        choose(accuracy, 0.95)

@@ -7,11 +7,13 @@ from robust_jax.methods.dropout import MonteCarloDropout
 from robust_jax.methods.dverge import DVERGE
 from robust_jax.methods.grad_div import GradDiv
 from robust_jax.methods.gradient_alignment import GradientAlignment
-from robust_jax.methods.kap import KAP, KernelPool
-from robust_jax.methods.laplace_priority_dropout import LaplaceRates, PriorityDropout, PriorityRates
+from robust_jax.methods.kap import KAP
+from robust_jax.methods.kap_pool import KernelPool
+from robust_jax.methods.laplace_priority_dropout import PriorityDropout
 from robust_jax.methods.mart import MART
 from robust_jax.methods.parl import PARL
 from robust_jax.methods.parl_parameters import ParameterPARL
+from robust_jax.methods.priority_rates import LaplaceRates, PriorityRates
 from robust_jax.methods.random_layer_sampling import RandomLayerSampling
 from robust_jax.methods.random_self_ensemble import RandomSelfEnsemble
 from robust_jax.methods.regroup import REGroup

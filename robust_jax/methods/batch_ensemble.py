@@ -15,11 +15,12 @@ Where paper and code (edward2's CIFAR baseline) leave a choice, the first named 
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from robust_jax import metrics, voting
@@ -29,8 +30,12 @@ from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
 from robust_jax.types import Task
 
 
-def _factors(std: float | None) -> Any:
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def _factors(
+    std: float | None,
+) -> Callable[[Key[Array, ""], tuple[int, ...], DTypeLike], Float[Array, "m k"]]:
+    """Returns what makes s and r: see `BatchEnsemble.factor_std`."""
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "m k"]:
         if std is None:
             return jax.random.rademacher(key, shape, dtype)
         return 1 + std * jax.random.normal(key, shape, dtype)

@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from robust_jax.models import Layers
 from robust_jax.types import Batch, Variables
@@ -94,7 +93,7 @@ def fitted(variables: Variables, batch: Batch) -> Variables:
     return {**variables, "fitted": {"batch_stats": statistics}}
 
 
-def _with_counts(tree: Any) -> Any:
+def _with_counts(tree: PyTree) -> PyTree:
     """Returns statistics with a count of 0 beside each mean; members and choices lead its axes."""
     if not isinstance(tree, dict):
         return tree
@@ -104,7 +103,7 @@ def _with_counts(tree: Any) -> Any:
     return found
 
 
-def _without_counts(tree: Any) -> Any:
+def _without_counts(tree: PyTree) -> PyTree:
     if not isinstance(tree, dict):
         return tree
     return {name: _without_counts(value) for name, value in tree.items() if name != COUNT}

@@ -1,20 +1,36 @@
 """Draws of a random network: their average (RSE, SAP and GradDiv), and draws that rows have."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, PyTree
 
 from robust_jax import rng, voting
 from robust_jax.methods.base import Method
 from robust_jax.types import Variables
 
-Scores = Callable[..., Float[Array, "b c"]]
-"""(variables, images, key) -> scores; every row has a draw of its own where there is a key for
-each."""
+
+def required_key(key: Key[Array, ""] | None) -> Key[Array, ""]:
+    """Returns the key.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if key is None:
+        raise ValueError("Expected key=None to be a key: this method samples.")
+    return key
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Returns scores of images; where there is a key a row, each has a draw of its own."""
+
+    def __call__(
+        self, variables: Variables, images: Array, key: Key[Array, ""] | Key[Array, " b"], /
+    ) -> Float[Array, "b c"]: ...
 
 
 def rows_apart(scores: Scores) -> Scores:
@@ -35,7 +51,13 @@ def rows_apart(scores: Scores) -> Scores:
         alone = jax.custom_batching.custom_vmap(of_data)
 
         @alone.def_vmap
-        def mapped(size: int, is_mapped: Any, variables: Variables, images: Array, data: Array):
+        def mapped(
+            size: int,
+            is_mapped: Sequence[PyTree[bool]],
+            variables: Variables,
+            images: Array,
+            data: Array,
+        ) -> tuple[Array, bool]:
             of_variables, of_images, of_key = is_mapped
             if any(jax.tree.leaves(of_variables)):
                 axes = jax.tree.map(lambda each: 0 if each else None, is_mapped)
@@ -55,10 +77,15 @@ def rows_apart(scores: Scores) -> Scores:
             return alone(variables, images, data)
 
         @differentiable.defjvp
-        def slopes(primals: Any, tangents: Any) -> Any:
-            variables, images, data = primals
-            along: Any = lambda variables, images: of_data(variables, images, data)  # noqa: E731
-            return jax.jvp(along, (variables, images), tuple(tangents[:2]))
+        def slopes(
+            primals: tuple[Variables, Array, Array], tangents: tuple[Variables, Array, object]
+        ) -> tuple[Array, Array]:
+            *along, data = primals
+
+            def of_images(variables: Variables, images: Array) -> Array:
+                return of_data(variables, images, data)
+
+            return jax.jvp(of_images, tuple(along), tuple(tangents[:2]))
 
         # As data: to JAX's checker of key reuse, such a call would use up what it folds.
         return differentiable(variables, images, jax.random.key_data(key))
@@ -85,11 +112,10 @@ def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:
     single = method.views["members"]
 
     def members(variables, images, *, key=None) -> Float[Array, "m b c"]:
-        if key is None:
-            raise ValueError("Expected key=None to be a key: this method samples.")
+        root = required_key(key)
 
         def draw(number: Array) -> Array:
-            return single(variables, images, key=rng.stream(key, "draw", number))
+            return single(variables, images, key=rng.stream(root, "draw", number))
 
         # One after another, each run again for its gradient: memory does not grow with draws.
         logits = lax.map(jax.checkpoint(draw), jnp.arange(num_draws))

@@ -8,7 +8,7 @@ none of them says where its units are dropped, so both common places are here.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng, voting
 from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.draws import required_key
 from robust_jax.methods.network import Sampling, classifier, network_method
 from robust_jax.models import Activation, Dense, Layers, default_layers
-from robust_jax.types import Outputs, Task
+from robust_jax.types import Outputs, Task, Variables
 
 
 def _drop(module: nn.Module, x: Float[Array, "*b k"], rate: float) -> Float[Array, "*b k"]:
@@ -89,10 +90,9 @@ class MonteCarloDropout(MethodConfig):
         one_draw = method.views["deployed"]
 
         def draws(variables, images, *, key):
-            if key is None:
-                raise ValueError("Expected key=None to be a key: this method samples.")
+            root = required_key(key)
             sampled = _sampled_part(network, variables, images, self.where)
-            keys = jax.vmap(lambda draw: rng.stream(key, "draw", draw))(jnp.arange(self.num_draws))
+            keys = jax.vmap(lambda draw: rng.stream(root, "draw", draw))(jnp.arange(self.num_draws))
             logits = lax.map(sampled, keys)
             return logits.reshape((-1, *logits.shape[2:]))
 
@@ -113,23 +113,28 @@ class MonteCarloDropout(MethodConfig):
 
 
 def _sampled_part(
-    network: nn.Module, variables: Any, images: Array, where: str
+    network: nn.Module, variables: Variables, images: Array, where: str
 ) -> Callable[[Array], Array]:
     """Returns the random part of a forward pass: from a key to member logits [m b c]."""
-    mode: dict[str, Any] = {"train": False, "deterministic": False}
     if where == "activations":
 
         def whole(key):
-            outputs = network.apply(variables, images, **mode, rngs={"sample": key})
+            outputs = network.apply(
+                variables, images, train=False, deterministic=False, rngs={"sample": key}
+            )
             return cast(Outputs, outputs).member_logits
 
         return whole
 
-    quiet: dict[str, Any] = {"train": False, "deterministic": True}
-    features, _ = network.apply(variables, images, **quiet, method="features")
+    features, _ = network.apply(
+        variables, images, train=False, deterministic=True, method="features"
+    )
 
     def last_layer(key):
-        logits = network.apply(variables, features, **mode, rngs={"sample": key}, method="head")
+        logits = network.apply(
+            variables, features, train=False, deterministic=False, rngs={"sample": key},
+            method="head",
+        )  # fmt: skip
         logits = cast(Array, logits)
         return logits if logits.ndim == 3 else logits[None]
 

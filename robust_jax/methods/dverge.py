@@ -24,7 +24,7 @@ one step together, which is the same, since they share no weight.
 
 import dataclasses
 import functools
-from typing import Any, cast
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ from robust_jax.methods.gradient_diversity import (
     member_classifier,
     of_ensemble,
 )
-from robust_jax.methods.network import classifier, cross_entropy, network_method
+from robust_jax.methods.layer_calls import noting_calls
+from robust_jax.methods.network import classifier, cross_entropy, forward_fn, network_method
 from robust_jax.models import (
     Activation,
     EnsembleConfig,
@@ -48,7 +49,7 @@ from robust_jax.models import (
     ResNetConfig,
     default_layers,
 )
-from robust_jax.types import Outputs, Task, Variables
+from robust_jax.types import Task, Variables
 
 
 def pre_activations(
@@ -62,17 +63,11 @@ def pre_activations(
         images: normalised by the batch's statistics.
     """
     found: list[Array] = []
-
-    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        if isinstance(context.module, Activation) and context.method_name == "__call__":
-            found.append(arguments[0])
-        return call(*arguments, **keywords)
-
-    with nn.intercept_methods(record):
-        outputs, _ = network.apply(
-            variables, images, train=True, deterministic=True, mutable=["batch_stats"]
+    with noting_calls(Activation, lambda layer, given, returned: found.append(given)):
+        outputs, _ = forward_fn(network)(
+            variables, images, key=None, train=True, deterministic=True
         )
-    return [*found, cast(Outputs, outputs).logits]
+    return [*found, outputs.logits]
 
 
 def distill(
@@ -109,13 +104,13 @@ def distill(
 
     wanted = features(targets)
 
-    def slope(number: int) -> Any:
+    def slope(number: int) -> Callable[[Array], Array]:
         return jax.grad(lambda x: jnp.mean(jnp.square(features(x)[number] - wanted[number])))
 
     branches = [slope(number) for number in range(len(wanted))]
     low, high = jnp.maximum(images - eps, 0.0), jnp.minimum(images + eps, 1.0)
 
-    def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
         x, total = state
         gradient = lax.switch(layer, branches, x)
         size = jnp.sum(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)

@@ -1,7 +1,7 @@
 """Members' gradients and the cosines between them: what PARL, DEG, GAL and TRS share."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax.methods.base import MethodConfig
+from robust_jax.methods.layer_calls import noting_calls
 from robust_jax.methods.network import cross_entropy
 from robust_jax.models import (
     Classifier,
@@ -21,6 +22,9 @@ from robust_jax.models import (
 )
 from robust_jax.models.ensemble import Strategy
 from robust_jax.types import Task, Variables
+
+Found = TypeVar("Found")
+Shares = TypeVarTuple("Shares")
 
 
 class Cosines(NamedTuple):
@@ -83,9 +87,12 @@ def check_ensemble(network: NetworkConfig) -> EnsembleConfig:
 
 
 def map_members(
-    function: Callable[..., Any], variables: Variables, *others: Any, strategy: Strategy = "auto"
-) -> Any:
-    """Returns function(variables, *others) of every member, stacked.
+    function: Callable[[Variables, *Shares], Found],
+    variables: Variables,
+    *others: *Shares,
+    strategy: Strategy = "auto",
+) -> Found:
+    """Returns function(variables, *others) of every member, stacked: arrays with a member axis.
 
     Args:
         function: of the variables of a classifier around one member, and of its share of `others`.
@@ -100,8 +107,8 @@ def map_members(
     }
     shared = {name: value for name, value in variables.items() if name not in stacked}
 
-    def one(members: tuple[Any, ...]) -> Any:
-        alone, *rest = members
+    def one(members: tuple[Variables, *Shares]) -> Found:
+        alone, rest = members[0], members[1:]
         return function({**shared, **{name: {"backbone": v} for name, v in alone.items()}}, *rest)
 
     if strategy == "auto":
@@ -118,7 +125,7 @@ def map_members(
     return found
 
 
-def of_ensemble(collections: Mapping[str, Any]) -> dict[str, Any]:
+def of_ensemble(collections: Variables) -> Variables:
     """Returns collections that `map_members` stacked in the layout of the ensemble."""
     return {name: {"backbone": {"member": c["backbone"]}} for name, c in collections.items()}
 
@@ -148,7 +155,7 @@ class LossGradients(NamedTuple):
     gradients: Float[Array, "m b d"]
     losses: Float[Array, " m"]
     member_logits: Float[Array, "m b c"]
-    moved: dict[str, Any]
+    moved: Variables
 
 
 def loss_gradients(
@@ -218,18 +225,11 @@ def first_convolutions(
     """
     found: list[Convolution] = []
 
-    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        output = call(*arguments, **keywords)
-        module = context.module
-        if (
-            isinstance(module, Conv)
-            and context.method_name == "__call__"
-            and module.kernel_size == (3, 3)
-        ):
-            found.append(Convolution(module.copy(parent=None), module.path, arguments[0], output))
-        return output
+    def note(layer: Conv, images: Array, output: Array) -> None:
+        if layer.kernel_size == (3, 3):
+            found.append(Convolution(layer.copy(parent=None), layer.path, images, output))
 
-    with nn.intercept_methods(record):
+    with noting_calls(Conv, note):
         network.apply(
             variables,
             images,

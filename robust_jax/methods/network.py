@@ -1,17 +1,18 @@
 """What a paper starts from: a network trained by cross-entropy, as the record of functions."""
 
-import dataclasses
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng, voting
 from robust_jax.methods.base import Forward, Method, MethodConfig
-from robust_jax.models import Classifier, EnsembleConfig, Layers, ResidualConfig
+from robust_jax.methods.draws import required_key
+from robust_jax.methods.skip_gradient import with_skip_gradient
+from robust_jax.models import Classifier, Layers
 from robust_jax.types import Task
 
 
@@ -54,12 +55,6 @@ def members_cross_entropy(
     return jnp.sum(losses) if reduction == "sum" else jnp.mean(losses)
 
 
-def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
-    if key is None:
-        raise ValueError("Expected key=None to be a key: this method samples.")
-    return key
-
-
 def forward_fn(network: nn.Module) -> Forward:
     """Returns the pure forward pass of a network.
 
@@ -72,32 +67,11 @@ def forward_fn(network: nn.Module) -> Forward:
             images,
             train=train,
             deterministic=deterministic,
-            rngs=None if deterministic else {"sample": rng.stream(_demand(key), "layers")},
+            rngs=None if deterministic else {"sample": rng.stream(required_key(key), "layers")},
             mutable=["batch_stats"] if train else [],
         )
 
     return forward
-
-
-SKIP_GRADIENT = 0.2
-"""Factor of the residual branches' gradient in the view `skip_gradient`, as DVERGE's evaluation."""
-
-
-def with_skip_gradient(network: nn.Module) -> nn.Module | None:
-    """Returns the network with its residual branches' gradient scaled; None where it has none.
-
-    Its logits and variables are the network's own.
-    """
-    if not isinstance(network, Classifier):
-        return None
-    config = network.backbone.config
-    ensemble = isinstance(config, EnsembleConfig)
-    member = config.member if ensemble else config
-    if not isinstance(member, ResidualConfig):
-        return None
-    member = dataclasses.replace(member, branch_gradient=SKIP_GRADIENT)
-    config = dataclasses.replace(config, member=member) if ensemble else member
-    return network.clone(backbone=network.backbone.clone(config=config))
 
 
 class Sampling(NamedTuple):
@@ -129,7 +103,7 @@ def network_method(
     mean probability), `noise_off` (the same weights without any sampling), `train` (batch
     statistics, the randomness of training), `members` [m b c], `taps`; and of a network (or an
     ensemble) with residual blocks `skip_gradient`: `deployed` with the gradient of the residual
-    branches scaled by `SKIP_GRADIENT`, from which attacks transfer better.
+    branches scaled (`skip_gradient.py`), from which attacks transfer better.
 
     Args:
         network: a `Classifier`.
@@ -143,7 +117,7 @@ def network_method(
 
     def run(variables, images, *, key, train, sampling, forward=plain):
         if sampling.input_noise:
-            noise_key = rng.stream(_demand(key), "input_noise")
+            noise_key = rng.stream(required_key(key), "input_noise")
             noise = jax.random.normal(noise_key, images.shape, images.dtype)
             images = images + sampling.input_noise * noise
         return forward(variables, images, key=key, train=train, deterministic=not sampling.layers)

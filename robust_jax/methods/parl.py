@@ -40,13 +40,13 @@ from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     first_convolutions,
     map_members,
+    member_classifier,
     of_ensemble,
     pairwise_cosines,
 )
 from robust_jax.methods.network import classifier, members_cross_entropy, network_method
 from robust_jax.models import (
     BatchNorm,
-    Classifier,
     EnsembleConfig,
     NetworkConfig,
     ResNetConfig,
@@ -158,15 +158,10 @@ class PARL(MethodConfig):
         """
         ensemble, layers = check_ensemble(self.network), default_layers()
         method = network_method(classifier(self, task, layers), self, task)
-
-        def one_member(layers):
-            backbone = ensemble.member.make(task.num_classes, layers)
-            return Classifier(backbone, self.normalization, self.dtype)
-
-        member = differentiated = one_member(layers)
+        member = differentiated = member_classifier(self, task, layers)
         if self.batch_statistics == "constant":
             constant = functools.partial(BatchNorm, statistics_gradient=False)
-            differentiated = one_member(layers._replace(norm=constant))
+            differentiated = member_classifier(self, task, layers._replace(norm=constant))
 
         def loss(variables, batch, *, key, step):
             del key, step

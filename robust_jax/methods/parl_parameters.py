@@ -20,10 +20,10 @@ lowered by larger cosines.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, Float
 
 from robust_jax import metrics, voting
@@ -32,17 +32,12 @@ from robust_jax.methods.gradient_diversity import (
     check_ensemble,
     first_convolutions,
     map_members,
+    member_classifier,
     of_ensemble,
     pairwise_cosines,
 )
 from robust_jax.methods.network import classifier, members_cross_entropy, network_method
-from robust_jax.models import (
-    Classifier,
-    EnsembleConfig,
-    NetworkConfig,
-    ResNetConfig,
-    default_layers,
-)
+from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.types import Task
 
 
@@ -97,11 +92,8 @@ class ParameterPARL(MethodConfig):
         Raises:
             ValueError: when the loss is traced, for more layers than the network has.
         """
-        ensemble, layers = check_ensemble(self.network), default_layers()
-        method = network_method(classifier(self, task, layers), self, task)
-        member = Classifier(
-            ensemble.member.make(task.num_classes, layers), self.normalization, self.dtype
-        )
+        ensemble, member = check_ensemble(self.network), member_classifier(self, task)
+        method = network_method(classifier(self, task, default_layers()), self, task)
 
         def convolutions(variables, images):
             return first_convolutions(
@@ -116,15 +108,17 @@ class ParameterPARL(MethodConfig):
                     variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
                 )
                 found = convolutions(variables, batch.image)
-                paths = [each.path for each in found]
+                params = traverse_util.flatten_dict(variables["params"])
+                paths = [(*each.path, "kernel") for each in found]
 
                 @jax.jit  # traced once for all layers
                 def summed_outputs(kernels):
-                    params = _with_kernels(variables["params"], paths, kernels)
-                    layers = convolutions({**variables, "params": params}, batch.image)
+                    moved = {**params, **dict(zip(paths, kernels, strict=True))}
+                    moved = {**variables, "params": traverse_util.unflatten_dict(moved)}
+                    layers = convolutions(moved, batch.image)
                     return [jnp.sum(each.output, dtype=jnp.float32) for each in layers]
 
-                kernels = [_at(variables["params"], path)["kernel"] for path in paths]
+                kernels = [params[path] for path in paths]
                 gradients = []
                 for layer in range(self.num_layers):
                     # Kernels behind the layer have zero gradient: the cosine does not see them.
@@ -156,22 +150,3 @@ class ParameterPARL(MethodConfig):
             return crossed + self.gamma * penalty, (of_ensemble(moved), found)
 
         return method._replace(loss=loss)
-
-
-def _at(params: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        params = params[name]
-    return params
-
-
-def _with_kernels(params: Any, paths: list[tuple[str, ...]], kernels: list[Array]) -> Any:
-    """Returns the parameters with the kernels at these paths replaced."""
-
-    def replaced(node: Any, path: tuple[str, ...], kernel: Array) -> Any:
-        if not path:
-            return {**node, "kernel": kernel}
-        return {**node, path[0]: replaced(node[path[0]], path[1:], kernel)}
-
-    for path, kernel in zip(paths, kernels, strict=True):
-        params = replaced(params, path, kernel)
-    return params

@@ -24,22 +24,22 @@ Where the paper leaves a choice, the first named is the default:
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, Literal
+import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
-from robust_jax.methods.draws import rows_apart
+from robust_jax.methods.base import Fit, Method, MethodConfig
+from robust_jax.methods.batch_statistics import check_statistics, fitted, reestimate
+from robust_jax.methods.draws import required_key, rows_apart
 from robust_jax.methods.network import classifier, cross_entropy
-from robust_jax.methods.sampled_layers import Choose, Index, Unit, sampled_layers
+from robust_jax.methods.sampled_layers import Unit
+from robust_jax.methods.sampled_models import SampledModels
 from robust_jax.models import EnsembleConfig
-from robust_jax.types import Batch, Outputs, Task, Variables
+from robust_jax.types import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,170 +103,91 @@ class RandomLayerSampling(MethodConfig):
         if isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
 
-    def draw(self, key: Key[Array, ""] | Key[Array, " b"], *counters: Int[Array, ""]) -> Choose:
-        """Returns a sampled model: each unit's index, drawn by its name from this key.
-
-        Args:
-            key: of the model, or of each row's own.
-            *counters: number of the draw.
-        """
-        mu = jnp.asarray(self.mu or (1 / self.num_choices,) * self.num_choices)
-
-        def choose(unit: str) -> Index:
-            def one(key: Key[Array, ""]) -> Int[Array, ""]:
-                drawn = rng.stream(key, "draw", *counters) if counters else key
-                return jax.random.categorical(rng.stream(drawn, unit), jnp.log(mu))
-
-            return jax.vmap(one)(key) if key.ndim else one(key)
-
-        return choose
-
-    def run(
-        self,
-        task: Task,
-        choose: Choose,
-        variables: Variables,
-        images: Array,
-        *,
-        train: bool,
-        averaging: bool = False,
-    ) -> tuple[Outputs, Variables]:
-        """Returns the outputs of the model that has the chosen weights, and moved collections.
-
-        Args:
-            task: the dataset's shape.
-            choose: the model.
-            variables: of all models.
-            images: normalised by their own statistics with `train`.
-            train: move the running statistics?
-            averaging: as plain means over batches (`batch_statistics.cumulative`)?
-        """
-        layers = sampled_layers(self.num_choices, choose, self.unit)
-        network = classifier(self, task, cumulative(layers) if averaging else layers)
-        outputs: Any
-        outputs, moved = network.apply(
-            variables,
-            images,
-            train=train,
-            deterministic=True,
-            mutable=["batch_stats"] if train else [],
-        )
-        return outputs, moved
+    def models(self, task: Task) -> SampledModels:
+        """Returns what can be drawn of the network for a dataset."""
+        network = functools.partial(classifier, self, task)
+        return SampledModels(network, self.num_choices, self.mu, self.unit)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
+        models = self.models(task)
 
         def init(*, key):
-            layers = sampled_layers(self.num_choices, lambda unit: jnp.zeros((), jnp.int32))
-            images = jnp.zeros((1, *task.input_shape), jnp.float32)
-            network = classifier(self, task, layers)
-            return dict(network.init(key, images, train=False, deterministic=True))
-
-        def training_draws(variables, images, key, averaging=False):
-            """Returns the logits [s b c] of the K models of a step, and the moved statistics."""
-            fixed = {name: value for name, value in variables.items() if name != "fitted"}
-
-            def draw(statistics, number):
-                choose = self.draw(key, number)
-                current = {**fixed, **statistics}
-                outputs, moved = self.run(
-                    task, choose, current, images, train=True, averaging=averaging
-                )
-                return moved, outputs.logits
-
-            statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
-            statistics, logits = lax.scan(draw, statistics, jnp.arange(self.num_samples))
-            return logits, statistics
+            return models.init(key, task.input_shape)
 
         def loss(variables, batch, *, key, step):
             del step
-            logits, moved = training_draws(variables, batch.image, _demand(key))
+            logits, moved = models.of_a_step(
+                variables, batch.image, required_key(key), self.num_samples
+            )
             mean = voting.mean_probability(logits)
             value = group_loss(logits, batch.label, self.loss, self.label_smoothing)
             return value, (moved, {"accuracy": metrics.accuracy(mean, batch.label)})
 
-        def deployed_variables(variables):
-            found = {name: value for name, value in variables.items() if name != "fitted"}
-            return {**found, **variables.get("fitted", {})}
-
-        def mean_of_draws(variables, images, key, num_draws):
-            """Returns the log mean probability of models drawn from the key, one at a time."""
-            variables = deployed_variables(variables)
-
-            @jax.checkpoint
-            def logits(number):
-                choose = self.draw(key, number)
-                outputs, _ = self.run(task, choose, variables, images, train=False)
-                return outputs.logits
-
-            return voting.mean_probability(lax.map(logits, jnp.arange(num_draws)))
-
         @rows_apart
         def of_rows(variables, images, key):
-            return mean_of_draws(variables, images, key, self.num_draws)
+            return models.mean(variables, images, key, self.num_draws)
 
         def deployed(variables, images, *, key=None):
-            return of_rows(variables, images, _demand(key))
+            return of_rows(variables, images, required_key(key))
 
-        def one_draw(variables, images, key):
-            variables, choose = deployed_variables(variables), self.draw(_demand(key))
-            return self.run(task, choose, variables, images, train=False)[0]
+        def fresh(variables, images, *, key):
+            return models.one(variables, images, required_key(key)).logits
 
         def frozen(size: int):
             def view(variables, images, *, key=None):
                 del key
                 root = rng.stream(jax.random.key(self.frozen_seed), "frozen", size)
-                return mean_of_draws(variables, images, root, size)
+                return models.mean(variables, images, root, size)
 
             return view
 
         def members(variables, images, *, key=None):
             del key
-            variables = deployed_variables(variables)
+            return models.pure(variables, images)
 
-            @jax.checkpoint
-            def pure(number):
-                outputs, _ = self.run(task, lambda unit: number, variables, images, train=False)
-                return outputs.logits
+        def noise_off(variables, images, *, key=None):
+            return voting.mean_probability(members(variables, images))
 
-            return lax.map(pure, jnp.arange(self.num_choices))
+        def train_view(variables, images, *, key):
+            logits, _ = models.of_a_step(variables, images, required_key(key), self.num_samples)
+            return voting.mean_probability(logits)
 
-        def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
-            drawn = jnp.asarray(self.mu or (1.0,) * self.num_choices) > 0
-            return reestimate(
-                lambda variables, images, key: training_draws(variables, images, key, True)[1],
-                variables,
-                batches,
-                key=key,
-                used=drawn,
-            )
+        def taps(variables, images, *, key):
+            return models.one(variables, images, required_key(key)).taps
 
-        if self.statistics == "reestimated":
-            shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
-            check_statistics(shapes, "statistics")
-        views = {
-            "deployed": deployed,
-            "fresh": lambda variables, images, *, key: one_draw(variables, images, key).logits,
-            **{f"frozen_{size}": frozen(size) for size in self.frozen},
-            "noise_off": lambda variables, images, *, key=None: voting.mean_probability(
-                members(variables, images)
-            ),
-            "members": members,
-            "train": lambda variables, images, *, key: voting.mean_probability(
-                training_draws(variables, images, _demand(key))[0]
-            ),
-            "taps": lambda variables, images, *, key: one_draw(variables, images, key).taps,
-        }
-        return Method(
+        method = Method(
             init,
             loss,
             deployed,
-            views,
+            {
+                "deployed": deployed,
+                "fresh": fresh,
+                **{f"frozen_{size}": frozen(size) for size in self.frozen},
+                "noise_off": noise_off,
+                "members": members,
+                "train": train_view,
+                "taps": taps,
+            },
             stochastic=True,
-            fit=fit if self.statistics == "reestimated" else None,
-            fitted=fitted if self.statistics == "reestimated" else None,
             draws_per="call",
         )
+        if self.statistics == "training":
+            return method
+        shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
+        check_statistics(shapes, "statistics")
+        return method._replace(fit=self._fit(models), fitted=fitted)
+
+    def _fit(self, models: SampledModels) -> Fit:
+        def gather(variables, images, key):
+            _, moved = models.of_a_step(variables, images, key, self.num_samples, averaging=True)
+            return moved
+
+        def fit(variables, batches, *, key):
+            used = jnp.asarray(self.mu or (1.0,) * self.num_choices) > 0
+            return reestimate(gather, variables, batches, key=key, used=used)
+
+        return fit
 
 
 def group_loss(
@@ -297,9 +218,3 @@ def group_loss(
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
     return jnp.mean(jnp.sum(jnp.square(jnp.exp(log_mean) - targets), axis=-1))
-
-
-def _demand(key: Key[Array, ""] | None) -> Key[Array, ""]:
-    if key is None:
-        raise ValueError("Expected key=None to be a key: this method samples.")
-    return key

@@ -24,19 +24,20 @@ Where paper and code leave a choice, the first named is the default:
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax import voting
+from robust_jax.methods import regroup_pass
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.network import classifier, network_method
-from robust_jax.methods.regroup_fit import Pass, fit_fns
+from robust_jax.methods.regroup_fit import fit_fns
 from robust_jax.methods.regroup_responses import (
     SIGNS,
     Responses,
@@ -45,22 +46,9 @@ from robust_jax.methods.regroup_responses import (
     log_responses,
     soft_count,
 )
-from robust_jax.models import BatchNorm, EnsembleConfig, default_layers
-from robust_jax.models.base import Taps, in_network_order
-from robust_jax.types import Task, Variables
-
-
-class NormWithResponse(BatchNorm):
-    """BatchNorm that also sows its output into "responses"."""
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "*b k"], *, train: bool, deterministic: bool
-    ) -> Float[Array, "*b k"]:
-        """Returns the normalised activations."""
-        y = super().__call__(x, train=train, deterministic=deterministic)
-        self.sow("responses", "output", y)
-        return y
+from robust_jax.models import EnsembleConfig, default_layers
+from robust_jax.models.base import in_network_order
+from robust_jax.types import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,14 +163,13 @@ class REGroup(MethodConfig):
         """
         layers = default_layers()
         if self.response == "norm":
-            layers = layers._replace(norm=NormWithResponse)
+            layers = layers._replace(norm=regroup_pass.NormWithResponse)
         network = classifier(self, task, layers)
         method = network_method(network, self, task)
 
-        def run(variables, images):
-            return _run(network, {k: v for k, v in variables.items() if k != "fitted"}, images)
+        run = functools.partial(regroup_pass.run, network)
 
-        def voters(variables, images, *deltas, score=lambda *pair: -divergence(*pair)):
+        def voters(variables, images, *deltas, score=_likeness):
             """Returns the score of every class by every voting layer and sign, for each delta."""
             if "fitted" not in variables:
                 raise ValueError("Expected variables to hold 'fitted': call fit(...) first.")
@@ -233,7 +220,16 @@ class REGroup(MethodConfig):
                 0
             ],
         }
-        fit, fitted = fit_fns(self, run, task.num_classes)
+        fit, fitted = fit_fns(
+            run,
+            num_classes=task.num_classes,
+            voting_layers=self.voting_layers,
+            signs=self.signs,
+            delta=self.delta,
+            images_per_class=self.images_per_class,
+            least_accuracy=self.layer_accuracy if self.num_layers is None else None,
+            selection_images=self.selection_images,
+        )
         return method._replace(
             init=init,
             predict=predict,
@@ -244,20 +240,11 @@ class REGroup(MethodConfig):
         )
 
 
-def _run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k"]) -> Pass:
-    outputs: Any
-    outputs, sown = network.apply(
-        variables, images, train=False, deterministic=True, mutable=["responses"]
-    )
-    taps = {name: tap for name, tap in outputs.taps.items() if not name.endswith(".pre_act")}
-    if "responses" in sown:
-        found = Taps()
-        # The order of the calls: apply keeps it.
-        for path, (value,) in _sown(sown["responses"]["backbone"]):
-            found.add(path, value)
-        found.add("head", outputs.taps[in_network_order(taps)[-1]])
-        taps = dict(found)
-    return Pass(outputs.logits, {name: taps[name] for name in in_network_order(taps)})
+def _likeness(
+    classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
+) -> Float[Array, "m b c"]:
+    """Returns minus the divergence: the larger, the likelier."""
+    return -divergence(classes, log_response)
 
 
 def _centred(counts: Float[Array, "b c"]) -> Float[Array, "b c"]:
@@ -278,11 +265,3 @@ def _voters(
     return jnp.concatenate(
         [score(fitted[s][name], tapped[s][name]) for s in config.signs for name in layers]
     )
-
-
-def _sown(tree: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if name == "output":
-            yield ".".join(path), value
-        else:
-            yield from _sown(value, (*path, name))

@@ -2,28 +2,18 @@
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import voting
+from robust_jax.methods.base import Fit
+from robust_jax.methods.regroup_pass import Pass
 from robust_jax.methods.regroup_responses import Responses, divergence, log_responses
 from robust_jax.models.base import in_network_order
 from robust_jax.types import Batch, Variables
-
-
-class Pass(NamedTuple):
-    """A forward pass of the network.
-
-    Attributes:
-        logits: of the network's vote over its members.
-        layers: outputs of the layers that may vote, in network order.
-    """
-
-    logits: Float[Array, "b c"]
-    layers: dict[str, Array]
 
 
 class Mixtures(NamedTuple):
@@ -41,22 +31,35 @@ class Mixtures(NamedTuple):
 
 
 def fit_fns(
-    config: Any, run: Callable[[Variables, Array], Pass], num_classes: int
-) -> tuple[Callable[..., Variables], Callable[[Variables, Batch], Variables]]:
+    run: Callable[[Variables, Array], Pass],
+    *,
+    num_classes: int,
+    voting_layers: Callable[[Iterable[str]], tuple[str, ...]],
+    signs: tuple[str, ...],
+    delta: float,
+    images_per_class: int | None,
+    least_accuracy: float | None,
+    selection_images: int,
+) -> tuple[Fit, Callable[[Variables, Batch], Variables]]:
     """Returns `fit` of a `REGroup` and its `fitted`: of all layers that a fit can choose.
 
     A fit is one pass, each batch seen once by one compiled step.
 
     Args:
-        config: the `REGroup`.
         run: forward pass.
         num_classes: c.
+        voting_layers: of the layers of a pass, those that may vote.
+        signs: which responses vote.
+        delta: added to every response.
+        images_per_class: correctly classified images that are used of each class; None for all.
+        least_accuracy: of a voting layer by itself; None where all that may vote do.
+        selection_images: correctly classified images that this accuracy is measured on.
     """
 
     def start(variables: Variables, batch: Batch) -> Mixtures:
         """Returns nothing yet, of every layer that may vote."""
         layers = run(variables, batch.image).layers
-        tapped = log_responses(layers, config.voting_layers(layers), config.signs, config.delta)
+        tapped = log_responses(layers, voting_layers(layers), signs, delta)
 
         def zeros(value: Array) -> Array:
             return jnp.zeros((value.shape[0], num_classes, value.shape[2]), value.dtype)
@@ -69,12 +72,12 @@ def fit_fns(
         variables: Variables, mixtures: Mixtures, batch: Batch
     ) -> tuple[Mixtures, tuple[Responses, Bool[Array, " b"]] | None]:
         logits, layers = run(variables, batch.image)
-        tapped = log_responses(layers, mixtures.sums[config.signs[0]], config.signs, config.delta)
+        tapped = log_responses(layers, mixtures.sums[signs[0]], signs, delta)
         used = batch.mask & (jnp.argmax(logits, axis=-1) == batch.label)
         member = jax.nn.one_hot(batch.label, num_classes, dtype=bool) & used[:, None]
-        if config.images_per_class is not None:
+        if images_per_class is not None:
             numbers = mixtures.counts[None, :] + jnp.cumsum(member, axis=0, dtype=jnp.int32)
-            member &= numbers <= config.images_per_class
+            member &= numbers <= images_per_class
         probability = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
         weights = jnp.where(member, probability, 0.0)
 
@@ -87,7 +90,7 @@ def fit_fns(
             mixtures.weights + jnp.sum(weights, axis=0),
             mixtures.counts + jnp.sum(member, axis=0, dtype=jnp.int32),
         )
-        return moved, (tapped, used) if config.num_layers is None else None
+        return moved, (tapped, used) if least_accuracy is not None else None
 
     @jax.jit
     def right(fitted: Responses, tapped: Responses, used: Bool[Array, " b"], labels: Array):
@@ -98,9 +101,9 @@ def fit_fns(
             decision = jnp.argmax(voting.borda(jnp.concatenate(scores)), axis=-1)
             return jnp.sum(used & (decision == labels))
 
-        return {layer: count(layer) for layer in fitted[config.signs[0]]}
+        return {layer: count(layer) for layer in fitted[signs[0]]}
 
-    def fit(variables: Variables, batches: Iterable[Batch], *, key: Any) -> Variables:
+    def fit(variables, batches, *, key):
         del key
         network = {name: value for name, value in variables.items() if name != "fitted"}
         stream = iter(batches)
@@ -113,12 +116,10 @@ def fit_fns(
         kept, num_kept = [], 0
         for batch in itertools.chain([first], stream):
             mixtures, selection = step(network, mixtures, batch)
-            if selection is not None and num_kept < config.selection_images:
+            if selection is not None and num_kept < selection_images:
                 kept.append((*selection, batch.label))
                 num_kept += int(jnp.sum(selection[1]))
-            if config.images_per_class is not None and bool(
-                jnp.all(mixtures.counts >= config.images_per_class)
-            ):
+            if images_per_class is not None and bool(jnp.all(mixtures.counts >= images_per_class)):
                 break
         counts = jax.device_get(mixtures.counts)
         if counts.min() < 1:
@@ -127,12 +128,12 @@ def fit_fns(
                 "the network classifies correctly."
             )
         fitted = jax.tree.map(lambda s: s / mixtures.weights[None, :, None], mixtures.sums)
-        if config.num_layers is None:
+        if least_accuracy is not None:
             counted = [right(fitted, *one) for one in kept]
             accuracy = {
                 layer: sum(int(each[layer]) for each in counted) / num_kept for layer in counted[0]
             }
-            chosen = choose(accuracy, config.layer_accuracy)
+            chosen = choose(accuracy, least_accuracy)
             fitted = {
                 sign: {layer: found[layer] for layer in chosen} for sign, found in fitted.items()
             }

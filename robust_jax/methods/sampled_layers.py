@@ -6,7 +6,7 @@ BMVC 2020, equations 1 to 4.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,6 @@ class SampledLayer(nn.Module):
     def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
         """Returns the selected layer's output; `train` moves its statistics alone."""
         layer = self.make_layer()
-        mode: Any = {"train": train, "deterministic": deterministic}
 
         def fresh(key: Key[Array, ""]) -> Variables:
             return layer.init(key, x, train=False, deterministic=True)
@@ -74,21 +73,23 @@ class SampledLayer(nn.Module):
                 for collection, stacks in (("params", params), ("batch_stats", statistics))
             }
 
-        output: Any
+        def applied(index: Int[Array, ""], *, mutable: list[str]) -> tuple[Array, Variables]:
+            return layer.apply(
+                selected(index), x, train=train, deterministic=deterministic, mutable=mutable
+            )
+
         if index.ndim:
             if train:
                 raise ValueError("Expected train=True with one model for all rows.")
             output = jnp.zeros(())
             for number in range(self.num_choices):
-                found: Any = layer.apply(selected(jnp.asarray(number)), x, **mode)
+                found, _ = applied(jnp.asarray(number), mutable=[])
                 here = (index == number).reshape((-1,) + (1,) * (found.ndim - 1))
                 output = jnp.where(here, found, output)
             return output
-        if not (train and statistics):
-            output = layer.apply(selected(index), x, **mode)
-            return output
-        output, moved = layer.apply(selected(index), x, **mode, mutable=["batch_stats"])
-        if not self.is_initializing():
+        moves = train and bool(statistics)
+        output, moved = applied(index, mutable=["batch_stats"] if moves else [])
+        if moves and not self.is_initializing():
             for name, stack in statistics.items():
                 updated = moved["batch_stats"][name]
                 updated = lax.dynamic_update_index_in_dim(stack, updated, index, 0)

@@ -22,7 +22,7 @@ members train together, not each for itself.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ def on_both(
         images = attack(
             attacked, batch.image, batch.label, key=rng.stream(key, "attack"), index=batch.index
         )
-        logits: list[Any] = []
+        logits: list[Array] = []
         moved: Variables = {}
         for each in (batch.image, images):
             outputs, moved = forward(

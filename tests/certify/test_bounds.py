@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from robust_jax.certify import crown_margins, interval_bounds
-from robust_jax.methods.kap import KernelPool
+from robust_jax.methods import KernelPool
 from robust_jax.models import BatchNorm, CNNConfig, Conv, Dense, EnsembleConfig
 from robust_jax.models.layers import relu
 from robust_jax.runtime.compilation import computed_once

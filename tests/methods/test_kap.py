@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods import KAP, KernelPool, kap
-from robust_jax.methods.kap import NoisyPooledConv
+from robust_jax.methods import KAP, KernelPool, kap_conv
+from robust_jax.methods.kap_conv import NoisyPooledConv
 from robust_jax.models import (
     CNNConfig,
     EnsembleConfig,
@@ -190,7 +190,7 @@ def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkey
         noises.append(shape)
         return gaussian(key, shape, dtype)
 
-    monkeypatch.setattr(kap, "gaussian", noise)
+    monkeypatch.setattr(kap_conv, "gaussian", noise)
 
     def noisy_taps(*names):
         noises.clear()

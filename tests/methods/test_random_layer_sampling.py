@@ -67,7 +67,7 @@ def test_a_sampled_model_is_the_plain_network_of_its_weights(config, variables):
     @jax.jit
     def sampled(indices):
         choose = chosen(dict(zip(UNITS, indices, strict=True)))
-        return config.run(TASK, choose, variables, IMAGES, train=False)[0].taps
+        return config.models(TASK).run(choose, variables, IMAGES, train=False)[0].taps
 
     for indices in ((0, 0, 0), (2, 1, 0), (1, 2, 2)):
         model = dict(zip(UNITS, indices, strict=True))
@@ -83,7 +83,7 @@ def test_gradient_and_statistics_of_the_selected_weights_alone(config, variables
     def gradient(params):
         def total(params):
             found = {**variables, "params": params}
-            outputs, moved = config.run(TASK, chosen(model), found, IMAGES, train=True)
+            outputs, moved = config.models(TASK).run(chosen(model), found, IMAGES, train=True)
             return jnp.sum(jnp.sin(outputs.logits)), moved
 
         return jax.grad(total, has_aux=True)(params)
@@ -107,9 +107,9 @@ def test_statistics_move_once_per_draw(config, variables):
     value, (moved, _) = loss(variables, key)
     current, logits = variables, []
     for number in range(3):
-        choose = config.draw(rng.stream(key, "draw", number))
+        choose = config.models(TASK).draw(rng.stream(key, "draw", number))
         outputs, one = jax.jit(
-            lambda v, choose=choose: config.run(TASK, choose, v, IMAGES, train=True)
+            lambda v, choose=choose: config.models(TASK).run(choose, v, IMAGES, train=True)
         )(current)
         current, logits = {**current, **one}, [*logits, outputs.logits]
     chex.assert_trees_all_close(moved["batch_stats"], current["batch_stats"], rtol=1e-5)
@@ -243,7 +243,7 @@ def test_reestimated_statistics(variables):
     # The first layer's input does not depend on draws: its statistics are those of its outputs.
     for m in range(3):
         model = {"conv1": m, "conv2": 0, "linear": 0}
-        taps = config.run(TASK, chosen(model), variables, IMAGES, train=False)[0].taps
+        taps = config.models(TASK).run(chosen(model), variables, IMAGES, train=False)[0].taps
         found = fitted["fitted"]["batch_stats"]["backbone"]["norm1"]
         for name, moment in (("mean", jnp.mean), ("var", jnp.var)):
             expected = moment(taps["00.conv1"], (0, 1, 2))

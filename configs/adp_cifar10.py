@@ -33,6 +33,7 @@ from robust_jax.methods import AdaptiveDiversityPromoting
 
 from .eval.lpd import table4
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
@@ -50,7 +51,7 @@ VARIANTS = {
         curves(None, (0.07,)),
     ),
     "lpd": LPD,
-    "lpd_width4": recipes.with_method(
+    "lpd_width4": changes.with_method(
         LPD, network=recipes.resnet18_ensemble(width_multiplier=1 / 16)
     ),
 }
@@ -58,4 +59,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "adp_cifar10", variant)
+    return changes.named(VARIANTS[variant], "adp_cifar10", variant)

@@ -27,6 +27,7 @@ from robust_jax.methods import AdaptiveDiversityPromoting
 
 from .eval.lpd import table4
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
@@ -44,11 +45,11 @@ VARIANTS = {
         curves(None, (0.07,)),
     ),
     "lpd": LPD,
-    "lpd_five": recipes.with_method(LPD, network=recipes.resnet18_ensemble(5)),
-    "lpd_resnet34": recipes.with_method(LPD, network=recipes.resnet18_ensemble(depth=34)),
+    "lpd_five": changes.with_method(LPD, network=recipes.resnet18_ensemble(5)),
+    "lpd_resnet34": changes.with_method(LPD, network=recipes.resnet18_ensemble(depth=34)),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "adp_cifar100", variant)
+    return changes.named(VARIANTS[variant], "adp_cifar100", variant)

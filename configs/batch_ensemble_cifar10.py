@@ -24,6 +24,7 @@ from robust_jax.training import Phase, TrainingConfig
 from robust_jax.training.optimizers import MultiStep
 
 from .eval.kap import noise_off
+from .recipes import changes
 from .recipes import kap as recipes
 
 
@@ -34,7 +35,7 @@ def config(factor_std: float | None) -> Config:
         method=BatchEnsemble(network=WideResNetConfig(16, 4), factor_std=factor_std),
         training=TrainingConfig(phases=(Phase(epochs=250.0, batch_size=128),)),
     )
-    return recipes.with_optimizer(
+    return changes.with_optimizer(
         found,
         nesterov=True,
         weight_decay=6e-4,  # Keras' l2(3e-4)
@@ -48,4 +49,4 @@ VARIANTS = {"default": config(0.5), "signs": config(None)}
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "batch_ensemble_cifar10", variant)
+    return changes.named(VARIANTS[variant], "batch_ensemble_cifar10", variant)

@@ -22,8 +22,7 @@ from robust_jax.methods import DVERGE, MethodConfig, Standard
 from robust_jax.models import EnsembleConfig, ResNetConfig
 
 from .eval.parl import curves
-from .recipes import baselines
-from .recipes import ensembles as recipes
+from .recipes import baselines, changes
 
 NETWORK = EnsembleConfig(ResNetConfig(depth=20), 3)
 BASELINE = "runs/dverge_cifar10-baseline"
@@ -50,4 +49,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "dverge_cifar10", variant)
+    return changes.named(VARIANTS[variant], "dverge_cifar10", variant)

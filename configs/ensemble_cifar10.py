@@ -31,6 +31,7 @@ from robust_jax.training.optimizers import MultiStep
 
 from .eval.lpd import table4
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
@@ -49,18 +50,18 @@ DROPOUT = dataclasses.replace(
 
 VARIANTS = {
     "default": BASE,
-    "width4": recipes.with_method(BASE, network=recipes.resnet18_ensemble(width_multiplier=1 / 16)),
-    "resnet34": recipes.with_method(BASE, network=recipes.resnet18_ensemble(depth=34)),
+    "width4": changes.with_method(BASE, network=recipes.resnet18_ensemble(width_multiplier=1 / 16)),
+    "resnet34": changes.with_method(BASE, network=recipes.resnet18_ensemble(depth=34)),
     "resnet20": recipes.parl(
         "cifar10",
         Standard(network=recipes.keras_ensemble(), vote="majority_mean_probability"),
         curves(None, (0.07,)),
     ),
     "dropout": DROPOUT,
-    "dropout_everywhere": recipes.with_method(DROPOUT, where="activations", rate=0.1),
+    "dropout_everywhere": changes.with_method(DROPOUT, where="activations", rate=0.1),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "ensemble_cifar10", variant)
+    return changes.named(VARIANTS[variant], "ensemble_cifar10", variant)

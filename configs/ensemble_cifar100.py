@@ -30,6 +30,7 @@ from robust_jax.methods import Standard
 
 from .eval.lpd import table4
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
@@ -41,9 +42,9 @@ THREAT = ThreatModel("linf", eps=0.03)
 
 VARIANTS = {
     "default": BASE,
-    "five": recipes.with_method(BASE, network=recipes.resnet18_ensemble(5)),
-    "resnet34": recipes.with_method(BASE, network=recipes.resnet18_ensemble(depth=34)),
-    "vgg16": recipes.with_method(BASE, network=recipes.vgg16_ensemble()),
+    "five": changes.with_method(BASE, network=recipes.resnet18_ensemble(5)),
+    "resnet34": changes.with_method(BASE, network=recipes.resnet18_ensemble(depth=34)),
+    "vgg16": changes.with_method(BASE, network=recipes.vgg16_ensemble()),
     "at_fgsm": recipes.adversarially_trained(BASE, FGSM(THREAT)),
     "at_pgd": recipes.adversarially_trained(BASE, PGD(THREAT, num_steps=10)),
     "resnet20": recipes.parl(
@@ -56,4 +57,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "ensemble_cifar100", variant)
+    return changes.named(VARIANTS[variant], "ensemble_cifar100", variant)

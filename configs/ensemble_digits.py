@@ -33,6 +33,7 @@ from robust_jax.methods import (
 )
 
 from .eval.rls import honest_one_draw
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble()
@@ -51,4 +52,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "ensemble_digits", variant)
+    return changes.named(VARIANTS[variant], "ensemble_digits", variant)

@@ -15,6 +15,7 @@ Ours: not yet run.
 from robust_jax.experiment.config import Config
 
 from .eval.lpd import table4
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 BASE = recipes.lpd(
@@ -25,10 +26,10 @@ BASE = recipes.lpd(
 
 VARIANTS = {
     "default": BASE,
-    "five": recipes.with_method(BASE, network=recipes.resnet18_ensemble(5)),
+    "five": changes.with_method(BASE, network=recipes.resnet18_ensemble(5)),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "ensemble_tiny_imagenet", variant)
+    return changes.named(VARIANTS[variant], "ensemble_tiny_imagenet", variant)

@@ -17,8 +17,7 @@ from robust_jax.methods import GradientAlignment
 from robust_jax.models import EnsembleConfig, ResNetConfig
 
 from .eval.parl import curves
-from .recipes import baselines
-from .recipes import ensembles as recipes
+from .recipes import baselines, changes
 
 BASE = baselines.cifar10(
     GradientAlignment(
@@ -31,11 +30,11 @@ BASE = baselines.cifar10(
 
 VARIANTS = {
     "default": BASE,
-    "relu": recipes.with_method(BASE, network=EnsembleConfig(ResNetConfig(depth=20), 3)),
-    "clean": recipes.with_method(BASE, input_sigma=0.0),
+    "relu": changes.with_method(BASE, network=EnsembleConfig(ResNetConfig(depth=20), 3)),
+    "clean": changes.with_method(BASE, input_sigma=0.0),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "gal_cifar10", variant)
+    return changes.named(VARIANTS[variant], "gal_cifar10", variant)

@@ -17,8 +17,7 @@ Ours: not yet run.
 from robust_jax.experiment.config import Config
 from robust_jax.methods import GradDiv
 
-from .recipes import baselines, rls
-from .recipes import ensembles as recipes
+from .recipes import baselines, changes, rls
 
 BASE = baselines.cifar10(
     GradDiv(network=rls.VGG16),
@@ -28,11 +27,11 @@ BASE = baselines.cifar10(
 
 VARIANTS = {
     "default": BASE,
-    "kappa": recipes.with_method(BASE, penalty="kappa", weight=1e-3),
-    "dpp": recipes.with_method(BASE, penalty="dpp", weight=0.1),
+    "kappa": changes.with_method(BASE, penalty="kappa", weight=1e-3),
+    "dpp": changes.with_method(BASE, penalty="dpp", weight=0.1),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "grad_div_cifar10", variant)
+    return changes.named(VARIANTS[variant], "grad_div_cifar10", variant)

@@ -53,6 +53,7 @@ from robust_jax.methods import KernelPool
 from robust_jax.models import conv_encoder, strided_cnn
 
 from .eval.kap import noise_off
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
@@ -159,4 +160,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "kap_cifar10", variant)
+    return changes.named(VARIANTS[variant], "kap_cifar10", variant)

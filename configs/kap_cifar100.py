@@ -27,6 +27,7 @@ RN18-NT and RN18-AT-ES: `standard_cifar100.py`.
 from robust_jax.experiment.config import Config
 
 from .eval.kap import noise_off
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
@@ -40,4 +41,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "kap_cifar100", variant)
+    return changes.named(VARIANTS[variant], "kap_cifar100", variant)

@@ -30,19 +30,20 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import KernelPool
 
 from .eval.kap import noise_off
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.imagenet(noise_off("imagenet"))
-KAP = recipes.with_optimizer(recipes.with_kap(NT), weight_decay=1e-5)
+KAP = changes.with_optimizer(recipes.with_kap(NT), weight_decay=1e-5)
 
 VARIANTS = {
     "default": KAP,
     "nt_sigma0.1": recipes.with_kap(NT, pool=None),
-    "max": recipes.with_method(KAP, pool=KernelPool(kind="max")),
+    "max": changes.with_method(KAP, pool=KernelPool(kind="max")),
     "widex4": recipes.with_network(KAP, recipes.imagenet_resnet18(width_multiplier=4.0)),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "kap_imagenet", variant)
+    return changes.named(VARIANTS[variant], "kap_imagenet", variant)

@@ -25,6 +25,7 @@ RN18-NT and RN18-AT-ES: `standard_tiny_imagenet.py`.
 from robust_jax.experiment.config import Config
 
 from .eval.kap import noise_off
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
@@ -37,4 +38,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "kap_tiny_imagenet", variant)
+    return changes.named(VARIANTS[variant], "kap_tiny_imagenet", variant)

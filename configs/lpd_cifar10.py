@@ -66,12 +66,13 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import GradientAlignment, LaplaceRates, PriorityDropout, PriorityRates
 
 from .eval.lpd import table4
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 LPD = PriorityDropout(network=recipes.resnet18_ensemble())
 PDD = PriorityDropout(network=LPD.network, rates=PriorityRates(), deg_weight=0.01)
 BASE = recipes.lpd("cifar10", LPD, table4((0.02, 0.04), (0.02, 0.04)))
-BASE_PDD = recipes.with_method(BASE, rates=PDD.rates, deg_weight=PDD.deg_weight)
+BASE_PDD = changes.with_method(BASE, rates=PDD.rates, deg_weight=PDD.deg_weight)
 
 NARROW, DEEP = (
     recipes.resnet18_ensemble(width_multiplier=1 / 16),
@@ -81,22 +82,22 @@ NARROW, DEEP = (
 VARIANTS = {
     "default": BASE,
     "pdd": BASE_PDD,
-    "pdd_alone": recipes.with_method(BASE_PDD, deg_weight=0.0),
+    "pdd_alone": changes.with_method(BASE_PDD, deg_weight=0.0),
     "deg": dataclasses.replace(
         BASE,
         method=GradientAlignment(
             network=LPD.network, coherence="sum", weight=0.01, input_sigma=0.0
         ),
     ),
-    "inverted": recipes.with_method(BASE, rescale="inverted"),
-    "gamma1": recipes.with_method(BASE, rates=LaplaceRates(gamma=1.0)),
-    "gamma10": recipes.with_method(BASE, rates=LaplaceRates(gamma=10.0)),
-    "gamma1000": recipes.with_method(BASE, rates=LaplaceRates(gamma=1000.0)),
-    "batch_statistics": recipes.with_method(BASE, rates=LaplaceRates(statistics="batch")),
-    "width4": recipes.with_method(BASE, network=NARROW),
-    "pdd_width4": recipes.with_method(BASE_PDD, network=NARROW),
-    "resnet34": recipes.with_method(BASE, network=DEEP),
-    "pdd_resnet34": recipes.with_method(BASE_PDD, network=DEEP),
+    "inverted": changes.with_method(BASE, rescale="inverted"),
+    "gamma1": changes.with_method(BASE, rates=LaplaceRates(gamma=1.0)),
+    "gamma10": changes.with_method(BASE, rates=LaplaceRates(gamma=10.0)),
+    "gamma1000": changes.with_method(BASE, rates=LaplaceRates(gamma=1000.0)),
+    "batch_statistics": changes.with_method(BASE, rates=LaplaceRates(statistics="batch")),
+    "width4": changes.with_method(BASE, network=NARROW),
+    "pdd_width4": changes.with_method(BASE_PDD, network=NARROW),
+    "resnet34": changes.with_method(BASE, network=DEEP),
+    "pdd_resnet34": changes.with_method(BASE_PDD, network=DEEP),
     "finetune": recipes.finetuned(LPD),
     "finetune_pdd": recipes.finetuned(PriorityDropout(rates=PDD.rates)),
     "finetune_pdd_deg": recipes.finetuned(PDD),
@@ -105,4 +106,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "lpd_cifar10", variant)
+    return changes.named(VARIANTS[variant], "lpd_cifar10", variant)

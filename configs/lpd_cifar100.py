@@ -49,11 +49,12 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
 
 from .eval.lpd import table4
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 EVALUATION = table4((0.04, 0.08), (0.02, 0.04))
 LPD = recipes.lpd("cifar100", PriorityDropout(network=recipes.resnet18_ensemble()), EVALUATION)
-PDD = recipes.with_method(LPD, rates=PriorityRates(), deg_weight=0.01)
+PDD = changes.with_method(LPD, rates=PriorityRates(), deg_weight=0.01)
 
 FIVE, DEEP = recipes.resnet18_ensemble(5), recipes.resnet18_ensemble(depth=34)
 # eps is not given; .03 is the usual size on CIFAR.
@@ -63,10 +64,10 @@ AT_FGSM, AT_PGD = FGSM(THREAT), PGD(THREAT, num_steps=10)
 VARIANTS = {
     "default": LPD,
     "pdd": PDD,
-    "five": recipes.with_method(LPD, network=FIVE),
-    "pdd_five": recipes.with_method(PDD, network=FIVE, rates=PriorityRates(num_intervals=20)),
-    "resnet34": recipes.with_method(LPD, network=DEEP),
-    "pdd_resnet34": recipes.with_method(PDD, network=DEEP),
+    "five": changes.with_method(LPD, network=FIVE),
+    "pdd_five": changes.with_method(PDD, network=FIVE, rates=PriorityRates(num_intervals=20)),
+    "resnet34": changes.with_method(LPD, network=DEEP),
+    "pdd_resnet34": changes.with_method(PDD, network=DEEP),
     "at_fgsm": recipes.adversarially_trained(LPD, AT_FGSM),
     "at_pgd": recipes.adversarially_trained(LPD, AT_PGD),
     "pdd_at_fgsm": recipes.adversarially_trained(PDD, AT_FGSM),
@@ -76,4 +77,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "lpd_cifar100", variant)
+    return changes.named(VARIANTS[variant], "lpd_cifar100", variant)

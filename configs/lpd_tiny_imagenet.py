@@ -30,6 +30,7 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import PriorityDropout, PriorityRates
 
 from .eval.lpd import table4
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 LPD = recipes.lpd(
@@ -37,17 +38,17 @@ LPD = recipes.lpd(
     PriorityDropout(network=recipes.resnet18_ensemble()),
     table4((0.02, 0.04), (0.01, 0.02)),
 )
-PDD = recipes.with_method(LPD, rates=PriorityRates(), deg_weight=0.01)
+PDD = changes.with_method(LPD, rates=PriorityRates(), deg_weight=0.01)
 FIVE = recipes.resnet18_ensemble(5)
 
 VARIANTS = {
     "default": LPD,
     "pdd": PDD,
-    "five": recipes.with_method(LPD, network=FIVE),
-    "pdd_five": recipes.with_method(PDD, network=FIVE, rates=PriorityRates(num_intervals=20)),
+    "five": changes.with_method(LPD, network=FIVE),
+    "pdd_five": changes.with_method(PDD, network=FIVE, rates=PriorityRates(num_intervals=20)),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "lpd_tiny_imagenet", variant)
+    return changes.named(VARIANTS[variant], "lpd_tiny_imagenet", variant)

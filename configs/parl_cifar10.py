@@ -52,18 +52,19 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
 
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 BASE = recipes.parl("cifar10", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 
 VARIANTS = {
     "default": BASE,
-    "layers5": recipes.with_method(BASE, num_layers=5),
-    "layers3": recipes.with_method(BASE, num_layers=3),
-    "figure1": recipes.with_method(BASE, pairs=((0, 2), (1, 2))),
-    "mean_layers": recipes.with_method(BASE, layer_reduction="mean"),
-    "batch_statistics": recipes.with_method(BASE, batch_statistics="batch"),
-    "running_statistics": recipes.with_method(BASE, batch_statistics="running"),
+    "layers5": changes.with_method(BASE, num_layers=5),
+    "layers3": changes.with_method(BASE, num_layers=3),
+    "figure1": changes.with_method(BASE, pairs=((0, 2), (1, 2))),
+    "mean_layers": changes.with_method(BASE, layer_reduction="mean"),
+    "batch_statistics": changes.with_method(BASE, batch_statistics="batch"),
+    "running_statistics": changes.with_method(BASE, batch_statistics="running"),
     "parameters5": recipes.parl_parameters("cifar10", 5, curves(None, (0.07,))),
     "parameters6": recipes.parl_parameters("cifar10", 6, curves(None, (0.07,))),
     "finetune": recipes.finetuned(PARL()),
@@ -72,4 +73,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "parl_cifar10", variant)
+    return changes.named(VARIANTS[variant], "parl_cifar10", variant)

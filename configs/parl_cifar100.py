@@ -26,14 +26,15 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL
 
 from .eval.parl import curves
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 BASE = recipes.parl("cifar100", PARL(network=recipes.keras_ensemble()), curves(None, (0.07,)))
 
 VARIANTS = {
     "default": BASE,
-    "layers5": recipes.with_method(BASE, num_layers=5),
-    "layers3": recipes.with_method(BASE, num_layers=3),
+    "layers5": changes.with_method(BASE, num_layers=5),
+    "layers3": changes.with_method(BASE, num_layers=3),
     "parameters5": recipes.parl_parameters("cifar100", 5, curves(None, (0.07,))),
     "parameters6": recipes.parl_parameters("cifar100", 6, curves(None, (0.07,))),
 }
@@ -41,4 +42,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "parl_cifar100", variant)
+    return changes.named(VARIANTS[variant], "parl_cifar100", variant)

@@ -8,6 +8,7 @@ Ours: not yet run.
 from robust_jax.experiment.config import Config
 from robust_jax.methods import PARL, ParameterPARL
 
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble()
@@ -20,4 +21,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "parl_digits", variant)
+    return changes.named(VARIANTS[variant], "parl_digits", variant)

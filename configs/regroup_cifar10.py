@@ -70,6 +70,7 @@ from robust_jax.models import Normalization, ResNetConfig, VGGConfig
 from robust_jax.training import TrainingConfig
 
 from .eval import regroup as attacks
+from .recipes import changes
 
 RESNET20 = REGroup(
     network=ResNetConfig(depth=20, shortcut="A"),
@@ -106,5 +107,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    name = "regroup_cifar10" if variant == "default" else f"regroup_cifar10-{variant}"
-    return dataclasses.replace(VARIANTS[variant], name=name)
+    return changes.named(VARIANTS[variant], "regroup_cifar10", variant)

@@ -40,6 +40,7 @@ from robust_jax.models import NetworkConfig, Normalization, ResNetConfig, imagen
 from robust_jax.training import TrainingConfig
 
 from .eval import regroup as attacks
+from .recipes import changes
 
 
 def config(network: NetworkConfig, source: str, num_layers: int = 5) -> Config:
@@ -80,5 +81,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    name = "regroup_imagenet" if variant == "default" else f"regroup_imagenet-{variant}"
-    return dataclasses.replace(VARIANTS[variant], name=name)
+    return changes.named(VARIANTS[variant], "regroup_imagenet", variant)

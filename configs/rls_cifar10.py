@@ -66,7 +66,7 @@ network is weak, not masked: no check is flagged.
 
 from robust_jax.experiment.config import Config
 
-from .recipes import baselines
+from .recipes import baselines, changes
 from .recipes import rls as recipes
 
 VARIANTS = {
@@ -85,4 +85,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "rls_cifar10", variant)
+    return changes.named(VARIANTS[variant], "rls_cifar10", variant)

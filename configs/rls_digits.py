@@ -10,6 +10,7 @@ import dataclasses
 from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomLayerSampling
 
+from .recipes import changes
 from .recipes import ensembles as recipes
 
 NETWORK = recipes.digits_ensemble().member
@@ -25,4 +26,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "rls_digits", variant)
+    return changes.named(VARIANTS[variant], "rls_digits", variant)

@@ -29,7 +29,7 @@ Ours: not yet run.
 
 from robust_jax.experiment.config import Config
 
-from .recipes import baselines
+from .recipes import baselines, changes
 from .recipes import rls as recipes
 
 VARIANTS = {
@@ -40,4 +40,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "rls_svhn", variant)
+    return changes.named(VARIANTS[variant], "rls_svhn", variant)

@@ -19,7 +19,7 @@ Ours: not yet run.
 from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomSelfEnsemble
 
-from .recipes import baselines, ensembles, rls
+from .recipes import baselines, changes, ensembles, rls
 
 VARIANTS = {
     "default": baselines.cifar10(
@@ -33,4 +33,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return rls.named(VARIANTS[variant], "rse_cifar10", variant)
+    return changes.named(VARIANTS[variant], "rse_cifar10", variant)

@@ -44,8 +44,7 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import StochasticActivationPruning
 from robust_jax.models import Normalization, ResNetConfig
 
-from .recipes import baselines, rls
-from .recipes import ensembles as recipes
+from .recipes import baselines, changes, rls
 
 RESNET50 = baselines.compared_with_rls("cifar10")["sap"]
 RESNET20 = baselines.cifar10(
@@ -60,10 +59,10 @@ RESNET20 = baselines.cifar10(
 
 VARIANTS = {
     "default": RESNET50,
-    "independent": recipes.with_method(RESNET50, draws="independent"),
+    "independent": changes.with_method(RESNET50, draws="independent"),
     "resnet20": RESNET20,
-    "resnet20_fraction3": recipes.with_method(RESNET20, fraction=3.0),
-    "resnet20_fraction3_independent": recipes.with_method(
+    "resnet20_fraction3": changes.with_method(RESNET20, fraction=3.0),
+    "resnet20_fraction3_independent": changes.with_method(
         RESNET20, fraction=3.0, draws="independent"
     ),
 }
@@ -71,4 +70,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "sap_cifar10", variant)
+    return changes.named(VARIANTS[variant], "sap_cifar10", variant)

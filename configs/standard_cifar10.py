@@ -46,12 +46,12 @@ from robust_jax.methods import Standard
 from robust_jax.models import PreActResNetConfig, strided_cnn
 
 from .eval.kap import noise_off, pgd
-from .recipes import adversarial, baselines
+from .recipes import adversarial, baselines, changes
 from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
 
-RICE = recipes.with_method(
+RICE = changes.with_method(
     NT, network=PreActResNetConfig(), normalization=adversarial.NORMALIZATION
 )
 
@@ -73,7 +73,7 @@ VARIANTS = {
         recipes.adversarially_trained(NT, pgd("cifar", 20), pgd("cifar", 10))
     ),
     "at_rice": AT_RICE,
-    "awp": adversarial.with_training(AT_RICE, weight_perturbation=0.01),
+    "awp": changes.with_training(AT_RICE, weight_perturbation=0.01),
     "fast_at": adversarial.fast(noise_off("cifar")),
     "free_at": adversarial.free(noise_off("cifar")),
     "trades": adversarial.trades(noise_off("cifar")),
@@ -81,13 +81,13 @@ VARIANTS = {
     "depth1": recipes.with_network(NT, strided_cnn(1)),
     "depth2": recipes.with_network(NT, strided_cnn(2)),
     "depth3": recipes.with_network(NT, strided_cnn(3)),
-    "gaussian0.12": recipes.with_method(GAUSSIAN, input_sigma=0.12),
-    "gaussian0.25": recipes.with_method(GAUSSIAN, input_sigma=0.25),
-    "gaussian0.5": recipes.with_method(GAUSSIAN, input_sigma=0.5),
-    "gaussian1.0": recipes.with_method(GAUSSIAN, input_sigma=1.0),
+    "gaussian0.12": changes.with_method(GAUSSIAN, input_sigma=0.12),
+    "gaussian0.25": changes.with_method(GAUSSIAN, input_sigma=0.25),
+    "gaussian0.5": changes.with_method(GAUSSIAN, input_sigma=0.5),
+    "gaussian1.0": changes.with_method(GAUSSIAN, input_sigma=1.0),
 }
 
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "standard_cifar10", variant)
+    return changes.named(VARIANTS[variant], "standard_cifar10", variant)

@@ -25,6 +25,7 @@ RN18-NT (sigma = .1) is `kap_cifar100.py:nt_sigma0.1`. Rice et al.'s public log 
 from robust_jax.experiment.config import Config
 
 from .eval.kap import noise_off, pgd
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar100", noise_off("cifar"))
@@ -39,4 +40,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "standard_cifar100", variant)
+    return changes.named(VARIANTS[variant], "standard_cifar100", variant)

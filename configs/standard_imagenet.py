@@ -29,6 +29,7 @@ is no row of the paper's. AT is Fast-AT in three phases, see `recipes/kap.py`.
 from robust_jax.experiment.config import Config
 
 from .eval.kap import noise_off, pgd
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.imagenet(noise_off("imagenet"))
@@ -44,4 +45,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "standard_imagenet", variant)
+    return changes.named(VARIANTS[variant], "standard_imagenet", variant)

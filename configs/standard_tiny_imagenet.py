@@ -26,6 +26,7 @@ step 2/255 (the code), the plain recipe's schedule.
 from robust_jax.experiment.config import Config
 
 from .eval.kap import noise_off, pgd
+from .recipes import changes
 from .recipes import kap as recipes
 
 NT = recipes.tiny_imagenet(noise_off("tiny_imagenet"))
@@ -38,4 +39,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "standard_tiny_imagenet", variant)
+    return changes.named(VARIANTS[variant], "standard_tiny_imagenet", variant)

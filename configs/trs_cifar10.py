@@ -21,7 +21,7 @@ from robust_jax.methods import TransferabilityReducedSmooth
 
 from .eval.lpd import table4
 from .eval.parl import curves
-from .recipes import baselines
+from .recipes import baselines, changes
 from .recipes import ensembles as recipes
 
 BASE = baselines.cifar10(
@@ -33,8 +33,8 @@ BASE = baselines.cifar10(
 
 VARIANTS = {
     "default": BASE,
-    "code_ascent": recipes.with_method(BASE, momentum=1.0),
-    "own_gradients": recipes.with_method(BASE, reduction="sum"),
+    "code_ascent": changes.with_method(BASE, momentum=1.0),
+    "own_gradients": changes.with_method(BASE, reduction="sum"),
     "lpd": recipes.lpd(
         "cifar10",
         TransferabilityReducedSmooth(
@@ -47,4 +47,4 @@ VARIANTS = {
 
 def get_config(variant: str = "default") -> Config:
     """Returns the configuration of a variant."""
-    return recipes.named(VARIANTS[variant], "trs_cifar10", variant)
+    return changes.named(VARIANTS[variant], "trs_cifar10", variant)

@@ -25,9 +25,6 @@ under PGD-10 on 1,000 validation examples carved from the training images, after
 authors keep the last, or look at test images).
 """
 
-import dataclasses
-from typing import Any
-
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.experiment.config import Config
@@ -36,7 +33,7 @@ from robust_jax.models import Normalization, PreActResNetConfig, ResNetConfig
 from robust_jax.training import AdversarialTraining, FreeAdversarialTraining, OverfittingMonitor
 from robust_jax.training.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
 
-from . import baselines, kap
+from . import baselines, changes, kap
 
 NORMALIZATION = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
 """CIFAR-10's numbers in the code of Rice et al. and of Wong et al."""
@@ -75,7 +72,7 @@ def fast(evaluation: Evaluation, *, num_epochs: float = 30.0) -> Config:
         num_epochs=num_epochs,
     )
     attack = PGD(THREAT, num_steps=1, step_size=10 / 255, keep="last")
-    return with_training(
+    return changes.with_training(
         config,
         adversarial=AdversarialTraining(attack),
         overfitting=OverfittingMonitor(action="stop"),
@@ -91,16 +88,11 @@ def free(evaluation: Evaluation, *, num_replays: int = 8, num_passes: float = 11
         evaluation,
         num_epochs=num_epochs,
     )
-    return with_training(
+    return changes.with_training(
         config,
         adversarial=FreeAdversarialTraining(THREAT, num_replays),
         validate_every=float(num_replays),
     )
-
-
-def with_training(config: Config, **fields: Any) -> Config:
-    """Returns the configuration with these fields of its training replaced."""
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **fields))
 
 
 def trades(evaluation: Evaluation) -> Config:

@@ -15,7 +15,6 @@ Choices where a paper does not settle it:
 """
 
 import dataclasses
-from typing import Any
 
 from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig, Digits, Folder
@@ -32,6 +31,8 @@ from robust_jax.models import (
 )
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
 from robust_jax.training.optimizers import Cosine, MultiStep, OptimizerConfig
+
+from . import changes
 
 KERAS_RESNET20 = ResNetConfig(depth=20, conv_bias=True, shortcut_norm=False, framework="keras")
 """ResNet-20 v1 of Keras' examples: biases everywhere, no BatchNorm after projections."""
@@ -187,22 +188,9 @@ def adversarially_trained(config: Config, attack: BoundedAttack) -> Config:
 
     LPD's paper gives neither eps nor steps; validation is by PGD-10 of the same eps.
     """
-    validation = PGD(attack.threat, num_steps=10)
-    training = dataclasses.replace(
-        config.training,
+    return changes.with_training(
+        config,
         adversarial=AdversarialTraining(attack),
         best_by="robust_accuracy",
-        validation_attack=validation,
+        validation_attack=PGD(attack.threat, num_steps=10),
     )
-    return dataclasses.replace(config, training=training)
-
-
-def with_method(config: Config, **fields: Any) -> Config:
-    """Returns the configuration with these fields of its method replaced."""
-    return dataclasses.replace(config, method=dataclasses.replace(config.method, **fields))
-
-
-def named(config: Config, file: str, variant: str) -> Config:
-    """Returns the configuration under the name of its file and variant (its work directory)."""
-    name = file if variant == "default" else f"{file}-{variant}"
-    return dataclasses.replace(config, name=name)

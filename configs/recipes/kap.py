@@ -28,6 +28,8 @@ from robust_jax.models import NetworkConfig, Normalization, ResNetConfig
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
 from robust_jax.training.optimizers import MultiStep, OptimizerConfig, PiecewiseLinear
 
+from . import changes
+
 SQUARE_WIDTHS = (64, 144, 256, 529)
 """8, 12, 16 and 23 squared: stages whose kernels fill a square sheet."""
 
@@ -98,11 +100,6 @@ def imagenet_resnet18(*, width_multiplier: float = 1.0) -> ResNetConfig:
     )
 
 
-def with_method(config: Config, **fields: Any) -> Config:
-    """Returns the configuration with these fields of its method replaced."""
-    return dataclasses.replace(config, method=dataclasses.replace(config.method, **fields))
-
-
 def with_kap(config: Config, **fields: Any) -> Config:
     """Returns the configuration with its network made a KAP network; `fields` are `KAP`'s.
 
@@ -117,12 +114,7 @@ def with_kap(config: Config, **fields: Any) -> Config:
 
 def with_network(config: Config, network: NetworkConfig) -> Config:
     """Returns the configuration with another network."""
-    return with_method(config, network=network)
-
-
-def with_optimizer(config: Config, **fields: Any) -> Config:
-    """Returns the configuration with these fields of its optimizer replaced."""
-    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **fields))
+    return changes.with_method(config, network=network)
 
 
 def adversarially_trained(config: Config, attack: Attack, validation_attack: Attack) -> Config:
@@ -133,26 +125,22 @@ def adversarially_trained(config: Config, attack: Attack, validation_attack: Att
         Wong, Kolter, "Overfitting in adversarially robust deep learning", 2020.
     """
     config = stopped_early(config, validation_attack)
-    training = dataclasses.replace(
-        config.training, adversarial=AdversarialTraining(attack, view="train")
-    )
-    return dataclasses.replace(config, training=training)
+    return changes.with_training(config, adversarial=AdversarialTraining(attack, view="train"))
 
 
 def stopped_early(config: Config, validation_attack: Attack) -> Config:
     """Returns the configuration whose best checkpoint is chosen under attack."""
-    training = dataclasses.replace(
-        config.training,
+    return changes.with_training(
+        config,
         best_by="robust_accuracy",
         validation_attack=validation_attack,
         validation_examples=1000,
     )
-    return dataclasses.replace(config, training=training)
 
 
 def with_rice_optimizer(config: Config) -> Config:
     """Returns the CIFAR configuration with the weight decay and schedule of Rice et al., 2020."""
-    return with_optimizer(
+    return changes.with_optimizer(
         config, weight_decay=5e-4, schedule=MultiStep(epochs=(100.0, 150.0), factor=0.1)
     )
 
@@ -170,9 +158,9 @@ def fast_adversarially_trained(config: Config, validation_attack: Attack) -> Con
     """
     attack = PGD(ThreatModel("linf", eps=4 / 255), num_steps=1, step_size=5 / 255, keep="last")
     config = adversarially_trained(config, attack, validation_attack)
-    config = with_method(config, normalization=IMAGENET_NORMALIZATION)
+    config = changes.with_method(config, normalization=IMAGENET_NORMALIZATION)
     rate = 0.4
-    config = with_optimizer(
+    config = changes.with_optimizer(
         config,
         learning_rate=rate,
         schedule=PiecewiseLinear(
@@ -185,10 +173,4 @@ def fast_adversarially_trained(config: Config, validation_attack: Attack) -> Con
         Phase(epochs=6.0, batch_size=224, image_size=224),
         Phase(epochs=3.0, batch_size=128, image_size=288),
     )
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, phases=phases))
-
-
-def named(config: Config, file: str, variant: str) -> Config:
-    """Returns the configuration under the name of its file and variant (its work directory)."""
-    name = file if variant == "default" else f"{file}-{variant}"
-    return dataclasses.replace(config, name=name)
+    return changes.with_training(config, phases=phases)

@@ -177,9 +177,3 @@ def variants(dataset: str) -> dict[str, Config]:
         "baseline": baseline(dataset, "resnet50"),
         "baseline_vgg16": baseline(dataset, "vgg16"),
     }
-
-
-def named(config: Config, file: str, variant: str) -> Config:
-    """Returns the configuration under the name of its file and variant (its work directory)."""
-    name = file if variant == "default" else f"{file}-{variant}"
-    return dataclasses.replace(config, name=name)

@@ -81,9 +81,10 @@ class View(Protocol):
 
 @runtime_checkable
 class MethodView(Protocol):
-    """Returns an array of images: what an adversary may see and differentiate of a method.
+    """Returns what an adversary may see of images and differentiate, an array.
 
-    A `View` is one of these at given variables (`attacks.bind`).
+    Logits are [b c], of the view `members` [m b c]. The view `taps` alone returns several arrays,
+    by name. A `View` is one of these at given variables (`attacks.bind`).
     """
 
     def __call__(

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
 from robust_jax.methods.base import Forward, Method, MethodConfig
 from robust_jax.methods.draws import required_key
 from robust_jax.methods.skip_gradient import with_skip_gradient
 from robust_jax.models import Classifier, Layers
-from robust_jax.types import Task
+from robust_jax.types import Outputs, Task, Variables
 
 
 def classifier(config: MethodConfig, task: Task, layers: Layers) -> Classifier:
@@ -85,6 +85,26 @@ class Sampling(NamedTuple):
     layers: bool = False
     input_noise: float = 0.0
 
+    def run(
+        self,
+        forward: Forward,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        *,
+        key: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Outputs, Variables]:
+        """Returns what a forward pass with this randomness gives, and the collections it moves.
+
+        Raises:
+            ValueError: it needs a key and has none.
+        """
+        if self.input_noise:
+            noise_key = rng.stream(required_key(key), "input_noise")
+            noise = jax.random.normal(noise_key, images.shape, images.dtype)
+            images = images + self.input_noise * noise
+        return forward(variables, images, key=key, train=train, deterministic=not self.layers)
+
 
 def network_method(
     network: nn.Module,
@@ -113,14 +133,7 @@ def network_method(
         prediction: what is random in the prediction and the `deployed` view.
         reduction: of the members' losses.
     """
-    plain = forward_fn(network)
-
-    def run(variables, images, *, key, train, sampling, forward=plain):
-        if sampling.input_noise:
-            noise_key = rng.stream(required_key(key), "input_noise")
-            noise = jax.random.normal(noise_key, images.shape, images.dtype)
-            images = images + sampling.input_noise * noise
-        return forward(variables, images, key=key, train=train, deterministic=not sampling.layers)
+    forward = forward_fn(network)
 
     def init(*, key):
         images = jnp.zeros((1, *task.input_shape), jnp.float32)
@@ -130,46 +143,50 @@ def network_method(
 
     def loss(variables, batch, *, key, step):
         del step
-        outputs, collections = run(variables, batch.image, key=key, train=True, sampling=training)
-        member_logits = outputs.member_logits
+        found, moved = training.run(forward, variables, batch.image, key=key, train=True)
+        member_logits = found.member_logits
         value = members_cross_entropy(member_logits, batch.label, reduction, config.label_smoothing)
         scores = voting.scores(member_logits, config.vote)
-        found = {"accuracy": metrics.accuracy(scores, batch.label)}
-        return value, (collections, found)
+        return value, (moved, {"accuracy": metrics.accuracy(scores, batch.label)})
 
-    def output(variables, images, key, sampling=prediction):
-        return run(variables, images, key=key, train=False, sampling=sampling)[0]
+    def outputs(variables, images, *, key):
+        return prediction.run(forward, variables, images, key=key, train=False)[0]
+
+    def members(variables, images, *, key):
+        return outputs(variables, images, key=key).member_logits
+
+    def taps(variables, images, *, key):
+        return outputs(variables, images, key=key).taps
 
     def deployed(variables, images, *, key):
-        return voting.logits(output(variables, images, key).member_logits, config.vote)
+        return voting.logits(members(variables, images, key=key), config.vote)
+
+    def predict(variables, images, *, key=None):
+        return voting.scores(members(variables, images, key=key), config.vote)
 
     def noise_off(variables, images, *, key=None):
         del key
-        outputs = output(variables, images, None, Sampling())
-        return voting.logits(outputs.member_logits, config.vote)
+        quiet, _ = Sampling().run(forward, variables, images, key=None, train=False)
+        return voting.logits(quiet.member_logits, config.vote)
 
     def train_view(variables, images, *, key):
-        outputs, _ = run(variables, images, key=key, train=True, sampling=training)
-        return voting.logits(outputs.member_logits, config.vote)
-
-    def predict(variables, images, *, key=None):
-        return voting.scores(output(variables, images, key).member_logits, config.vote)
+        trained, _ = training.run(forward, variables, images, key=key, train=True)
+        return voting.logits(trained.member_logits, config.vote)
 
     views = {
         "deployed": deployed,
         "noise_off": noise_off,
         "train": train_view,
-        "members": lambda variables, images, *, key: output(variables, images, key).member_logits,
-        "taps": lambda variables, images, *, key: output(variables, images, key).taps,
+        "members": members,
+        "taps": taps,
     }
     skipping = with_skip_gradient(network)
     if skipping is not None:
-        forward = forward_fn(skipping)
+        skipping_forward = forward_fn(skipping)
 
         def skip_gradient(variables, images, *, key):
-            sampled = {"train": False, "sampling": prediction, "forward": forward}
-            outputs, _ = run(variables, images, key=key, **sampled)
-            return voting.logits(outputs.member_logits, config.vote)
+            skipped, _ = prediction.run(skipping_forward, variables, images, key=key, train=False)
+            return voting.logits(skipped.member_logits, config.vote)
 
         views["skip_gradient"] = skip_gradient
     stochastic = prediction != Sampling()

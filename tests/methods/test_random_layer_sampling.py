@@ -149,9 +149,8 @@ def test_predictions_approach_the_mean_over_all_models():
 
     @jax.jit
     def probability(a, b):
-        outputs, _ = config.run(
-            TASK, chosen({"conv1": a, "linear": b}), variables, IMAGES, train=False
-        )
+        choose = chosen({"conv1": a, "linear": b})
+        outputs, _ = config.models(TASK).run(choose, variables, IMAGES, train=False)
         return jax.nn.softmax(outputs.logits)
 
     expected = sum(

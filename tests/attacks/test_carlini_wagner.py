@@ -103,7 +103,7 @@ def test_ten_searches_repeat_as_the_authors_code_does(monkeypatch):
     monkeypatch.setattr(carlini_wagner, "search_constant", record)
     for attack in (CarliniWagner, EAD):
         for fields in ({}, {"num_searches": 10}, {"num_searches": 10, "repeat": False}):
-            attack(**fields).search(None, images)
+            attack(**fields).search(lambda number, constant: (images, constant), images)
     assert found == [False, True, False] * 2
     old = {"type": "EAD", "num_searches": 10}
     change = formats.STEPS[2].config

@@ -111,7 +111,7 @@ class Backbone(nn.Module, abc.ABC):
 
 
 @runtime_checkable
-class Habits(Protocol):
+class LayerOptions(Protocol):
     """What a configuration says of every layer of its network, see `layers`."""
 
     @property
@@ -124,7 +124,7 @@ class Habits(Protocol):
     def framework(self) -> Framework: ...
 
 
-C = TypeVar("C", bound=Habits)
+C = TypeVar("C", bound=LayerOptions)
 
 
 class SingleNetwork(Backbone, Generic[C]):

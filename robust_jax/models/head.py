@@ -5,12 +5,12 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robust_jax.models.base import Habits, Taps
+from robust_jax.models.base import LayerOptions, Taps
 from robust_jax.models.layers import Layers
 
 
 @runtime_checkable
-class HeadHabits(Habits, Protocol):
+class HeadOptions(LayerOptions, Protocol):
     """What a configuration says of what comes before the last linear layer.
 
     `positions` is the side of the grid that the last activations are averaged to, and flattened,
@@ -24,7 +24,7 @@ class HeadHabits(Habits, Protocol):
     def hidden(self) -> tuple[int, ...]: ...
 
 
-def check_head(config: HeadHabits) -> None:
+def check_head(config: HeadOptions) -> None:
     """Checks the fields of a configuration that `before_last` reads.
 
     Raises:
@@ -38,7 +38,7 @@ def check_head(config: HeadHabits) -> None:
 
 def before_last(
     x: Float[Array, "b h w k"],
-    config: HeadHabits,
+    config: HeadOptions,
     layers: Layers,
     taps: Taps,
     *,

@@ -11,9 +11,9 @@ from robust_jax.models.base import SingleNetwork, Taps
 from robust_jax.models.layers import Layers
 from robust_jax.models.norm import Framework
 from robust_jax.models.residual import (
+    BlockOptions,
     LayerMaker,
     ResidualConfig,
-    ResidualHabits,
     residual_sum,
     stage_widths,
 )
@@ -63,7 +63,7 @@ class PreActResNetConfig(ResidualConfig):
 class PreActBlock(nn.Module):
     """Basic block with norm and activation before each convolution."""
 
-    config: ResidualHabits
+    config: BlockOptions
     layers: Layers
     width: int
     strides: int

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from jaxtyping import Array
 
-from robust_jax.models.base import Habits, NetworkConfig
+from robust_jax.models.base import LayerOptions, NetworkConfig
 from robust_jax.models.layers import Layers
 
 
@@ -33,7 +33,7 @@ class ResidualConfig(NetworkConfig):
 
 
 @runtime_checkable
-class ResidualHabits(Habits, Protocol):
+class BlockOptions(LayerOptions, Protocol):
     """What a configuration says of every block of its network."""
 
     @property
@@ -66,7 +66,7 @@ class LayerMaker:
 
     def __init__(
         self,
-        config: Habits,
+        config: LayerOptions,
         layers: Layers,
         *,
         train: bool,

@@ -31,6 +31,22 @@ def test_dlr_losses_by_hand():
     )
 
 
+def test_targeted_forms_by_hand():
+    logits, labels, target = (
+        jnp.asarray([[3.0, 2.0, 0.5, -1.0]]),
+        jnp.asarray([0]),
+        jnp.asarray([2]),
+    )
+    gap = 0.5 - 3.0
+    expected = {
+        "cross_entropy": 0.5 - np.log(np.exp([3.0, 2.0, 0.5, -1.0]).sum()),
+        "dlr": gap / (3.0 - (0.5 - 1.0) / 2),
+        "margin": gap,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(losses.named(name, target)(logits, labels), [value], rtol=1e-6)
+
+
 def test_kl_by_hand():
     reference = jnp.log(jnp.asarray([[0.5, 0.5]]))
     found = losses.kl(reference)(jnp.log(jnp.asarray([[0.25, 0.75]])), jnp.asarray([0]))

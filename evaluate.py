@@ -10,7 +10,6 @@ from typing import Literal
 
 from robust_jax import experiment, serialization
 from robust_jax.data import open_data
-from robust_jax.evaluation import protocol
 from robust_jax.experiment import checkpoints, config
 from robust_jax.runtime import command_line, compilation_cache, sharding
 from robust_jax.runtime.compilation import Precision
@@ -65,11 +64,12 @@ def main(arguments: Arguments) -> None:
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
     spec = arguments.config
     wanted = config.load_evaluation(spec) if spec else checkpoint.config.evaluation
-    names = ("split", "num_examples", "batch_size", "precision")
-    named = {n: value for n in names if (value := getattr(arguments, n)) is not None}
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    chosen = {name: given[name] for name in ("split", "num_examples") if name in given}
+    named = {name: given[name] for name in ("batch_size", "precision") if name in given}
+    named["selection"] = dataclasses.replace(wanted.selection, **chosen)
     wanted = serialization.check(dataclasses.replace(wanted, **named))
-    if arguments.budget == "reduced":
-        wanted = protocol.reduced(wanted)
+    wanted = wanted.reduced() if arguments.budget == "reduced" else wanted
     sources = {name: checkpoints.load(path, mesh) for name, path in arguments.sources.items()}
     data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
     if arguments.method is not None:

@@ -16,7 +16,7 @@ import tyro
 from robust_jax import evaluation
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import Blobs, DataConfig, eval_batches, open_data
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation
 from robust_jax.methods import Standard
 from robust_jax.models import ResNetConfig
 from robust_jax.runtime.sharding import batched, make_mesh
@@ -50,7 +50,9 @@ def rows(arguments: Arguments) -> list[list[str]]:
     variables = method.init(key=jax.random.key(0))
     attack = PGD(ThreatModel("linf", 8 / 255), num_steps=arguments.num_steps)
     config = Evaluation(
-        {"pgd": AttackRun(attack)}, batch_size=arguments.batch_size, skip_misclassified=False
+        {"pgd": AttackRun(attack)},
+        adversary=Adversary(skip_misclassified=False),
+        batch_size=arguments.batch_size,
     )
     evaluator = evaluation.make_evaluator(method, config, mesh)
     size = arguments.batch_size

@@ -24,6 +24,7 @@ run. Ten steps of eps / 10, the RLS paper's, reach less far than FGSM's one.
 
 import dataclasses
 
+from robust_jax.evaluation.protocol import Selection
 from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     AdaptiveDiversityPromoting,
@@ -45,7 +46,7 @@ VARIANTS = {
     "adp": recipes.digits(AdaptiveDiversityPromoting(network=NETWORK)),
     "rse": dataclasses.replace(
         recipes.digits(RandomSelfEnsemble(network=ALONE)),
-        evaluation=dataclasses.replace(honest_one_draw(0.1), num_examples=None),
+        evaluation=dataclasses.replace(honest_one_draw(0.1), selection=Selection()),
     ),
 }
 

@@ -96,6 +96,41 @@ def _with_balls(summary: Tree) -> Tree:
     return {**named(summary), "draws": "batch", "judges": judges}
 
 
+_GROUPED = {
+    "selection": ("Selection", {"split": "split", "num_examples": "num_examples",
+                                "selection": "rule"}),
+    "adversary": ("Adversary", {"attack_labels": "labels",
+                                "skip_misclassified": "skip_misclassified",
+                                "num_submissions": "num_submissions"}),
+}  # fmt: skip
+"""By field of an evaluation: its class, and by their name in format 3 its own fields."""
+
+
+def _grouped(tree: Tree) -> Tree:
+    """Returns a part of a configuration of format 3, an evaluation's fields in their groups.
+
+    No measures were the standard ones where sanity checks were on, and none where they were off.
+    """
+    if tree["type"] != "Evaluation":
+        return tree
+    moved = {old for _, fields in _GROUPED.values() for old in fields}
+    found = {key: value for key, value in tree.items() if key not in moved}
+    for group, (kind, fields) in _GROUPED.items():
+        known = {new: tree[old] for old, new in fields.items() if old in tree}
+        found[group] = {"type": kind, **known}
+    if not tree.get("measures"):
+        found["measures"] = None if tree.get("sanity", True) else {}
+    return found
+
+
+def _without_measures(claim: Tree) -> Tree:
+    """Returns a claim of format 3: none said which measures were asked, which change no record."""
+    evaluation = claim.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return claim
+    return {**claim, "evaluation": {**evaluation, "measures": None}}
+
+
 def _items(found: object) -> list[tuple[str, Tree]]:
     """Returns the parts of an object; nothing of what is none, which its reader refuses."""
     return list(found.items()) if isinstance(found, dict) else []
@@ -126,8 +161,8 @@ STEPS: dict[int, Step] = {
         config=_as_it_was_done,
     ),
     # Format 4: runs are planned by one class, so all attacks call `parallel` what PGD called
-    # `parallel_restarts`.
-    3: Step(config=_with_names_of_4),
+    # `parallel_restarts`; an evaluation's fields are grouped, and {} measures are none.
+    3: Step({"claim": _without_measures}, config=lambda tree: _grouped(_with_names_of_4(tree))),
 }
 """By the format that a step begins with."""
 

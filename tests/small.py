@@ -7,7 +7,7 @@ import optax
 
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.data import Augmentation, Data, DataConfig, Digits, eval_batches
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection
 from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, Method, MethodConfig, Standard
 from robust_jax.models import CNNConfig
@@ -39,7 +39,8 @@ def config(method: MethodConfig | None = None, **training: object) -> Config:
                 "fgsm": AttackRun(FGSM(THREAT)),
                 "pgd": AttackRun(PGD(THREAT, num_steps=3)),
             },
-            num_examples=90,
+            measures={},
+            selection=Selection(num_examples=90),
             batch_size=40,
             sanity=False,
         ),

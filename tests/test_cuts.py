@@ -15,6 +15,7 @@ import evaluate
 import train
 from robust_jax import formats
 from robust_jax.evaluation import certification, claims, compare, records, report
+from robust_jax.evaluation.protocol import Selection
 from robust_jax.experiment import checkpoints
 from robust_jax.runtime import logging, sharding
 from tests.fixtures.runs import CONFIGS, NUM_STEPS
@@ -185,7 +186,9 @@ TORN_LOOPS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 """Of what orbax reads at once the first that fails ends all: the others' loops are closed."""
 KINDS = [kind for kind in READERS if kind != "checkpoints"]
 NUM_QUICK, NUM_EACH = 8, 28
-SMALLER = dataclasses.replace(CONFIG.evaluation, num_examples=20, batch_size=10, certificates={})
+SMALLER = dataclasses.replace(
+    CONFIG.evaluation, selection=Selection(num_examples=20), batch_size=10, certificates={}
+)
 PROTOCOL = """
 import sys
 sys.path.insert(0, {repository!r})

@@ -48,7 +48,7 @@ def test_evaluate_reads_what_train_wrote(trained_once):
     assert again["clean_accuracy"] == trained["clean_accuracy"]
     assert again["robust_accuracy"] == trained["robust_accuracy"]
     assert (out / "report.html").is_file()
-    with pytest.raises(ValueError, match=r"it has .evaluation.num_examples: 90 != 50"):
+    with pytest.raises(ValueError, match=r"it has .evaluation.selection.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(workdir, num_examples=50, out=out, runtime=cfg.runtime))
 
 

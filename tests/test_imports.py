@@ -18,7 +18,10 @@ LAYERS = [
 ]
 """What lies in robust_jax, lowest first; what stands on one floor knows nothing of each other."""
 EVALUATION = [
-    {"record", "judges", "measures"},
+    {"record", "judges"},
+    {"summary"},
+    {"measures"},
+    {"attack_runs"},
     {"protocol"},
     {"claims", "reductions", "judging", "targets", "model", "selection"},
     {"records", "measurement"},

@@ -29,8 +29,8 @@ def get_config(variant):
         apgd = APGD(small.THREAT, num_steps=2)
         suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
         attacks = cfg.evaluation.attacks | {{"suite": AttackRun(suite, view="noise_off")}}
-        evaluation = dataclasses.replace(cfg.evaluation, attacks=attacks, sanity=True)
-        cfg = dataclasses.replace(cfg, evaluation=evaluation)
+        fields = {{"attacks": attacks, "measures": None, "sanity": True}}
+        cfg = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, **fields))
     return dataclasses.replace(cfg, runtime=dataclasses.replace(cfg.runtime, num_devices=None))
 """
 

@@ -17,7 +17,7 @@ import pytest
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import TFDS, Folder
 from robust_jax.evaluation import records
-from robust_jax.evaluation.protocol import Judge
+from robust_jax.evaluation.protocol import Judge, Selection
 from robust_jax.experiment import config
 from robust_jax.methods import RandomLayerSampling, REGroup
 from robust_jax.models import ResNetConfig, imagenet_vgg
@@ -109,9 +109,10 @@ def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, m
             printed=None,
             batch_size=2,
             judges={"one draw": Judge(num_draws=1)},
+            measures={},
             sanity=False,
-            num_examples=None,
-            skip_misclassified=False,
+            selection=Selection(),
+            adversary=dataclasses.replace(found.evaluation.adversary, skip_misclassified=False),
         ),
         runtime=dataclasses.replace(found.runtime, num_devices=1, progress=False),
     )

@@ -22,6 +22,7 @@ for file in pathlib.Path({repository!r}, "configs").rglob("*.py"):
         robust_jax.experiment.config.load_module(str(file))
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import NPZ
+from robust_jax.evaluation.protocol import Selection
 from tests import small
 
 x = np.random.default_rng(0).integers(0, 256, (260, 8, 8, 1), dtype=np.uint8)
@@ -34,7 +35,8 @@ found = dataclasses.replace(
     found,
     data=dataclasses.replace(found.data, source=NPZ(str(out / "arrays.npz")), validation_size=12),
     evaluation=dataclasses.replace(
-        found.evaluation, num_examples=8, certificates=certificates, num_certified=2
+        found.evaluation, selection=Selection(num_examples=8), certificates=certificates,
+        num_certified=2,
     ),
 )
 train.main(train.Arguments(found, out / "run"))

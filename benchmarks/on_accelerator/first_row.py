@@ -67,8 +67,9 @@ def recipe(setting: Setting, spec: str) -> Config:
         training=TrainingConfig(phases=(Phase(epochs, batch_size=batch_size),)),
         # Evaluated by name below; what train.py evaluates at its end is the clean accuracy.
         evaluation=protocol.Evaluation(
-            attacks={}, num_examples=16 if setting.toy else None, batch_size=16 if setting.toy else
-            512, judges=paper.evaluation.judges, sanity=False,
+            attacks={}, selection=protocol.Selection(num_examples=16 if setting.toy else None),
+            batch_size=16 if setting.toy else 512, judges=paper.evaluation.judges,
+            measures={}, sanity=False,
         ),
         runtime=dataclasses.replace(paper.runtime, progress=False),
     )  # fmt: skip
@@ -94,13 +95,15 @@ def evaluated(setting: Setting, name: str, variant: str) -> dict[str, Value]:
     """Evaluates a row by a variant of `eval/kap.py`; goes on where it was stopped."""
     mesh, workdir = sharding.make_mesh(), _workdir(setting, name)
     wanted = config.load_evaluation(str(ROOT / "configs" / "eval" / f"kap.py:{variant}"))
+    chosen = dataclasses.replace(wanted.selection, num_examples=NUM_TEST)
     wanted = dataclasses.replace(
-        wanted, num_examples=NUM_TEST, batch_size=128, sanity=False, measures={}
+        wanted, selection=chosen, batch_size=128, sanity=False, measures={}
     )
     if setting.toy:
-        kept = dict(list(protocol.reduced(wanted).attacks.items())[:2])
+        kept = dict(list(wanted.reduced().attacks.items())[:2])
+        chosen = dataclasses.replace(wanted.selection, num_examples=8)
         wanted = dataclasses.replace(
-            wanted, attacks=kept, printed=None, num_examples=8, batch_size=8
+            wanted, attacks=kept, printed=None, selection=chosen, batch_size=8
         )
     checkpoint = checkpoints.load(workdir, mesh)
     data, out = open_data(checkpoint.config.data), workdir / "evaluations" / f"kap-{variant}"

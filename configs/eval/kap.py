@@ -47,7 +47,7 @@ from typing import Any, NamedTuple
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.evaluation.measures import Activations, FilterSheet
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection, side_by_side
 
 from ..recipes import kap_tables as tables
 
@@ -75,10 +75,10 @@ SIZES = {
 }
 
 
-IMAGES: dict[str, dict[str, Any]] = {
-    "cifar": {},
-    "tiny_imagenet": {"num_examples": 1000, "selection": "random"},
-    "imagenet": {"num_examples": 1000, "selection": "random"},
+IMAGES = {
+    "cifar": Selection(),
+    "tiny_imagenet": Selection(rule="random", num_examples=1000),
+    "imagenet": Selection(rule="random", num_examples=1000),
 }
 """Which images a dataset's tables are of: all of CIFAR's test split, "1000 random samples"."""
 
@@ -117,7 +117,7 @@ def noise_off(dataset: str) -> Evaluation:
         attacks={name: AttackRun(attack, view="noise_off") for name, attack in attacks.items()},
         judges=NOISE_OFF,
         batch_size=sizes.batch_size,
-        **IMAGES[dataset],
+        selection=IMAGES[dataset],
         printed={
             "cifar": tables.TABLE1,
             "tiny_imagenet": tables.TABLE2_TINY_IMAGENET,
@@ -150,7 +150,7 @@ def noise_on(dataset: str) -> Evaluation:
         },
         judges=ONE_DRAW,
         batch_size=sizes.batch_size,
-        **IMAGES[dataset],
+        selection=IMAGES[dataset],
         printed={
             "cifar": tables.TABLE_A1,
             "tiny_imagenet": tables.TABLE_A2_TINY_IMAGENET,
@@ -222,7 +222,7 @@ def converged() -> Evaluation:
     return Evaluation(
         attacks={name: AttackRun(attack, view="noise_off") for name, attack in attacks.items()},
         judges=NOISE_OFF,
-        num_examples=1000,
+        selection=Selection(num_examples=1000),
         batch_size=SIZES["cifar"].batch_size,
     )
 
@@ -245,7 +245,7 @@ def honest() -> Evaluation:
         },
         judges=side_by_side(NOISE_OFF["noise off"], Judge(num_draws=20))
         | {"fixed": Judge(rule="fixed", num_draws=20)},
-        num_examples=1000,
+        selection=Selection(num_examples=1000),
         batch_size=128,
     )
 
@@ -265,7 +265,7 @@ VARIANTS = {
     "figureA7": curve("l2", {f"l2_{eps}": eps for eps in (0.25, 0.5, 1.0, 1.5, 2.0)}),
     "figure3": Evaluation(
         measures={"filters": FilterSheet(num_examples=1, pooled_only=False)},
-        num_examples=1,
+        selection=Selection(num_examples=1),
         sanity=False,
     ),
     "figureA4": Evaluation(
@@ -274,14 +274,14 @@ VARIANTS = {
                 attack=AutoAttack(ThreatModel("l2", eps=1.0), batch_size=64), view="noise_off"
             )
         },
-        num_examples=64,
+        selection=Selection(num_examples=64),
         batch_size=64,
         sanity=False,
     ),
     "figureA8": Evaluation(
         certificates={f"sigma {sigma}": Smoothing(sigma) for sigma in (0.12, 0.25, 0.5, 1.0)},
         judges=ONE_DRAW,
-        num_examples=500,
+        selection=Selection(num_examples=500),
     ),
     "converged": converged(),
     "honest": honest(),

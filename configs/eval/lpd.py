@@ -56,12 +56,20 @@ from robust_jax.attacks import (
 )
 from robust_jax.certify import Margins
 from robust_jax.evaluation.measures import Agreement, Gradients, KeepRate, Measure, PrintedNumbers
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.protocol import (
+    Adversary,
+    AttackRun,
+    Evaluation,
+    Judge,
+    Selection,
+    side_by_side,
+)
 
 from ..recipes import printed
 
 PAPERS_COUNT = Judge(rule="paper", counts="given_clean_correct")
 
+FROM_PREDICTED = Adversary(labels="predicted")
 GAMMAS = (0.05, 0.1)
 
 
@@ -183,14 +191,15 @@ def table4(fgsm: tuple[float, float], iterative: tuple[float, float]) -> Evaluat
     )
     return Evaluation(
         attacks={name: AttackRun(attack) for name, attack in attacks.items()},
-        attack_labels="predicted",
+        adversary=FROM_PREDICTED,
         printed=TABLE4.get((fgsm, iterative)),
     )
 
 
 def measured(name: str, measure: Measure) -> Evaluation:
     """Returns what is measured on the clean images, without an attack."""
-    return Evaluation(measures={name: measure}, num_examples=measure.num_examples, sanity=False)
+    chosen = Selection(num_examples=measure.num_examples)
+    return Evaluation(measures={name: measure}, selection=chosen, sanity=False)
 
 
 def entropy() -> Evaluation:
@@ -216,7 +225,7 @@ def figure3() -> Evaluation:
     linf = {f"linf_{2**n * 0.005}": pgd(2**n * 0.005) for n in range(8)} | {"linf_1.0": pgd(1.0)}
     l2 = {f"l2_{2**n * 0.1}": pgd(2**n * 0.1, "l2") for n in range(8)}
     attacks = {name: AttackRun(attack) for name, attack in (linf | l2).items()}
-    return Evaluation(attacks=attacks, attack_labels="predicted")
+    return Evaluation(attacks=attacks, adversary=FROM_PREDICTED)
 
 
 def figure2(others: tuple[str, ...] = ()) -> Evaluation:
@@ -228,8 +237,7 @@ def figure2(others: tuple[str, ...] = ()) -> Evaluation:
         },
         others=others,
         num_certified=200,
-        num_examples=200,
-        selection="correct",
+        selection=Selection(rule="correct", num_examples=200),
     )
 
 
@@ -243,7 +251,8 @@ def converged() -> Evaluation:
         for loss in ("cross_entropy", "dlr", "margin")
     }
     return Evaluation(
-        attacks={name: AttackRun(attack) for name, attack in attacks.items()}, num_examples=1000
+        attacks={name: AttackRun(attack) for name, attack in attacks.items()},
+        selection=Selection(num_examples=1000),
     )
 
 
@@ -252,7 +261,7 @@ def table6() -> Evaluation:
     attacks = {f"fgsm_{eps}": FGSM(ThreatModel("linf", eps=eps)) for eps in (0.04, 0.08)}
     attacks |= {f"pgd_{eps}": pgd(eps) for eps in (0.02, 0.04)}
     runs = {name: AttackRun(attack) for name, attack in attacks.items()}
-    return Evaluation(attacks=runs, attack_labels="predicted", printed=TABLE6)
+    return Evaluation(attacks=runs, adversary=FROM_PREDICTED, printed=TABLE6)
 
 
 def table5() -> Evaluation:
@@ -267,7 +276,7 @@ def table5() -> Evaluation:
         for source, found in attacks.items()
         for name, attack in found.items()
     }
-    return Evaluation(attacks=runs, attack_labels="predicted", printed=TABLE5)
+    return Evaluation(attacks=runs, adversary=FROM_PREDICTED, printed=TABLE5)
 
 
 def honest() -> Evaluation:
@@ -286,8 +295,8 @@ def honest() -> Evaluation:
     return Evaluation(
         attacks=attacks,
         judges=side_by_side(PAPERS_COUNT),
-        attack_labels="predicted",
-        num_examples=1000,
+        adversary=FROM_PREDICTED,
+        selection=Selection(num_examples=1000),
     )
 
 

@@ -63,7 +63,14 @@ from robust_jax.attacks import (
     ThreatModel,
 )
 from robust_jax.evaluation.measures import Gradients, LayerSimilarity
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.protocol import (
+    Adversary,
+    AttackRun,
+    Evaluation,
+    Judge,
+    Selection,
+    side_by_side,
+)
 
 from ..recipes import printed
 
@@ -111,10 +118,8 @@ def evaluation(runs: dict[str, AttackRun], **fields) -> Evaluation:
     """Returns the paper's setting."""
     return Evaluation(
         attacks=runs,
-        num_examples=1000,
-        selection="random",
-        attack_labels="predicted",
-        skip_misclassified=False,
+        selection=Selection(rule="random", num_examples=1000),
+        adversary=Adversary(labels="predicted", skip_misclassified=False),
         **{"judges": {"accuracy": PAPERS_COUNT}, **fields},
     )
 
@@ -168,7 +173,10 @@ def figure1() -> Evaluation:
     """Returns gradients as pictures."""
     pictures = Gradients(num_examples=64, losses=("cross_entropy",), num_pictures=4)
     return Evaluation(
-        measures={"gradients": pictures}, num_examples=64, batch_size=64, sanity=False
+        measures={"gradients": pictures},
+        selection=Selection(num_examples=64),
+        batch_size=64,
+        sanity=False,
     )
 
 
@@ -176,7 +184,10 @@ def figure2() -> Evaluation:
     """Returns the similarity of the members' layers, by the paper's estimate."""
     alike = LayerSimilarity(num_examples=1000, debiased=False)
     return Evaluation(
-        measures={"layer similarity": alike}, num_examples=1000, batch_size=256, sanity=False
+        measures={"layer similarity": alike},
+        selection=Selection(num_examples=1000),
+        batch_size=256,
+        sanity=False,
     )
 
 
@@ -189,7 +200,7 @@ VARIANTS = {
     "eps0.05": curves(None, (0.05,)),
     "eps0.06": curves(None, (0.06,)),
     "eps0.07": curves(None, (0.07,)),
-    "table2": Evaluation(printed=TABLE2, sanity=False),
+    "table2": Evaluation(measures={}, printed=TABLE2, sanity=False),
     "figure1": figure1(),
     "figure2": figure2(),
     "figure4": curves(None),

@@ -63,7 +63,15 @@ from robust_jax.attacks import (
     TrustRegion,
 )
 from robust_jax.evaluation.measures import Embedding, Latency, PrintedNumbers, VotingLayers
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.evaluation.protocol import (
+    Adversary,
+    AttackRun,
+    Evaluation,
+    Judge,
+    Printed,
+    Selection,
+    side_by_side,
+)
 
 from ..recipes import printed
 
@@ -73,6 +81,7 @@ ALL_IMAGES = {
     "softmax": Judge(view="surrogate", adaptive=False, counts="attacked"),
     "REGroup": Judge(counts="attacked"),
 }
+EVERY_IMAGE = Adversary(skip_misclassified=False)
 JUDGES = {"softmax": Judge(view="surrogate", adaptive=False), "REGroup": Judge()}
 
 
@@ -162,20 +171,20 @@ PAPER_PGD = PGD(ThreatModel("linf", eps=4 / 255), num_steps=40, step_size=0.01)
 def table1() -> Evaluation:
     """Returns PGD at 16/255 on all images."""
     attacks = oblivious({"16of255": 16 / 255}, PAPER_PGD.step_size)
-    return Evaluation(attacks=attacks, judges=ALL_IMAGES, skip_misclassified=False, printed=TABLE1)
+    return Evaluation(attacks=attacks, judges=ALL_IMAGES, adversary=EVERY_IMAGE, printed=TABLE1)
 
 
 def figure2() -> Evaluation:
     """Returns PGD over the paper's eps, in its steps."""
     radii = {f"{n}of255": n / 255 for n in (2, 4, 8, 16, 32, 40)}
     attacks = oblivious(radii, PAPER_PGD.step_size)
-    return Evaluation(attacks=attacks, judges=ALL_IMAGES, skip_misclassified=False)
+    return Evaluation(attacks=attacks, judges=ALL_IMAGES, adversary=EVERY_IMAGE)
 
 
 def default() -> Evaluation:
     """Returns PGD at small eps."""
     attacks = {"pgd40_4of255": AttackRun(PAPER_PGD, view="surrogate")} | oblivious(RADII)
-    return Evaluation(attacks=attacks, judges=ALL_IMAGES, skip_misclassified=False)
+    return Evaluation(attacks=attacks, judges=ALL_IMAGES, adversary=EVERY_IMAGE)
 
 
 def table(attacks: dict, num_per_class: int, numbers: Printed | None = None) -> Evaluation:
@@ -183,8 +192,7 @@ def table(attacks: dict, num_per_class: int, numbers: Printed | None = None) -> 
     return Evaluation(
         attacks={name: AttackRun(attack, view="surrogate") for name, attack in attacks.items()},
         judges=JUDGES,
-        num_examples=num_per_class,
-        selection="correct_per_class",
+        selection=Selection(rule="correct_per_class", num_examples=num_per_class),
         printed=numbers,
     )
 
@@ -228,8 +236,10 @@ def by_layers(attacks: dict[str, Attack], num_per_class: int | None) -> Evaluati
     return Evaluation(
         measures={"voting layers": asked},
         judges=JUDGES,
-        num_examples=num_per_class,
-        selection="first" if num_per_class is None else "correct_per_class",
+        selection=Selection(
+            rule="first" if num_per_class is None else "correct_per_class",
+            num_examples=num_per_class,
+        ),
         sanity=False,
     )
 
@@ -247,7 +257,8 @@ def table6(device: str) -> Evaluation:
     }
     found = PrintedNumbers(f"table 6, {device}", rows)
     latency = Latency(views=views, num_examples=64, printed=found)
-    return Evaluation(measures={"latency": latency}, num_examples=64, sanity=False)
+    chosen = Selection(num_examples=64)
+    return Evaluation(measures={"latency": latency}, selection=chosen, sanity=False)
 
 
 def appendix_d() -> Evaluation:
@@ -260,7 +271,8 @@ def appendix_d() -> Evaluation:
 def figure5() -> Evaluation:
     """Returns embeddings of the layer before the head."""
     embedding = Embedding(num_examples=500, by_sign=True)
-    return Evaluation(measures={"embedding": embedding}, num_examples=500, sanity=False)
+    chosen = Selection(num_examples=500)
+    return Evaluation(measures={"embedding": embedding}, selection=chosen, sanity=False)
 
 
 def honest() -> Evaluation:
@@ -284,7 +296,11 @@ def honest() -> Evaluation:
     }
     judges = {"softmax": JUDGES["softmax"]} | side_by_side()
     return Evaluation(
-        attacks=attacks, judges=judges, worst_of=by_eps, num_examples=1000, batch_size=128
+        attacks=attacks,
+        judges=judges,
+        worst_of=by_eps,
+        selection=Selection(num_examples=1000),
+        batch_size=128,
     )
 
 

@@ -30,7 +30,14 @@ import dataclasses
 
 from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Square, ThreatModel
 from robust_jax.evaluation.measures import Agreement, PrintedNumbers
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.evaluation.protocol import (
+    AttackRun,
+    Evaluation,
+    Judge,
+    Printed,
+    Selection,
+    side_by_side,
+)
 
 from ..recipes import printed
 from ..recipes import rls as recipes
@@ -86,8 +93,7 @@ def table4() -> Evaluation:
     return Evaluation(
         attacks=found,
         judges=recipes.JUDGES,
-        skip_misclassified=False,
-        num_submissions=recipes.NUM_SUBMISSIONS,
+        adversary=recipes.ADVERSARY,
         batch_size=128,
         printed=Printed("table 4", {"rls_cifar10": numbers}),
     )
@@ -104,8 +110,7 @@ def table3(view: str) -> Evaluation:
     return Evaluation(
         attacks={name: runs[name] for name in names},
         judges=recipes.JUDGES,
-        skip_misclassified=False,
-        num_submissions=recipes.NUM_SUBMISSIONS,
+        adversary=recipes.ADVERSARY,
         batch_size=128,
         printed=TABLE3,
     )
@@ -139,8 +144,7 @@ def table6(view: str) -> Evaluation:
     return Evaluation(
         attacks={name: runs[name] for name in ("fgsm_0.01", "pgd10_0.01", "cw_0.01")},
         judges=recipes.JUDGES,
-        skip_misclassified=False,
-        num_submissions=recipes.NUM_SUBMISSIONS,
+        adversary=recipes.ADVERSARY,
         batch_size=128,
         printed=TABLE6,
     )
@@ -167,9 +171,8 @@ def honest() -> Evaluation:
     return Evaluation(
         attacks=found,
         judges=judges,
-        skip_misclassified=False,
-        num_submissions=recipes.NUM_SUBMISSIONS,
-        num_examples=1000,
+        adversary=recipes.ADVERSARY,
+        selection=Selection(num_examples=1000),
         batch_size=128,
     )
 
@@ -194,9 +197,8 @@ def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
     return Evaluation(
         attacks=runs,
         judges=judges,
-        skip_misclassified=False,
-        num_submissions=recipes.NUM_SUBMISSIONS,
-        num_examples=1000,
+        adversary=recipes.ADVERSARY,
+        selection=Selection(num_examples=1000),
         batch_size=128,
     )
 

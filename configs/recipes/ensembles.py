@@ -18,7 +18,7 @@ import dataclasses
 
 from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig, Digits, Folder
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection
 from robust_jax.experiment.config import Config
 from robust_jax.methods import MethodConfig, ParameterPARL, Standard
 from robust_jax.models import (
@@ -161,7 +161,9 @@ def finetuned(method: MethodConfig, *, num_steps: int = 300) -> Config:
         ),
         optimizer=OptimizerConfig(learning_rate=0.002),
         training=TrainingConfig(phases=(Phase(epochs=1.0, batch_size=32),), max_steps=num_steps),
-        evaluation=Evaluation({"fgsm": AttackRun(fgsm)}, num_examples=1000, batch_size=200),
+        evaluation=Evaluation(
+            {"fgsm": AttackRun(fgsm)}, selection=Selection(num_examples=1000), batch_size=200
+        ),
     )
 
 

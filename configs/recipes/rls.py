@@ -17,7 +17,7 @@ from typing import Any
 
 from robust_jax.attacks import EAD, FGSM, PGD, CarliniWagner, DeepFool, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Printed
 from robust_jax.experiment.config import Config
 from robust_jax.methods import RandomLayerSampling, Standard
 from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, ResNetConfig, VGGConfig
@@ -29,7 +29,10 @@ from . import printed
 PAPERS_RULE = Judge(rule="paper", counts="attacked")
 """One prediction, itself a mean of N draws, of every attacked image: plain accuracy."""
 JUDGES = {"paper": PAPERS_RULE}
-NUM_SUBMISSIONS = 10  # each is N passes of the network
+ADVERSARY = Adversary(
+    skip_misclassified=False,
+    num_submissions=10,  # each is N passes of the network
+)
 
 RESNET50 = ResNetConfig(depth=50)
 VGG16 = VGGConfig(16)
@@ -115,8 +118,7 @@ def evaluation(dataset: str, network: str, view: str = "frozen_1") -> Evaluation
     return Evaluation(
         attacks=attacks(dataset, network, view),
         judges=JUDGES,
-        skip_misclassified=False,
-        num_submissions=NUM_SUBMISSIONS,
+        adversary=ADVERSARY,
         batch_size=128,
         printed=printed_numbers(dataset, network),
     )

@@ -31,6 +31,7 @@ from robust_jax.analysis.figures_layers import (
 )
 from robust_jax.analysis.geometry import (
     Perturbation,
+    TapsView,
     kernel_activations,
     matched_noise,
     norms,
@@ -49,6 +50,7 @@ __all__ = [
     "LayerVotes",
     "Perturbation",
     "Similarity",
+    "TapsView",
     "Transfer",
     "accuracy_bars",
     "accuracy_by_layers",

@@ -4,8 +4,7 @@ The interrater agreement is in `metrics.py`.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from robust_jax.attacks.checks import check_batch
 from robust_jax.methods import LaplaceRates
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.runtime.live import as_pytree, compiled
+from robust_jax.types import View
 
 
 def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
@@ -45,7 +45,7 @@ def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
 
 
 def member_gradients(
-    members: Callable[..., Any],
+    members: View,
     images: Float[Array, "b *shape"],
     labels: Int[Array, " b"],
     *,
@@ -79,7 +79,7 @@ def member_gradients(
 
 @functools.partial(compiled, static_argnames=("loss",))
 def _member_gradients(
-    members: Any, images: Array, labels: Array, key: Array, loss: str
+    members: View, images: Array, labels: Array, key: Key[Array, ""], loss: str
 ) -> tuple[Float[Array, "m b *shape"], Bool[Array, ""]]:
     """Returns the gradients, and whether the labels are classes of these members."""
     loss_fn = losses.named(loss)

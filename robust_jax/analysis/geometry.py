@@ -4,7 +4,7 @@ Taps are a network's, by layer: [b h w k] or [b k], of an ensemble with a leadin
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,13 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks.threat import expand, l2_norm, unit_l2
+
+
+@runtime_checkable
+class TapsView(Protocol):
+    """Returns the activations of images by layer, `bind(method.view("taps"), variables)`."""
+
+    def __call__(self, images: Array, /, *, key: Key[Array, ""]) -> Mapping[str, Array]: ...
 
 
 def with_members(tap: Float[Array, "*m_b_hw k"]) -> Float[Array, "m b *hw_k"]:

@@ -8,8 +8,8 @@ scaled copies. The squared norms are sums over pairs of examples of products of 
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
-from robust_jax.analysis.geometry import with_members
+from robust_jax.analysis.geometry import TapsView, with_members
 from robust_jax.models.base import in_network_order
 from robust_jax.runtime.live import compiled, held
 
@@ -62,7 +62,7 @@ class Similarity(NamedTuple):
 
 
 def similarity(
-    taps: Callable[..., Any],
+    taps: TapsView,
     batches: Sequence[Float[Array, "_ h w k"]],
     *,
     key: Key[Array, ""],
@@ -90,24 +90,27 @@ def similarity(
     if not batches:
         raise ValueError("Expected batches=[] to hold at least one batch.")
     view = held(taps)
-    found = jax.eval_shape(lambda v, x, k: v(x, key=k), view, batches[0], key)
+    shapes = jax.eval_shape(lambda v, x, k: v(x, key=k), view, batches[0], key)
     for layer in layers:
-        if layer not in found:
-            raise ValueError(f"Expected layer {layer!r} to be one of {sorted(found)}.")
-    chosen = tuple(layers) or in_network_order(found)
+        if layer not in shapes:
+            raise ValueError(f"Expected layer {layer!r} to be one of {sorted(shapes)}.")
+    chosen = tuple(layers) or in_network_order(shapes)
 
     num_examples = sum(len(images) for images in batches)
-    total: Any = None
-    for number, images in enumerate(batches):
-        sums = _sums(view, images, rng.stream(key, "batch", number), chosen)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    means = jax.tree.map(lambda sums: sums / num_examples, total)
+
+    def sums(number: int) -> list[Array]:
+        return _sums(view, batches[number], rng.stream(key, "batch", number), chosen)
+
+    total = sums(0)
+    for number in range(1, len(batches)):
+        total = [known + more for known, more in zip(total, sums(number), strict=True)]
+    means = [each / num_examples for each in total]
 
     def centred(number: int) -> list[Array]:
         return _centred(view, batches[number], rng.stream(key, "batch", number), means, chosen)
 
     starts = list(itertools.accumulate((len(images) for images in batches), initial=0))
-    grams = _Grams(num_examples)
+    grams = _Grams(sum(map(len, means)), num_examples)  # a matrix a layer and member
     for a in range(len(batches)):
         rows = centred(a)
         grams.add(_gram(rows, rows), starts[a], starts[a])
@@ -123,14 +126,20 @@ def similarity(
 
 
 @functools.partial(compiled, static_argnames=("layers",))
-def _sums(view: Any, images: Array, key: Array, layers: tuple[str, ...]) -> list[Array]:
+def _sums(
+    view: TapsView, images: Array, key: Key[Array, ""], layers: tuple[str, ...]
+) -> list[Array]:
     taps = view(images, key=key)
     return [jnp.sum(with_members(taps[layer]), axis=1) for layer in layers]
 
 
 @functools.partial(compiled, static_argnames=("layers",))
 def _centred(
-    view: Any, images: Array, key: Array, means: list[Array], layers: tuple[str, ...]
+    view: TapsView,
+    images: Array,
+    key: Key[Array, ""],
+    means: list[Array],
+    layers: tuple[str, ...],
 ) -> list[Array]:
     taps = view(images, key=key)
     return [
@@ -153,17 +162,15 @@ def _gram(rows: list[Array], columns: list[Array]) -> Float[Array, "lm a b"]:
 class _Grams:
     """Sums over blocks of centred Gram matrices, all that CKA needs of them."""
 
-    def __init__(self, num_examples: int):
+    def __init__(self, num_matrices: int, num_examples: int):
         self.num_examples = num_examples
-        self.diagonal: Any = 0.0  # sum_a K_aa L_aa
-        self.off_diagonal: Any = 0.0  # sum_{a != b} K_ab L_ab
-        self.row_sums: Any = None  # sum_{b != a} K_ab, [lm n]
+        self.diagonal = np.zeros((num_matrices, num_matrices))  # sum_a K_aa L_aa
+        self.off_diagonal = np.zeros((num_matrices, num_matrices))  # sum_{a != b} K_ab L_ab
+        self.row_sums = np.zeros((num_matrices, num_examples))  # sum_{b != a} K_ab
 
     def add(self, block: Array, row: int, column: int) -> None:
         """Adds the block of two batches, of different ones also its transpose."""
         gram = np.asarray(block, np.float64)
-        if self.row_sums is None:
-            self.row_sums = np.zeros((len(gram), self.num_examples))
         weight = 2.0
         if row == column:
             weight = 1.0

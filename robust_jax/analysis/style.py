@@ -4,13 +4,13 @@ Figures are made without pyplot: nothing is global, and nothing needs a screen.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence, Sized
 
 import matplotlib
 import numpy as np
 from jaxtyping import Array
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -32,7 +32,7 @@ GREY = "#4D4D4D"
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Makes what is drawn inside it look as all figures here do; also a decorator."""
-    parameters: dict[Any, Any] = {
+    parameters: dict[str, str | float | bool] = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
         "axes.titlesize": 9,
@@ -91,7 +91,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=num_columns)
 
 
-def percent(axis: Any) -> None:
+def percent(axis: Axis) -> None:
     """Writes the numbers of an axis, fractions, as percent."""
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
 
@@ -111,7 +111,7 @@ def layer_ticks(axes: Axes, layers: Sequence[str], *, most: int = 30) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def check_some(name: str, values: Any) -> None:
+def check_some(name: str, values: Sized) -> None:
     """Raises ValueError where there is nothing to draw."""
     if len(values) == 0:
         raise ValueError(f"Expected {name} not to be empty.")

@@ -1,8 +1,8 @@
 """Adversarial examples of one network judged by others."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from robust_jax import rng, voting
 from robust_jax.attacks import Attack, losses
 from robust_jax.attacks.checks import check_batch
 from robust_jax.runtime.live import as_pytree, compiled, held
+from robust_jax.types import View
 
 
-def member_views(members: Callable[..., Any], num_members: int) -> list[Callable[..., Any]]:
+def member_views(members: View, num_members: int) -> list[View]:
     """Returns a view [b c] of each member.
 
     Every call runs all members. Where that costs too much, bind a network of one member to
@@ -32,7 +33,7 @@ def member_views(members: Callable[..., Any], num_members: int) -> list[Callable
 
 
 def _one_member(
-    members: Any, chosen: Bool[Array, " m"], images: Array, *, key: Any
+    members: View, chosen: Bool[Array, " m"], images: Array, *, key: Key[Array, ""]
 ) -> Float[Array, "b c"]:
     found = members(images, key=key)
     if len(found) != len(chosen):
@@ -56,8 +57,8 @@ class Transfer(NamedTuple):
 
 def transfer(
     attack: Attack,
-    sources: Sequence[Callable[..., Any]],
-    members: Callable[..., Any],
+    sources: Sequence[View],
+    members: View,
     images: Float[Array, "b *shape"],
     labels: Int[Array, " b"],
     *,
@@ -97,7 +98,9 @@ def transfer(
 
 
 @functools.partial(compiled, static_argnames=("vote",))
-def _right(members: Any, images: Array, labels: Array, key: Array, vote: voting.Vote) -> Any:
+def _right(
+    members: View, images: Array, labels: Array, key: Key[Array, ""], vote: voting.Vote
+) -> tuple[Bool[Array, "m b"], Bool[Array, " b"]]:
     member_logits = members(images, key=key)
     together = losses.decided(voting.scores(member_logits, vote)) == labels
     return losses.decided(member_logits) == labels[None], together

@@ -2,16 +2,18 @@
 
 from robust_jax.evaluation.harness import Evaluator, evaluate, make_evaluator
 from robust_jax.evaluation.model import Model
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.run import Result, run
 
 __all__ = [
+    "Adversary",
     "AttackRun",
     "Evaluation",
     "Evaluator",
     "Judge",
     "Model",
     "Result",
+    "Selection",
     "evaluate",
     "make_evaluator",
     "run",

@@ -27,6 +27,7 @@ from robust_jax.certify import (
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.evaluation.records import append_lines
+from robust_jax.evaluation.summary import CertificateSummary
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import at_precision, jitted
@@ -155,9 +156,12 @@ def describe(certifier: Smoothing | Margins) -> str:
     return f"{rule}, by {certifier.bound} bounds, linf eps {certifier.eps:.4g}"
 
 
-def summarize(certificate: Certificate, labels: np.ndarray) -> dict[str, float | int]:
+def summarize(
+    certifier: Smoothing | Margins, certificate: Certificate, labels: np.ndarray
+) -> CertificateSummary:
     """Returns the share certified as their class at radius 0, that of abstentions, mean radius."""
     return {
+        "what": describe(certifier),
         "num_images": len(labels),
         "certified_accuracy": float(certified_accuracy(certificate, labels, [0.0])[0]),
         "abstained": float(np.mean(certificate.label < 0)),

@@ -108,7 +108,7 @@ def files(description: Description) -> dict[str, Description]:
 def _files(description: Description) -> Iterator[tuple[str, Description]]:
     evaluation, sources = description["evaluation"], list(description["sources"])
     # Whom a selection by correctness asks, beside the model itself.
-    asked = sources if evaluation["selection"] in BY_CORRECTNESS else []
+    asked = sources if evaluation["selection"]["rule"] in BY_CORRECTNESS else []
     yield f"records/{CLEAN}", _narrowed(description)
     for name in sources:
         yield f"records/{CLEAN}@{name}", _narrowed(description, others=[name])

@@ -12,16 +12,18 @@ import json
 import pathlib
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import rich.console
 import rich.table
 
 from robust_jax import formats, serialization
-from robust_jax.evaluation import claims, protocol
+from robust_jax.evaluation import claims
+from robust_jax.evaluation.attack_runs import balls
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.report.page import Section, table, write_page
 from robust_jax.evaluation.report.terminal import COUNTED
+from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime import command_line
 from robust_jax.runtime.wording import NOTHING, percent, text
 
@@ -41,7 +43,7 @@ class Run(NamedTuple):
     name: str
     config: Evaluation
     identity: str
-    summary: dict[str, Any]
+    summary: Summary
 
 
 class Row(NamedTuple):
@@ -69,7 +71,9 @@ def read(directory: pathlib.Path) -> Run:
     files = [directory / name for name in ("evaluation.json", "summary.json")]
     if not all(file.is_file() for file in files):
         raise ValueError(f"Expected {str(directory)!r} to hold an evaluation that has ended.")
-    description, summary = claims.read(directory), formats.read("summary", files[1])
+    description = claims.read(directory)
+    # It was written as one; `formats` has brought it to today's shape.
+    summary = cast(Summary, formats.read("summary", files[1]))
     name = repr(str(files[0]))
     # No row is made of certificates, and those of earlier formats are named as none of today's is.
     asked = {**description["evaluation"], "certificates": {}}
@@ -123,17 +127,21 @@ def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     """Returns a judge's accuracies with their intervals."""
     if judge not in run.summary["judges"]:
         return {}
-    numbers, described = run.summary["judges"][judge], protocol.describe(run.config)
+    numbers, described = run.summary["judges"][judge], run.config.descriptions
     bounds, counted = numbers["intervals"], numbers["robust_accuracy"]
     settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
     lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}
     counts = numbers["counts"]
     words = "" if counts == "clean_and_attacked" else f", {COUNTED[counts]}"
     for name, value in counted.items():
+        if value is None:  # of no image
+            continue
         key = _Key(name, described[name] + words, f"{counts} {settings[name]}")
         lines[key] = (value, bounds["robust_accuracy"][name])
-    inside = {str(b): names for b, names in protocol.balls(run.config, list(counted)).items()}
+    inside = {str(b): names for b, names in balls(run.config.attacks, list(counted)).items()}
     for ball, value in numbers["worst_case_accuracy"].items():
+        if value is None:
+            continue
         members = inside.get(ball, list(counted))  # of format 2: all attacks
         what = f"under all {len(members)} attacks of its evaluation in this ball"
         key = _Key(f"worst case, {ball}", what, repr(sorted(settings[name] for name in members)))
@@ -159,15 +167,20 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     if any(run.summary["budget"] == "reduced" for run in runs):
         lines.append("Reduced budget: not comparable with any other number.")
     kinds = {
-        "images": [(r.config.split, r.config.selection, r.summary["num_examples"]) for r in runs],
+        "images": [
+            (r.config.selection.split, r.config.selection.rule, r.summary["num_examples"])
+            for r in runs
+        ],
         "draws of a random method": [(r.summary["draws"],) for r in runs],
-        "labels to move away from": [(r.config.attack_labels,) for r in runs],
+        "labels to move away from": [(r.config.adversary.labels,) for r in runs],
     }
     for words, values in kinds.items():
         if len(set(values)) > 1:
             listed = "; ".join(" ".join(map(str, value)) for value in dict.fromkeys(values))
             lines.append(f"Not the same {words}: {listed}.")
-    flagged = {f["check"] for run in runs for f in run.summary["sanity"] if f["status"] == "flag"}
+    flagged = {
+        f["check"] for run in runs for f in run.summary.get("sanity", []) if f["status"] == "flag"
+    }
     if flagged:
         lines.append(f"Flagged in some of them: {', '.join(sorted(flagged))}. Read their reports.")
     return lines

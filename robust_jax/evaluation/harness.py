@@ -21,7 +21,7 @@ from robust_jax.attacks import BoundedAttack, bind, eot
 from robust_jax.certify import Margins
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
-from robust_jax.evaluation.protocol import BY_CORRECTNESS, CLEAN, AttackRun, Evaluation, Judge
+from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation, Judge
 from robust_jax.evaluation.records import (
     Decision,
     Record,
@@ -99,7 +99,7 @@ def make_evaluator(
         unknown = any(found.stochastic or found.vote is None for found in certified)
         if isinstance(certifier, Margins) and unknown:
             raise ValueError(f"Expected certificate={title!r} of votes without randomness.")
-    judges = panel(method, config.judges, config.seed, config.num_submissions)
+    judges = panel(method, config.judges, config.seed, config.adversary.num_submissions)
     steps = {CLEAN: _clean_step(judges, config, mesh)}
     for name, source in sources.items():
         steps[f"{CLEAN}@{name}"] = _source_step(source, config, mesh)
@@ -222,7 +222,7 @@ def evaluate(
             images that are not finite.
     """
     config, sources = evaluator.config, sources or {}
-    conditional = config.selection in BY_CORRECTNESS
+    conditional = config.selection.by_correctness
     candidates = candidates_of(config, split)
 
     starts = images_to_begin_at(config, split, evaluator.mesh)
@@ -234,17 +234,17 @@ def evaluate(
 
     clean = {CLEAN: run(CLEAN, candidates)}
     for source in config.sources:
-        if conditional or config.attack_labels == "predicted":
+        if conditional or config.adversary.labels == "predicted":
             clean[f"{CLEAN}@{source}"] = run(f"{CLEAN}@{source}", candidates, source=source)
     rows = chosen_of(config, candidates, clean) if conditional else candidates
     records: Records = {CLEAN: {row: clean[CLEAN][row] for row in rows.tolist()}}
     for name, attack in config.attacks.items():
         chosen, labels = rows, None
-        if config.skip_misclassified and attack.source is None:
+        if config.adversary.skip_misclassified and attack.source is None:
             judged = records[CLEAN]
             right = [row for row, found in judged.items() if found.right_somewhere]
             chosen = np.asarray(right, np.int32)
-        if config.attack_labels == "predicted":
+        if config.adversary.labels == "predicted":
             known = clean[CLEAN if attack.source is None else f"{CLEAN}@{attack.source}"]
             labels = np.zeros(len(split), np.int32)
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]

@@ -6,6 +6,9 @@ from typing import Literal
 PAPER = "paper"
 HONEST = "honest"
 
+REDUCED_DRAWS = 4
+"""Draws of a fixed predictor, and of an attack's EOT, at the small budget."""
+
 Counting = Literal["clean_and_attacked", "attacked", "given_clean_correct"]
 
 
@@ -58,6 +61,15 @@ class Judge:
     def num_drawn(self, num_submissions: int) -> int:
         """Returns how many predictions of a random method are drawn, those that decide first."""
         return max(self.num_deciding, num_submissions if self.is_deployed else 0)
+
+    def reduced(self) -> "Judge":
+        """Returns the judge at the small budget: a fixed predictor's draws, as they are attacked.
+
+        Other judges stay: their draws are cheap beside the attacks.
+        """
+        if self.rule != "fixed":
+            return self
+        return dataclasses.replace(self, num_draws=min(self.num_draws, REDUCED_DRAWS))
 
 
 def side_by_side(paper: Judge | None = None, honest: Judge | None = None) -> dict[str, Judge]:

@@ -27,14 +27,14 @@ def check(config: Evaluation, model: Model, split: Split) -> None:
         ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
     """
     subject = _subject(config, model, split, model.variables)
-    chosen = config.num_examples or len(split)
-    if config.selection == "correct_per_class":
+    chosen = config.selection.num_examples or len(split)
+    if config.selection.rule == "correct_per_class":
         chosen *= model.num_classes
     for name, measure in _asked(config).items():
         count = min(chosen, len(split), measure.num_examples or len(split))
         images: Any = jax.ShapeDtypeStruct((count, *subject.images.shape[1:]), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
-        if missing is not None and not config.measures:
+        if missing is not None and config.measures is None:
             continue  # those that every report shows, of a model that has it
         if missing is not None:
             raise ValueError(
@@ -55,8 +55,8 @@ def measure(
 ) -> dict[str, Found]:
     """Returns the answers, by name.
 
-    Where a protocol names no measures and asks for sanity checks the standard ones are answered, as
-    far as the model has what they need. Every host asks its own copy of the model.
+    Where a protocol leaves them open the standard ones are answered, as far as the model has what
+    they need. Every host asks its own copy of the model.
 
     Args:
         config: the protocol.
@@ -78,7 +78,7 @@ def measure(
             answer = one(subject)
             answer = answer._replace(numbers=_finite(answer.numbers))
             found[name] = _beside_the_paper(answer, one.printed, model.name)
-        elif config.measures:  # fewer images than hoped for: nothing is lost
+        elif config.measures is not None:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
             found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
     return found
@@ -115,9 +115,7 @@ def say_printed(found: Mapping[str, Found]) -> list[str]:
 
 
 def _asked(config: Evaluation) -> Mapping[str, Measure]:
-    if config.sanity and not config.measures:
-        return standard(_smallest_ball(config))
-    return config.measures
+    return standard(_smallest_ball(config)) if config.measures is None else config.measures
 
 
 def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:

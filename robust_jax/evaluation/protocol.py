@@ -6,55 +6,98 @@ rule and an honest one stand beside each other on the same adversarial images.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from robust_jax import serialization
-from robust_jax.attacks import Attack, AutoAttack, Averaged, BoundedAttack, ThreatModel
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import HONEST, PAPER, Judge, side_by_side
-from robust_jax.evaluation.measures import Measure
+from robust_jax.evaluation.measures import REDUCED_EXAMPLES, Measure
+from robust_jax.evaluation.summary import Count
 from robust_jax.runtime.compilation import Precision
 
-__all__ = ["CLEAN", "HONEST", "PAPER", "AttackRun", "Evaluation", "Judge", "side_by_side"]
+__all__ = [
+    "CLEAN",
+    "HONEST",
+    "PAPER",
+    "Adversary",
+    "AttackRun",
+    "Evaluation",
+    "Judge",
+    "Printed",
+    "Selection",
+    "side_by_side",
+]
 
 CLEAN = "clean"
 """Name of the records without an attack."""
 
-Selection = Literal["first", "random", "correct", "correct_per_class"]
-BY_CORRECTNESS = ("correct", "correct_per_class")
+Rule = Literal["first", "random", "correct", "correct_per_class"]
+BY_CORRECTNESS: tuple[Rule, ...] = ("correct", "correct_per_class")
+
+REDUCED_PER_CLASS = 6
+REDUCED_SUBMISSIONS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackRun:
-    """An attack of an evaluation and what it is aimed at: a row of the table.
+class Selection:
+    """Which examples of the data an evaluation takes.
 
     Attributes:
-        attack: the attack.
-        view: the view that it differentiates or queries.
-        eot_samples: draws averaged at every call of the view (expectation over transformation,
-            Athalye et al., 2018); 1 for a single draw.
-        draws: "fresh" at every call, or the "fixed" ones of a judge with that rule: the averaged
-            predictor attacked as the deterministic model that it is.
-        source: name of the checkpoint that is attacked in the model's place (transfer); None for
-            the model itself. `evaluate.py --sources NAME DIR` says which it is. A transferred
-            example is never left out because the model was wrong already.
-        adaptive: designed against this defence, and not of its paper.
+        split: "test", "validation" or "train".
+        rule: "first" and "random" (seeded) rows; "correct": the first rows that the headline's
+            judge, and every source, gets right on clean images; "correct_per_class": the first
+            such rows of each class (V10K and V2K of the REGroup paper). Accuracy on a selection by
+            correctness is conditional; the clean accuracy on the whole split is reported beside it.
+        num_examples: how many examples; of "correct_per_class", in each class; None for all.
     """
 
-    attack: Attack
-    view: str = "deployed"
-    eot_samples: int = 1
-    draws: Literal["fresh", "fixed"] = "fresh"
-    source: str | None = None
-    adaptive: bool = False
+    split: Literal["test", "validation", "train"] = "test"
+    rule: Rule = "first"
+    num_examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.eot_samples < 1:
-            raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
+
+    @property
+    def by_correctness(self) -> bool:
+        """Returns whether it depends on what the models have right on clean images."""
+        return self.rule in BY_CORRECTNESS
+
+    def reduced(self) -> "Selection":
+        """Returns the selection at the small budget: 64 examples, or 6 of each class."""
+        limit = REDUCED_PER_CLASS if self.rule == "correct_per_class" else REDUCED_EXAMPLES
+        return dataclasses.replace(self, num_examples=min(limit, self.num_examples or limit))
 
 
-Count = Literal["accuracy", "given_clean_correct", "successes"]
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """What holds for whoever attacks, by whichever attack.
+
+    Attributes:
+        labels: labels the attacks move away from: the "true" ones, or those "predicted" on the
+            clean image by what is attacked, as CleverHans and ART do by default. A targeted attack
+            is given a random other class.
+        skip_misclassified: leave images that every judge has wrong already to themselves: they
+            count as not robust, and are not attacked. Does not touch transfer, and is not for a
+            judge that counts all attacked images.
+        num_submissions: draws of a random method that each image is submitted to, clean and
+            attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
+            summary; 0 for none but those that decide.
+    """
+
+    labels: Literal["true", "predicted"] = "true"
+    skip_misclassified: bool = True
+    num_submissions: int = 100
+
+    def __post_init__(self) -> None:
+        if self.num_submissions < 0:
+            raise ValueError(f"Expected num_submissions={self.num_submissions} >= 0.")
+
+    def reduced(self) -> "Adversary":
+        """Returns the adversary at the small budget: 10 submissions."""
+        fewer = min(self.num_submissions, REDUCED_SUBMISSIONS)
+        return dataclasses.replace(self, num_submissions=fewer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,32 +142,18 @@ class Evaluation:
         certificates: certifiers, by the name that the report prints: of the deployed rule, by the
             votes of its noisy copies (smoothing) or by bounds (margins). They are computed in
             float32 whatever `precision` says.
+        num_certified: the first chosen examples that are certified; None for all.
         others: names of further checkpoints that a selection by correctness asks too, and that are
             certified beside this one (figure 2 of the LPD paper). `evaluate.py --sources NAME DIR`
             says which they are.
-        measures: further questions, by the name that summary.json prints; empty for
-            `measures.standard` as far as the model has what they need, where `sanity` is on.
-        num_certified: the first chosen examples that are certified; None for all.
-        split: "test", "validation" or "train".
-        num_examples: how many examples; of "correct_per_class", in each class; None for all.
-        selection: which. "first" and "random" (seeded) rows; "correct": the first rows that the
-            headline's judge, and every source, gets right on clean images; "correct_per_class": the
-            first such rows of each class (V10K and V2K of the REGroup paper). Accuracy on a
-            selection by correctness is conditional; the clean accuracy on the whole split is
-            reported beside it.
+        measures: further questions, by the name that summary.json prints, of a model that has
+            what they need; None for `measures.standard`, as far as the model has it.
+        selection: which examples.
+        adversary: what holds for every attack.
         batch_size: global batch size; the last batch is padded and masked.
-        attack_labels: labels the attacks move away from: the "true" ones, or those "predicted" on
-            the clean image by what is attacked, as CleverHans and ART do by default. A targeted
-            attack is given a random other class.
-        skip_misclassified: leave images that every judge has wrong already to themselves: they
-            count as not robust, and are not attacked. Does not touch transfer, and is not for a
-            judge that counts all attacked images.
-        num_submissions: draws of a random method that each image is submitted to, clean and
-            attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
-            summary; 0 for none but those that decide.
         sanity: probe the model for the automatic checks (`sanity/`); those that need the records
             alone always run.
-        budget: "reduced" for the small stand-in of `reduced`, whose numbers are not comparable.
+        budget: "reduced" for the small stand-in of `reduced()`, whose numbers are not comparable.
         printed: what the paper prints for the checkpoints of its table; changes no number of ours.
         precision: of products of float32 in attacks, judges, measures and probes, where they do
             not say otherwise themselves, in JAX's names. It changes results on GPUs and TPUs.
@@ -135,16 +164,12 @@ class Evaluation:
     judges: dict[str, Judge] = dataclasses.field(default_factory=lambda: {"accuracy": Judge()})
     worst_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     certificates: dict[str, Smoothing | Margins] = dataclasses.field(default_factory=dict)
-    others: tuple[str, ...] = ()
-    measures: dict[str, Measure] = dataclasses.field(default_factory=dict)
     num_certified: int | None = 500
-    split: Literal["test", "validation", "train"] = "test"
-    num_examples: int | None = None
-    selection: Selection = "first"
+    others: tuple[str, ...] = ()
+    measures: dict[str, Measure] | None = None
+    selection: Selection = Selection()
+    adversary: Adversary = Adversary()
     batch_size: int = 256
-    attack_labels: Literal["true", "predicted"] = "true"
-    skip_misclassified: bool = True
-    num_submissions: int = 100
     sanity: bool = True
     budget: Literal["full", "reduced"] = "full"
     printed: Printed | None = None
@@ -154,12 +179,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
-        if self.num_examples is not None and self.num_examples < 1:
-            raise ValueError(f"Expected num_examples={self.num_examples} >= 1.")
-        if self.num_submissions < 0:
-            raise ValueError(f"Expected num_submissions={self.num_submissions} >= 0.")
         everything = [name for name, one in self.judges.items() if one.counts == "attacked"]
-        if everything and self.skip_misclassified:
+        if everything and self.adversary.skip_misclassified:
             skipped = [name for name, run in self.attacks.items() if run.source is None]
             if skipped:
                 raise ValueError(
@@ -179,24 +200,33 @@ class Evaluation:
                 raise ValueError(f"Expected worst_of={name!r} to name attacks, found {unknown}.")
             if name in self.attacks:
                 raise ValueError(f"Expected worst_of={name!r} not to be an attack's name.")
+        self._check_printed()
+
+    def _check_printed(self) -> None:
+        """Raises ValueError where the paper prints what this evaluation has no number of."""
         if self.printed is not None:
             known = {CLEAN, *self.attacks, *self.worst_of}
             five = {row for rows in self.printed.top5.values() for row in rows}
-            found = five | {row for rows in self.printed.rows.values() for row in rows}
-            if not found <= known or self.printed.judge not in (None, *self.judges):
+            printed = five | {row for rows in self.printed.rows.values() for row in rows}
+            if not printed <= known or self.printed.judge not in (None, *self.judges):
                 raise ValueError(
                     f"Expected printed={self.printed.table!r} to name rows and a judge of this "
-                    f"evaluation, found {sorted(found - known)}, {self.printed.judge!r}."
+                    f"evaluation, found {sorted(printed - known)}, {self.printed.judge!r}."
                 )
             judge, of = self.printed.judge or next(iter(self.judges)), self.printed.of
             counted = set(self.counted(judge))
             groups = {name for name, members in self.worst_of.items() if counted >= {*members}}
-            without = found - {CLEAN} - counted - (groups - five if of == "accuracy" else set())
+            without = printed - {CLEAN} - counted - (groups - five if of == "accuracy" else set())
             if without:
                 raise ValueError(
                     f"Expected printed={self.printed.table!r}, of={of!r}, to name rows that "
                     f"judge {judge!r} has such a number of, found {sorted(without)}."
                 )
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """Returns a line on each attack, by its name."""
+        return {name: run.described for name, run in self.attacks.items()}
 
     def counted(self, judge: str) -> list[str]:
         """Returns the attacks that a judge counts."""
@@ -214,135 +244,25 @@ class Evaluation:
         named = {run.source for run in self.attacks.values() if run.source is not None}
         return sorted(named | set(self.others))
 
+    def reduced(self) -> "Evaluation":
+        """Returns the evaluation at the small budget, stamped so.
 
-def balls(
-    config: Evaluation, names: Sequence[str] | None = None, *, nested: bool = True
-) -> dict[ThreatModel, list[str]]:
-    """Returns by ball, the smaller ones of a norm first, the attacks whose examples lie in it.
-
-    An attack without a bound is in none; a minimum-norm attack is in that which
-    `attack.within(eps)` states.
-
-    Args:
-        config: the evaluation.
-        names: attacks that count; None for all.
-        nested: are the attacks of a smaller ball of the norm also those of a larger one?
-    """
-    bounded: dict[str, ThreatModel] = {}
-    for name in config.attacks if names is None else names:
-        attack = config.attacks[name].attack
-        if isinstance(attack, BoundedAttack):
-            bounded[name] = attack.threat
-
-    def inside(small: ThreatModel, large: ThreatModel) -> bool:
-        return small == large or (nested and small.norm == large.norm and small.eps <= large.eps)
-
-    order = [threat.norm for threat in bounded.values()]
-    threats = sorted(set(bounded.values()), key=lambda one: (order.index(one.norm), one.eps))
-    named = [name for name in config.attacks if name in bounded]
-    return {threat: [name for name in named if inside(bounded[name], threat)] for threat in threats}
-
-
-REDUCED_EXAMPLES = 64
-REDUCED_SUBMISSIONS = 10
-REDUCED_EOT = 4
-REDUCED_VOTES = 1_000
-_REDUCED_FIELDS = {"num_restarts": 1, "num_queries": 200}
-
-
-def reduced(evaluation: Evaluation) -> Evaluation:
-    """Returns the evaluation at the small budget, stamped so.
-
-    64 examples (6 of each class, where they are counted by class), one restart, 200 queries of
-    Square, 4 draws of EOT and of fixed judges, 10 submissions, 1,000 votes of smoothing, measures
-    likewise: enough to see that everything runs and what breaks outright, on any machine. Its
-    numbers are not comparable with anybody's.
-    """
-
-    def smaller_attack(attack: Any) -> Any:
-        names = {field.name for field in dataclasses.fields(attack)}
-        fields: dict[str, Any] = {
-            name: min(value, getattr(attack, name))
-            for name, value in _REDUCED_FIELDS.items()
-            if name in names
-        }
-        random = isinstance(attack, AutoAttack) and attack.version == "rand"
-        if random or isinstance(attack, Averaged):
-            fields["num_samples"] = min(attack.num_samples, REDUCED_EOT)
-        elif isinstance(attack, AutoAttack):
-            members = tuple(map(smaller_attack, attack.members()))
-            fields |= {"version": "custom", "attacks": members}
-        for name in names:
-            inner = getattr(attack, name)
-            if isinstance(inner, Attack):
-                fields[name] = smaller_attack(inner)
-        return dataclasses.replace(attack, **fields)
-
-    def smaller_measure(measure: Measure) -> Measure:
-        fields: dict[str, Any] = {
-            "num_examples": min(measure.num_examples or REDUCED_EXAMPLES, REDUCED_EXAMPLES)
-        }
-        for field in dataclasses.fields(measure):
-            value = getattr(measure, field.name)
-            if isinstance(value, Attack):
-                fields[field.name] = smaller_attack(value)
-            elif isinstance(value, dict):
-                fields[field.name] = {name: smaller_attack(one) for name, one in value.items()}
-        return dataclasses.replace(measure, **fields)
-
-    examples = evaluation.num_examples
-    per_class = evaluation.selection == "correct_per_class"
-    limit = 6 if per_class else REDUCED_EXAMPLES
-    return dataclasses.replace(
-        evaluation,
-        attacks={
-            name: dataclasses.replace(
-                run,
-                attack=smaller_attack(run.attack),
-                eot_samples=min(run.eot_samples, REDUCED_EOT),
-            )
-            for name, run in evaluation.attacks.items()
-        },
-        # The predictor under fixed draws is judged by those that were attacked.
-        judges={
-            name: dataclasses.replace(judge, num_draws=min(judge.num_draws, REDUCED_EOT))
-            if judge.rule == "fixed"
-            else judge
-            for name, judge in evaluation.judges.items()
-        },
-        certificates={
-            name: dataclasses.replace(found, num_samples=min(found.num_samples, REDUCED_VOTES))
-            if isinstance(found, Smoothing)
-            else found
-            for name, found in evaluation.certificates.items()
-        },
-        measures={name: smaller_measure(one) for name, one in evaluation.measures.items()},
-        num_certified=REDUCED_EXAMPLES,
-        num_submissions=min(evaluation.num_submissions, REDUCED_SUBMISSIONS),
-        num_examples=limit if examples is None else min(limit, examples),
-        batch_size=min(evaluation.batch_size, REDUCED_EXAMPLES),
-        budget="reduced",
-    )
-
-
-def describe(config: Evaluation) -> dict[str, str]:
-    """Returns a line on each attack: its class, its fields, its view."""
-    lines = {}
-    for name, run in config.attacks.items():
-        fields = serialization.to_json(run.attack)
-        threat = fields.get("threat")
-        words = [type(run.attack).__name__]
-        if isinstance(threat, dict):
-            words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
-        words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
-        words.append(f"on {run.view}")
-        if run.draws == "fixed":
-            words.append(f"{run.eot_samples} fixed draws")
-        elif run.eot_samples > 1:
-            words.append(f"EOT {run.eot_samples}")
-        if run.source is not None:
-            words.append(f"of {run.source}")
-        if run.adaptive:
-            words.append("adaptive")
-        lines[name] = ", ".join(words)
-    return lines
+        Every attack, judge, certifier and measure says itself what its own is: enough to see that
+        everything runs and what breaks outright, on any machine. Its numbers are not comparable
+        with anybody's.
+        """
+        measures = self.measures
+        if measures is not None:
+            measures = {name: measure.reduced() for name, measure in measures.items()}
+        return dataclasses.replace(
+            self,
+            attacks={name: run.reduced() for name, run in self.attacks.items()},
+            judges={name: judge.reduced() for name, judge in self.judges.items()},
+            certificates={name: one.reduced() for name, one in self.certificates.items()},
+            num_certified=REDUCED_EXAMPLES,
+            measures=measures,
+            selection=self.selection.reduced(),
+            adversary=self.adversary.reduced(),
+            batch_size=min(self.batch_size, REDUCED_EXAMPLES),
+            budget="reduced",
+        )

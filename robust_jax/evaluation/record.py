@@ -1,7 +1,7 @@
 """What is kept of one example under one attack."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 
 class Decision(NamedTuple):
@@ -60,19 +60,26 @@ class Record(NamedTuple):
     @property
     def right_somewhere(self) -> bool:
         """Returns whether any judge has it right."""
-        return any(found.correct for found in self.decisions.values())
+        return any(decision.correct for decision in self.decisions.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns the line."""
-        decisions = {judge: found._asdict() for judge, found in self.decisions.items()}
-        return self._asdict() | {"decisions": decisions}
+        decisions = {judge: decision._asdict() for judge, decision in self.decisions.items()}
+        return {**self._asdict(), "decisions": decisions}
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> "Record":
-        """Returns the record of a line."""
-        decisions = {judge: Decision(**found) for judge, found in line["decisions"].items()}
-        fields: dict[str, Any] = {**line, "decisions": decisions}
-        return cls(**fields)
+    def from_json(cls, line: Mapping[str, object]) -> "Record":
+        """Returns the record of a line.
+
+        Raises:
+            AttributeError, KeyError, TypeError: it is the line of something else.
+        """
+        stored = line["decisions"]
+        if not isinstance(stored, dict) or not line.keys() <= set(cls._fields):
+            raise TypeError(f"{sorted(line)} are not its fields")
+        decisions = {judge: Decision(**one) for judge, one in stored.items()}
+        fields = {**cls._field_defaults, **line, "decisions": decisions}
+        return cls._make(fields[name] for name in cls._fields)
 
 
 Records = dict[str, dict[int, Record]]

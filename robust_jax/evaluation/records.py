@@ -9,7 +9,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from robust_jax import formats
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.record import Decision, Record, Records
 from robust_jax.evaluation.reductions import of_judge, share
+from robust_jax.evaluation.summary import BesidePaper, Candidates, Summary
 from robust_jax.runtime.logging import say
 
 __all__ = ["Decision", "Record", "Records"]
@@ -26,16 +27,16 @@ __all__ = ["Decision", "Record", "Records"]
 
 def check_numbers(records: Iterable[Record], name: str) -> None:
     """Raises ValueError where a score was NaN, and names the examples."""
-    found = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
-    if found:
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    broken = [r.index for r in records if any(d.prediction < 0 for d in r.decisions.values())]
+    if broken:
+        more = f" and {len(broken) - 8} more" if len(broken) > 8 else ""
         raise ValueError(
             f"Expected the scores of {name} images to be numbers, found NaN on examples "
-            f"{found[:8]}{more}."
+            f"{broken[:8]}{more}."
         )
 
 
-def append_lines(file: pathlib.Path, lines: Iterable[dict[str, Any]]) -> None:
+def append_lines(file: pathlib.Path, lines: Iterable[Mapping[str, object]]) -> None:
     """Appends JSON lines, from process 0 alone; a line that a stop cut short is cut off first."""
     if jax.process_index() == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +75,9 @@ def read_shown(directory: str | pathlib.Path, name: str) -> tuple[np.ndarray, np
         with (
             contextlib.suppress(Exception),  # whatever zip, zlib and NumPy's header raise
             file.open("rb") as stream,
-            np.load(stream) as found,
+            np.load(stream) as arrays,
         ):
-            return found["index"], found["images"]
+            return arrays["index"], arrays["images"]
     return np.zeros(0, np.int32), np.zeros((0, 0, 0, 0), np.float32)
 
 
@@ -88,8 +89,8 @@ def set_aside(file: pathlib.Path) -> None:
     """
     if not file.is_file():
         return
-    found = [d for record in _read(file, torn="the end") for d in record.decisions.values()]
-    if all(decision.share_rejudged is not None for decision in found):
+    decisions = [d for record in _read(file, torn="the end") for d in record.decisions.values()]
+    if all(decision.share_rejudged is not None for decision in decisions):
         return
     kept = file.with_name(f"{file.name}.format2")
     say(f"Judged anew, each image by draws of its own: {str(file)!r}, kept as {kept.name!r}.")
@@ -133,22 +134,22 @@ def read_records(directory: str | pathlib.Path) -> Records:
 
 
 def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused") -> list[Record]:
-    found = []
+    records = []
     for number, line in enumerate(formats.read_lines("record", file, torn=torn), start=1):
         try:
-            found.append(Record.from_json(line))
+            records.append(Record.from_json(line))
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"Expected {str(file)!r}, line {number}, to be a record: {error}"
             ) from error
-    return found
+    return records
 
 
-def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> dict[str, Any]:
+def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> Candidates:
     """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
-    found = _read(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
-    right, interval = share(record.headline(judges).correct for record in found)
-    return {"num_examples": len(found), "clean_accuracy": right, "interval": interval}
+    clean = _read(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
+    right, interval = share(record.headline(judges).correct for record in clean)
+    return {"num_examples": len(clean), "clean_accuracy": right, "interval": interval}
 
 
 def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
@@ -192,27 +193,8 @@ def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
 
 def summarize(
     records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
-) -> dict[str, Any]:
-    """Returns the numbers of an evaluation, fractions in [0, 1] with 95 % Wilson intervals.
-
-    The headline judge's numbers stand at the top, every judge's under `judges`:
-
-    * `clean_accuracy`, `robust_accuracy` by attack, as the judge `counts`, over `num_counted`
-      images;
-    * `worst_case_accuracy`: by ball (`protocol.balls`), right clean and under every attack in it
-      that the judge counts;
-    * `worst_of`: the same over the attacks that a row of the protocol names;
-    * `given_clean_correct`: robust accuracy over the examples that are right clean;
-    * `top5_accuracy`: share of the images, clean and attacked, whose label is among the five
-      classes of largest score; None of an attack that was not made on all of them;
-    * `single_draw`: mean accuracy of one draw on the same images (random methods);
-    * `submissions`: by k, the share of images that one of k submissions gets wrong, each decided by
-      a draw of its own; where the judge's draws are enough and of a random method;
-    * `rejudged`: accuracy on the clean images judged as often as the largest worst case judges
-      (`times`), each time by draws of its own: what luck alone leaves;
-    * `draws`: of a random method belong to a "row" ("batch" in formats before 3);
-    * `successes`: how many examples, right clean by the headline's judge, an attack makes wrong for
-      it, and the judge's accuracy on those alone (the only ones that the REGroup paper counts).
+) -> Summary:
+    """Returns the numbers of an evaluation: the headline judge's at the top, every judge's below.
 
     Args:
         records: from `evaluate`.
@@ -221,22 +203,22 @@ def summarize(
     """
     judges = {judge: of_judge(records, config, judge) for judge in config.judges}
     headline = next(iter(judges.values()))
-    top = ("clean_accuracy", "robust_accuracy", "worst_case_accuracy", "intervals")
     return {
         "num_examples": len(records[CLEAN]),
-        "selection": config.selection,
+        "selection": config.selection.rule,
         "budget": config.budget,
         "draws": "row",
         "wall_seconds": sum((seconds or {}).values()),
         "seconds": dict(seconds or {}),
-        **{name: headline[name] for name in top},
+        "clean_accuracy": headline["clean_accuracy"],
+        "robust_accuracy": headline["robust_accuracy"],
+        "worst_case_accuracy": headline["worst_case_accuracy"],
+        "intervals": headline["intervals"],
         "judges": judges,
     }
 
 
-def beside_the_paper(
-    summary: Mapping[str, Any], config: Evaluation, name: str
-) -> dict[str, Any] | None:
+def beside_the_paper(summary: Summary, config: Evaluation, name: str) -> BesidePaper | None:
     """Returns what the paper prints for a checkpoint, and our number counted as it counts.
 
     Args:
@@ -245,31 +227,32 @@ def beside_the_paper(
         name: the checkpoint's configuration.
 
     Returns:
-        `table`, `of` (what is counted), `rows`: by row, `paper` and `ours`, fractions, and `top5`
-        likewise. None where the paper's table does not have the checkpoint.
+        None where the paper's table does not have the checkpoint.
     """
-    found = config.printed
-    if found is None or name not in found.rows:
+    printed = config.printed
+    if printed is None or name not in printed.rows:
         return None
-    judge = summary["judges"][found.judge or next(iter(summary["judges"]))]
+    of = printed.of
+    judge = summary["judges"][printed.judge or next(iter(summary["judges"]))]
 
     def ours(row: str) -> float | None:
         if row == CLEAN:
             return judge["clean_accuracy"]
-        if found.of == "accuracy":
+        if of == "accuracy":
             return (judge["robust_accuracy"] | judge["worst_of"])[row]
-        value = judge[found.of][row]
-        return value["accuracy"] if found.of == "successes" else value
+        if of == "successes":
+            return judge["successes"][row]["accuracy"]
+        return judge["given_clean_correct"][row]
 
     return {
-        "table": found.table,
-        "of": found.of,
+        "table": printed.table,
+        "of": of,
         "rows": {
             row: {"paper": percent / 100, "ours": ours(row)}
-            for row, percent in found.rows[name].items()
+            for row, percent in printed.rows[name].items()
         },
         "top5": {
             row: {"paper": percent / 100, "ours": judge["top5_accuracy"][row]}
-            for row, percent in found.top5.get(name, {}).items()
+            for row, percent in printed.top5.get(name, {}).items()
         },
     }

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from robust_jax import metrics
-from robust_jax.evaluation.protocol import CLEAN, Evaluation, balls
+from robust_jax.evaluation.attack_runs import balls
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.record import Records
+from robust_jax.evaluation.summary import JudgeSummary, Rejudged, Successes
 
 SUBMISSIONS = (10, 100)
 """How often an image is submitted, where the draws are enough."""
@@ -32,8 +33,8 @@ def all_right(share_right: float, num_drawn: int, times: int) -> float:
     return math.comb(right, times) / math.comb(num_drawn, times)
 
 
-def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]:
-    """Returns the numbers of a judge, as `records.summarize` lists them."""
+def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:
+    """Returns the numbers of a judge."""
     rule = config.judges[judge]
     counted = config.counted(judge)
     clean, headline = records[CLEAN], next(iter(config.judges))
@@ -56,7 +57,7 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]
         right = sum(correct(name, row) for row in right_clean)
         return right / len(right_clean) if right_clean else None
 
-    def successes(name: str) -> dict[str, Any]:
+    def successes(name: str) -> Successes:
         fallen = [
             row
             for row in clean
@@ -67,19 +68,22 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]
 
     def top5(name: str) -> float | None:
         run = config.attacks.get(name)
-        attacks_all = run is None or run.source is not None or not config.skip_misclassified
+        attacks_all = (
+            run is None or run.source is not None or not config.adversary.skip_misclassified
+        )
         if not attacks_all and not all(record.right_somewhere for record in clean.values()):
             return None  # what was left out stands as its clean image
-        found = [records[name][row] for row in clean]
-        return share(record.label in record.decisions[judge].top5 for record in found)[0]
+        attacked = [records[name][row] for row in clean]
+        return share(record.label in record.decisions[judge].top5 for record in attacked)[0]
 
     clean_accuracy, clean_interval = share(correct(CLEAN, row) for row in clean)
     robust = {name: standing((*before, name)) for name in counted}
     # The clean image lies in every ball, whatever the column counts.
-    inside = balls(config, counted)
+    inside = balls(config.attacks, counted)
     worst = {str(ball): standing((CLEAN, *members)) for ball, members in inside.items()}
     groups = {name: standing((*before, *members)) for name, members in config.worst_of.items()
               if set(members) <= set(counted)}  # fmt: skip
+    submissions, rejudged = _of_draws(records, config, judge, counted)
     return {
         "counts": rule.counts,
         "num_counted": len(population),
@@ -94,7 +98,8 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]
             / len(clean)
             for name in [CLEAN, *counted]
         },
-        **_of_draws(records, config, judge, counted),
+        "submissions": submissions,
+        "rejudged": rejudged,
         "successes": {name: successes(name) for name in counted},
         "intervals": {
             "clean_accuracy": clean_interval,
@@ -107,33 +112,33 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> dict[str, Any]
 
 def _of_draws(
     records: Records, config: Evaluation, judge: str, counted: list[str]
-) -> dict[str, Any]:
+) -> tuple[dict[str, dict[str, float]], Rejudged | None]:
     """Returns what submissions of an image, and judgements of the clean one, come to.
 
     Nothing of a method without randomness (whose draws agree on every image), and nothing of a
     judge whose draws are no submissions.
     """
     rule, names = config.judges[judge], [CLEAN, *counted]
-    num_drawn = rule.num_drawn(config.num_submissions)
+    num_drawn = rule.num_drawn(config.adversary.num_submissions)
     num_judgements = num_drawn // rule.num_deciding
-    decisions = {name: [found.decisions[judge] for found in records[name].values()]
+    decisions = {name: [record.decisions[judge] for record in records[name].values()]
                  for name in names}  # fmt: skip
-    everything = [decision for found in decisions.values() for decision in found]
+    everything = [decision for each in decisions.values() for decision in each]
     random = any(0 < decision.share_correct < 1 for decision in everything)
     older = any(decision.share_rejudged is None for decision in everything)
     if not random or older or not rule.is_deployed:
-        return {"submissions": {}, "rejudged": None}
+        return {}, None
     submissions = {
         str(k): {
-            name: 1 - sum(all_right(d.share_correct, num_drawn, k) for d in found) / len(found)
-            for name, found in decisions.items()
+            name: 1 - sum(all_right(d.share_correct, num_drawn, k) for d in each) / len(each)
+            for name, each in decisions.items()
         }
         for k in SUBMISSIONS
         if k <= num_drawn
     }
-    combined = max((len(members) for members in balls(config, counted).values()), default=0)
+    combined = max((len(members) for members in balls(config.attacks, counted).values()), default=0)
     times = min(1 + combined, num_judgements)
     clean = [decision.share_rejudged or 0.0 for decision in decisions[CLEAN]]
     accuracy = sum(all_right(right, num_judgements, times) for right in clean) / len(clean)
-    rejudged = {"times": times, "accuracy": accuracy} if times > 1 else None
-    return {"submissions": submissions, "rejudged": rejudged}
+    rejudged: Rejudged | None = {"times": times, "accuracy": accuracy} if times > 1 else None
+    return submissions, rejudged

@@ -21,7 +21,6 @@ from robust_jax.evaluation import (
     dry_run,
     environment,
     measurement,
-    protocol,
     records,
     report,
     sanity,
@@ -31,6 +30,7 @@ from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.report import terminal
+from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime import logging, sharding
 from robust_jax.types import Variables
 
@@ -52,7 +52,7 @@ class Result(NamedTuple):
     model: Model
     evaluation: Evaluation
     records: records.Records
-    summary: dict[str, Any]
+    summary: Summary
     findings: list[sanity.Finding]
     certificates: dict[str, tuple[Certificate, np.ndarray]]
     measured: dict[str, Found]
@@ -61,15 +61,15 @@ class Result(NamedTuple):
     @property
     def title(self) -> str:
         """Returns which model this is of, and which split."""
-        return f"{self.model.name}, step {self.model.step}, {self.evaluation.split} split"
+        return f"{self.model.name}, step {self.model.step}, {self.evaluation.selection.split} split"
 
     def table(self, width: int = 120) -> str:
         """Returns the table, as a terminal of this many columns shows it."""
-        return terminal.as_text(self.title, self.summary, protocol.describe(self.evaluation), width)
+        return terminal.as_text(self.title, self.summary, self.evaluation.descriptions, width)
 
     def show(self) -> None:
         """Prints the table, what the paper prints of the measures, and the findings."""
-        terminal.print_summary(self.title, self.summary, protocol.describe(self.evaluation))
+        terminal.print_summary(self.title, self.summary, self.evaluation.descriptions)
         for line in measurement.say_printed(self.measured):
             logging.say(line)
         terminal.print_findings(self.findings)
@@ -152,14 +152,14 @@ def run(
 
 
 def _as_split(given: Any, model: Model, evaluation: Evaluation) -> Split:
+    wanted = evaluation.selection.split
     if isinstance(given, Split):
-        if given.name != evaluation.split:
+        if given.name != wanted:
             raise ValueError(
-                f"Expected split={evaluation.split!r} of the evaluation to be {given.name!r}, the "
-                "data's."
+                f"Expected split={wanted!r} of the evaluation to be {given.name!r}, the data's."
             )
         return given
-    return from_arrays(*given, num_classes=model.num_classes, name=evaluation.split)
+    return from_arrays(*given, num_classes=model.num_classes, name=wanted)
 
 
 def _run(
@@ -190,7 +190,7 @@ def _run(
     seconds = records.seconds_by_attack(out)  # also of attacks that the directory had before
     seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
     summary = records.summarize(found, wanted, seconds)
-    if wanted.selection in protocol.BY_CORRECTNESS and jax.process_index() == 0:
+    if wanted.selection.by_correctness and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out, wanted.judges)
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
     # Of the whole process so far, training included.
@@ -200,10 +200,7 @@ def _run(
     findings = sanity.check_records(found, wanted)
     findings += sanity.check_certificates(certificates, found, wanted)
     summary["certificates"] = {
-        name: {
-            "what": certification.describe(wanted.certificates[name.partition("@")[0]]),
-            **certification.summarize(*one),
-        }
+        name: certification.summarize(wanted.certificates[name.partition("@")[0]], *one)
         for name, one in certificates.items()
     }
     with jax.default_matmul_precision(wanted.precision):
@@ -255,7 +252,7 @@ def _description(
     model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
 ) -> claims.Description:
     # What a paper prints, and what else is asked, changes no record.
-    bare = dataclasses.replace(wanted, printed=None, measures={})
+    bare = dataclasses.replace(wanted, printed=None, measures=None)
     return {
         **model.described,
         "data": fingerprint(split),

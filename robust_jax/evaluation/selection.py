@@ -13,12 +13,13 @@ from robust_jax.evaluation.record import Record
 
 def candidates_of(config: Evaluation, split: Split) -> np.ndarray:
     """Returns the rows that are judged clean: the chosen ones, or all whom correctness decides."""
-    if config.selection == "first":
-        return select(split, config.num_examples)
-    if config.selection == "random":
+    wanted = config.selection
+    if wanted.rule == "first":
+        return select(split, wanted.num_examples)
+    if wanted.rule == "random":
         key = rng.stream(jax.random.key(config.seed), "selection")
         order = np.asarray(jax.random.permutation(key, len(split)), np.int32)
-        first = select(split, config.num_examples)  # checks the number
+        first = select(split, wanted.num_examples)  # checks the number
         return np.sort(order[: len(first)])
     return select(split, None)
 
@@ -27,15 +28,16 @@ def chosen_of(
     config: Evaluation, candidates: np.ndarray, clean: Mapping[str, Mapping[int, Record]]
 ) -> np.ndarray:
     """Returns the first rows, or the first of each class, that every model gets right."""
-    limit = len(candidates) if config.num_examples is None else config.num_examples
+    wanted = config.selection
+    limit = len(candidates) if wanted.num_examples is None else wanted.num_examples
     counts: dict[int, int] = {}
     rows = []
     for row in candidates.tolist():
-        if all(found[row].headline(config.judges).correct for found in clean.values()):
-            group = clean[CLEAN][row].label if config.selection == "correct_per_class" else 0
+        if all(records[row].headline(config.judges).correct for records in clean.values()):
+            group = clean[CLEAN][row].label if wanted.rule == "correct_per_class" else 0
             counts[group] = counts.get(group, 0) + 1
             if counts[group] <= limit:
                 rows.append(row)
     if not rows:
-        raise ValueError(f"Expected selection={config.selection!r} to find an example.")
+        raise ValueError(f"Expected selection={wanted.rule!r} to find an example.")
     return np.asarray(rows, np.int32)

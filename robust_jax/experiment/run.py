@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from robust_jax import evaluation, rng
 from robust_jax.data import Data, eval_batches
 from robust_jax.evaluation import records
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.methods import Method
@@ -57,11 +57,10 @@ def make_validator(
         method,
         Evaluation(
             attacks={} if attack is None else {"validation": AttackRun(attack)},
-            split="validation",
-            num_examples=config.training.validation_examples,
+            selection=Selection("validation", num_examples=config.training.validation_examples),
             batch_size=config.evaluation.batch_size,
             judges={"accuracy": Judge(num_draws=1)},
-            num_submissions=0,
+            adversary=Adversary(num_submissions=0),
             precision=config.training.precision,
             seed=config.seed,
         ),
@@ -78,8 +77,9 @@ def validate(
     found = evaluation.evaluate(validator, state.deployed, data.validation)
     summary = records.summarize(found, validator.config)
     values = {"accuracy": summary["clean_accuracy"]}
-    if "validation" in summary["robust_accuracy"]:
-        values["robust_accuracy"] = summary["robust_accuracy"]["validation"]
+    robust = summary["robust_accuracy"].get("validation")
+    if robust is not None:
+        values["robust_accuracy"] = robust
     return values
 
 
@@ -122,7 +122,9 @@ def judge(
         evaluator: of this method and protocol, where it is made already.
         progress: show the progress bar?
     """
-    split = {"test": data.test, "validation": data.validation, "train": data.train}[wanted.split]
+    split = {"test": data.test, "validation": data.validation, "train": data.train}[
+        wanted.selection.split
+    ]
     models = {name: as_model(source) for name, source in (sources or {}).items()}
     result = evaluation.run(
         as_model(checkpoint), split, wanted,

@@ -49,7 +49,7 @@ def _path(text: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _words_as_people_write_them() -> Iterator[None]:
-    """Has tyro read floats, integers and paths as above."""
+    """Has tyro read floats, integers and paths as above; optional dicts of parts begin empty."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -73,6 +73,17 @@ def _words_as_people_write_them() -> Iterator[None]:
     add(float, "FLOAT", _fraction)
     add(int, "INT", _integer)
     add(pathlib.Path, "PATH", _path)
+
+    @registry.struct_rule
+    def begin_empty(
+        info: tyro.constructors.StructTypeInfo,
+    ) -> tyro.constructors.StructConstructorSpec | None:
+        kinds = typing.get_args(info.type)
+        of_parts = typing.get_origin(info.type) is dict and dataclasses.is_dataclass(kinds[1])
+        if not of_parts or isinstance(info.default, dict):
+            return None
+        return tyro.constructors.StructConstructorSpec(instantiate=dict, fields=())
+
     with registry:
         yield
 

@@ -9,7 +9,7 @@ from robust_jax import evaluation, voting
 from robust_jax.attacks import PGD, Boundary, HopSkipJump, ThreatModel, bind, over_dataset
 from robust_jax.data import TFDS, DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.methods import Method
 from robust_jax.models import Classifier, default_layers
@@ -105,7 +105,9 @@ def test_the_harness_passes_images_and_counts_who_has_none():
 
         method = Method(nothing, nothing, view, {"deployed": view}, False)
         config = Evaluation(
-            {"boundary": AttackRun(Boundary(num_steps=3))}, num_examples=20, batch_size=8
+            {"boundary": AttackRun(Boundary(num_steps=3))},
+            selection=Selection(num_examples=20),
+            batch_size=8,
         )
         evaluator = evaluation.make_evaluator(method, config, sharding.make_mesh(1))
         records = evaluation.evaluate(evaluator, {"dark": jnp.float32(0.3)}, data.test)

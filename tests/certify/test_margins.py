@@ -12,7 +12,7 @@ from robust_jax import evaluation, voting
 from robust_jax.certify import Margins, crown_margins
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
-from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.protocol import Evaluation, Selection
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
 from robust_jax.runtime import sharding
@@ -62,8 +62,7 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
     wanted = Evaluation(
         certificates={"crown": Margins(EPS), "interval": Margins(EPS, bound="interval")},
         others=("plain",),
-        num_examples=3,
-        selection="correct",
+        selection=Selection(rule="correct", num_examples=3),
     )
     evaluator = evaluation.make_evaluator(method, wanted, mesh, {"plain": other})
     records = evaluation.evaluate(evaluator, variables, data.test, sources={"plain": others})

@@ -14,7 +14,7 @@ from robust_jax.attacks import FGSM
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, fingerprint, open_data
 from robust_jax.evaluation import claims, records
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection
 from tests.fixtures.runs import CONFIGS, THREAT
 
 STORED = pathlib.Path(__file__).parent.parent / "fixtures" / "c6714d0" / "kap"
@@ -30,7 +30,7 @@ def kap(tmp_path):
 
 def described(**fields):
     """Returns what evaluates the run, its evaluation's fields replaced."""
-    wanted = dataclasses.replace(CONFIGS["kap"].evaluation, **fields)
+    wanted = dataclasses.replace(CONFIGS["kap"].evaluation, **{"measures": None, **fields})
     found = claims.read(STORED)
     return {**found, "data": "abc", "evaluation": serialization.to_json(wanted)}
 
@@ -58,8 +58,14 @@ FURTHER = {
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Evaluation)])
-def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, field):
+FIELDS = serialization.to_json(Evaluation())
+GROUPS = ("selection", "adversary")
+LEAVES = [(name, None) for name in FIELDS if name not in ("type", *GROUPS)]
+LEAVES += [(group, name) for group in GROUPS for name in FIELDS[group] if name != "type"]
+
+
+@pytest.mark.parametrize(("field", "part"), LEAVES)
+def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, field, part):
     kept = {file: file.read_bytes() for file in kap.rglob("*.jsonl")}
     if field == "precision":  # on a CPU all are the same
         claims.claim(kap, described(precision="default"))
@@ -72,8 +78,10 @@ def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, 
     else:
         wanted = described()
         judges = wanted["evaluation"]["judges"]
-        wanted["evaluation"][field] = {**judges, "x": judges["paper"]} if field == "judges" else "x"
-        refused(kap, wanted, f".evaluation.{field}")
+        changed = {**judges, "x": judges["paper"]} if field == "judges" else "x"
+        holder = wanted["evaluation"] if part is None else wanted["evaluation"][field]
+        holder[part or field] = changed
+        refused(kap, wanted, f".evaluation.{field}{'' if part is None else f'.{part}'}")
     assert {file: file.read_bytes() for file in kap.rglob("*.jsonl")} == kept
 
 
@@ -125,7 +133,9 @@ def test_sources_are_held_against_what_asks_them(kap):
     claims.claim(kap, other)  # nothing was sent yet
     (kap / "records" / "sent.jsonl").write_text(line)
     refused(kap, wanted, "it has .sources.s.weights")
-    selected = described(attacks=sent, selection="correct") | {"sources": {"s": model}}
+    selected = described(attacks=sent, selection=Selection(rule="correct")) | {
+        "sources": {"s": model}
+    }
     found = claims.files(selected)
     assert found["records/pgd"]["sources"] == {"s": model}  # it has a say in which are attacked
     assert found["records/clean"]["sources"] == {}

@@ -12,7 +12,7 @@ from robust_jax import experiment
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import compare
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Selection
 from robust_jax.experiment import checkpoints, config
 from robust_jax.methods import Standard
 from robust_jax.runtime import sharding
@@ -23,7 +23,13 @@ METHOD = Standard(network=small.NETWORK)
 
 def attacked(eps):
     run = AttackRun(PGD(ThreatModel("linf", eps), num_steps=1))
-    return Evaluation(attacks={"pgd": run}, num_examples=24, batch_size=24, sanity=False)
+    return Evaluation(
+        attacks={"pgd": run},
+        selection=Selection(num_examples=24),
+        batch_size=24,
+        measures={},
+        sanity=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_what_cannot_be_compared_is_said(directories, tmp_path):
     one, other = (compare.read(directory) for directory in directories[:2])
     fewer = other._replace(
         summary={**other.summary, "num_examples": 7, "budget": "reduced"},
-        config=dataclasses.replace(other.config, attack_labels="predicted"),
+        config=dataclasses.replace(other.config, adversary=Adversary(labels="predicted")),
     )
     assert compare.warnings([one, fewer]) == [
         "Reduced budget: not comparable with any other number.",
@@ -119,5 +125,7 @@ def test_certificates_of_an_earlier_format_are_no_hindrance(directories, tmp_pat
     claim = json.loads(file.read_text()) | {"format": 2}
     margins = {"type": "Margins", "eps": 0.1, "bound": "crown"}
     claim["evaluation"]["certificates"] = {"margins": margins}
+    for later in ("selection", "adversary", "measures", "precision"):
+        del claim["evaluation"][later]
     file.write_text(json.dumps(claim))
     assert compare.read(tmp_path / "earlier").config.certificates == {}

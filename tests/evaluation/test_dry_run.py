@@ -12,7 +12,14 @@ from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
 from robust_jax.evaluation import dry_run, measurement
 from robust_jax.evaluation.measures import Embedding, Found, Measure
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Printed, side_by_side
+from robust_jax.evaluation.protocol import (
+    AttackRun,
+    Evaluation,
+    Judge,
+    Printed,
+    Selection,
+    side_by_side,
+)
 from robust_jax.experiment import checkpoints
 from robust_jax.runtime import sharding
 from tests import small
@@ -187,7 +194,7 @@ def test_steps_with_records_are_traced_where_these_may_be_set_aside(model, tmp_p
     checkpoint, _ = model
     method = checkpoint.config.method.make(checkpoint.task)
     traced = []
-    config = Evaluation(attacks={}, batch_size=4, sanity=False)
+    config = Evaluation(attacks={}, measures={}, batch_size=4, sanity=False)
     evaluator = evaluation.make_evaluator(method, config, sharding.make_mesh(1))
     models = {None: (method, checkpoint.variables)}
 
@@ -211,7 +218,7 @@ def test_words_that_no_field_knows(model):
     method = model[0].config.method.make(model[0].task)
     for fields, word in (
         ({"judges": {"a": Judge(rule="paperr")}}, "paperr"),
-        ({"split": "tset"}, "tset"),
+        ({"selection": Selection(split="tset")}, "tset"),
         ({"attacks": {"a": AttackRun(FGSM(small.THREAT), draws="fix")}}, "fix"),
     ):
         with pytest.raises(ValueError, match=rf"^Expected evaluation\..*='{word}' in \["):

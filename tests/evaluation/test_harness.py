@@ -20,7 +20,14 @@ from robust_jax.attacks import (
 )
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import judging, protocol, records
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, reduced, side_by_side
+from robust_jax.evaluation.protocol import (
+    Adversary,
+    AttackRun,
+    Evaluation,
+    Judge,
+    Selection,
+    side_by_side,
+)
 from robust_jax.evaluation.sanity import from_records
 from robust_jax.methods import KAP
 from robust_jax.runtime import sharding
@@ -104,7 +111,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     wrong = [row for row, record in skipped["clean"].items() if not record.headline().correct]
     assert wrong
     assert all(skipped["pgd"][row] == skipped["clean"][row] for row in wrong)
-    fields = {"skip_misclassified": False}
+    fields = {"adversary": Adversary(skip_misclassified=False)}
     attacked = records_of(model, data, **fields)
     assert all(attacked["pgd"][row].linf > 0 for row in wrong)
     wanted = dataclasses.replace(small.config().evaluation, **fields)
@@ -117,7 +124,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
 @pytest.mark.slow
 def test_predicted_labels_are_what_the_attack_leaves(standard, data):
     method, variables = standard
-    fields = {"attack_labels": "predicted", "skip_misclassified": False}
+    fields = {"adversary": Adversary(labels="predicted", skip_misclassified=False)}
     found = records_of(standard, data, **fields)
     labels = jnp.asarray(
         [record.headline().prediction for record in found["clean"].values()], jnp.int32
@@ -203,7 +210,7 @@ def test_columns_judge_the_same_images(data):
         "pgd": AttackRun(PGD(small.THREAT, num_steps=3), eot_samples=2, adaptive=True),
     }
     fields = {"judges": judges, "attacks": attacks, "worst_of": {"any": ("fgsm", "pgd")}}
-    fields |= {"skip_misclassified": False, "num_submissions": 0}
+    fields |= {"adversary": Adversary(skip_misclassified=False, num_submissions=0)}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     found = records_of(louder, data, **fields)
     summary = records.summarize(found, wanted)["judges"]
@@ -226,7 +233,7 @@ def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(standard, da
     source = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
     runs = {"own": AttackRun(FGSM(small.THREAT)), "sent": AttackRun(FGSM(small.THREAT), source="s")}
     mesh = sharding.make_mesh(1)
-    fields = {"attacks": runs, "attack_labels": "predicted"}
+    fields = {"attacks": runs, "adversary": Adversary(labels="predicted")}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     evaluator = evaluation.make_evaluator(method, wanted, mesh, {"s": method})
     sources = {"s": source}
@@ -246,16 +253,18 @@ def test_selections(standard, data):
     def clean(**fields):
         return records_of(standard, data, attacks={}, **fields)["clean"]
 
-    everything = clean(num_examples=None)
+    everything = clean(selection=Selection())
     right = [row for row, record in everything.items() if record.headline().correct]
-    random = list(clean(selection="random", num_examples=50))
+    drawn = Selection(rule="random", num_examples=50)
+    random = list(clean(selection=drawn))
     assert len(set(random)) == 50
     assert random == sorted(random) != list(range(50))
-    assert list(clean(selection="random", num_examples=50, seed=1)) != random
-    assert list(clean(selection="correct", num_examples=7)) == right[:7]
+    assert list(clean(selection=drawn, seed=1)) != random
+    assert list(clean(selection=Selection(rule="correct", num_examples=7))) == right[:7]
     labels = [everything[row].label for row in right]
     firsts = [row for n, row in enumerate(right) if labels[:n].count(labels[n]) < 2]
-    assert list(clean(selection="correct_per_class", num_examples=2)) == firsts
+    wanted = Selection(rule="correct_per_class", num_examples=2)
+    assert list(clean(selection=wanted)) == firsts
 
 
 def test_reduced_budget_shrinks_every_attack():
@@ -263,7 +272,7 @@ def test_reduced_budget_shrinks_every_attack():
     suite = AutoAttack(small.THREAT)
     runs = {"apgd": AttackRun(apgd, eot_samples=20), "suite": AttackRun(suite)}
     runs["averaged"] = AttackRun(Averaged(small.THREAT, apgd))
-    found = reduced(Evaluation(attacks=runs))
+    found = Evaluation(attacks=runs).reduced()
     averaged = found.attacks["averaged"].attack
     assert (averaged.num_samples, averaged.attack.num_restarts) == (4, 1)
     assert found.attacks["apgd"] == AttackRun(
@@ -272,7 +281,7 @@ def test_reduced_budget_shrinks_every_attack():
     members = found.attacks["suite"].attack.members()
     assert [type(a) for a in members] == [type(a) for a in suite.members()]
     assert members[-1].num_queries == 200
-    assert (found.num_examples, found.budget) == (64, "reduced")
+    assert (found.selection.num_examples, found.budget) == (64, "reduced")
 
 
 def test_suites_run_on_the_host(standard, data, tmp_path):
@@ -307,7 +316,7 @@ def test_description_names_what_matters():
     wanted = Evaluation(
         attacks={"p": AttackRun(PGD(ThreatModel("linf", 8 / 255)), view="noise_off", eot_samples=4)}
     )
-    assert protocol.describe(wanted) == {
+    assert wanted.descriptions == {
         "p": "PGD, linf eps 0.03137, num_steps 10, num_restarts 1, on noise_off, EOT 4"
     }
 
@@ -330,7 +339,7 @@ def test_scores_that_are_no_numbers(data, standard):
         model = method._replace(predict=broken(method.predict, where), views=names)
         config = Evaluation(
             attacks={"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.05)))},
-            num_examples=64,
+            selection=Selection(num_examples=64),
             batch_size=64,
         )
         evaluator = evaluation.make_evaluator(model, config, sharding.make_mesh(1))

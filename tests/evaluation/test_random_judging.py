@@ -13,7 +13,7 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.data.sources import ArrayExamples
 from robust_jax.evaluation import records
 from robust_jax.evaluation.judging import predictor
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.evaluation.reductions import all_right
 from robust_jax.methods import KAP, Method, RandomLayerSampling
 from robust_jax.models import CNNConfig
@@ -22,6 +22,7 @@ from robust_jax.types import Task
 from tests import small
 
 LINF = ThreatModel("linf", 0.05)
+EVERY_IMAGE = Adversary(skip_misclassified=False)
 FIVE = {f"fgsm{number}": AttackRun(FGSM(LINF)) for number in range(5)}
 
 
@@ -112,7 +113,7 @@ def noise():
 
 
 def test_five_equal_attacks_are_not_five_rolls_of_a_die(noise, test_split):
-    fields = {"judges": side_by_side(), "num_submissions": 60}
+    fields = {"judges": side_by_side(), "adversary": Adversary(num_submissions=60)}
     _, _, numbers = found(*noise, test_split, **fields)
     # One judge key for all images gives .566 and .775, keys of their own .248 and .718; images
     # whose draws are independent spread by .02.
@@ -212,7 +213,7 @@ def test_what_a_column_counts():
 
     attacks = {"fgsm": AttackRun(FGSM(small.THREAT))}
     rows = {"clean": rows_of([1, 1, 0, 0, 1]), "fgsm": rows_of([1, 0, 1, 0, 1])}
-    wanted = Evaluation(attacks=attacks, judges=judges, skip_misclassified=False)
+    wanted = Evaluation(attacks=attacks, judges=judges, adversary=EVERY_IMAGE)
     numbers = records.summarize(rows, wanted)["judges"]
     expected = {"both": 2 / 5, "after": 3 / 5, "given": 2 / 3}
     for name, value in expected.items():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, DeepFool, Spatial, ThreatModel
-from robust_jax.evaluation import protocol, records
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation import records
+from robust_jax.evaluation.attack_runs import balls
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.selection import chosen_of
 from tests import small
 
@@ -69,7 +70,7 @@ def test_balls_of_one_norm_nest_and_hold_no_attack_without_a_bound():
         "turned": Spatial(),
     }
     wanted = Evaluation(attacks={name: AttackRun(attack) for name, attack in attacks.items()})
-    assert {str(ball): names for ball, names in protocol.balls(wanted).items()} == {
+    assert {str(ball): names for ball, names in balls(wanted.attacks).items()} == {
         "linf eps 0.1": ["near"],
         "linf eps 0.2": ["far", "near"],
         "l2 eps 0.5": ["nearest_within"],
@@ -103,7 +104,7 @@ def test_top5_of_an_attack_that_left_images_out_is_none():
     clean, attacked = rows([[0, 1], [1, 0]]), rows([[1, 2], [1, 0]])
     wanted = Evaluation(attacks={"a": AttackRun(FGSM(small.THREAT))})
     for skip, found in ((True, None), (False, 0.5)):
-        config = dataclasses.replace(wanted, skip_misclassified=skip)
+        config = dataclasses.replace(wanted, adversary=Adversary(skip_misclassified=skip))
         summary = records.summarize({"clean": clean, "a": attacked}, config)
         assert summary["judges"]["accuracy"]["top5_accuracy"] == {"clean": 1.0, "a": found}
 
@@ -119,7 +120,7 @@ def test_the_headline_is_the_protocols_first_judge():
 
     clean = {0: record(0, a=True, z=False), 1: record(1, a=False, z=True)}
     judges = {"z": Judge(), "a": Judge()}
-    config = Evaluation(judges=judges, selection="correct", num_examples=None)
+    config = Evaluation(judges=judges, selection=Selection(rule="correct"))
     assert chosen_of(config, np.arange(2), {"clean": clean}).tolist() == [1]
     with pytest.raises(ValueError, match="unpack"):
         clean[0].headline()

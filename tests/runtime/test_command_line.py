@@ -105,7 +105,7 @@ def test_values_as_people_write_them(repository, monkeypatch):
         "--training.adversarial.attack.step_size=.5/255",
         "--training.adversarial.attack.num-steps", "1e1",
         "--evaluation.attacks.pgd.attack.threat.eps", "1e-2",
-        "--evaluation.num-examples", "1_000",
+        "--evaluation.selection.num-examples", "1_000",
         "--data.validation-size", "1/10",
         "--workdir=~/runs",
     )  # fmt: skip
@@ -113,7 +113,7 @@ def test_values_as_people_write_them(repository, monkeypatch):
     assert (attack.threat.eps, attack.step_size) == (8 / 255, 0.5 / 255)
     assert repr(attack.num_steps) == "10"
     assert found.config.evaluation.attacks["pgd"].attack.threat.eps == 0.01
-    assert found.config.evaluation.num_examples == 1000
+    assert found.config.evaluation.selection.num_examples == 1000
     assert found.config.data.validation_size == 0.1
     assert found.workdir == pathlib.Path.home() / "runs"
     assert repr(parsed("--data.validation-size", "1e2").config.data.validation_size) == "100"

@@ -1,7 +1,13 @@
 """Measures: what an evaluation asks of a model beside attacks and certificates."""
 
 from robust_jax.attacks import ThreatModel
-from robust_jax.evaluation.measures.base import Found, Measure, PrintedNumbers, Subject
+from robust_jax.evaluation.measures.base import (
+    REDUCED_EXAMPLES,
+    Found,
+    Measure,
+    PrintedNumbers,
+    Subject,
+)
 from robust_jax.evaluation.measures.latency import Latency
 from robust_jax.evaluation.measures.members import (
     Agreement,
@@ -18,6 +24,7 @@ from robust_jax.evaluation.measures.network import (
 )
 
 __all__ = [
+    "REDUCED_EXAMPLES",
     "Activations",
     "Agreement",
     "Embedding",

@@ -144,6 +144,10 @@ class Activations(Measure):
     attack: Attack
     view: str = "deployed"
 
+    def reduced(self) -> "Activations":
+        """Returns the measure at the small budget, its attack's too."""
+        return dataclasses.replace(super().reduced(), attack=self.attack.reduced())
+
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: activations."""
         return lacks_taps(subject)
@@ -248,6 +252,11 @@ class VotingLayers(Measure):
     attacks: dict[str, Attack] = dataclasses.field(default_factory=dict)
     view: str = "surrogate"
     of: Literal["all", "successes"] = "all"
+
+    def reduced(self) -> "VotingLayers":
+        """Returns the measure at the small budget, its attacks' too."""
+        attacks = {name: attack.reduced() for name, attack in self.attacks.items()}
+        return dataclasses.replace(super().reduced(), attacks=attacks)
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: REGroup of a single network, with both responses."""

@@ -1,7 +1,6 @@
 """The report's sections, each made of what an evaluation wrote."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from robust_jax.evaluation.records import Record, Records
 from robust_jax.evaluation.report.page import Section, picture, table
 from robust_jax.evaluation.report.tables import checks, details, headline, papers_table
 from robust_jax.evaluation.sanity import Finding
+from robust_jax.evaluation.summary import CertificateSummary, Summary
 from robust_jax.runtime.wording import percent, text
 
 MAX_CLASSES = 20
@@ -21,7 +21,7 @@ MAX_CLASSES = 20
 
 
 def sections(
-    summary: Mapping[str, Any],
+    summary: Summary,
     config: Evaluation,
     records: Records,
     findings: Sequence[Finding],
@@ -53,7 +53,9 @@ def sections(
     if curves:
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
     if certificates:
-        yield Section("Certified accuracy", _certified(certificates, summary["certificates"]))
+        yield Section(
+            "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
+        )
     pictures = list(_pictures(shown, clean_images, records, class_names, config.judges))
     if pictures:
         yield Section("Images and their adversarial twins", "".join(pictures))
@@ -94,14 +96,15 @@ def _curves(config: Evaluation, records: Records) -> Iterator[str]:
 
 
 def _certified(
-    certificates: Mapping[str, tuple[Certificate, np.ndarray]], summary: Mapping[str, Any]
+    certificates: Mapping[str, tuple[Certificate, np.ndarray]],
+    summaries: Mapping[str, CertificateSummary],
 ) -> str:
     rows = []
     for name, (found, labels) in certificates.items():
         right = found.label == labels
         rows.append(
             [
-                f"{text(name)}<br><small>{text(summary[name]['what'])}</small>",
+                f"{text(name)}<br><small>{text(summaries[name]['what'])}</small>",
                 percent(float(right.mean())),
                 percent(float((found.label < 0).mean())),
                 f"{float(np.where(right, found.radius, 0).mean()):.3f}",

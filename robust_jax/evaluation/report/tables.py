@@ -1,7 +1,6 @@
 """The report's tables: accuracy, the paper's numbers, findings, other columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from robust_jax.evaluation.protocol import CLEAN, Printed
 from robust_jax.evaluation.report.page import table
@@ -10,59 +9,54 @@ from robust_jax.evaluation.report.terminal import (
     COUNTED,
     COUNTS,
     IN_THE_BALL,
+    Cell,
+    cells,
+    clean_cells,
+    names,
     printed_cell,
     rejudged,
     submissions,
 )
 from robust_jax.evaluation.sanity import Finding
+from robust_jax.evaluation.summary import Row, Summary
 from robust_jax.runtime.wording import NOTHING, percent, text
 
 STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
 
 
-def _with_interval(value: float, bounds: Sequence[float]) -> str:
-    low, high = (f"{100 * bound:.1f}" for bound in bounds)
-    return f"{percent(value)} <small>{low} to {high}</small>"
+def _with_interval(number: Cell) -> str:
+    if number is None:
+        return NOTHING
+    value, (low, high) = number
+    return f"{percent(value)} <small>{100 * low:.1f} to {100 * high:.1f}</small>"
 
 
-def headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str:
+def headline(summary: Summary, descriptions: Mapping[str, str]) -> str:
     """Returns the table of accuracies: attacks are rows, judges columns, the paper's last."""
     judges, paper = summary["judges"], summary.get("printed")
     submitted = submissions(summary)
 
-    def cells(field: str, name: str) -> list[str]:
-        found = []
-        for judge in judges.values():
-            values, bounds = judge[field], judge["intervals"][field]
-            known = name in values
-            found.append(_with_interval(values[name], bounds[name]) if known else NOTHING)
-        return [*found, *beside(name)]
+    def row(kind: Row, name: str) -> list[str]:
+        return [*map(_with_interval, cells(summary, kind, name)), *beside(name)]
 
     def beside(name: str) -> list[str]:
         draws = [percent(rows.get(name)) for rows in (submitted or {}).values()]
         return draws if paper is None else [*draws, text(printed_cell(paper, name))]
 
-    def names(field: str) -> list[str]:
-        return list(dict.fromkeys(name for found in judges.values() for name in found[field]))
-
     def named(name: str, what: str) -> str:
         return f"{text(name)}<br><small>{text(what)}</small>"
 
-    clean = [_with_interval(judge["clean_accuracy"], judge["intervals"]["clean_accuracy"])
-             for judge in judges.values()]  # fmt: skip
-    rows = [["clean", *clean, *beside("clean")]]
-    for name in names("robust_accuracy"):
-        what = descriptions.get(name, "")
-        rows.append([named(name, what), *cells("robust_accuracy", name)])
-    for name in names("worst_of"):
-        rows.append([named(name, "worst case of its attacks"), *cells("worst_of", name)])
+    rows = [["clean", *map(_with_interval, clean_cells(summary)), *beside("clean")]]
+    for name in names(summary, "robust_accuracy"):
+        rows.append([named(name, descriptions.get(name, "")), *row("robust_accuracy", name)])
+    for name in names(summary, "worst_of"):
+        rows.append([named(name, "worst case of its attacks"), *row("worst_of", name)])
     again = rejudged(summary)
     if again is not None:
         rows.append([named("clean, judged again", AGAIN), *again, *beside("")])
-    for name in names("worst_case_accuracy"):
-        rows.append(
-            [named(f"worst case, {name}", IN_THE_BALL), *cells("worst_case_accuracy", name)]
-        )
+    for name in names(summary, "worst_case_accuracy"):
+        what = named(f"worst case, {name}", IN_THE_BALL)
+        rows.append([what, *row("worst_case_accuracy", name)])
     lead = (
         "<p>Accuracy, with 95 % Wilson intervals. The columns judge the same adversarial images by "
         "different rules; a dash: an attack that the column does not count. Of one norm balls "
@@ -76,8 +70,8 @@ def headline(summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> str
             "images that one of k submissions gets wrong.</p>"
         )
     printed = [] if paper is None else [f"printed, {paper['table']}"]
-    columns = [f"{name}: {COUNTED[found['counts']]}" for name, found in judges.items()]
-    worst = bool(names("worst_case_accuracy"))
+    columns = [f"{name}: {COUNTED[judge['counts']]}" for name, judge in judges.items()]
+    worst = bool(names(summary, "worst_case_accuracy"))
     headings = ["attack", *columns, *(submitted or {}), *printed]
     return lead + table(headings, rows, total=worst)
 
@@ -89,11 +83,11 @@ def papers_table(printed: Printed | None) -> str:
     rows = {model: [text(model)] for model in printed.rows}
     headings = ["model"]
     for numbers, words in ((printed.rows, ""), (printed.top5, ", top 5")):
-        names = list(dict.fromkeys(name for row in numbers.values() for name in row))
-        headings += [name + words for name in names]
-        for model, cells in rows.items():
-            found = numbers.get(model, {})
-            cells += [f"{found[name]:.2f} %" if name in found else NOTHING for name in names]
+        columns = list(dict.fromkeys(column for row in numbers.values() for column in row))
+        headings += [column + words for column in columns]
+        for model, row in rows.items():
+            cells = numbers.get(model, {})
+            row += [f"{cells[column]:.2f} %" if column in cells else NOTHING for column in columns]
     for model in printed.cited:
         rows[model][0] += " <small>cited from others</small>"
     counted = COUNTS[printed.of]
@@ -128,24 +122,24 @@ def checks(findings: Sequence[Finding]) -> str:
     return f"{lead}{body}<details><summary>All other checks</summary>{rest}</details>"
 
 
-def details(summary: Mapping[str, Any]) -> str:
+def details(summary: Summary) -> str:
     """Returns what the papers count besides, the time of each attack, and the command."""
     judges = summary["judges"]
     headings = ["attack"]
     for judge in judges:
         headings += [f"{judge}: given clean right", "one draw", "top 5", "#S, right of those"]
     rows = []
-    for name in dict.fromkeys(n for judge in judges.values() for n in judge["robust_accuracy"]):
+    for name in names(summary, "robust_accuracy"):
         row = [text(name)]
-        for found in judges.values():
-            if name not in found["robust_accuracy"]:
+        for judge in judges.values():
+            if name not in judge["robust_accuracy"]:
                 row += [NOTHING] * 4
                 continue
-            successes = found["successes"][name]
+            successes = judge["successes"][name]
             row += [
-                percent(found["given_clean_correct"][name]),
-                percent(found["single_draw"][name]),
-                percent(found["top5_accuracy"][name]),
+                percent(judge["given_clean_correct"][name]),
+                percent(judge["single_draw"][name]),
+                percent(judge["top5_accuracy"][name]),
                 f"{successes['count']}, {percent(successes['accuracy'])}",
             ]
         seconds = summary["seconds"].get(name)

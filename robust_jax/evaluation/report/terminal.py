@@ -2,18 +2,21 @@
 
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import rich.console
 import rich.table
 
 from robust_jax.evaluation.sanity import Finding
+from robust_jax.evaluation.summary import BesidePaper, Row, Summary
 from robust_jax.runtime.logging import console, say
 from robust_jax.runtime.wording import NOTHING, gibibytes, percent
 
+Cell = tuple[float | None, list[float]] | None
+"""A number and its interval; None where a judge does not count the row."""
 
-def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[str, str]) -> None:
+
+def print_summary(title: str, summary: Summary, descriptions: Mapping[str, str]) -> None:
     """Prints the table of an evaluation, from process 0 alone.
 
     Args:
@@ -25,9 +28,7 @@ def print_summary(title: str, summary: Mapping[str, Any], descriptions: Mapping[
         _print(title, summary, descriptions, console)
 
 
-def as_text(
-    title: str, summary: Mapping[str, Any], descriptions: Mapping[str, str], width: int
-) -> str:
+def as_text(title: str, summary: Summary, descriptions: Mapping[str, str], width: int) -> str:
     """Returns what `print_summary` prints on a terminal of some width."""
     page = rich.console.Console(width=width, file=io.StringIO())
     with page.capture() as captured:
@@ -37,7 +38,7 @@ def as_text(
 
 def _print(
     title: str,
-    summary: Mapping[str, Any],
+    summary: Summary,
     descriptions: Mapping[str, str],
     console: rich.console.Console,
 ) -> None:
@@ -53,31 +54,20 @@ def _print(
         numbers = heading not in ("attack", "what")
         table.add_column(heading, no_wrap=numbers and whole, min_width=10 if not numbers else None)
 
-    def row(name: str, cells: list[tuple[float, list[float]] | None], what: str) -> None:
-        draws = [percent(found.get(name)) for found in (submitted or {}).values()]
-        beside = [printed_cell(found, name) for found in printed.values()]
+    def row(name: str, cells: list[Cell], what: str) -> None:
+        draws = [percent(rows.get(name)) for rows in (submitted or {}).values()]
+        beside = [printed_cell(table, name) for table in printed.values()]
         table.add_row(name, *map(_cell, cells), *draws, *beside, what)
 
-    def cells(field: str, name: str) -> list[tuple[float, list[float]] | None]:
-        return [
-            (found[field][name], found["intervals"][field][name]) if name in found[field] else None
-            for found in judges.values()
-        ]
-
-    def names(field: str) -> list[str]:
-        return list(dict.fromkeys(name for found in judges.values() for name in found[field]))
-
-    def overall(field: str) -> list[tuple[float, list[float]] | None]:
-        return [(found[field], found["intervals"][field]) for found in judges.values()]
-
-    row("clean", overall("clean_accuracy"), "")
-    for name in names("robust_accuracy"):
-        row(name, cells("robust_accuracy", name), descriptions.get(name, ""))
-    for name in names("worst_of"):
-        row(name, cells("worst_of", name), "under every one of them")
-    worst_cases = names("worst_case_accuracy") if len(names("robust_accuracy")) > 1 else []
-    for name in worst_cases:
-        row(f"worst case, {name}", cells("worst_case_accuracy", name), IN_THE_BALL)
+    row("clean", clean_cells(summary), "")
+    for name in names(summary, "robust_accuracy"):
+        row(name, cells(summary, "robust_accuracy", name), descriptions.get(name, ""))
+    for name in names(summary, "worst_of"):
+        row(name, cells(summary, "worst_of", name), "under every one of them")
+    if len(names(summary, "robust_accuracy")) > 1:
+        for name in names(summary, "worst_case_accuracy"):
+            what = cells(summary, "worst_case_accuracy", name)
+            row(f"worst case, {name}", what, IN_THE_BALL)
     again = rejudged(summary)
     if again is not None:
         table.add_row(
@@ -85,8 +75,9 @@ def _print(
         )
     console.print(table)
     lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
-    if summary.get("peak_bytes") is not None:
-        lines.append(f"At most {gibibytes(summary['peak_bytes'])} of a device's memory in use")
+    peak = summary.get("peak_bytes")
+    if peak is not None:
+        lines.append(f"At most {gibibytes(peak)} of a device's memory in use")
     if summary["selection"] != "first":
         lines.append(f"Selection: {selected(summary)}")
     if summary["budget"] == "reduced":
@@ -95,13 +86,35 @@ def _print(
         console.print(line, highlight=False)
 
 
-def selected(summary: Mapping[str, Any]) -> str:
+def clean_cells(summary: Summary) -> list[Cell]:
+    """Returns each judge's clean accuracy."""
+    return [
+        (judge["clean_accuracy"], judge["intervals"]["clean_accuracy"])
+        for judge in summary["judges"].values()
+    ]
+
+
+def cells(summary: Summary, kind: Row, name: str) -> list[Cell]:
+    """Returns each judge's number in a row of the table."""
+    return [
+        (judge[kind][name], judge["intervals"][kind][name]) if name in judge[kind] else None
+        for judge in summary["judges"].values()
+    ]
+
+
+def names(summary: Summary, kind: Row) -> list[str]:
+    """Returns the names of the rows that any judge has a number of."""
+    return list(dict.fromkeys(n for judge in summary["judges"].values() for n in judge[kind]))
+
+
+def selected(summary: Summary) -> str:
     """Returns how the examples were chosen, in words."""
-    found = summary.get("candidates")
-    if found is None:
+    candidates = summary.get("candidates")
+    if candidates is None:
         return summary["selection"]
-    share = percent(found["clean_accuracy"])
-    return f"{summary['selection']}, of {found['num_examples']} of which {share} are right clean"
+    share = percent(candidates["clean_accuracy"])
+    number = candidates["num_examples"]
+    return f"{summary['selection']}, of {number} of which {share} are right clean"
 
 
 COUNTED = {
@@ -115,26 +128,26 @@ IN_THE_BALL = "right clean and under every attack in this ball"
 AGAIN = "by independent draws, as often as a worst case judges: luck at most (attacks share draws)"
 
 
-def submissions(summary: Mapping[str, Any]) -> dict[str, dict[str, float]] | None:
+def submissions(summary: Summary) -> dict[str, dict[str, float]] | None:
     """Returns of a random defence, by heading and row, what single draws of it come to.
 
     They are those of the last judge that has them, the honest one where there is one.
     """
-    found = [judge for judge in summary["judges"].values() if judge["submissions"]]
-    if not found:
+    submitted = [judge for judge in summary["judges"].values() if judge["submissions"]]
+    if not submitted:
         return None
-    lines = {f"wrong in\n1 of {k}": rows for k, rows in found[-1]["submissions"].items()}
-    return {"one draw": found[-1]["single_draw"], **lines}
+    lines = {f"wrong in\n1 of {k}": rows for k, rows in submitted[-1]["submissions"].items()}
+    return {"one draw": submitted[-1]["single_draw"], **lines}
 
 
-def rejudged(summary: Mapping[str, Any]) -> list[str] | None:
+def rejudged(summary: Summary) -> list[str] | None:
     """Returns by judge the accuracy on clean images that are judged again, in words."""
-    found = [judge["rejudged"] for judge in summary["judges"].values()]
-    if not any(found):
+    by_judge = [judge["rejudged"] for judge in summary["judges"].values()]
+    if not any(by_judge):
         return None
     return [
         NOTHING if one is None else f"{percent(one['accuracy'])} ({one['times']} times)"
-        for one in found
+        for one in by_judge
     ]
 
 
@@ -146,7 +159,7 @@ COUNTS = {
 """What a paper's number counts, where that is not all images."""
 
 
-def printed_cell(printed: Mapping[str, Any], row: str) -> str:
+def printed_cell(printed: BesidePaper, row: str) -> str:
     """Returns a paper's numbers, and ours where the column beside has another.
 
     It has accuracy over all images: neither over some of them alone, nor of five classes.
@@ -155,14 +168,14 @@ def printed_cell(printed: Mapping[str, Any], row: str) -> str:
         printed: from `records.beside_the_paper`.
         row: name of the row.
     """
-    found = []
+    numbers = []
     counted = "" if row == "clean" else COUNTS[printed["of"]]
     # Summaries of earlier versions have no top 5.
     for rows, words in ((printed["rows"], counted), (printed.get("top5", {}), "top 5")):
         if row in rows:
-            paper, ours = (percent(rows[row][name]) for name in ("paper", "ours"))
-            found.append(f"{paper} {words} (ours: {ours})" if words else paper)
-    return ", ".join(found) or "-"
+            paper, ours = percent(rows[row]["paper"]), percent(rows[row]["ours"])
+            numbers.append(f"{paper} {words} (ours: {ours})" if words else paper)
+    return ", ".join(numbers) or "-"
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
@@ -184,8 +197,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
     )
 
 
-def _cell(found: tuple[float, list[float]] | None) -> str:
-    if found is None:
+def _cell(number: Cell) -> str:
+    if number is None:
         return NOTHING
-    value, (low, high) = found
+    value, (low, high) = number
     return f"{percent(value)} ({100 * low:.2f} .. {100 * high:.2f})"

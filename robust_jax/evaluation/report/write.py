@@ -2,14 +2,13 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from robust_jax.certify import Certificate
 from robust_jax.data import Split
-from robust_jax.evaluation import protocol
 from robust_jax.evaluation.measurement import load
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.model import Model
@@ -19,6 +18,7 @@ from robust_jax.evaluation.report.page import write_page
 from robust_jax.evaluation.report.sections import sections
 from robust_jax.evaluation.report.terminal import selected
 from robust_jax.evaluation.sanity import Finding
+from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime.wording import text
 
 MAX_PICTURES = 4
@@ -58,7 +58,7 @@ def write(
     pictures: Pictures,
     *,
     title: str,
-    summary: Mapping[str, Any],
+    summary: Summary,
     config: Evaluation,
     records: Records,
     findings: Sequence[Finding],
@@ -81,10 +81,11 @@ def write(
     """
     if jax.process_index() != 0:
         return
+    chosen = f"{text(config.selection.split)} split, selection: {text(selected(summary))}"
     lead = (
-        f'<p class="quiet">{text(model.kind)} · {summary["num_examples"]} images of the '
-        f"{text(config.split)} split, selection: {text(selected(summary))} · attacks move away "
-        f"from the {text(config.attack_labels)} label · {summary['wall_seconds']:.0f} s</p>"
+        f'<p class="quiet">{text(model.kind)} · {summary["num_examples"]} images of the {chosen} · '
+        f"attacks move away from the {text(config.adversary.labels)} label · "
+        f"{summary['wall_seconds']:.0f} s</p>"
     )
     if config.budget == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'
@@ -97,7 +98,7 @@ def write(
             config,
             records,
             findings,
-            protocol.describe(config),
+            config.descriptions,
             shown=pictures.shown,
             clean_images=pictures.clean,
             class_names=model.labels,

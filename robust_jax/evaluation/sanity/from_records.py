@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robust_jax import metrics, serialization
-from robust_jax.evaluation.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation, balls
+from robust_jax.evaluation.attack_runs import balls
+from robust_jax.evaluation.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation
 from robust_jax.evaluation.records import Records
 from robust_jax.evaluation.sanity.findings import Finding, outranks
 
@@ -101,7 +102,7 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
     name = "attacked view and judge agree"
     judge = config.deciding
     worst: tuple[float, str, str] | None = None
-    for threat, members in balls(config, nested=False).items():
+    for threat, members in balls(config.attacks, nested=False).items():
         best: tuple[float, str] | None = None
         for member in members:
             if config.attacks[member].source is not None:
@@ -137,7 +138,7 @@ def black_box(records: Records, config: Evaluation) -> Finding:
     """Returns a flag where queries or transfer beat the white-box attacks of the same ball."""
     name, compared = "white box beats black box", 0
     judge = config.deciding
-    for threat, members in balls(config, nested=False).items():
+    for threat, members in balls(config.attacks, nested=False).items():
         white = [m for m in members if not is_black_box(config.attacks[m])]
         black = [m for m in members if is_black_box(config.attacks[m])]
         if not white or not black:
@@ -210,7 +211,7 @@ def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
 
 def by_origin(config: Evaluation) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each ball in words, its attacks of the paper, and its adaptive ones."""
-    for threat, members in balls(config, nested=False).items():
+    for threat, members in balls(config.attacks, nested=False).items():
         adaptive = [name for name in members if config.attacks[name].adaptive]
         own = [name for name in members if name not in adaptive]
         yield str(threat), own, adaptive

@@ -20,11 +20,12 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
 from robust_jax.evaluation.protocol import (
+    Adversary,
     AttackRun,
     Evaluation,
     Judge,
     Printed,
-    reduced,
+    Selection,
     side_by_side,
 )
 from robust_jax.evaluation.records import beside_the_paper
@@ -111,7 +112,7 @@ def test_everything_is_on_the_page(tmp_path, data):
         judges=side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=2)),
         certificates={"sigma 0.5": Smoothing(0.5, num_selection=8, num_samples=64)},
         num_certified=5,
-        num_examples=48,
+        selection=Selection(num_examples=48),
         batch_size=48,
         budget="reduced",
         printed=Printed(
@@ -157,7 +158,9 @@ def test_everything_is_on_the_page(tmp_path, data):
 @pytest.mark.slow
 def test_members_and_nothing_attacked(tmp_path, data):
     ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
-    page, summary = report(tmp_path, data, ensemble, Evaluation(num_examples=8, batch_size=8))
+    page, summary = report(
+        tmp_path, data, ensemble, Evaluation(selection=Selection(num_examples=8), batch_size=8)
+    )
     assert "Members of the ensemble" in page.headings
     assert "Accuracy over eps" not in page.headings
     assert summary["worst_case_accuracy"] == {}
@@ -166,7 +169,9 @@ def test_members_and_nothing_attacked(tmp_path, data):
 def test_named_measures_and_no_others(tmp_path, data, capsys):
     printed = PrintedNumbers("table 5", {"<small> & co": {"entropy.mean": 0.125}})
     agreement = Agreement(num_examples=None, printed=printed)
-    wanted = Evaluation(measures={"entropy": agreement}, num_examples=12, batch_size=8)
+    wanted = Evaluation(
+        measures={"entropy": agreement}, selection=Selection(num_examples=12), batch_size=8
+    )
     ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
     page, summary = report(tmp_path / "named", data, ensemble, wanted)
     assert summary["measures"].keys() == {"entropy"}
@@ -188,7 +193,7 @@ def test_named_measures_and_no_others(tmp_path, data, capsys):
     with pytest.raises(ValueError, match=r"measures='t-SNE' .* 40 images \(it is given 12\)"):
         report(tmp_path / "few", data, ensemble, wanted)
     wanted = dataclasses.replace(wanted, measures={"entropy": Agreement(num_examples=None)})
-    smaller = reduced(dataclasses.replace(wanted, num_examples=None)).measures
+    smaller = dataclasses.replace(wanted, selection=Selection()).reduced().measures
     assert smaller == {"entropy": Agreement(num_examples=64)}
 
 
@@ -197,7 +202,9 @@ def test_a_number_that_is_none(tmp_path, data):
     """Without bias a similarity takes four images; JSON has no number for that of two."""
     ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
     two = Evaluation(
-        measures={"cka": LayerSimilarity(num_examples=2)}, num_examples=12, batch_size=8
+        measures={"cka": LayerSimilarity(num_examples=2)},
+        selection=Selection(num_examples=12),
+        batch_size=8,
     )
     found = report(tmp_path, data, ensemble, two)[1]["measures"]["cka"]["debiased"]
     assert set(found["1 and 2"].values()) == {None}
@@ -209,15 +216,19 @@ def test_nothing_to_show_and_no_class_names(tmp_path, data):
     method = Standard(network=small.NETWORK)
     wanted = Evaluation(
         attacks={"pgd": AttackRun(PGD(ThreatModel("linf", 0.1), num_steps=1))},
-        num_examples=1, batch_size=8, sanity=False,
+        measures={}, selection=Selection(num_examples=1), batch_size=8, sanity=False,
     )  # fmt: skip
     page, summary = report(tmp_path / "one", data, method, wanted, class_names=())
     assert summary["num_examples"] == 1
     assert "Images and their adversarial twins" not in page.headings
-    wanted = dataclasses.replace(wanted, num_examples=8, skip_misclassified=False)
+    wanted = dataclasses.replace(
+        wanted, selection=Selection(num_examples=8), adversary=Adversary(skip_misclassified=False)
+    )
     page, _ = report(tmp_path / "eight", data, method, wanted, class_names=())
     assert "Images and their adversarial twins" in page.headings
-    wanted = dataclasses.replace(wanted, selection="correct", num_examples=2, batch_size=128)
+    wanted = dataclasses.replace(
+        wanted, selection=Selection(rule="correct", num_examples=2), batch_size=128
+    )
     page, summary = report(tmp_path / "right", data, method, wanted)
     assert summary["clean_accuracy"] == 1
     assert summary["candidates"]["num_examples"] == len(data.test)
@@ -257,7 +268,7 @@ def test_certificates_go_on_where_they_were_stopped(tmp_path, data):
 
 
 def test_reduced_budget_reaches_certificates():
-    found = reduced(Evaluation(certificates={"a": Smoothing(0.5)}))
+    found = Evaluation(certificates={"a": Smoothing(0.5)}).reduced()
     assert found.certificates == {"a": dataclasses.replace(Smoothing(0.5), num_samples=1000)}
     assert found.num_certified == 64
 

@@ -11,7 +11,7 @@ from robust_jax import evaluation
 from robust_jax.attacks import BIM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Selection
 from robust_jax.evaluation.record import Decision, Record
 from robust_jax.evaluation.sanity import probes
 from robust_jax.evaluation.sanity.indicators import indicators
@@ -152,7 +152,9 @@ def test_a_masked_model_is_flagged(model, plain, data):
 def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
     """By the records, of attacks that all succeed."""
     made = method(lambda v, x, *, key=None: no_number_off_the_grid(v, x))
-    config = Evaluation({"pgd": AttackRun(PGDS["pgd_0.1"])}, num_examples=16, batch_size=16)
+    config = Evaluation(
+        {"pgd": AttackRun(PGDS["pgd_0.1"])}, selection=Selection(num_examples=16), batch_size=16
+    )
     evaluator = evaluation.make_evaluator(made, config, sharding.make_mesh(1))
     findings = sanity.check_records(evaluation.evaluate(evaluator, plain, data.test), config)
     assert "scores are numbers" in {f.check for f in findings if f.status == "flag"}
@@ -223,6 +225,8 @@ def test_what_no_attack_was_made_on_does_not_stand(data, monkeypatch, skip):
         for row in range(3)
     }
     records = {"clean": clean, "pgd": clean | {0: clean[0]._replace(view_fooled=True)}}
-    config = Evaluation({"pgd": AttackRun(PGDS["pgd_0.1"])}, skip_misclassified=skip)
+    config = Evaluation(
+        {"pgd": AttackRun(PGDS["pgd_0.1"])}, adversary=Adversary(skip_misclassified=skip)
+    )
     sanity.probe_split(Method(*[lambda *_, **__: None] * 3, {}), {}, data.test, records, config)
     assert asked == {"pgd": [True, skip, False]}

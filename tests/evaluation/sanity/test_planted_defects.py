@@ -8,7 +8,7 @@ from robust_jax import evaluation
 from robust_jax.attacks import FGSM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.sanity.draws import enough_draws
 from robust_jax.runtime import sharding
 from tests.evaluation.sanity.digits import method, network, trained
@@ -28,7 +28,9 @@ def params(data):
 def flags(found_method, params, data, **run):
     """The names of the flags that the records of an evaluation raise."""
     attack = PGD(ThreatModel("linf", 0.2), num_steps=10)
-    config = Evaluation({"pgd": AttackRun(attack, **run)}, num_examples=128, batch_size=128)
+    config = Evaluation(
+        {"pgd": AttackRun(attack, **run)}, selection=Selection(num_examples=128), batch_size=128
+    )
     evaluator = evaluation.make_evaluator(found_method, config, sharding.make_mesh(1))
     records = evaluation.evaluate(evaluator, params, data.test)
     findings = sanity.check_records(records, config)

@@ -1,0 +1,94 @@
+"""Attacks of an evaluation: what each is aimed at, and in which ball. A row of its table."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from robust_jax import serialization
+from robust_jax.attacks import Attack, BoundedAttack, ThreatModel
+from robust_jax.evaluation.judges import REDUCED_DRAWS
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRun:
+    """An attack of an evaluation and what it is aimed at: a row of the table.
+
+    Attributes:
+        attack: the attack.
+        view: the view that it differentiates or queries.
+        eot_samples: draws averaged at every call of the view (expectation over transformation,
+            Athalye et al., 2018); 1 for a single draw.
+        draws: "fresh" at every call, or the "fixed" ones of a judge with that rule: the averaged
+            predictor attacked as the deterministic model that it is.
+        source: name of the checkpoint that is attacked in the model's place (transfer); None for
+            the model itself. `evaluate.py --sources NAME DIR` says which it is. A transferred
+            example is never left out because the model was wrong already.
+        adaptive: designed against this defence, and not of its paper.
+    """
+
+    attack: Attack
+    view: str = "deployed"
+    eot_samples: int = 1
+    draws: Literal["fresh", "fixed"] = "fresh"
+    source: str | None = None
+    adaptive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eot_samples < 1:
+            raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
+
+    @property
+    def described(self) -> str:
+        """Returns a line on it: the attack's class, ball and steps, and what it is aimed at."""
+        fields = serialization.to_json(self.attack)
+        threat = fields.pop("threat", None)
+        words = [fields.pop("type")]
+        if threat is not None:
+            words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
+        words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
+        words.append(f"on {self.view}")
+        if self.draws == "fixed":
+            words.append(f"{self.eot_samples} fixed draws")
+        elif self.eot_samples > 1:
+            words.append(f"EOT {self.eot_samples}")
+        if self.source is not None:
+            words.append(f"of {self.source}")
+        if self.adaptive:
+            words.append("adaptive")
+        return ", ".join(words)
+
+    def reduced(self) -> "AttackRun":
+        """Returns the run at the small budget: its attack's, and 4 draws of EOT."""
+        return dataclasses.replace(
+            self,
+            attack=self.attack.reduced(),
+            eot_samples=min(self.eot_samples, REDUCED_DRAWS),
+        )
+
+
+def balls(
+    attacks: Mapping[str, AttackRun], names: Iterable[str] | None = None, *, nested: bool = True
+) -> dict[ThreatModel, list[str]]:
+    """Returns by ball, the smaller ones of a norm first, the attacks whose examples lie in it.
+
+    An attack without a bound is in none; a minimum-norm attack is in that which
+    `attack.within(eps)` states.
+
+    Args:
+        attacks: of an evaluation, by name.
+        names: attacks that count; None for all.
+        nested: are the attacks of a smaller ball of the norm also those of a larger one?
+    """
+    bounded: dict[str, ThreatModel] = {}
+    for name in attacks if names is None else names:
+        attack = attacks[name].attack
+        if isinstance(attack, BoundedAttack):
+            bounded[name] = attack.threat
+
+    def inside(small: ThreatModel, large: ThreatModel) -> bool:
+        return small == large or (nested and small.norm == large.norm and small.eps <= large.eps)
+
+    order = [threat.norm for threat in bounded.values()]
+    threats = sorted(set(bounded.values()), key=lambda one: (order.index(one.norm), one.eps))
+    named = [name for name in attacks if name in bounded]
+    return {threat: [name for name in named if inside(bounded[name], threat)] for threat in threats}

@@ -1,0 +1,183 @@
+"""The numbers of an evaluation, as summary.json holds them: fractions in [0, 1] and 95 % intervals.
+
+Those of each judge, which `reductions.py` makes, those of the evaluation, which `records.summarize`
+makes of them, and what `run.py` adds of how they came about.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict
+
+from robust_jax.evaluation.judges import Counting
+
+Count = Literal["accuracy", "given_clean_correct", "successes"]
+"""What a paper counts, see `protocol.Printed`."""
+
+Row = Literal["robust_accuracy", "worst_of", "worst_case_accuracy"]
+"""Kinds of rows of a table: numbers of a judge by name, with their intervals."""
+
+
+class Successes(TypedDict):
+    """Examples, right clean by the headline's judge, that an attack makes wrong for it.
+
+    Attributes:
+        count: how many.
+        accuracy: a judge's on those alone (the only ones that the REGroup paper counts).
+    """
+
+    count: int
+    accuracy: float | None
+
+
+class Rejudged(TypedDict):
+    """Clean images judged again, each time by draws of its own: what luck alone leaves.
+
+    Attributes:
+        times: as often as the largest worst case judges.
+        accuracy: share of the images that is right every time.
+    """
+
+    times: int
+    accuracy: float
+
+
+class Intervals(TypedDict):
+    """Wilson intervals, low and high, of the numbers of the same names."""
+
+    clean_accuracy: list[float]
+    robust_accuracy: dict[str, list[float]]
+    worst_case_accuracy: dict[str, list[float]]
+    worst_of: dict[str, list[float]]
+
+
+class Accuracies(TypedDict):
+    """What a judge finds first of all.
+
+    Attributes:
+        clean_accuracy: of all chosen images.
+        robust_accuracy: by attack, as the judge `counts`, over `num_counted` images.
+        worst_case_accuracy: by ball (`attack_runs.balls`), right clean and under every attack in
+            it that the judge counts.
+        intervals: of these.
+    """
+
+    clean_accuracy: float
+    robust_accuracy: dict[str, float | None]
+    worst_case_accuracy: dict[str, float | None]
+    intervals: Intervals
+
+
+class JudgeSummary(Accuracies):
+    """The numbers of one judge, by attack where they are of one.
+
+    Attributes:
+        counts: what it counts.
+        num_counted: of how many images its robust accuracies are.
+        worst_of: worst case over the attacks that a row of the protocol names.
+        given_clean_correct: robust accuracy over the examples that are right clean.
+        top5_accuracy: share of the images, clean and attacked, whose label is among the five
+            classes of largest score; None of an attack that was not made on all of them.
+        single_draw: mean accuracy of one draw on the same images (random methods).
+        submissions: by k, the share of images that one of k submissions gets wrong, each decided
+            by a draw of its own; where the judge's draws are enough and of a random method.
+        rejudged: the clean images judged again; None where there is no luck in it.
+        successes: of each attack.
+    """
+
+    counts: Counting
+    num_counted: int
+    worst_of: dict[str, float | None]
+    given_clean_correct: dict[str, float | None]
+    top5_accuracy: dict[str, float | None]
+    single_draw: dict[str, float]
+    submissions: dict[str, dict[str, float]]
+    rejudged: Rejudged | None
+    successes: dict[str, Successes]
+
+
+class Beside(TypedDict):
+    """A number that a paper prints, and ours."""
+
+    paper: float
+    ours: float | None
+
+
+class BesidePaper(TypedDict):
+    """What a paper prints of a checkpoint, and our numbers counted as it counts.
+
+    Attributes:
+        table: of the paper.
+        of: what is counted.
+        rows: by row of the table.
+        top5: likewise, of five classes; summaries of earlier versions have none.
+    """
+
+    table: str
+    of: Count
+    rows: dict[str, Beside]
+    top5: NotRequired[dict[str, Beside]]
+
+
+class CertificateSummary(TypedDict):
+    """What a certifier says of its images.
+
+    Attributes:
+        what: it certifies, in words.
+        num_images: how many.
+        certified_accuracy: share that is certified as its class at radius 0.
+        abstained: share on which it abstains.
+        average_certified_radius: over all images, 0 for those not certified as their own class.
+    """
+
+    what: str
+    num_images: int
+    certified_accuracy: float
+    abstained: float
+    average_certified_radius: float
+
+
+class Candidates(TypedDict):
+    """Of how many examples a selection by correctness chose, and their clean accuracy."""
+
+    num_examples: int
+    clean_accuracy: float
+    interval: list[float]
+
+
+class Summary(Accuracies):
+    """The numbers of an evaluation: its headline judge's at the top, every judge's below.
+
+    Attributes:
+        num_examples: how many were chosen.
+        selection: by which rule.
+        budget: "full", or "reduced".
+        draws: of a random method belong to a "row" ("batch" in formats before 3).
+        wall_seconds: of all attacks.
+        seconds: of each.
+        judges: by name.
+        candidates: of a selection by correctness.
+        environment: where the numbers were computed, see `environment.py`.
+        earlier_environments: of earlier starts.
+        peak_bytes: most memory of a device in use.
+        command: how the process was started.
+        printed: what a paper prints of the checkpoint.
+        certificates: by certifier.
+        measures: by name, the answers' numbers.
+        sanity: findings of the checks.
+    """
+
+    num_examples: int
+    selection: str
+    budget: Literal["full", "reduced"]
+    draws: Literal["row", "batch"]
+    wall_seconds: float
+    seconds: dict[str, float]
+    judges: dict[str, JudgeSummary]
+    candidates: NotRequired[Candidates]
+    environment: NotRequired[Mapping[str, object]]
+    earlier_environments: NotRequired[Sequence[Mapping[str, object]]]
+    peak_bytes: NotRequired[int | None]
+    command: NotRequired[str]
+    printed: NotRequired[BesidePaper | None]
+    certificates: NotRequired[dict[str, CertificateSummary]]
+    measures: NotRequired[dict[str, Mapping[str, object]]]
+    sanity: NotRequired[list[dict[str, str]]]

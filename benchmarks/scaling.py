@@ -208,7 +208,7 @@ def seconds_a_record(num_records: int = 5_000) -> float:
     judgement = Judgement(decisions, norms, norms, mask, np.zeros((8, 32, 32, 3)))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        lines = [record.to_json() for record in harness._records(batch, judgement, "pgd")]
+        lines = [record.to_json() for record in harness.records_of(batch, judgement, "pgd")]
         records.append_lines(pathlib.Path(folder, "pgd.jsonl"), lines)
         return (time.perf_counter() - start) / num_records
 

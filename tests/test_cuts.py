@@ -64,7 +64,7 @@ def shown(path):
 
 def certified(path):
     rows = np.arange(CONFIG.evaluation.num_certified)
-    return certification._read(path / "certificates" / "smoothing.jsonl", rows)
+    return certification.lines_of_first(path / "certificates" / "smoothing.jsonl", rows)
 
 
 def logged(path):

@@ -24,7 +24,7 @@ EVALUATION = [
     {"attack_runs"},
     {"protocol"},
     {"claims", "reductions", "judging", "targets", "model", "selection"},
-    {"records", "measurement"},
+    {"records", "measurement", "steps"},
     {"harness", "certification", "sanity", "environment"},
     {"dry_run", "report"},
     {"run", "compare"},

@@ -71,14 +71,14 @@ def member_gradients(
     losses.named(loss)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     check_batch(images, labels, jnp.arange(labels.size))
-    found, are_classes = _member_gradients(as_pytree(members), images, labels, key, loss)
+    found, are_classes = _gradients_of(as_pytree(members), images, labels, key, loss)
     if not isinstance(are_classes, Tracer) and not are_classes:
         raise ValueError(f"Expected labels in [0, c), found {labels.min()} to {labels.max()}.")
     return found
 
 
 @functools.partial(compiled, static_argnames=("loss",))
-def _member_gradients(
+def _gradients_of(
     members: View, images: Array, labels: Array, key: Key[Array, ""], loss: str
 ) -> tuple[Float[Array, "m b *shape"], Bool[Array, ""]]:
     """Returns the gradients, and whether the labels are classes of these members."""

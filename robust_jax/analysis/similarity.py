@@ -99,7 +99,7 @@ def similarity(
     num_examples = sum(len(images) for images in batches)
 
     def sums(number: int) -> list[Array]:
-        return _sums(view, batches[number], rng.stream(key, "batch", number), chosen)
+        return _sums_over_examples(view, batches[number], rng.stream(key, "batch", number), chosen)
 
     total = sums(0)
     for number in range(1, len(batches)):
@@ -107,15 +107,15 @@ def similarity(
     means = [each / num_examples for each in total]
 
     def centred(number: int) -> list[Array]:
-        return _centred(view, batches[number], rng.stream(key, "batch", number), means, chosen)
+        return _less_means(view, batches[number], rng.stream(key, "batch", number), means, chosen)
 
     starts = list(itertools.accumulate((len(images) for images in batches), initial=0))
     grams = _Grams(sum(map(len, means)), num_examples)  # a matrix a layer and member
     for a in range(len(batches)):
         rows = centred(a)
-        grams.add(_gram(rows, rows), starts[a], starts[a])
+        grams.add(_gram_block(rows, rows), starts[a], starts[a])
         for b in range(a + 1, len(batches)):
-            grams.add(_gram(rows, centred(b)), starts[a], starts[b])
+            grams.add(_gram_block(rows, centred(b)), starts[a], starts[b])
     num_layers = len(chosen)
     shape = (num_layers, -1, num_layers, grams.off_diagonal.shape[0] // num_layers)
     return Similarity(
@@ -126,7 +126,7 @@ def similarity(
 
 
 @functools.partial(compiled, static_argnames=("layers",))
-def _sums(
+def _sums_over_examples(
     view: TapsView, images: Array, key: Key[Array, ""], layers: tuple[str, ...]
 ) -> list[Array]:
     taps = view(images, key=key)
@@ -134,7 +134,7 @@ def _sums(
 
 
 @functools.partial(compiled, static_argnames=("layers",))
-def _centred(
+def _less_means(
     view: TapsView,
     images: Array,
     key: Key[Array, ""],
@@ -149,7 +149,7 @@ def _centred(
 
 
 @jax.jit
-def _gram(rows: list[Array], columns: list[Array]) -> Float[Array, "lm a b"]:
+def _gram_block(rows: list[Array], columns: list[Array]) -> Float[Array, "lm a b"]:
     """Returns the block of the Gram matrix of every layer and member, scaled by its features."""
     grams = []
     for left, right in zip(rows, columns, strict=True):

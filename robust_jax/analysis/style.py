@@ -32,37 +32,38 @@ GREY = "#4D4D4D"
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Makes what is drawn inside it look as all figures here do; also a decorator."""
-    parameters: dict[str, str | float | bool] = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
-        "axes.edgecolor": GREY,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#E6E6E6",
-        "grid.linewidth": 0.7,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": "black",
-        "ytick.labelcolor": "black",
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "lines.linewidth": 1.5,
-        "lines.markersize": 4,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "image.interpolation": "nearest",
-        "figure.constrained_layout.h_pad": 0.07,
-        "figure.constrained_layout.w_pad": 0.07,
-        "savefig.dpi": 150,
-        "figure.dpi": 150,
-        "svg.fonttype": "none",
-    }
-    with matplotlib.rc_context(parameters):
+    with matplotlib.rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "axes.edgecolor": GREY,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#E6E6E6",
+            "grid.linewidth": 0.7,
+            "xtick.color": GREY,
+            "ytick.color": GREY,
+            "xtick.labelcolor": "black",
+            "ytick.labelcolor": "black",
+            "xtick.labelsize": 8,
+            "ytick.labelsize": 8,
+            "lines.linewidth": 1.5,
+            "lines.markersize": 4,
+            "legend.frameon": False,
+            "legend.fontsize": 8,
+            "image.interpolation": "nearest",
+            "figure.constrained_layout.h_pad": 0.07,
+            "figure.constrained_layout.w_pad": 0.07,
+            "savefig.dpi": 150,
+            "figure.dpi": 150,
+            "svg.fonttype": "none",
+        }
+    ):
         yield
 
 

@@ -35,10 +35,10 @@ def member_views(members: View, num_members: int) -> list[View]:
 def _one_member(
     members: View, chosen: Bool[Array, " m"], images: Array, *, key: Key[Array, ""]
 ) -> Float[Array, "b c"]:
-    found = members(images, key=key)
-    if len(found) != len(chosen):
-        raise ValueError(f"Expected num_members={len(chosen)} to be {len(found)}, the view's.")
-    return jax.lax.dynamic_index_in_dim(found, jnp.argmax(chosen), keepdims=False)
+    logits = members(images, key=key)
+    if len(logits) != len(chosen):
+        raise ValueError(f"Expected num_members={len(chosen)} to be {len(logits)}, the view's.")
+    return jax.lax.dynamic_index_in_dim(logits, jnp.argmax(chosen), keepdims=False)
 
 
 class Transfer(NamedTuple):
@@ -89,16 +89,16 @@ def transfer(
     check_batch(images, labels, jnp.arange(labels.size) if index is None else jnp.asarray(index))
     judges = held(members)
     # Clean and adversarial images under the same draws: only what the attack did counts.
-    clean, _ = _right(judges, images, labels, rng.stream(key, "judge"), vote)
-    found = []
+    clean, _ = _decided_right(judges, images, labels, rng.stream(key, "judge"), vote)
+    right = []
     for source in sources:
         adversarial = attack(source, images, labels, key=rng.stream(key, "attack"), index=index)
-        found.append(_right(judges, adversarial, labels, rng.stream(key, "judge"), vote))
-    return Transfer(clean, *(jnp.stack(each) for each in zip(*found, strict=True)))
+        right.append(_decided_right(judges, adversarial, labels, rng.stream(key, "judge"), vote))
+    return Transfer(clean, *(jnp.stack(each) for each in zip(*right, strict=True)))
 
 
 @functools.partial(compiled, static_argnames=("vote",))
-def _right(
+def _decided_right(
     members: View, images: Array, labels: Array, key: Key[Array, ""], vote: voting.Vote
 ) -> tuple[Bool[Array, "m b"], Bool[Array, " b"]]:
     member_logits = members(images, key=key)

@@ -6,14 +6,14 @@ radius and, where the certifier has one, smallest margin. `NAME@OTHER` are anoth
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import formats, rng
 from robust_jax.attacks import bind, losses
@@ -36,6 +36,25 @@ from robust_jax.types import Variables
 
 Certificates = dict[str, tuple[Certificate, np.ndarray]]
 """By name, with the images' labels."""
+
+
+Deterministic = Callable[[Variables, Array], Array]
+"""A method's view without its key: (variables, images) -> scores."""
+
+
+@runtime_checkable
+class Certify(Protocol):
+    """Returns the certificates of images, of margins those of the bounds alone."""
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[np.ndarray, " b"],
+    ) -> Certificate: ...
 
 
 def certify(
@@ -68,11 +87,11 @@ def certify(
     rows = rows[: config.num_certified]
     decide = jitted(at_precision(_decision(method), config.precision))
     root = rng.stream(jax.random.key(config.seed), "certification")
-    found = {}
+    certificates = {}
     for title, certifier in config.certificates.items():
-        name = _name(title, other)
+        name = with_source(title, other)
         file = directory / "certificates" / f"{name}.jsonl"
-        lines = _read(file, rows)
+        lines = lines_of_first(file, rows)
         make = certifying(certifier, method, variables, mesh)
         for row in rows[len(lines) :].tolist():
             chosen = np.asarray([row], np.int32)
@@ -99,52 +118,57 @@ def certify(
             np.asarray([line["margin"] for line in lines], np.float64)
             if isinstance(certifier, Margins) else None,
         )  # fmt: skip
-        found[name] = certificate, np.asarray([line["label"] for line in lines], np.int32)
-    return found
+        labels = np.asarray([line["label"] for line in lines], np.int32)
+        certificates[name] = certificate, labels
+    return certificates
 
 
 def certifying(
     certifier: Smoothing | Margins, method: Method, variables: Variables, mesh: Mesh | None = None
-) -> Callable[..., Certificate]:
-    """Returns (images, labels, *, key, index) -> the certificates of what is certified, `certify`.
+) -> Certify:
+    """Returns what certifies images, see `certify`.
 
-    Those of margins are of the bounds alone: `predict` has still to be asked of the images.
+    Certificates of margins are of the bounds alone: `predict` has still to be asked of the images.
     """
     if isinstance(certifier, Margins):
-        fields: dict[str, Any] = {"vote": method.vote}
-        logits: Any = bind(_without_key(method.view("members")), variables)
-        if certifier.of == "mean_logit" or method.vote == "mean_logit":
-            fields, logits = {}, bind(mean_logits(method), variables)
-        return lambda images, labels, *, key, index: certifier(logits, images, labels, **fields)
-    predict = bind(method.predict, variables)
-    fields = {"mesh": mesh, "draws_per": method.draws_per if method.stochastic else "row"}
+        vote, scores = method.vote, _without_key(method.view("members"))
+        if certifier.of == "mean_logit" or vote == "mean_logit":
+            vote, scores = None, mean_logits(method)
+        logits = jax.tree_util.Partial(scores, variables)
+        return lambda images, labels, *, key, index: certifier(logits, images, labels, vote=vote)
+    predict, draws_per = bind(method.predict, variables), "row"
+    if method.stochastic:
+        draws_per = method.draws_per
     return lambda images, labels, *, key, index: certifier(
-        predict, images, key=key, index=index, **fields
+        predict, images, key=key, index=index, mesh=mesh, draws_per=draws_per
     )
 
 
 def names(config: Evaluation) -> list[str]:
     """Returns the names of all certificates that a protocol asks for."""
     return [
-        _name(title, other) for other in (None, *config.others) for title in config.certificates
+        with_source(title, other)
+        for other in (None, *config.others)
+        for title in config.certificates
     ]
 
 
-def _name(title: str, other: str | None) -> str:
+def with_source(title: str, other: str | None) -> str:
+    """Returns what a certificate of another checkpoint is called."""
     return title if other is None else f"{title}@{other}"
 
 
-def mean_logits(method: Method) -> Callable[..., Array]:
-    """Returns the mean of the members' logits, (variables, images) -> [b c]."""
+def mean_logits(method: Method) -> Deterministic:
+    """Returns the mean of the members' logits [b c]."""
     members = _without_key(method.view("members"))
     return lambda variables, images: jnp.mean(members(variables, images), axis=0)
 
 
-def _without_key(view: MethodView) -> Callable[..., Array]:
+def _without_key(view: MethodView) -> Deterministic:
     return lambda variables, images: view(variables, images, key=None)
 
 
-def _decision(method: Method) -> Callable[..., Array]:
+def _decision(method: Method) -> Deterministic:
     return lambda variables, images: losses.decided(method.predict(variables, images, key=None))
 
 
@@ -169,20 +193,20 @@ def summarize(
     }
 
 
-def _read(file: pathlib.Path, rows: np.ndarray) -> list[dict]:
+def lines_of_first(file: pathlib.Path, rows: np.ndarray) -> list[formats.Tree]:
     """Returns the whole lines of a file, which must be of the first rows in their order."""
     if not file.is_file():
         return []
     lines = formats.read_lines("certificate", file, torn="the end")
-    found = lines[: len(rows)]
-    for number, line in enumerate(found, start=1):
+    wanted = lines[: len(rows)]
+    for number, line in enumerate(wanted, start=1):
         missing = {"index", "label", "certified", "radius"} - line.keys()
         if missing:
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have {sorted(missing)}.")
-    if [line["index"] for line in found] != rows[: len(found)].tolist():
+    if [line["index"] for line in wanted] != rows[: len(wanted)].tolist():
         raise ValueError(f"Expected {str(file)!r} to hold this evaluation's images in order.")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"read {file.name}")
     if jax.process_index() == 0:
         formats.write_lines(file, lines)
-    return found
+    return wanted

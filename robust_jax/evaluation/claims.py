@@ -9,7 +9,6 @@ attack, certificate or sanity check keeps what is finished, and what changes a r
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ from robust_jax import formats, serialization
 from robust_jax.evaluation.protocol import BY_CORRECTNESS, CLEAN, Evaluation, Judge
 from robust_jax.methods import MethodConfig
 
-Description = dict[str, Any]
+Description = formats.Tree
 """`name`, `step` and `weights` of the model, its `method`, the `evaluation`, a fingerprint of the
 `data` (None where none is known), and under `sources` by name the first four of every further
 model."""
@@ -53,7 +52,7 @@ def claim(directory: pathlib.Path, description: Description) -> None:
         ValueError: a file there is of something else, or of nothing known; names the fields that
             differ, and the files.
     """
-    description = _completed(description)
+    description = _as_today(description)
     wanted = files(description)
     kept: dict[str, Description] = {}
     differing: dict[str, list[str]] = {}
@@ -61,19 +60,19 @@ def claim(directory: pathlib.Path, description: Description) -> None:
         kept[file] = _of_stored_file(directory, file)
         if kept[file]["data"] is None:
             kept[file]["data"] = wanted[file]["data"]
-        for line in _differences(directory, file, kept[file], wanted[file]):
+        for line in _lines(directory, file, kept[file], wanted[file]):
             differing.setdefault(line, []).append(f"{file}.jsonl")
     if differing:
         raise ValueError(
             f"Expected out={str(directory)!r} to be new or to hold this evaluation; it has "
-            + "; ".join(f"{line} in {_named(where)}" for line, where in differing.items())
+            + "; ".join(f"{line} in {_first_of(where)}" for line, where in differing.items())
             + "."
         )
     if jax.process_index() != 0:
         return
-    for file, found in (_described_alone(directory) | wanted | kept).items():
+    for file, claimed in (_described_alone(directory) | wanted | kept).items():
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
-        formats.write(directory / f"{file}.json", found)
+        formats.write(directory / f"{file}.json", claimed)
     if not _is_claimed(directory, description):
         (directory / "summary.json").unlink(missing_ok=True)
     formats.write(directory / "evaluation.json", description)
@@ -86,10 +85,10 @@ def read(directory: pathlib.Path) -> Description:
         formats.TornError: it is no whole JSON.
         ValueError: it lacks a part, or is of a newer format.
     """
-    return _completed(_read(directory / "evaluation.json"))
+    return _as_today(_stored(directory / "evaluation.json"))
 
 
-def environments(directory: pathlib.Path) -> list[dict[str, Any]]:
+def environments(directory: pathlib.Path) -> list[formats.Tree]:
     """Returns where the starts of an evaluation so far computed, a line each: `environment.py`."""
     file = directory / ENVIRONMENTS
     return formats.read_lines("environment", file, torn="left out") if file.is_file() else []
@@ -100,42 +99,69 @@ def files(description: Description) -> dict[str, Description]:
 
     Each is completed by itself: what today's classes do not take is held against its own file.
     """
-    evaluation = serialization.to_json(Evaluation()) | description["evaluation"]
-    named = _files({**description, "evaluation": evaluation})
-    return {file: _completed(found) for file, found in named}
+    evaluation = serialization.to_json(Evaluation()) | part(description, "evaluation")
+    claims = _narrowest({**description, "evaluation": evaluation})
+    return {file: _as_today(claimed) for file, claimed in claims}
 
 
-def _files(description: Description) -> Iterator[tuple[str, Description]]:
-    evaluation, sources = description["evaluation"], list(description["sources"])
+def _narrowest(description: Description) -> Iterator[tuple[str, Description]]:
+    evaluation, sources = part(description, "evaluation"), list(part(description, "sources"))
+    others = evaluation["others"]
+    if not isinstance(others, list):
+        raise TypeError("its others are no list")
     # Whom a selection by correctness asks, beside the model itself.
-    asked = sources if evaluation["selection"]["rule"] in BY_CORRECTNESS else []
+    asked = sources if part(evaluation, "selection")["rule"] in BY_CORRECTNESS else []
     yield f"records/{CLEAN}", _narrowed(description)
     for name in sources:
         yield f"records/{CLEAN}@{name}", _narrowed(description, others=[name])
-    for name, run in evaluation["attacks"].items():
+    for name, run in objects(evaluation, "attacks").items():
         fields = {"attacks": {name: {**run, "adaptive": False}}, "others": asked}
         yield f"records/{name}", _narrowed(description, **fields)
-    for title, certifier in evaluation["certificates"].items():
+    for title, certifier in part(evaluation, "certificates").items():
         certificates = {title: certifier}
-        for name in (None, *evaluation["others"]):
-            others = sorted({*asked, name} - {None})
+        for name in (None, *others):
+            named = sorted({*asked, name} - {None})
             ending = "" if name is None else f"@{name}"
             yield (
                 f"certificates/{title}{ending}",
-                _narrowed(description, certificates=certificates, others=others),
+                _narrowed(description, certificates=certificates, others=named),
             )
 
 
-def _narrowed(description: Description, **fields: Any) -> Description:
+def part(tree: Mapping[str, object], name: str) -> formats.Tree:
+    """Returns an object that a JSON object holds.
+
+    Raises:
+        KeyError, TypeError: it holds none of the name.
+    """
+    found = tree[name]
+    if not isinstance(found, dict):
+        raise TypeError(f"{name} is no object")
+    return found
+
+
+def objects(tree: Mapping[str, object], name: str) -> dict[str, formats.Tree]:
+    """Returns the objects, by name, of an object that a JSON object holds.
+
+    Raises:
+        KeyError, TypeError: it holds none of the name, or another kind of parts.
+    """
+    found = part(tree, name)
+    return {key: part(found, key) for key in found}
+
+
+def _narrowed(description: Description, **fields: object) -> Description:
     """Returns the description of an evaluation that asks for nothing but these fields."""
     neutral, judge = serialization.to_json(Evaluation()), serialization.to_json(Judge())
     counting = {key: judge[key] for key in _COUNTING if key in judge}
-    judges = {n: {**one, **counting} for n, one in description["evaluation"]["judges"].items()}
-    evaluation = description["evaluation"] | {key: neutral[key] for key in _CHANGE_NO_RECORD}
+    whole = part(description, "evaluation")
+    judges = {name: {**one, **counting} for name, one in objects(whole, "judges").items()}
+    evaluation = whole | {key: neutral[key] for key in _CHANGE_NO_RECORD}
     evaluation |= {"judges": judges, **fields}
-    named = {run.get("source") for run in evaluation["attacks"].values()}
-    named |= {*evaluation["others"]}
-    sources = {name: one for name, one in description["sources"].items() if name in named}
+    named = {run.get("source") for run in objects(evaluation, "attacks").values()}
+    others = evaluation["others"]
+    named |= {*others} if isinstance(others, list) else set()
+    sources = {name: one for name, one in part(description, "sources").items() if name in named}
     return {**description, "evaluation": evaluation, "sources": sources}
 
 
@@ -151,11 +177,11 @@ def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
     try:
         if own.is_file():
             with contextlib.suppress(formats.TornError):
-                return _completed(_read(own))
+                return _as_today(_stored(own))
         if whole.is_file():
-            found = files(_read(whole))
-            if file in found:
-                return found[file]
+            claims = files(_stored(whole))
+            if file in claims:
+                return claims[file]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected {str(own)!r} or evaluation.json to describe an evaluation: {error!r}"
@@ -166,11 +192,10 @@ def _of_stored_file(directory: pathlib.Path, file: str) -> Description:
     )
 
 
-def _differences(
-    directory: pathlib.Path, file: str, found: Description, wanted: Description
-) -> list[str]:
+def _lines(directory: pathlib.Path, file: str, kept: Description, wanted: Description) -> list[str]:
+    """Returns a line on each difference that a record may depend on."""
     try:
-        both = (_compared(directory, one) for one in (found, wanted))
+        both = (_compared(directory, one) for one in (kept, wanted))
         return serialization.differences(*both, name="")
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
@@ -184,14 +209,14 @@ def _described_alone(directory: pathlib.Path) -> dict[str, Description]:
     It is about to describe another evaluation, which need not ask for them.
     """
     whole = directory / "evaluation.json"
-    found: dict[str, Description] = {}
+    claims: dict[str, Description] = {}
     if whole.is_file():
         # What describes nothing, or nothing of today's, is no loss.
         with contextlib.suppress(ValueError, AttributeError, KeyError, TypeError):
-            found = files(_read(whole))
+            claims = files(_stored(whole))
     return {
         file: one
-        for file, one in found.items()
+        for file, one in claims.items()
         if _has_lines(directory / f"{file}.jsonl") and not (directory / f"{file}.json").is_file()
     }
 
@@ -201,10 +226,10 @@ def _is_claimed(directory: pathlib.Path, description: Description) -> bool:
     if not (directory / "evaluation.json").is_file():
         return False
     try:
-        found = read(directory)
+        claimed = read(directory)
     except formats.TornError:
         return False
-    return _as_computed(directory, {**found, "data": None}) == _as_computed(
+    return _as_computed(directory, {**claimed, "data": None}) == _as_computed(
         directory, {**description, "data": None}
     )
 
@@ -227,7 +252,7 @@ def _has_lines(file: pathlib.Path) -> bool:
         return stream.readline().endswith(b"\n")
 
 
-def _named(where: list[str]) -> str:
+def _first_of(where: list[str]) -> str:
     return where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more"
 
 
@@ -237,35 +262,39 @@ def _compared(directory: pathlib.Path, description: Description) -> Description:
     Decisions are stored in the order of the judges, of which the first is the headline.
     """
 
-    def model(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in found.items() if key not in _NAMES}
+    def model(described: formats.Tree) -> formats.Tree:
+        return {key: value for key, value in described.items() if key not in _NAMES}
 
-    sources = {name: model(one) for name, one in description["sources"].items()}
-    headline = next(iter(description["evaluation"]["judges"]), None)
+    sources = {name: model(one) for name, one in objects(description, "sources").items()}
+    headline = next(iter(part(part(description, "evaluation"), "judges")), None)
     here = _as_computed(directory, description)
     return {**model(here), "sources": sources, "headline": headline}
 
 
-def _read(file: pathlib.Path) -> Description:
-    found = formats.read("claim", file)
-    missing = {"evaluation", "sources", "data", *_MODEL} - found.keys()
+def _stored(file: pathlib.Path) -> Description:
+    """Returns the description in a file, in today's format, not yet with today's fields."""
+    description = formats.read("claim", file)
+    missing = {"evaluation", "sources", "data", *_MODEL} - description.keys()
     if missing:
         raise ValueError(f"Expected {str(file)!r} to have {sorted(missing)}.")
-    sources = found["sources"]
+    sources = description["sources"]
     whole = isinstance(sources, dict) and all(
         isinstance(one, dict) and one.keys() >= _MODEL for one in sources.values()
     )
     if not whole:
         raise ValueError(f"Expected {str(file)!r} to have under 'sources' models by name.")
-    return found
+    return description
 
 
-def _completed(description: Description) -> Description:
-    def model(found: dict[str, Any]) -> dict[str, Any]:
-        return {**found, "method": serialization.completed(MethodConfig, found["method"])}
+def _as_today(description: Description) -> Description:
+    """Returns a description with the fields of today's classes, as `claim` is given it."""
+
+    def model(described: formats.Tree) -> formats.Tree:
+        method = serialization.completed(MethodConfig, described["method"])
+        return {**described, "method": method}
 
     return {
         **model(description),
         "evaluation": serialization.completed(Evaluation, description["evaluation"]),
-        "sources": {name: model(one) for name, one in description["sources"].items()},
+        "sources": {name: model(one) for name, one in objects(description, "sources").items()},
     }

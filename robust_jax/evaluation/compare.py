@@ -53,13 +53,13 @@ class Row(NamedTuple):
         judge: whose decision.
         name: of the attack, "clean" or "worst case".
         what: the attack's settings in words.
-        found: by column, (accuracy, its 95 % interval) of every evaluation that has the row.
+        cells: by column, (accuracy, its 95 % interval) of every evaluation that has the row.
     """
 
     judge: str
     name: str
     what: str
-    found: list[list[tuple[float, list[float]]]]
+    cells: list[list[tuple[float, list[float]]]]
 
 
 def read(directory: pathlib.Path) -> Run:
@@ -76,18 +76,19 @@ def read(directory: pathlib.Path) -> Run:
     summary = cast(Summary, formats.read("summary", files[1]))
     name = repr(str(files[0]))
     # No row is made of certificates, and those of earlier formats are named as none of today's is.
-    asked = {**description["evaluation"], "certificates": {}}
+    evaluation = claims.part(description, "evaluation")
+    asked = {**evaluation, "certificates": {}}
     config = serialization.from_json(Evaluation, asked, name=name)
-    shared = {
+    shared: formats.Tree = {
         "name": description["name"],
         "method": description["method"],
-        "sources": sorted(description["sources"]),
-        "evaluation": {**description["evaluation"], "seed": None},
+        "sources": sorted(claims.part(description, "sources")),
+        "evaluation": {**evaluation, "seed": None},
     }
     if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
         shared["draws"] = summary["draws"]
     identity = json.dumps(shared, sort_keys=True)
-    return Run(directory, description["name"], config, identity, summary)
+    return Run(directory, str(description["name"]), config, identity, summary)
 
 
 def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -105,11 +106,11 @@ def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
     }
 
 
-def rows(found: dict[str, list[Run]]) -> Iterator[Row]:
+def rows(by_column: dict[str, list[Run]]) -> Iterator[Row]:
     """Yields the lines of the table, judge after judge, in the order of the first evaluations."""
-    runs = [run for members in found.values() for run in members]
+    runs = [run for members in by_column.values() for run in members]
     for judge in dict.fromkeys(judge for run in runs for judge in run.summary["judges"]):
-        lines = [[_lines(run, judge) for run in members] for members in found.values()]
+        lines = [[_accuracies(run, judge) for run in members] for members in by_column.values()]
         for key in dict.fromkeys(key for column in lines for run in column for key in run):
             cells = [[run[key] for run in column if key in run] for column in lines]
             yield Row(judge, key.name, key.what, cells)
@@ -123,7 +124,7 @@ class _Key(NamedTuple):
     settings: str
 
 
-def _lines(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
+def _accuracies(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
     """Returns a judge's accuracies with their intervals."""
     if judge not in run.summary["judges"]:
         return {}
@@ -199,12 +200,12 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     if not directories:
         raise ValueError("Expected at least one directory of an evaluation.")
     runs = [read(directory) for directory in directories]
-    found = columns(runs)
-    headings = ["judge", "attack", *found]
-    lines = list(rows(found))
+    by_column = columns(runs)
+    headings = ["judge", "attack", *by_column]
+    lines = list(rows(by_column))
     printed = rich.table.Table(*headings)
     for row in lines:
-        printed.add_row(row.judge, row.name, *map(cell, row.found))
+        printed.add_row(row.judge, row.name, *map(cell, row.cells))
     console = rich.console.Console()
     console.print(printed)
     cautions = warnings(runs)
@@ -222,7 +223,7 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
             [
                 text(row.judge),
                 f"{text(row.name)}<br><small>{text(row.what)}</small>",
-                *(text(cell(values)) for values in row.found),
+                *(text(cell(values)) for values in row.cells),
             ]
             for row in lines
         ],
@@ -231,7 +232,7 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         ["column", "evaluations"],
         [
             [text(name), "<br>".join(text(run.directory) for run in members)]
-            for name, members in found.items()
+            for name, members in by_column.items()
         ],
     )
     parts = [Section("Accuracy", body), Section("Where the numbers are from", sources)]

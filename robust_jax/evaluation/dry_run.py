@@ -3,11 +3,12 @@
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import Split
@@ -30,15 +31,15 @@ def trained(method: Method, task: Task, batch_size: int) -> Variables:
     Raises:
         ValueError: it cannot be fitted on such a network, in one line.
     """
-    found = jax.eval_shape(method.init, key=jax.random.key(0))
+    variables = jax.eval_shape(method.init, key=jax.random.key(0))
     if method.fitted is None:
-        return found
-    images: Any = jax.ShapeDtypeStruct((batch_size, *task.input_shape), jnp.float32)
-    numbers: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    mask: Any = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+        return variables
+    images: PyTree = jax.ShapeDtypeStruct((batch_size, *task.input_shape), jnp.float32)
+    numbers: PyTree = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    mask: PyTree = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
     batch = Batch(images, numbers, mask, numbers)
-    dry_run(method.fitted, found, batch, what="the fit")
-    return jax.eval_shape(method.fitted, found, batch)
+    dry_run(method.fitted, variables, batch, what="the fit")
+    return jax.eval_shape(method.fitted, variables, batch)
 
 
 def check(
@@ -58,16 +59,16 @@ def check(
     """
     config, mesh = evaluator.config, evaluator.mesh
 
-    def split(dtype: Any, *shape: int) -> Any:
+    def split(dtype: DTypeLike, *shape: int) -> PyTree:
         # How it lies on the devices is part of what a trace is found by.
         size = config.batch_size
         return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=batched(mesh))
 
-    def everywhere(leaf: Any) -> Any:
+    def everywhere(leaf: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
     begins = any(run.attack.takes_starts for run in config.attacks.values())
-    pool: Any = jax.ShapeDtypeStruct((NUM_STARTS, *task.input_shape), jnp.float32)
+    pool: PyTree = jax.ShapeDtypeStruct((NUM_STARTS, *task.input_shape), jnp.float32)
     starts = everywhere(pool) if begins else None
     numbers = split(jnp.int32)
     batch = Batch(split(jnp.float32, *task.input_shape), numbers, split(jnp.bool_), numbers)
@@ -86,17 +87,22 @@ def check(
         what = "judging clean images" if run is None else f"attack {name!r}"
         host = run is not None and run.attack.on_host
         dry_run(step, variables, other, starts, batch, numbers, key, what=what, on_host=host)
-    one: Any = jax.ShapeDtypeStruct((1, *task.input_shape), jnp.float32)
-    label: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    one: PyTree = jax.ShapeDtypeStruct((1, *task.input_shape), jnp.float32)
+    label: PyTree = jax.ShapeDtypeStruct((1,), jnp.int32)
     for title, certifier in config.certificates.items():
         for other in (None, *config.others):
-            certify = functools.partial(_certify, certifier, models[other][0], key)
-            what = f"certificate {title if other is None else f'{title}@{other}'!r}"
-            dry_run(certify, models[other][1], one, label, what=what, on_host=True)
+            traced = functools.partial(_trace, certifier, models[other][0], key)
+            what = f"certificate {certification.with_source(title, other)!r}"
+            dry_run(traced, models[other][1], one, label, what=what, on_host=True)
 
 
-def _certify(
-    certifier: Smoothing | Margins, method: Method, key: Any, variables: Any, image: Any, label: Any
+def _trace(
+    certifier: Smoothing | Margins,
+    method: Method,
+    key: Key[Array, ""],
+    variables: Variables,
+    image: Float[Array, "1 h w k"],
+    label: Int[Array, " 1"],
 ) -> None:
     certify = certification.certifying(certifier, method, variables)
     certify(image, label, key=key, index=np.zeros(1, np.int32))
@@ -110,10 +116,10 @@ def check_data(split: Split, model: Model) -> None:
     """
     task = model.task(split.shape)
     given = {"input_shape": split.shape, "num_classes": split.num_classes}
-    for name, found in given.items():
-        if found != getattr(task, name):
+    for name, value in given.items():
+        if value != getattr(task, name):
             raise ValueError(
-                f"Expected the dataset's {name}={found} to be the network's {getattr(task, name)}."
+                f"Expected the dataset's {name}={value} to be the network's {getattr(task, name)}."
             )
     if len(split) == 0:
         raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")

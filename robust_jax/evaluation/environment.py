@@ -3,12 +3,11 @@
 import importlib.metadata
 import pathlib
 import platform
-from typing import Any
 
 from jax.sharding import Mesh
 
 import robust_jax
-from robust_jax import serialization
+from robust_jax import formats, serialization
 from robust_jax.data import Split
 from robust_jax.data.fingerprint import fingerprint
 from robust_jax.evaluation import claims
@@ -19,7 +18,7 @@ from robust_jax.runtime.compilation import Precision
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
-def describe(precision: Precision, mesh: Mesh, split: Split) -> dict[str, Any]:
+def describe(precision: Precision, mesh: Mesh, split: Split) -> formats.Tree:
     """Returns what a number may depend on that no configuration of a model says.
 
     Args:
@@ -42,20 +41,20 @@ def describe(precision: Precision, mesh: Mesh, split: Split) -> dict[str, Any]:
     }
 
 
-def remember(directory: pathlib.Path, found: dict[str, Any]) -> list[dict[str, Any]]:
+def remember(directory: pathlib.Path, today: formats.Tree) -> list[formats.Tree]:
     """Returns the environments of all starts of an evaluation, this one last; says what differs.
 
     Args:
         directory: of the evaluation.
-        found: today's, from `describe`.
+        today: today's, from `describe`.
     """
     file, earlier = directory / claims.ENVIRONMENTS, claims.environments(directory)
     if not file.is_file() and any((directory / "records").glob("*.jsonl")):
         logging.say("Going on where records do not say on which device they were made.")
     if earlier:
-        lines = serialization.differences(earlier[-1], found, name="")
+        lines = serialization.differences(earlier[-1], today, name="")
         if lines:
             logging.say(f"Going on in another environment than before: {'; '.join(lines)}.")
-    if found not in earlier[-1:]:
-        append_lines(file, [found])
-    return [*(one for one in earlier if one != found), found]
+    if today not in earlier[-1:]:
+        append_lines(file, [today])
+    return [*(one for one in earlier if one != today), today]

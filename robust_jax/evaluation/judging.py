@@ -1,16 +1,17 @@
 """Judging: what a model decides on images, by the rules of a protocol."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import metrics, rng
-from robust_jax.attacks import eot, losses
+from robust_jax.attacks import bind, eot, losses
 from robust_jax.evaluation.judges import Judge
 from robust_jax.methods import Method
+from robust_jax.methods.base import MethodView
 from robust_jax.types import Batch, Variables, View
 
 
@@ -56,14 +57,32 @@ class Judgement(NamedTuple):
 NUM_SHOWN = 8
 
 
-Predictor = Callable[..., Float[Array, "s b c"]]
-"""(variables, images, *, key, index) -> scores of every draw.
+@runtime_checkable
+class Predictor(Protocol):
+    """Returns the scores of every draw.
 
-A row's draws are those of the key and its index (default: its place), whatever rows are beside it.
-"""
+    A row's draws are those of the key and its index (default: its place), whatever rows are beside
+    it.
+    """
 
-Panel = Callable[..., dict[str, Decisions]]
-"""(variables, batch, images) -> decisions by judge."""
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "s b c"]: ...
+
+
+@runtime_checkable
+class Panel(Protocol):
+    """Returns what every judge decides on the images of a batch, clean or attacked."""
+
+    def __call__(
+        self, variables: Variables, batch: Batch, images: Float[Array, "b h w k"], /
+    ) -> dict[str, Decisions]: ...
 
 
 def predictor(method: Method, judge: Judge, seed: int) -> Predictor:
@@ -118,8 +137,15 @@ def _draws(
     """Returns the scores of some draws, each row's its own, or shared by all rows."""
     predict = method.predict if view is None else method.view(view)
 
-    def decided(variables, images, *, key=None, index=None):
-        del key, index
+    def decided(
+        variables: Variables,
+        images: Array,
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "1 b c"]:
+        del key, index  # who needs a key says stochastic=True
         try:
             return predict(variables, images, key=None)[None]
         except TypeError as error:
@@ -129,7 +155,14 @@ def _draws(
                 "Expected a method that asks for a key to say stochastic=True."
             ) from error
 
-    def drawn(variables, images, *, key, index=None):
+    def drawn(
+        variables: Variables,
+        images: Array,
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "s b c"]:
         if shared:
             keys, axis = rng.stream(jax.random.key(seed), "fixed judge"), None
         else:
@@ -147,31 +180,22 @@ def _draws(
     return drawn if method.stochastic else decided
 
 
-def fixed(function: Callable[..., Array], seed: int) -> Callable[..., Array]:
-    """Returns a random function of images (axis -2 of its result) under the seed's own key.
+def averaged(method_view: MethodView, num_draws: int, seed: int) -> MethodView:
+    """Returns the view of the predictor that "fixed" judges: log of the mean probability.
 
-    The same noise for every image, whatever batch it is in: a deterministic model.
+    Under the seed's own key: the same draws for every image, whatever batch it is in, so that it is
+    a deterministic model.
     """
 
-    def of_batch(variables, images, *, key):
+    def of_batch(
+        variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
+    ) -> Float[Array, "b c"]:
         del key
+        view = eot(bind(method_view, variables), num_draws)
         root = rng.stream(jax.random.key(seed), "fixed judge")
-
-        def of_one(image):
-            return function(variables, image[None], key=root)
-
-        return jnp.squeeze(jax.vmap(of_one, out_axes=-2)(images), axis=-3)
+        return jax.vmap(lambda image: view(image[None], key=root)[0])(images)
 
     return of_batch
-
-
-def averaged(method_view: Callable[..., Array], num_draws: int, seed: int) -> Callable[..., Array]:
-    """Returns the view of the predictor that "fixed" judges: log of the mean probability."""
-
-    def of_draws(variables, images, *, key):
-        return eot(jax.tree_util.Partial(method_view, variables), num_draws)(images, key=key)[None]
-
-    return lambda variables, images, *, key: fixed(of_draws, seed)(variables, images, key=key)[0]
 
 
 def judge_images(

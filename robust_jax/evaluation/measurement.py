@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, ThreatModel
@@ -26,13 +26,13 @@ def check(config: Evaluation, model: Model, split: Split) -> None:
     Raises:
         ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
     """
-    subject = _subject(config, model, split, model.variables)
+    subject = _nothing_yet(config, model, split, model.variables)
     chosen = config.selection.num_examples or len(split)
     if config.selection.rule == "correct_per_class":
         chosen *= model.num_classes
-    for name, measure in _asked(config).items():
+    for name, measure in named(config).items():
         count = min(chosen, len(split), measure.num_examples or len(split))
-        images: Any = jax.ShapeDtypeStruct((count, *subject.images.shape[1:]), jnp.float32)
+        images: PyTree = jax.ShapeDtypeStruct((count, *subject.images.shape[1:]), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
         if missing is not None and config.measures is None:
             continue  # those that every report shows, of a model that has it
@@ -40,10 +40,11 @@ def check(config: Evaluation, model: Model, split: Split) -> None:
             raise ValueError(
                 f"Expected measures={name!r} of a model with {missing}, found {model.kind}."
             )
-        labels: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
+        labels: PyTree = jax.ShapeDtypeStruct((count,), jnp.int32)
 
-        def ask(*arrays: Any, measure: Measure = measure) -> None:
-            variables, images, labels = arrays
+        def ask(
+            variables: Variables, images: Array, labels: Array, *, measure: Measure = measure
+        ) -> None:
             measure(subject._replace(variables=variables, images=images, labels=labels))
 
         shapes = (local(subject.variables), images, labels)
@@ -64,24 +65,25 @@ def measure(
         split: the examples.
         rows: the chosen ones.
     """
-    asked = _asked(config)
+    asked = named(config)
     if not asked:
         return {}
-    bare = _subject(config, model, split, local(model.variables))
+    bare = _nothing_yet(config, model, split, local(model.variables))
     counts = {name: len(rows[: one.num_examples]) for name, one in asked.items()}
     images, labels = load(split, rows[: max(counts.values())])
-    found = {}
+    answers = {}
     for name, one in asked.items():
         subject = bare._replace(images=images[: counts[name]], labels=labels[: counts[name]])
         missing = one.missing(subject)
         if missing is None:
             answer = one(subject)
-            answer = answer._replace(numbers=_finite(answer.numbers))
-            found[name] = _beside_the_paper(answer, one.printed, model.name)
+            numbers = {key: _finite(value) for key, value in answer.numbers.items()}
+            answer = answer._replace(numbers=numbers)
+            answers[name] = _beside_the_paper(answer, one.printed, model.name)
         elif config.measures is not None:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
-            found[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
-    return found
+            answers[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
+    return answers
 
 
 def _beside_the_paper(answer: Found, printed: PrintedNumbers | None, name: str) -> Found:
@@ -95,7 +97,7 @@ def _beside_the_paper(answer: Found, printed: PrintedNumbers | None, name: str) 
         for place, one in beside.items()
     )  # fmt: skip
     numbers = {**answer.numbers, "printed": {"table": printed.table, "rows": beside}}
-    return answer._replace(numbers=numbers, lines=(*answer.lines, *lines))
+    return answer._replace(numbers=numbers, lines=(*answer.lines, *lines), beside=beside)
 
 
 def number(value: float | None) -> str:
@@ -103,18 +105,18 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def say_printed(found: Mapping[str, Found]) -> list[str]:
+def say_printed(answers: Mapping[str, Found], config: Evaluation) -> list[str]:
     """Returns for the terminal a line on each number that a paper prints of the measures."""
+    tables = {name: one.printed.table for name, one in named(config).items() if one.printed}
     return [
-        f"{name}, {place}: {number(one['ours'])} (printed, {answer.numbers['printed']['table']}: "
-        f"{number(one['paper'])})"
-        for name, answer in found.items()
-        if "printed" in answer.numbers
-        for place, one in answer.numbers["printed"]["rows"].items()
+        f"{name}, {place}: {number(one['ours'])} (printed, {tables[name]}: {number(one['paper'])})"
+        for name, answer in answers.items()
+        for place, one in answer.beside.items()
     ]
 
 
-def _asked(config: Evaluation) -> Mapping[str, Measure]:
+def named(config: Evaluation) -> Mapping[str, Measure]:
+    """Returns the measures of a protocol, by name."""
     return standard(_smallest_ball(config)) if config.measures is None else config.measures
 
 
@@ -124,7 +126,7 @@ def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     return batch.image, batch.label
 
 
-def _finite(numbers: Any) -> Any:
+def _finite(numbers: object) -> object:
     """Returns numbers as JSON has them: None where one is undefined (an agreement of all right)."""
     if isinstance(numbers, dict):
         return {key: _finite(value) for key, value in numbers.items()}
@@ -133,7 +135,8 @@ def _finite(numbers: Any) -> Any:
     return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers
 
 
-def _subject(config: Evaluation, model: Model, split: Split, variables: Variables) -> Subject:
+def _nothing_yet(config: Evaluation, model: Model, split: Split, variables: Variables) -> Subject:
+    """Returns whom measures ask, still without an image."""
     return Subject(
         method=model.method,
         config=model.config,
@@ -152,4 +155,4 @@ def _smallest_ball(config: Evaluation) -> ThreatModel | None:
         for run in config.attacks.values()
         if isinstance(run.attack, BoundedAttack)
     ]
-    return min(threats, key=lambda found: (found.norm == "l2", found.eps), default=None)
+    return min(threats, key=lambda threat: (threat.norm == "l2", threat.eps), default=None)

@@ -4,14 +4,15 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Key, PyTree
 
 from robust_jax import voting
+from robust_jax.formats import Tree
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
 from robust_jax.methods.weights import fingerprint
@@ -58,7 +59,7 @@ class Model(NamedTuple):
         return Task(self.input_shape or shape, self.num_classes, 0)
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Tree:
         """Returns what a claim says of it. Of a function: its arrays alone, not what it does."""
         return {
             "name": self.name,
@@ -74,13 +75,13 @@ class Model(NamedTuple):
             ValueError: it gives something else.
         """
         if self.config is None:
-            images: Any = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            images: PyTree = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
             predict = functools.partial(self.method.predict, key=jax.random.key(0))
-            found = jax.eval_shape(predict, self.variables, images).shape
-            if found != (1, self.num_classes):
+            scores = jax.eval_shape(predict, self.variables, images).shape
+            if scores != (1, self.num_classes):
                 raise ValueError(
                     f"Expected {self.name!r} to give one array [b {self.num_classes}] of scores, "
-                    f"found {found} of one image."
+                    f"found {scores} of one image."
                 )
 
     def on(self, mesh: Mesh) -> "Model":
@@ -137,18 +138,26 @@ class Model(NamedTuple):
         if not stochastic and _demands_a_key(function):
             raise ValueError(f"Expected {name!r}, which asks for a key, to say stochastic=True.")
 
-        def view(function: Callable[..., Array]) -> Any:
-            def call(variables: Variables, images: Array, *, key: Any = None) -> Array:
+        def view(function):  # of either kind
+            def call(
+                variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None
+            ) -> Array:
                 keyed = {"key": key} if stochastic else {}
                 return function(variables, images, **keyed) if given else function(images, **keyed)
 
             return call
 
-        def absent(*_: Any, **__: Any) -> Any:
+        def absent(*_: object, **__: object) -> NoReturn:
             raise ValueError(f"Expected {name!r} to be judged alone: a function has no training.")
 
         deployed = view(function)
-        several = view(members) if members is not None else lambda *a, **k: deployed(*a, **k)[None]
+
+        def alone(
+            variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None
+        ) -> Array:
+            return deployed(variables, images, key=key)[None]
+
+        several = alone if members is None else view(members)
         views = {"deployed": deployed, "train": deployed, "members": several}
         method = Method(absent, absent, deployed, views, stochastic=stochastic, vote=vote)
         arrays = variables if variables is not None else {}
@@ -161,7 +170,9 @@ def _numbers(array: Array) -> Array:
     return jax.random.key_data(array) if is_key else array
 
 
-def _demands_a_key(function: Callable[..., Array]) -> bool:
+def _demands_a_key(function: object) -> bool:
+    if not callable(function):
+        return False
     with contextlib.suppress(TypeError, ValueError):  # not everything has a signature
         key = inspect.signature(function).parameters.get("key")
         return key is not None and key.default is inspect.Parameter.empty

@@ -89,7 +89,9 @@ def set_aside(file: pathlib.Path) -> None:
     """
     if not file.is_file():
         return
-    decisions = [d for record in _read(file, torn="the end") for d in record.decisions.values()]
+    decisions = [
+        d for record in _records_in(file, torn="the end") for d in record.decisions.values()
+    ]
     if all(decision.share_rejudged is not None for decision in decisions):
         return
     kept = file.with_name(f"{file.name}.format2")
@@ -113,7 +115,7 @@ def resume(file: pathlib.Path | None, rows: np.ndarray, size: int) -> dict[int, 
     """
     if file is None or not file.is_file():
         return {}
-    records = _read(file, torn="the end")
+    records = _records_in(file, torn="the end")
     whole = len(records) if len(records) == len(rows) else len(records) // size * size
     records = records[:whole]
     if [record.index for record in records] != rows[:whole].tolist():
@@ -129,11 +131,13 @@ def read_records(directory: str | pathlib.Path) -> Records:
     """Returns the records that an evaluation wrote; the attacks' lack what they skipped."""
     records: Records = {}
     for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
-        records[file.stem] = {record.index: record for record in _read(file)}
+        records[file.stem] = {record.index: record for record in _records_in(file)}
     return records
 
 
-def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused") -> list[Record]:
+def _records_in(
+    file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused"
+) -> list[Record]:
     records = []
     for number, line in enumerate(formats.read_lines("record", file, torn=torn), start=1):
         try:
@@ -147,7 +151,7 @@ def _read(file: pathlib.Path, *, torn: Literal["refused", "the end"] = "refused"
 
 def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> Candidates:
     """Returns of how many examples a selection by correctness chose, and their clean accuracy."""
-    clean = _read(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
+    clean = _records_in(pathlib.Path(directory) / "records" / f"{CLEAN}.jsonl")
     right, interval = share(record.headline(judges).correct for record in clean)
     return {"num_examples": len(clean), "clean_accuracy": right, "interval": interval}
 

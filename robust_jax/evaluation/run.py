@@ -6,11 +6,12 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import ArrayLike
 
 from robust_jax import formats, serialization
 from robust_jax.certify import Certificate
@@ -70,7 +71,7 @@ class Result(NamedTuple):
     def show(self) -> None:
         """Prints the table, what the paper prints of the measures, and the findings."""
         terminal.print_summary(self.title, self.summary, self.evaluation.descriptions)
-        for line in measurement.say_printed(self.measured):
+        for line in measurement.say_printed(self.measured, self.evaluation):
             logging.say(line)
         terminal.print_findings(self.findings)
 
@@ -85,7 +86,7 @@ class Result(NamedTuple):
 
 def run(
     model: Model,
-    data: Split | tuple[Any, Any],
+    data: Split | tuple[ArrayLike, ArrayLike],
     evaluation: Evaluation,
     *,
     out: str | pathlib.Path | None = None,
@@ -143,15 +144,19 @@ def run(
         )
     model, sources = model.on(mesh), {n: one.on(mesh) for n, one in (sources or {}).items()}
     if out is not None:
-        return _run(model, split, evaluation, pathlib.Path(out), sources, mesh, evaluator, progress)
+        return _judged(
+            model, split, evaluation, pathlib.Path(out), sources, mesh, evaluator, progress
+        )
     if jax.process_count() > 1:
         raise ValueError("Expected out=None to be a directory that all hosts share.")
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
-        return _run(model, split, evaluation, place, sources, mesh, evaluator, progress)
+        return _judged(model, split, evaluation, place, sources, mesh, evaluator, progress)
 
 
-def _as_split(given: Any, model: Model, evaluation: Evaluation) -> Split:
+def _as_split(
+    given: Split | tuple[ArrayLike, ArrayLike], model: Model, evaluation: Evaluation
+) -> Split:
     wanted = evaluation.selection.split
     if isinstance(given, Split):
         if given.name != wanted:
@@ -162,7 +167,7 @@ def _as_split(given: Any, model: Model, evaluation: Evaluation) -> Split:
     return from_arrays(*given, num_classes=model.num_classes, name=wanted)
 
 
-def _run(
+def _judged(
     model: Model,
     split: Split,
     wanted: Evaluation,
@@ -175,21 +180,21 @@ def _run(
     methods = {name: source.method for name, source in sources.items()}
     evaluator = evaluator or make_evaluator(model.method, wanted, mesh, methods)
     models = {None: model, **sources}
-    for found in models.values():
-        dry_run.check_data(split, found)
+    for one in models.values():
+        dry_run.check_data(split, one)
     measurement.check(wanted, model, split)
-    traced = {name: (found.method, found.variables) for name, found in models.items()}
+    traced = {name: (one.method, one.variables) for name, one in models.items()}
     dry_run.check(evaluator, traced, model.task(split.shape), directory=out)
-    for found in models.values():
-        found.check(split.shape)
+    for one in models.values():
+        one.check(split.shape)
     claims.claim(out, _description(model, sources, split, wanted))
     environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
-    found, certificates = _attacked_and_certified(
+    of_all, certificates = _attacked_and_certified(
         evaluator, models, split, out, mesh, progress=progress
     )
     seconds = records.seconds_by_attack(out)  # also of attacks that the directory had before
     seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
-    summary = records.summarize(found, wanted, seconds)
+    summary = records.summarize(of_all, wanted, seconds)
     if wanted.selection.by_correctness and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out, wanted.judges)
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
@@ -197,22 +202,22 @@ def _run(
     summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
     summary["command"] = shlex.join(["python", *sys.argv])
     summary["printed"] = records.beside_the_paper(summary, wanted, model.name)
-    findings = sanity.check_records(found, wanted)
-    findings += sanity.check_certificates(certificates, found, wanted)
+    findings = sanity.check_records(of_all, wanted)
+    findings += sanity.check_certificates(certificates, of_all, wanted)
     summary["certificates"] = {
         name: certification.summarize(wanted.certificates[name.partition("@")[0]], *one)
         for name, one in certificates.items()
     }
     with jax.default_matmul_precision(wanted.precision):
         if wanted.sanity:
-            findings += sanity.probe_split(model.method, model.variables, split, found, wanted)
-        measured = measurement.measure(wanted, model, split, list(found[CLEAN]))
+            findings += sanity.probe_split(model.method, model.variables, split, of_all, wanted)
+        measured = measurement.measure(wanted, model, split, list(of_all[CLEAN]))
     summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:
         formats.write(out / "summary.json", summary)
     pictures = report.pictures(out, wanted, split)
-    return Result(model, wanted, found, summary, findings, certificates, measured, pictures)
+    return Result(model, wanted, of_all, summary, findings, certificates, measured, pictures)
 
 
 def _attacked_and_certified(
@@ -235,17 +240,17 @@ def _attacked_and_certified(
             bar.update(tasks[name], completed=done, total=total, visible=True)
 
         arrays: dict[str, Variables] = {n: m.variables for n, m in models.items() if n is not None}
-        found = evaluate(
+        of_all = evaluate(
             evaluator, models[None].variables, split,
             directory=out, sources=arrays, on_batch=on_progress,
         )  # fmt: skip
-        rows, certificates = np.asarray(list(found[CLEAN])), {}
+        rows, certificates = np.asarray(list(of_all[CLEAN])), {}
         for other in (None, *wanted.others):
             certificates |= certification.certify(
                 wanted, models[other].method, models[other].variables, split, rows, mesh,
                 directory=out, other=other, on_image=on_progress,
             )  # fmt: skip
-    return found, certificates
+    return of_all, certificates
 
 
 def _description(

@@ -59,14 +59,14 @@ def test_seeds_are_one_column_and_other_settings_another_row(directories, tmp_pa
     assert [row.name for row in rows] == [
         "clean", "pgd", "worst case, linf eps 0.05", "pgd", "worst case, linf eps 0.3",
     ]  # fmt: skip
-    assert [[len(found) for found in row.found] for row in rows] == [
+    assert [[len(found) for found in row.cells] for row in rows] == [
         [2, 1], [2, 0], [2, 0], [0, 1], [0, 1],
     ]  # fmt: skip
     assert "eps 0.05" in rows[1].what
     assert "eps 0.3" in rows[3].what
     clean = [100 * run.summary["clean_accuracy"] for run in runs[:2]]
     mean, deviation = statistics.mean(clean), statistics.stdev(clean)
-    assert compare.cell(rows[0].found[0]) == f"{mean:.2f} % +- {deviation:.2f}, n = 2"
+    assert compare.cell(rows[0].cells[0]) == f"{mean:.2f} % +- {deviation:.2f}, n = 2"
     compare.compare(directories, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert f"{mean:.2f} % +- {deviation:.2f}, n = 2" in page
@@ -115,7 +115,7 @@ def test_what_counts_is_told_apart(directories):
     }
     other = other._replace(summary={**other.summary, "judges": judges})
     rows = [row for row in compare.rows(compare.columns([one, other])) if row.name == "pgd"]
-    assert [len(found) for row in rows for found in row.found] == [1, 1]
+    assert [len(found) for row in rows for found in row.cells] == [1, 1]
     assert rows[1].what.endswith("right after the attack")
 
 

@@ -3,20 +3,23 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 from matplotlib.figure import Figure
 
 from robust_jax import rng
+from robust_jax.analysis import TapsView
 from robust_jax.attacks import Attack, bind
+from robust_jax.evaluation.summary import Beside
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables
+from robust_jax.types import Variables, View
 
 REDUCED_EXAMPLES = 64
 """Images that are asked, attacked and certified at the small budget."""
@@ -48,9 +51,14 @@ class Subject(NamedTuple):
     key: Key[Array, ""]
     batch_size: int
 
-    def view(self, name: str) -> Any:
+    def view(self, name: str) -> View:
         """Returns a view of the method bound to its arrays."""
         return bind(self.method.view(name), self.variables)
+
+    @property
+    def taps(self) -> TapsView:
+        """Returns the view of activations, by layer, bound to its arrays."""
+        return jax.tree_util.Partial(self.method.view("taps"), self.variables)
 
     def batches(self, images: Array | None = None) -> list[slice]:
         """Returns the parts that images are taken in, as equal as can be: a size compiles once.
@@ -62,14 +70,14 @@ class Subject(NamedTuple):
         size = max(1, -(-count // max(1, -(-count // self.batch_size))))
         return [slice(start, start + size) for start in range(0, count, size)]
 
-    def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> Any:
+    def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> PyTree:
         """Returns a view of all images, batches joined along an axis of the examples.
 
         Every batch has the same key: a random model is the same draw on all images.
         """
         run, bound = _compiled_view(), self.view(view)
-        found = [run(bound, images[part], key) for part in self.batches(images)]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *found)
+        batches = [run(bound, images[part], key) for part in self.batches(images)]
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *batches)
 
     def attacked(self, attack: Attack, view: str) -> Float[Array, "b h w k"]:
         """Returns the images after an attack on a view, see `attacked_parts`."""
@@ -86,7 +94,9 @@ class Subject(NamedTuple):
         call = attack.dry_run if traced else attack
         begun = {"starts": self.images[:NUM_STARTS]} if attack.takes_starts and not traced else {}
 
-        def run(bound: Any, images: Array, labels: Array, index: Array, begun: Any) -> Array:
+        def run(
+            bound: View, images: Array, labels: Array, index: Array, begun: Mapping[str, Array]
+        ) -> Array:
             return call(bound, images, labels, key=key, index=index, **begun)
 
         compiled = run if attack.on_host else jitted(run)
@@ -97,21 +107,21 @@ class Subject(NamedTuple):
         for part in self.batches():
             yield compiled(bound, self.images[part], labels[part], index[part], begun)
 
-    def shape_of(self, view: str) -> Any:
-        """Returns the shape of a view of one image, without running it."""
+    def shape_of(self, view: str) -> PyTree:
+        """Returns the shape, by layer those of taps, of a view of one image; nothing is run."""
         key = jax.eval_shape(lambda: jax.random.key(0))
-        run: Callable[..., Any] = self.method.view(view)
-        found = jax.eval_shape(
+        run, one = self.method.view(view), (1, *self.images.shape[1:])
+        shapes = jax.eval_shape(
             lambda variables, images, key: run(variables, images, key=key),
             self.variables,
-            jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype),
+            jax.ShapeDtypeStruct(one, self.images.dtype),
             key,
         )
-        return jax.tree.map(lambda leaf: leaf.shape, found)
+        return jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
 @functools.cache
-def _compiled_view() -> Callable[..., Any]:
+def _compiled_view() -> Callable[[View, Array, Key[Array, ""]], PyTree]:
     return jitted(lambda bound, images, key: bound(images, key=key))
 
 
@@ -124,13 +134,15 @@ class Found(NamedTuple):
         lines: of the report's table, what and how much; both are HTML.
         figures: of the report, each with what it shows, which is its text alternative too.
         about: what the lines are, in a sentence of HTML.
+        beside: by place in `numbers`, what a paper prints there, and ours.
     """
 
     section: str
-    numbers: dict[str, Any]
+    numbers: Mapping[str, object]
     lines: tuple[tuple[str, str], ...] = ()
     figures: tuple[tuple[Figure, str], ...] = ()
     about: str = ""
+    beside: Mapping[str, Beside] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,25 +158,23 @@ class PrintedNumbers:
     table: str
     rows: dict[str, dict[str, float]]
 
-    def beside(self, numbers: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    def beside(self, numbers: Mapping[str, object], name: str) -> dict[str, Beside]:
         """Returns by place the `paper`'s number and `ours`, of one checkpoint; {} of others.
 
         Raises:
             ValueError: the answer has no such number.
         """
-        found: dict[str, dict[str, Any]] = {}
+        pairs: dict[str, Beside] = {}
         for place, paper in self.rows.get(name, {}).items():
-            ours: Any = numbers
+            ours: object = numbers
             for part in place.split("."):
                 if isinstance(ours, list):
                     ours = dict(zip(map(str, range(len(ours))), ours, strict=True))
-                if not isinstance(ours, dict) or part not in ours:
-                    raise ValueError(
-                        f"Expected printed={place!r} to be one of the answer's numbers."
-                    )
-                ours = ours[part]
-            found[place] = {"paper": paper, "ours": ours}
-        return found
+                ours = ours.get(part, "none") if isinstance(ours, Mapping) else "none"
+            if ours is not None and not isinstance(ours, int | float):
+                raise ValueError(f"Expected printed={place!r} to be one of the answer's numbers.")
+            pairs[place] = {"paper": paper, "ours": ours}
+        return pairs
 
 
 OneMeasure = TypeVar("OneMeasure", bound="Measure")

@@ -2,15 +2,18 @@
 
 import dataclasses
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.evaluation.measures.base import Found, Measure, Subject
 from robust_jax.runtime.compilation import jitted
 from robust_jax.runtime.wording import text
+from robust_jax.types import Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,8 @@ class Latency(Measure):
             "device": jax.devices()[0].device_kind,
             "batch_size": self.batch_size,
             "seconds": {
-                name: dict(zip(("median", "lower", "upper"), found, strict=True))
-                for name, found in quartiles.items()
+                name: dict(zip(("median", "lower", "upper"), three, strict=True))
+                for name, three in quartiles.items()
             },
         }
         lines = tuple(
@@ -87,6 +90,6 @@ class Latency(Measure):
         return Found(self.section, numbers, lines, about=about)
 
     @staticmethod
-    def _call(subject: Subject, name: str) -> Any:
+    def _call(subject: Subject, name: str) -> Callable[[Variables, Array, Key[Array, ""]], Array]:
         view = subject.method.view(name)
         return lambda variables, images, key: view(variables, images, key=key)

@@ -80,9 +80,8 @@ class Agreement(Measure):
             "entropy": _mean_and_deviation(entropy),
         }
         kappa, evenness = (
-            f"{found['mean']:.3f}"
-            + (f" ± {found['deviation']:.3f}" if self.num_repeats > 1 else "")
-            for found in spread.values()
+            f"{one['mean']:.3f}" + (f" ± {one['deviation']:.3f}" if self.num_repeats > 1 else "")
+            for one in spread.values()
         )
         about = f"Members on {len(subject.images)} clean images."
         lines = (
@@ -135,23 +134,24 @@ class Gradients(Measure):
         """Returns the quartiles, by loss, and the shares of zero gradients."""
         numbers, lines, figures = {}, [], []
         for loss in self.losses:
-            slopes = self._slopes(subject, loss)
-            found = analysis.summarize_gradients(analysis.gradient_statistics(slopes))
-            numbers[loss] = found
+            gradients = self._of_members(subject, loss)
+            statistics = analysis.gradient_statistics(gradients)
+            quartiles = analysis.summarize_gradients(statistics)
+            numbers[loss] = quartiles
             title = loss.replace("_", "-")
-            low, middle, high = found["L_d"]
+            low, middle, high = quartiles["L_d"]
             cosines = f"{middle:.3g} <small>{low:.3g} to {high:.3g}</small>"
             lines.append((f"L<sub>d</sub>, {title}", cosines))
-            low, middle, high = found["L_s"]
-            zero = ", ".join(map(percent, found["zero_share"]))
+            low, middle, high = quartiles["L_s"]
+            zero = ", ".join(map(percent, quartiles["zero_share"]))
             lines.append((f"L<sub>s</sub>, {title}",
                           f"{middle:.3g} <small>{low:.3g} to {high:.3g}; zero gradients: {zero}"
                           "</small>"))  # fmt: skip
             for number in range(min(self.num_pictures, len(subject.images))):
                 figure = analysis.gradient_pictures(
                     np.asarray(subject.images[number]),
-                    np.asarray(slopes[:, number]),
-                    member_names(len(slopes)),
+                    np.asarray(gradients[:, number]),
+                    member_names(len(gradients)),
                 )
                 name = subject.class_names[int(subject.labels[number])]
                 words = f"Gradients of the members' {title} at an image of {name}, their cosines."
@@ -163,15 +163,15 @@ class Gradients(Measure):
         )
         return Found(self.section, numbers, tuple(lines), tuple(figures), about)
 
-    def _slopes(self, subject: Subject, loss: str) -> Float[Array, "m b h w k"]:
+    def _of_members(self, subject: Subject, loss: str) -> Float[Array, "m b h w k"]:
         key, members = rng.stream(subject.key, "gradients"), subject.view("members")
-        found = [
+        batches = [
             analysis.member_gradients(
                 members, subject.images[part], subject.labels[part], key=key, loss=loss
             )
             for part in subject.batches()
         ]
-        return jnp.concatenate(found, axis=1)
+        return jnp.concatenate(batches, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +250,7 @@ class LayerSimilarity(Measure):
     def __call__(self, subject: Subject) -> Found:
         """Returns the curves, and their means over layers."""
         alike = analysis.similarity(
-            subject.view("taps"),
+            subject.taps,
             [subject.images[part] for part in subject.batches()],
             key=rng.stream(subject.key, "similarity"),
             layers=self.layers,

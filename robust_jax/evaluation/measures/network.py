@@ -1,12 +1,14 @@
 """Measures of what is inside a network: filters, activations, embeddings, rates, voting layers."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Key, PyTree
 
 from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
@@ -15,6 +17,7 @@ from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, R
 from robust_jax.models import EnsembleConfig
 from robust_jax.models.base import in_network_order
 from robust_jax.runtime.wording import percent, text
+from robust_jax.types import Variables
 
 CLEAN = "clean"
 
@@ -34,23 +37,24 @@ class FilterSheet(Measure):
 
     def missing(self, subject: Subject) -> str | None:
         """Returns what the model lacks: kernel pooling, and filters of grey or colour."""
-        if self.pooled_only and _pool(subject) is None:
+        if self.pooled_only and _pool_of(subject) is None:
             return "kernel average pooling"
         return None if _kernels(subject) else "a convolution of grey or colour images"
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture."""
-        kernel, pool = np.asarray(_kernels(subject)[0]), _pool(subject) or KernelPool()
+        kernel, pool = np.asarray(_kernels(subject)[0]), _pool_of(subject) or KernelPool()
         figure = analysis.filter_sheet(kernel, pool.grid(kernel.shape[-1]))
         words = "Filters of the first convolution on the sheet that kernels are pooled over."
         return Found(self.section, {"filters": kernel.shape[-1]}, (), ((figure, words),))
 
 
-def _pool(subject: Subject) -> KernelPool | None:
+def _pool_of(subject: Subject) -> KernelPool | None:
     return subject.config.pool if isinstance(subject.config, KAP) else None
 
 
-def _kernels(subject: Subject) -> list[Any]:
+def _kernels(subject: Subject) -> list[PyTree]:
+    """Returns the kernels of convolutions of grey or colour images, or their shapes."""
     return [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(subject.variables["params"])
@@ -91,7 +95,7 @@ class Embedding(Measure):
         if layer not in names:
             raise ValueError(f"Expected layer={layer!r} to be one of {list(names)}.")
         key = rng.stream(subject.key, "taps")
-        values = _taps(subject, subject.images, (layer,), key=key)[layer][0]
+        values = activations(subject, subject.images, (layer,), key=key)[layer][0]
         seed = int(jax.random.randint(rng.stream(subject.key, "embedding"), (), 0, 2**31 - 1))
         panels = {"all": values.reshape(len(values), -1)}
         if self.by_sign:
@@ -116,11 +120,15 @@ class Embedding(Measure):
         )
 
 
-def _taps(subject: Subject, images: Any, layers: tuple[str, ...], *, key: Any) -> dict[str, Any]:
+def activations(
+    subject: Subject, images: Array, layers: tuple[str, ...], *, key: Key[Array, ""]
+) -> dict[str, Array]:
     """Returns the activations of some layers on all images, each [m b ...]."""
     method = subject.method
 
-    def chosen(variables: Any, images: Any, *, key: Any) -> dict[str, Any]:
+    def chosen(
+        variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
+    ) -> dict[str, Array]:
         taps = method.view("taps")(variables, images, key=key)
         return {layer: analysis.with_members(taps[layer]) for layer in layers}
 
@@ -170,18 +178,20 @@ class Activations(Measure):
         # Under one key, or redrawn noise would be part of the change.
         key = rng.stream(subject.key, "activations")
         layers = tuple(subject.shape_of("taps"))
-        taps = {kind: _taps(subject, images, layers, key=key) for kind, images in kinds.items()}
+        taps = {
+            kind: activations(subject, images, layers, key=key) for kind, images in kinds.items()
+        }
         drawn = rng.stream(subject.key, "kernels")
         values = {kind: analysis.kernel_activations(tap, key=drawn) for kind, tap in taps.items()}
         changes = {
             kind: analysis.perturbations(taps[CLEAN], taps[kind]) for kind in kinds if kind != CLEAN
         }
         relative = {
-            kind: {layer: found.relative for layer, found in layers.items()}
+            kind: {layer: change.relative for layer, change in layers.items()}
             for kind, layers in changes.items()
         }
         absolute = {
-            kind: {layer: found.absolute for layer, found in layers.items()}
+            kind: {layer: change.absolute for layer, change in layers.items()}
             for kind, layers in changes.items()
         }
         figures = (
@@ -272,8 +282,8 @@ class VotingLayers(Measure):
                 next(subject.attacked_parts(attack, self.view))
         signs, depths, layers = {}, {}, {}
         for name, attack in {CLEAN: None, **self.attacks}.items():
-            by_sign = self._votes(subject, attack)
-            signs[name] = {sign: found.by_depth[-1] for sign, found in by_sign.items()}
+            by_sign = self._votes_by_sign(subject, attack)
+            signs[name] = {sign: votes.by_depth[-1] for sign, votes in by_sign.items()}
             depths[name], layers[name] = by_sign["both"]
         shown = {name: votes for name, votes in signs.items() if votes["both"].size}
         figures = (
@@ -308,11 +318,13 @@ class VotingLayers(Measure):
         about = about if self.of == "successes" else ""
         return Found(self.section, numbers, lines, figures, about)
 
-    def _votes(self, subject: Subject, attack: Attack | None) -> dict[str, Any]:
+    def _votes_by_sign(
+        self, subject: Subject, attack: Attack | None
+    ) -> Mapping[str, analysis.LayerVotes]:
         """Returns by sign `LayerVotes` of the images that count, batch by batch."""
         clean = (subject.images[part] for part in subject.batches())
         images = clean if attack is None else subject.attacked_parts(attack, self.view)
-        found: dict[str, list[Any]] = {"positive": [], "negative": [], "both": []}
+        signs: dict[str, list[analysis.LayerVotes]] = {"positive": [], "negative": [], "both": []}
         for part, each in zip(subject.batches(), images, strict=True):
             labels = subject.labels[part]
             counts = np.ones(len(labels), bool)
@@ -320,7 +332,7 @@ class VotingLayers(Measure):
                 logits = subject.ask(self.view, each, key=subject.key)
                 counts = np.asarray(jnp.argmax(logits, axis=-1) != labels)
             scores = subject.ask("members", each, key=subject.key, axis=1)
-            for sign, votes in found.items():
+            for sign, votes in signs.items():
                 votes.append(
                     jax.tree.map(
                         lambda right, counts=counts: np.asarray(right)[:, counts],
@@ -329,5 +341,5 @@ class VotingLayers(Measure):
                 )
         return {
             sign: jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *votes)
-            for sign, votes in found.items()
+            for sign, votes in signs.items()
         }

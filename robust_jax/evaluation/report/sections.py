@@ -49,19 +49,19 @@ def sections(
     """
     yield Section("Accuracy", headline(summary, descriptions) + papers_table(config.printed))
     yield Section("Can these numbers be trusted?", checks(findings))
-    curves = list(_curves(config, records))
+    curves = list(_accuracy_over_eps(config, records))
     if curves:
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
     if certificates:
         yield Section(
             "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
         )
-    pictures = list(_pictures(shown, clean_images, records, class_names, config.judges))
+    pictures = list(_twins(shown, clean_images, records, class_names, config.judges))
     if pictures:
         yield Section("Images and their adversarial twins", "".join(pictures))
     if len(class_names) <= MAX_CLASSES:
         yield Section("Which classes are taken for which", _confusion(config, records, class_names))
-    yield from _measured(measured)
+    yield from _by_subject(measured)
     yield Section("Other columns, and time", details(summary))
 
 
@@ -73,7 +73,7 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
     )  # fmt: skip
 
 
-def _curves(config: Evaluation, records: Records) -> Iterator[str]:
+def _accuracy_over_eps(config: Evaluation, records: Records) -> Iterator[str]:
     """Yields a figure for each norm of which attacks come at two eps or more."""
     judge = config.deciding
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
@@ -84,11 +84,11 @@ def _curves(config: Evaluation, records: Records) -> Iterator[str]:
                 kind = [type(run.attack).__name__, run.view, run.source and f"of {run.source}"]
                 loss = getattr(run.attack, "loss", None)
                 key = ", ".join(str(word) for word in [*kind, loss] if word)
-                found = series.setdefault(key, {0.0: clean})
+                curve = series.setdefault(key, {0.0: clean})
                 eps, stands = run.attack.threat.eps, _standing(records, name, judge)
                 # Two attacks of one kind and eps: their worst case.
-                found[eps] = stands & found.get(eps, stands)
-        series = {key: found for key, found in series.items() if len(found) > 2}
+                curve[eps] = stands & curve.get(eps, stands)
+        series = {key: curve for key, curve in series.items() if len(curve) > 2}
         if series:
             unit = "1/255" if norm == "linf" else "1"
             figure = analysis.accuracy_curves(series, norm=norm, unit=unit)
@@ -100,29 +100,29 @@ def _certified(
     summaries: Mapping[str, CertificateSummary],
 ) -> str:
     rows = []
-    for name, (found, labels) in certificates.items():
-        right = found.label == labels
+    for name, (certificate, labels) in certificates.items():
+        right = certificate.label == labels
         rows.append(
             [
                 f"{text(name)}<br><small>{text(summaries[name]['what'])}</small>",
                 percent(float(right.mean())),
-                percent(float((found.label < 0).mean())),
-                f"{float(np.where(right, found.radius, 0).mean()):.3f}",
+                percent(float((certificate.label < 0).mean())),
+                f"{float(np.where(right, certificate.radius, 0).mean()):.3f}",
                 str(len(labels)),
             ]
         )
     headings = ["certifier", "certified at radius 0", "abstained", "average radius", "images"]
     pictures = []
     curves = {
-        name: analysis.Certified(found.radius, found.label == labels)
-        for name, (found, labels) in certificates.items()
-        if found.margin is None
+        name: analysis.Certified(one.radius, one.label == labels)
+        for name, (one, labels) in certificates.items()
+        if one.margin is None
     }
     if curves:
         words = "Share of images certified as their class at a radius."
         pictures.append(picture(analysis.certified_curves(curves), words))
     margins = {
-        name: found.margin for name, (found, _) in certificates.items() if found.margin is not None
+        name: one.margin for name, (one, _) in certificates.items() if one.margin is not None
     }
     if margins:
         words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
@@ -130,7 +130,7 @@ def _certified(
     return table(headings, rows) + "".join(pictures)
 
 
-def _pictures(
+def _twins(
     shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
     clean_images: Mapping[int, np.ndarray],
     records: Records,
@@ -162,10 +162,11 @@ def _confusion(config: Evaluation, records: Records, class_names: Sequence[str])
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
     def figure(name: str) -> str:
-        rows = [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
-        found = np.asarray(rows)
-        decided = found >= 0
-        matrix = analysis.confusion_matrix(labels[decided], found[decided], class_names)
+        predictions = np.asarray(
+            [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
+        )
+        decided = predictions >= 0
+        matrix = analysis.confusion_matrix(labels[decided], predictions[decided], class_names)
         missing = "" if decided.all() else f" {np.sum(~decided)} without: their scores are NaN."
         return picture(matrix, f"{name}, judged by {judge!r}.{missing}")
 
@@ -175,15 +176,15 @@ def _confusion(config: Evaluation, records: Records, class_names: Sequence[str])
     return f'<div class="figures">{"".join(map(figure, names))}</div>'
 
 
-def _measured(measured: Mapping[str, Found]) -> Iterator[Section]:
+def _by_subject(measured: Mapping[str, Found]) -> Iterator[Section]:
     """Yields a section for each subject that measures have, in their order."""
-    for title in dict.fromkeys(found.section for found in measured.values()):
-        here = [found for found in measured.values() if found.section == title]
-        body = "".join(f"<p>{found.about}</p>" for found in here if found.about)
-        lines = [list(line) for found in here for line in found.lines]
+    for title in dict.fromkeys(answer.section for answer in measured.values()):
+        here = [answer for answer in measured.values() if answer.section == title]
+        body = "".join(f"<p>{answer.about}</p>" for answer in here if answer.about)
+        lines = [list(line) for answer in here for line in answer.lines]
         if lines:
             body += table(["", ""], lines)
-        pictures = [picture(*pair) for found in here for pair in found.figures]
+        pictures = [picture(*pair) for answer in here for pair in answer.figures]
         if pictures:
             body += f'<div class="figures">{"".join(pictures)}</div>'
         yield Section(title, body)

@@ -25,18 +25,18 @@ def print_summary(title: str, summary: Summary, descriptions: Mapping[str, str])
         descriptions: what each attack is, by its name.
     """
     if jax.process_index() == 0:
-        _print(title, summary, descriptions, console)
+        _show_on(title, summary, descriptions, console)
 
 
 def as_text(title: str, summary: Summary, descriptions: Mapping[str, str], width: int) -> str:
     """Returns what `print_summary` prints on a terminal of some width."""
     page = rich.console.Console(width=width, file=io.StringIO())
     with page.capture() as captured:
-        _print(title, summary, descriptions, page)
+        _show_on(title, summary, descriptions, page)
     return captured.get()
 
 
-def _print(
+def _show_on(
     title: str,
     summary: Summary,
     descriptions: Mapping[str, str],

@@ -1,8 +1,7 @@
 """The probe's own attacks on a view: PGD of every loss and length, Square, noise."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from robust_jax.attacks.bounded import start_keys
 from robust_jax.attacks.pgd import climb
 from robust_jax.attacks.runs import Given, Run
 from robust_jax.attacks.threat import expand, unit_l2
+from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
 
@@ -48,7 +48,7 @@ class AttackedView:
     def __init__(
         self,
         name: str,
-        method_view: Callable[..., Array],
+        method_view: MethodView,
         variables: Variables,
         images: Float[Array, "b h w k"],
         labels: Int[Array, " b"],
@@ -58,13 +58,13 @@ class AttackedView:
     ) -> None:
         self.name, self.images, self.labels, self.key = name, images, labels, key
         self.view: View = bind(method_view, variables)
-        ask = jitted(_logits)
+        ask = jitted(_decided_logits)
         keys = [rng.stream(key, "view", number) for number in (0, 1)]
         logits, again = (ask(self.view, images, key) for key in keys)
         self.random = stochastic and bool(jnp.any(logits != again))
         judged = eot(self.view, NUM_DRAWS) if self.random else self.view
-        self._standing = functools.partial(jitted(_standing), judged)
-        self._stood: dict[Any, Bool[np.ndarray, " b"]] = {}
+        self._decided = functools.partial(jitted(_stands), judged)
+        self._stood: dict[tuple[object, ...], Bool[np.ndarray, " b"]] = {}
         self._climb = jitted(_climb, static_argnames=("norm", "bounds", "num_classes"))
         self.num_classes = logits.shape[-1]
         # Half of the margins are larger: a scale that leaves no softmax saturated.
@@ -72,7 +72,7 @@ class AttackedView:
 
     def standing(self, images: Array) -> Bool[np.ndarray, " b"]:
         """Returns which images the view has right."""
-        return np.asarray(self._standing(images, self.labels, rng.stream(self.key, "judge")))
+        return np.asarray(self._decided(images, self.labels, rng.stream(self.key, "judge")))
 
     def pgd(
         self,
@@ -99,7 +99,7 @@ class AttackedView:
         asked = threat, loss, num_steps, step_size, scale, start
         if asked in self._stood:
             return self._stood[asked]
-        found = self._climb(
+        adversarial = self._climb(
             self.view,
             self.images,
             self.labels,
@@ -113,7 +113,7 @@ class AttackedView:
             bounds=threat.bounds,
             num_classes=self.num_classes,
         )
-        return self._stood.setdefault(asked, self.standing(found))
+        return self._stood.setdefault(asked, self.standing(adversarial))
 
     def square(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
         """Returns which images stand under Square."""
@@ -125,7 +125,7 @@ class AttackedView:
 
     def noise(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
         """Returns which images stand under draws of random signs on the surface of the ball."""
-        run = jitted(_noise, static_argnames=("norm", "bounds"))
+        run = jitted(_first_that_fools, static_argnames=("norm", "bounds"))
         eps = jnp.asarray(threat.eps, self.images.dtype)
         key = rng.stream(self.key, "attack")
         found = run(
@@ -135,7 +135,7 @@ class AttackedView:
 
     def changes(self, threat: ThreatModel) -> tuple[np.ndarray, np.ndarray]:
         """Returns by how much the margin changes along random signs: predicted, and in truth."""
-        run = jitted(_changes, static_argnames=("norm", "bounds"))
+        run = jitted(_margin_changes, static_argnames=("norm", "bounds"))
         eps = jnp.asarray(threat.eps, self.images.dtype)
         key = rng.stream(self.key, "directions")
         given = self.view, self.images, self.labels, eps, key
@@ -143,12 +143,12 @@ class AttackedView:
         return np.asarray(predicted, np.float64), np.asarray(true, np.float64)
 
 
-def _logits(view: View, images: Array, key: Key[Array, ""]) -> Array:
+def _decided_logits(view: View, images: Array, key: Key[Array, ""]) -> Array:
     return losses.decision(view(images, key=key))
 
 
-def _standing(view: View, images: Array, labels: Array, key: Key[Array, ""]) -> Array:
-    return ~losses.misclassified(_logits(view, images, key), labels)
+def _stands(view: View, images: Array, labels: Array, key: Key[Array, ""]) -> Array:
+    return ~losses.misclassified(_decided_logits(view, images, key), labels)
 
 
 def divided(view: View, scale: Array, images: Array, *, key: Key[Array, ""]) -> Array:
@@ -168,7 +168,7 @@ def _climb(
     num_steps: Array | int,
     key: Key[Array, ""],
     *,
-    norm: Any,
+    norm: Literal["linf", "l2"],
     bounds: tuple[float, float],
     num_classes: int,
 ) -> Array:
@@ -201,38 +201,40 @@ def _moved(images: Array, key: Key[Array, ""], eps: Array, threat: ThreatModel) 
     return threat.project(images + eps * signs, images, eps=jnp.broadcast_to(eps, len(images)))
 
 
-def _changes(
+def _margin_changes(
     view: View,
     images: Array,
     labels: Array,
     eps: Array,
     key: Key[Array, ""],
     *,
-    norm: Any,
+    norm: Literal["linf", "l2"],
     bounds: tuple[float, float],
 ) -> tuple[Array, Array]:
     """Returns by how much the margin changes along random signs: predicted, and in truth."""
     view_key = rng.stream(key, "view")
     asked = losses.margin, view
-    slope, before, _ = losses.gradient(*asked, images, labels, key=view_key)
+    gradient, before, _ = losses.gradient(*asked, images, labels, key=view_key)
 
     def along(number):
         signs_key = rng.stream(key, "signs", number)
         points = _moved(images, signs_key, eps, ThreatModel(norm, 0.0, bounds))
         after, _ = losses.evaluate(*asked, points, labels, key=view_key)
-        return jnp.sum((slope * (points - images)).reshape(len(images), -1), axis=1), after - before
+        return jnp.sum(
+            (gradient * (points - images)).reshape(len(images), -1), axis=1
+        ), after - before
 
     return jax.lax.map(along, jnp.arange(NUM_DIRECTIONS))
 
 
-def _noise(
+def _first_that_fools(
     view: View,
     images: Array,
     labels: Array,
     eps: Array,
     key: Key[Array, ""],
     *,
-    norm: Any,
+    norm: Literal["linf", "l2"],
     bounds: tuple[float, float],
 ) -> Array:
     """Returns the first draw of random signs that fools, the last one where none does."""
@@ -242,7 +244,9 @@ def _noise(
         draw_key = rng.stream(key, "noise", number)
         signs_key = rng.stream(draw_key, "signs")
         noisy = _moved(images, signs_key, eps, ThreatModel(norm, 0.0, bounds))
-        hit = losses.misclassified(_logits(view, noisy, rng.stream(draw_key, "view")), labels)
+        hit = losses.misclassified(
+            _decided_logits(view, noisy, rng.stream(draw_key, "view")), labels
+        )
         return number + 1, jnp.where(expand(done, points), points, noisy), done | hit
 
     return jax.lax.while_loop(

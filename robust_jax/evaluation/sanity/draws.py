@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, standing_with_twice_the_draws
 from robust_jax.evaluation.judging import predictor
 from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding, outranks
+from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
@@ -19,28 +20,17 @@ CHANGE = 0.01
 """Drop of the accuracy under attack, when the draws are doubled, that is let pass."""
 
 
-def enough_draws(
-    method: Method,
-    variables: Variables,
-    images: Float[Array, "b h w k"],
-    labels: Int[Array, " b"],
-    config: Evaluation,
-    *,
-    key: Key[Array, ""],
-) -> Finding:
+def enough_draws(probed: Probed, *, key: Key[Array, ""]) -> Finding:
     """Returns a flag where twice the draws make the attack of most draws stronger.
 
     Both runs have the same keys and are decided by the judge that counts under the same draws.
     A drop of 1 % or more that chance explains on so few images is a note.
 
     Args:
-        method: what is evaluated.
-        variables: its arrays.
-        images: clean images.
-        labels: their classes.
-        config: the evaluation.
+        probed: the model, images and the evaluation.
         key: root of all draws.
     """
+    method, variables, images, labels, config = probed
     name = _most_draws(method, variables, images, config, key)
     if name is None:
         text = "No bounded white-box attack sees fresh draws of a random model."

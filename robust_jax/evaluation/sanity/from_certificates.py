@@ -25,7 +25,7 @@ def check_certificates(
 ) -> list[Finding]:
     """Returns, for each certifier, whether an image certified in a ball is wrong inside it.
 
-    The deployed rule decides: of the judges without a view of their own the one that counts. Any
+    The deployed rule decides: of the judges without a view of their own the one that counts. Every
     record is asked, the clean ones too, by the distance that was measured.
 
     Args:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from robust_jax import metrics, serialization
 from robust_jax.evaluation.attack_runs import balls
@@ -37,8 +36,8 @@ def check_records(records: Records, config: Evaluation) -> list[Finding]:
 def no_numbers(records: Records, config: Evaluation) -> Iterator[Finding]:
     """Yields a flag where adversarial images have NaN scores, which count as not robust."""
     counts = {
-        name: sum(found[row].decisions[config.deciding].prediction < 0 for row in records[CLEAN])
-        for name, found in records.items()
+        name: sum(rows[row].decisions[config.deciding].prediction < 0 for row in records[CLEAN])
+        for name, rows in records.items()
     }
     broken = [f"{name} {count}" for name, count in counts.items() if count]
     if broken:
@@ -52,14 +51,14 @@ def no_numbers(records: Records, config: Evaluation) -> Iterator[Finding]:
 
 def no_starts(records: Records) -> Iterator[Finding]:
     """Yields a flag where an attack found no image to begin at, and so attacked nothing."""
-    counts = {name: sum(not r.started for r in found.values()) for name, found in records.items()}
-    found = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-    if found:
+    counts = {name: sum(not r.started for r in rows.values()) for name, rows in records.items()}
+    without = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    if without:
         yield Finding(
             "every image has a start",
             "flag",
-            f"Attacks that begin at other images found none to begin at ({found}): these examples "
-            "count as robust, though nothing was tried.",
+            f"Attacks that begin at other images found none to begin at ({without}): these "
+            "examples count as robust, though nothing was tried.",
             "Quote these attacks on the other examples alone; try Square, which needs no start.",
         )
 
@@ -83,8 +82,8 @@ def standing(records: Records, name: str, judge: str) -> list[bool]:
     """Returns which examples are right clean and under an attack, in order of the clean ones."""
     clean = records[CLEAN]
     return [
-        found.decisions[judge].correct and records[name][row].decisions[judge].correct
-        for row, found in clean.items()
+        record.decisions[judge].correct and records[name][row].decisions[judge].correct
+        for row, record in clean.items()
     ]
 
 
@@ -107,11 +106,12 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
         for member in members:
             if config.attacks[member].source is not None:
                 continue
-            right = [r for r, found in records[CLEAN].items() if found.decisions[judge].correct]
-            found = [records[member][row] for row in right]
-            if sum(record.view_fooled for record in found) < 5:
+            right = [row for row, r in records[CLEAN].items() if r.decisions[judge].correct]
+            attacked = [records[member][row] for row in right]
+            if sum(record.view_fooled for record in attacked) < 5:
                 continue
-            missed = sum(r.view_fooled and r.decisions[judge].correct for r in found) / len(found)
+            missed = sum(r.view_fooled and r.decisions[judge].correct for r in attacked)
+            missed /= len(attacked)
             if best is None or missed < best[0]:
                 best = (missed, member)
         if best is not None and (worst is None or best[0] > worst[0]):
@@ -286,21 +286,21 @@ def monotone(records: Records, config: Evaluation) -> list[Finding]:
 
 def pairs_by(attacks: Mapping[str, AttackRun], field: str) -> Iterator[tuple[str, str]]:
     """Yields the pairs (weaker, stronger) of neighbours in one field that agree in the others."""
-    groups: dict[str, list[tuple[Any, str]]] = {}
+    groups: dict[str, list[tuple[float, str]]] = {}
     for name, run in attacks.items():
-        described: dict[str, Any] = serialization.to_json(run)
-        described.pop("adaptive")
-        holder = described if field == "eot_samples" else described["attack"]
+        described, attack = serialization.to_json(run), serialization.to_json(run.attack)
+        del described["adaptive"], described["attack"]
+        holder = described if field == "eot_samples" else attack
         if field == "eps":
-            holder = holder.get("threat", {})
-        if field not in holder:
+            holder = attack.get("threat")
+        if not isinstance(holder, dict) or field not in holder:
             continue
         strength = holder.pop(field)
-        if field == "eps" and described["attack"].get("step_size") is not None:
+        step_size = attack.get("step_size")
+        if field == "eps" and isinstance(step_size, float):
             # A step that follows eps belongs to it.
-            described["attack"]["step_size"] /= strength or 1.0
-            described["attack"]["step_size"] = round(described["attack"]["step_size"], 6)
-        groups.setdefault(repr(described), []).append((strength, name))
+            attack["step_size"] = round(step_size / (strength or 1.0), 6)
+        groups.setdefault(repr((described, attack)), []).append((strength, name))
     for members in groups.values():
         for (low, weaker), (high, stronger) in itertools.pairwise(sorted(members)):
             if low < high:

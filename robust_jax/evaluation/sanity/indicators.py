@@ -7,11 +7,10 @@ References:
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot, losses, trajectory
@@ -19,6 +18,7 @@ from robust_jax.attacks.trajectories import has_trajectory
 from robust_jax.evaluation.judging import averaged
 from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding
+from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
@@ -40,27 +40,16 @@ FEW_STEPS, FEW_IMAGES = 4, 5
 """Fewer steps have no last quarter, fewer standing images no mean."""
 
 
-def indicators(
-    method: Method,
-    variables: Variables,
-    images: Float[Array, "b h w k"],
-    labels: Int[Array, " b"],
-    config: Evaluation,
-    *,
-    key: Key[Array, ""],
-) -> list[Finding]:
+def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
     """Returns whether the evaluation's own attacks in steps forget successes, and whether they end.
 
     Both by the word of the view that is attacked.
 
     Args:
-        method: what is evaluated.
-        variables: its arrays.
-        images: clean images.
-        labels: their classes.
-        config: the evaluation.
+        probed: the model, images and the evaluation.
         key: root of all draws.
     """
+    method, variables, images, labels, config = probed
     forgotten: dict[str, float] = {}
     rising: dict[str, float] = {}
     for name, run, view in _watched(method, variables, config):
@@ -102,7 +91,7 @@ def share_of_last_quarter(values: Float[np.ndarray, "t b"]) -> float:
 
 def _watched(
     method: Method, variables: Variables, config: Evaluation
-) -> Iterator[tuple[str, AttackRun, Any]]:
+) -> Iterator[tuple[str, AttackRun, View]]:
     """Yields the attacks in steps and their views; of those that differ in eps alone the first."""
     seen = set()
     for name, run in config.attacks.items():
@@ -112,7 +101,7 @@ def _watched(
         if not has_trajectory(attack) or attack.threat.eps == 0:
             continue
         threat = dataclasses.replace(attack.threat, eps=0.0)
-        kind: dict[str, Any] = {"threat": threat}
+        kind: dict[str, object] = {"threat": threat}
         length = getattr(attack, "step_size", None)
         if length is not None:  # a step that follows eps belongs to it
             length, kind["step_size"] = round(length / attack.threat.eps, 6), 1.0

@@ -1,7 +1,6 @@
 """Checks that ask the model itself, on a few images, before any table is believed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from robust_jax.evaluation.sanity.attacked import AttackedView
 from robust_jax.evaluation.sanity.draws import enough_draws
 from robust_jax.evaluation.sanity.findings import Finding
 from robust_jax.evaluation.sanity.indicators import indicators
+from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import jitted
@@ -53,7 +53,8 @@ def probe(
             sees, where that is known; the probe's referees are compared with those too.
     """
     key = rng.stream(jax.random.key(config.seed), "sanity")
-    on = Probes(method, variables, jnp.asarray(images), jnp.asarray(labels), key)
+    probed = Probed(method, variables, jnp.asarray(images), jnp.asarray(labels), config)
+    on = Probes(probed, key)
     findings = [on.input_range(), on.randomness()]
     views = attacked_views(method, config)
     for name, view in views.items():
@@ -69,9 +70,8 @@ def probe(
             key=on.stream("attacked view"),
         )
         findings += referees.findings(attacked, balls_of(name, config, fooled or {}))
-    asked = method, variables, on.images, on.labels, config
-    findings += indicators(*asked, key=on.stream("indicators"))
-    return [*findings, enough_draws(*asked, key=on.stream("draws"))]
+    findings += indicators(probed, key=on.stream("indicators"))
+    return [*findings, enough_draws(probed, key=on.stream("draws"))]
 
 
 def is_white_box(run: AttackRun) -> bool:
@@ -79,7 +79,7 @@ def is_white_box(run: AttackRun) -> bool:
     return run.source is None and run.attack.needs_logits
 
 
-def attacked_views(method: Method, config: Evaluation) -> dict[str, Any]:
+def attacked_views(method: Method, config: Evaluation) -> dict[str, MethodView]:
     """Returns the views that white-box attacks see, by name; the deployed one without any."""
     runs = filter(is_white_box, config.attacks.values())
     names = list(dict.fromkeys(run.view for run in runs)) or ["deployed"]
@@ -131,16 +131,9 @@ def probe_split(
 class Probes:
     """The model and the images that every check asks."""
 
-    def __init__(
-        self,
-        method: Method,
-        variables: Variables,
-        images: Array,
-        labels: Array,
-        key: Key[Array, ""],
-    ) -> None:
-        self.method, self.variables, self.key = method, variables, key
-        self.images, self.labels = images, labels
+    def __init__(self, probed: Probed, key: Key[Array, ""]) -> None:
+        self.method, self.variables, self.key = probed.method, probed.variables, key
+        self.images, self.labels = probed.images, probed.labels
 
     def stream(self, name: str, *indices: int) -> Key[Array, ""]:
         """Returns the key of a purpose."""

@@ -16,7 +16,7 @@ from robust_jax.evaluation.measures import (
     Latency,
     VotingLayers,
 )
-from robust_jax.evaluation.measures.network import _taps
+from robust_jax.evaluation.measures.network import activations
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
 from robust_jax.runtime.compilation import dry_run
@@ -67,7 +67,7 @@ def test_activations_move_as_the_taps_say(subject):
     adversarial = adversarial.at[::3].set(asked.images[::3])
     some = jnp.asarray([i for i in range(16) if i % 3])
     parts = asked._replace(images=asked.images, batch_size=6)
-    kept = _taps(parts, adversarial[some], tuple(clean), key=asked.key)
+    kept = activations(parts, adversarial[some], tuple(clean), key=asked.key)
     for layer, tap in taps(adversarial[some]).items():
         np.testing.assert_allclose(kept[layer][0], tap, rtol=1e-4, atol=1e-5)
     still = Activations(attack=FGSM(ThreatModel("linf", 0.0)))

@@ -15,6 +15,7 @@ from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Sel
 from robust_jax.evaluation.record import Decision, Record
 from robust_jax.evaluation.sanity import probes
 from robust_jax.evaluation.sanity.indicators import indicators
+from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.methods import Method
 from robust_jax.runtime import sharding
 from tests.evaluation.sanity.digits import method, network, trained
@@ -209,7 +210,8 @@ def test_an_attack_that_passes_what_it_seeks():
     }
     for expected, attack in attacks.items():
         config = Evaluation({"steps": AttackRun(attack)})
-        found = indicators(method(view), {}, images, labels, config, key=jax.random.key(0))
+        probed = Probed(method(view), {}, images, labels, config)
+        found = indicators(probed, key=jax.random.key(0))
         assert found[0].check == "attacks return what they find (silent success)"
         assert found[0].status == expected
 

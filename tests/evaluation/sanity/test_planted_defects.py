@@ -10,6 +10,7 @@ from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.sanity.draws import enough_draws
+from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.runtime import sharding
 from tests.evaluation.sanity.digits import method, network, trained
 
@@ -94,7 +95,8 @@ def test_draws_that_do_not_suffice(params, data):
         runs = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)), **run)}
         wanted = Evaluation(attacks=runs, judges={"honest": Judge(num_draws=64)})
         made = method(rule, stochastic=rule is drowned, quiet=sound)
-        return enough_draws(made, params, images, labels, wanted, key=jax.random.key(0))
+        probed = Probed(made, params, images, labels, wanted)
+        return enough_draws(probed, key=jax.random.key(0))
 
     few, many = found(drowned), found(drowned, eot_samples=16)
     assert few.status == "flag", few

@@ -1,0 +1,183 @@
+"""The steps of an evaluation: a batch is attacked and judged, by compiled functions of one type."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jax.core import Tracer
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int, Key
+
+from robust_jax import rng
+from robust_jax.attacks import BoundedAttack, bind, eot
+from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
+from robust_jax.evaluation.targets import random_targets
+from robust_jax.methods import Method
+from robust_jax.methods.base import MethodView
+from robust_jax.runtime.compilation import Precision, at_precision, jitted
+from robust_jax.runtime.sharding import batched, local, on_host, replicated, spread
+from robust_jax.types import Batch, Variables, View
+
+
+@runtime_checkable
+class StepFn(Protocol):
+    """Returns what all judges find on a batch, clean or after an attack; compiled.
+
+    Its arguments are those of every step, used or not: arrays of the model and of the source that
+    the step attacks or judges in its place, clean images to begin at, the batch, the labels to move
+    away from, and the batch's key.
+    """
+
+    def __call__(
+        self,
+        variables: Variables,
+        source: Variables | None,
+        starts: Array | None,
+        batch: Batch,
+        labels: Int[Array, " b"],
+        key: Key[Array, ""],
+        /,
+    ) -> Judgement: ...
+
+
+def _sharded(step: StepFn, mesh: Mesh, precision: Precision) -> StepFn:
+    """Returns a step compiled over the mesh: models on every device, batches split."""
+    over_batch, everywhere = batched(mesh), replicated(mesh)
+    return jitted(
+        at_precision(step, precision),
+        in_shardings=(everywhere, everywhere, everywhere, over_batch, over_batch, everywhere),
+        out_shardings=everywhere,
+    )
+
+
+def clean_step(judges: Panel, config: Evaluation, mesh: Mesh) -> StepFn:
+    """Returns the step that judges clean images by the model."""
+
+    def step(variables, source, starts, batch, labels, key):
+        del source, starts, labels  # of attacks alone
+        return judge_images(judges, variables, batch, batch.image, key)
+
+    return _sharded(step, mesh, config.precision)
+
+
+def source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
+    """Returns the step that judges clean images by a source, each by its mean prediction."""
+    judges = panel(method, {"source": Judge()}, config.seed, num_submissions=0)
+
+    def step(variables, source, starts, batch, labels, key):
+        del variables, starts, labels
+        return judge_images(judges, source, batch, batch.image, key)
+
+    return _sharded(step, mesh, config.precision)
+
+
+class _Attacked(NamedTuple):
+    """A row of the table with all that its steps close over.
+
+    Attributes:
+        name: of the row.
+        run: the attack.
+        method_view: what it attacks.
+        judges: who judge the images.
+        config: the evaluation.
+        mesh: devices.
+    """
+
+    name: str
+    run: AttackRun
+    method_view: MethodView
+    judges: Panel
+    config: Evaluation
+    mesh: Mesh
+
+    def view(self, variables: Variables, source: Variables | None) -> View:
+        """Returns the attacked view, of the model or of the source."""
+        attacked = variables if self.run.source is None else source
+        if attacked is None:
+            raise ValueError(f"Expected source={self.run.source!r} to be given.")
+        view = bind(self.method_view, attacked)
+        averages = self.run.eot_samples > 1 and self.run.draws == "fresh"
+        return eot(view, self.run.eot_samples) if averages else view
+
+    def attack(
+        self,
+        variables: Variables,
+        source: Variables | None,
+        starts: Array | None,
+        batch: Batch,
+        labels: Int[Array, " b"],
+        key: Key[Array, ""],
+    ) -> tuple[Array, Bool[Array, " b"] | None]:
+        """Returns the attacked images, and which of them the attack found a start for."""
+        attack, view = self.run.attack, self.view(variables, source)
+        key = rng.stream(key, f"attack {self.name}")
+        if attack.targeted:
+            labels = random_targets(view, batch, self.config.seed)
+        if attack.on_host and isinstance(batch.image, Tracer):
+            return attack.dry_run(view, batch.image, labels, key=key, index=batch.index), None
+        if not attack.takes_starts:
+            return attack(view, batch.image, labels, key=key, index=batch.index), None
+        started = attack.started(
+            view, batch.image, labels, key=key, index=batch.index, starts=starts
+        )
+        images = attack(view, batch.image, labels, key=key, index=batch.index, starts=starts)
+        return images, started
+
+    def judge(
+        self,
+        variables: Variables,
+        source: Variables | None,
+        batch: Batch,
+        images: Array,
+        key: Key[Array, ""],
+    ) -> Judgement:
+        """Returns what all judges find, once the images are inside the ball for sure."""
+        if isinstance(self.run.attack, BoundedAttack):
+            images = self.run.attack.threat.project(images, batch.image)
+        key, view = rng.stream(key, f"judge {self.name}"), self.view(variables, source)
+        return judge_images(self.judges, variables, batch, images, key, view)
+
+
+def attack_step(
+    attacked: Method, run: AttackRun, name: str, judges: Panel, config: Evaluation, mesh: Mesh
+) -> StepFn:
+    """Returns the step that attacks a batch and judges it, in one program where it can be."""
+    method_view = attacked.view(run.view)
+    if run.draws == "fixed":
+        method_view = averaged(method_view, run.eot_samples, config.seed)
+    row = _Attacked(name, run, method_view, judges, config, mesh)
+    return _host_step(row) if run.attack.on_host else _device_step(row)
+
+
+def _device_step(row: _Attacked) -> StepFn:
+    """Returns attack and judgement as one program."""
+
+    def step(variables, source, starts, batch, labels, key):
+        images, started = row.attack(variables, source, starts, batch, labels, key)
+        return row.judge(variables, source, batch, images, key)._replace(started=started)
+
+    return _sharded(step, row.mesh, row.config.precision)
+
+
+def _host_step(row: _Attacked) -> StepFn:
+    """Returns an attack that runs on the host over programs of its own, and then the judgement."""
+
+    def judge(variables, source, starts, batch, images, key):
+        del starts  # the images stand where labels do in other steps
+        return row.judge(variables, source, batch, images, key)
+
+    judge_step = _sharded(judge, row.mesh, row.config.precision)
+
+    def attacked_images(variables, source, batch, labels, key):
+        if isinstance(batch.image, Tracer):  # a dry run
+            return row.attack(variables, source, None, batch, labels, key)[0]
+        if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
+            variables, source = local((variables, source))
+            batch, labels = jax.device_put(on_host((batch, labels)))
+        return spread(row.attack(variables, source, None, batch, labels, key)[0], row.mesh)
+
+    def step(variables, source, starts, batch, labels, key):
+        images = attacked_images(variables, source, batch, labels, key)
+        return judge_step(variables, source, starts, batch, images, key)
+
+    return at_precision(step, row.config.precision)

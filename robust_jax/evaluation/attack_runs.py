@@ -41,9 +41,9 @@ class AttackRun:
     def described(self) -> str:
         """Returns a line on it: the attack's class, ball and steps, and what it is aimed at."""
         fields = serialization.to_json(self.attack)
-        threat = fields.pop("threat", None)
-        words = [fields.pop("type")]
-        if threat is not None:
+        threat = fields.get("threat")
+        words = [type(self.attack).__name__]
+        if isinstance(threat, dict):
             words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
         words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
         words.append(f"on {self.view}")

@@ -295,8 +295,9 @@ def pairs_by(attacks: Mapping[str, AttackRun], field: str) -> Iterator[tuple[str
             holder = attack.get("threat")
         if not isinstance(holder, dict) or field not in holder:
             continue
-        strength = holder.pop(field)
-        step_size = attack.get("step_size")
+        strength, step_size = holder.pop(field), attack.get("step_size")
+        if not isinstance(strength, int | float):
+            continue
         if field == "eps" and isinstance(step_size, float):
             # A step that follows eps belongs to it.
             attack["step_size"] = round(step_size / (strength or 1.0), 6)

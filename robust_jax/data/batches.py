@@ -60,7 +60,7 @@ def train_batches(
     Raises:
         ValueError: the batch is larger than the split or does not divide over the devices.
     """
-    split = data.train if image_size is None else _resized(data, image_size)
+    split = data.train if image_size is None else _at_size(data, image_size)
     _check_batch_size(batch_size, sharding)
     if batch_size > len(split):
         raise ValueError(f"Expected batch_size={batch_size} <= {len(split)} training examples.")
@@ -96,7 +96,7 @@ def eval_batches(
     return _batches(split, plan, 0, -(-len(rows) // batch_size), sharding, split.seed)
 
 
-def _resized(data: Data, image_size: int) -> Split:
+def _at_size(data: Data, image_size: int) -> Split:
     """Returns the training split at another size, made once so that its arrays are kept."""
     kept = data.train.at_sizes
     if image_size not in kept:
@@ -142,7 +142,7 @@ def _unit_range(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return levels * _LEADING + levels * _REMAINDER
 
 
-def _finish(
+def _as_batch(
     images: Shaped[Array, "b h w k"], labels: Int[Array, " b"], rows: Int[Array, " b"]
 ) -> Batch:
     """Returns the batch of stored images; rows of -1 are padding."""
@@ -154,12 +154,12 @@ def _finish(
     )
 
 
-def _gather(
+def _batch_of_rows(
     images: Shaped[Array, "n h w k"], labels: Int[Array, " n"], rows: Int[Array, " b"]
 ) -> Batch:
     """Returns the batch of the given rows of a split in memory."""
     index = jnp.maximum(rows, 0)
-    return _finish(images[index], labels[index], rows)
+    return _as_batch(images[index], labels[index], rows)
 
 
 @lru_cache(maxsize=64)
@@ -178,7 +178,7 @@ def _gathered(
         images, labels = split.arrays
         split.on_devices[everywhere] = _put(images, everywhere), _put(labels, everywhere)
     images, labels = split.on_devices[everywhere]
-    gather = _jitted(_gather, sharding)
+    gather = _jitted(_batch_of_rows, sharding)
     step = start
     while stop is None or step < stop:
         yield gather(images, labels, _put(plan(step)[1], sharding))
@@ -246,7 +246,7 @@ def _streamed(
             flags.FLAGS.mark_as_parsed()
         workers = grain.MultiprocessingOptions(num_workers=split.num_workers)
         steps = steps.mp_prefetch(workers)
-    finish = _jitted(_finish, sharding)
+    finish = _jitted(_as_batch, sharding)
     for arrays in steps:
         yield finish(*(_put_local(array, sharding, plan.batch_size) for array in arrays))
 

@@ -328,7 +328,7 @@ def test_streamed_decoding_error_names_the_file(class_folder):
 def test_gather_compiles_once(sharding):
     # A length that no other test has: the count is of this test's own compilations.
     data = open_data(DataConfig(source=dataclasses.replace(BLOBS, num_train=53)))
-    gather = batches._jitted(batches._gather, sharding)
+    gather = batches._jitted(batches._batch_of_rows, sharding)
     before = gather._cache_size()
     take(train_batches(data, 8, sharding=sharding), 5)
     take(train_batches(data, 8, start_step=3, sharding=sharding), 5)

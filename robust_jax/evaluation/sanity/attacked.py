@@ -65,7 +65,7 @@ class AttackedView:
         judged = eot(self.view, NUM_DRAWS) if self.random else self.view
         self._decided = functools.partial(jitted(_stands), judged)
         self._stood: dict[tuple[object, ...], Bool[np.ndarray, " b"]] = {}
-        self._climb = jitted(_climb, static_argnames=("norm", "bounds", "num_classes"))
+        self._climb = jitted(_adversarial, static_argnames=("norm", "bounds", "num_classes"))
         self.num_classes = logits.shape[-1]
         # Half of the margins are larger: a scale that leaves no softmax saturated.
         self.scale = float(jnp.median(jnp.abs(losses.margin(logits, labels)))) or 1.0
@@ -157,7 +157,7 @@ def divided(view: View, scale: Array, images: Array, *, key: Key[Array, ""]) -> 
     return logits / scale.astype(logits.dtype)
 
 
-def _climb(
+def _adversarial(
     view: View,
     images: Array,
     labels: Array,

@@ -141,10 +141,9 @@ def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
 class Told(Boundary):
     """Draws what it is given: the first image that it may begin at, its label in a corner."""
 
-    def perturb(self, view, images, labels, *, key, index, starts=None):
-        del view, key, index
-        found = jnp.zeros_like(images) + starts[:1]
-        return found.at[:, 0, 0, 0].set(labels / 16)
+    def perturb(self, given):
+        found = jnp.zeros_like(given.images) + given.starts[:1]
+        return found.at[:, 0, 0, 0].set(given.labels / 16)
 
 
 def test_attacks_of_a_measure_have_targets_and_images_to_begin_at(subject):

@@ -166,7 +166,7 @@ class Rescaled(OnAnotherView):
 
 
 @runtime_checkable
-class Adversary(Protocol):
+class AttackFn(Protocol):
     """Returns adversarial images: an attack, or a compiled function that calls one."""
 
     def __call__(
@@ -175,7 +175,7 @@ class Adversary(Protocol):
 
 
 def standing_with_twice_the_draws(
-    attack: Adversary,
+    attack: AttackFn,
     view: View,
     images: ArrayLike,
     labels: ArrayLike,

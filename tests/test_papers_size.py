@@ -72,19 +72,24 @@ def jpeg_sources(tmp_path_factory, repository):
     }
 
 
-@pytest.mark.slow
+# Each method at one size and each size by one method; the other pairs are nightly.
+PAIRS = {
+    "slow": (
+        "standard_cifar10", "kap_cifar10", "standard_tiny_imagenet", "kap_imagenet", "lpd_cifar10",
+        "parl_cifar10",
+    ),
+    "nightly": (
+        "kap_tiny_imagenet", "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16",
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        *(
-            f"{m}_{d}"
-            for m in ("standard", "kap")
-            for d in ("cifar10", "tiny_imagenet", "imagenet")
-        ),
-        "lpd_cifar10",
-        "lpd_tiny_imagenet",
-        "parl_cifar10",
-        "rls_cifar10:vgg16",
+        pytest.param(name, marks=getattr(pytest.mark, mark))
+        for mark, names in PAIRS.items()
+        for name in names
     ],
 )
 def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, monkeypatch):

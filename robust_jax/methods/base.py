@@ -85,7 +85,9 @@ class Method(NamedTuple):
     Attributes:
         init: fresh variables, a nested dict {'params', 'batch_stats', ...}.
         loss: training objective; moves BatchNorm statistics and the like.
-        predict: the deployed rule, scores [b c]; may be random, flat or voted.
+        predict: the deployed rule, scores [b c]; may be random, flat or voted. Where it votes by
+            `mean_probability` or `mean_logit`, or is one network, they are logits or log
+            probabilities; by another vote, and of REGroup (Borda counts), shares or counts.
         views: by name, what an adversary may differentiate. Every method has `deployed` (the
             deployed randomness, differentiable), `train` (batch statistics) and `members`
             [m b c]; each method's docstring says what its own views are.

@@ -317,6 +317,7 @@ def test_optimum_on_a_linear_model(name, linear):
         adversarial(ThreatModel("linf", 0.05)),
         linear.images + 0.05 * sign * jnp.sign(weights)[None],
         atol=1e-6,
+        err_msg="what need not climb to the corner of the ball belongs in NOT_STEEPEST",
     )
     unit = weights / jnp.linalg.norm(weights)
     delta = adversarial(ThreatModel("l2", 0.05)) - linear.images

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import Boundary, HopSkipJump
+from robust_jax.attacks.runs import Given
 
 KEY = jax.random.key(43)
 
@@ -18,7 +19,7 @@ def test_boundary_comes_near_the_exact_distance(assert_exact):
 def test_starts_are_adversarial_and_failure_gives_the_clean_image(digits):
     attack = Boundary(num_steps=1)
     index = jnp.arange(16)
-    starts, found = jax.jit(lambda: attack.first_points(*digits, key=KEY, index=index))()
+    starts, found = jax.jit(lambda: attack.first_points(Given(*digits, KEY, index)))()
     assert jnp.all(found)
     assert jnp.all(jnp.argmax(digits.view(starts, key=None), axis=1) != digits.labels)
 

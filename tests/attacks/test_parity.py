@@ -22,6 +22,7 @@ from robust_jax.attacks import (
     ThreatModel,
     bind,
 )
+from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
@@ -162,13 +163,13 @@ def test_foolbox_decisions(name, many_digits, referees):
             HopSkipJump(num_steps=20),
         ),
     }[name]
-    index = jnp.arange(32)
-    starts, _ = jax.jit(lambda: ours.first_points(view, images, labels, key=KEY, index=index))()
+    given = Given(view, images, labels, KEY, jnp.arange(32))
+    starts, _ = jax.jit(lambda: ours.first_points(given))()
     assert jnp.all(jnp.argmax(view(starts, key=None), axis=1) != labels)
     found = referees.foolbox_distances(
         view, images, labels, theirs, norm=ours.norm, starting_points=starts
     )
-    reached = jax.jit(lambda: ours.approach(view, images, labels, starts, key=KEY, index=index))()
+    reached = jax.jit(lambda: ours.approach(starts, given))()
     own = distances(view, reached, images, labels, ours.norm)
     print(name, np.median(own), np.median(found))
     # Points end so close to the boundary that rounding decides some anew.

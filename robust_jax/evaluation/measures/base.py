@@ -73,7 +73,9 @@ class Subject(NamedTuple):
     def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> PyTree:
         """Returns a view of all images, batches joined along an axis of the examples.
 
-        Every batch has the same key: a random model is the same draw on all images.
+        Every batch has the same key. A model with draws for each call is the same draw on all
+        images; of one with draws for each row they belong to the place in a batch, so that a number
+        of it follows `batch_size` as one of other draws would.
         """
         run, bound = _compiled_view(), self.view(view)
         batches = [run(bound, images[part], key) for part in self.batches(images)]
@@ -131,7 +133,7 @@ class Found(NamedTuple):
     Attributes:
         section: of the report.
         numbers: for summary.json.
-        lines: of the report's table, what and how much; both are HTML.
+        lines: of the page's table, what and how much; both are HTML.
         figures: of the report, each with what it shows, which is its text alternative too.
         about: what the lines are, in a sentence of HTML.
         beside: by place in `numbers`, what a paper prints there, and ours.

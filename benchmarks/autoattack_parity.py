@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, auto, bind
+from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, bind, suites
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.models import Classifier, default_layers
@@ -116,7 +116,7 @@ def main(arguments: Arguments) -> None:
         f"jax {jax.__version__} on {jax.default_backend()}"
     )
     for name in arguments.attacks:
-        compiled = auto._one_run.of_arrays._cache_size()
+        compiled = suites._one_run.of_arrays._cache_size()
         fields = {"version": "custom", "attacks": alone[name]} if name in alone else {}
         suite = AutoAttack(threat, batch_size=arguments.batch_size, **fields)
         began = time.perf_counter()
@@ -127,7 +127,7 @@ def main(arguments: Arguments) -> None:
         assert far <= threat.eps + 1e-6, f"distance {far}"
         line = (
             f"{name:9} ours {ours.sum():4} in {seconds:6.0f} s, "
-            f"{auto._one_run.of_arrays._cache_size() - compiled} compilations"
+            f"{suites._one_run.of_arrays._cache_size() - compiled} compilations"
         )
         if len(report.stages) > 1:
             steps = ", ".join(

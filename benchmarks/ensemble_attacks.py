@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from robust_jax.attacks import APGD, MORA, ThreatModel, adaptive, bind, over_dataset
+from robust_jax.attacks import APGD, MORA, ThreatModel, bind, ensembles, over_dataset
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.models import Classifier, default_layers
@@ -78,10 +78,10 @@ def main(arguments: Arguments) -> None:
     members, variables, images, labels = load(arguments)
 
     def mean_softmax(variables, images, *, key):
-        return adaptive.decide(members(variables, images, key=key), "softmax")
+        return ensembles.decide(members(variables, images, key=key), "softmax")
 
     decide = jax.jit(
-        lambda variables, images: adaptive.decide(
+        lambda variables, images: ensembles.decide(
             members(variables, images, key=None), arguments.rule
         )
     )

@@ -136,12 +136,17 @@ def _items(found: object) -> list[tuple[str, Tree]]:
     return list(found.items()) if isinstance(found, dict) else []
 
 
+_RENAMED_IN_4: dict[str, dict[str, str]] = {
+    "PGD": {"parallel_restarts": "parallel"},
+    "Averaged": {"parallel": "parallel_draws"},
+}
+"""By class: the new name of a field, by its name in format 3."""
+
+
 def _with_names_of_4(tree: Tree) -> Tree:
     """Returns a part of a configuration of format 3 with its fields' new names."""
-    if tree["type"] == "PGD" and "parallel_restarts" in tree:
-        renamed = {"parallel_restarts": "parallel"}
-        return {renamed.get(name, name): value for name, value in tree.items()}
-    return tree
+    renamed = _RENAMED_IN_4.get(str(tree["type"]), {})
+    return {renamed.get(name, name): value for name, value in tree.items()}
 
 
 STEPS: dict[int, Step] = {
@@ -160,8 +165,8 @@ STEPS: dict[int, Step] = {
         },
         config=_as_it_was_done,
     ),
-    # Format 4: runs are planned by one class, so all attacks call `parallel` what PGD called
-    # `parallel_restarts`; an evaluation's fields are grouped, and {} measures are none.
+    # Format 4: runs are planned by one class, so `parallel` is of runs and `parallel_draws` of
+    # draws in all attacks; an evaluation's fields are grouped, and {} measures are none.
     3: Step({"claim": _without_measures}, config=lambda tree: _grouped(_with_names_of_4(tree))),
 }
 """By the format that a step begins with."""

@@ -1,6 +1,8 @@
 """Imports flow one way."""
 
 import ast
+import importlib
+import importlib.util
 import pathlib
 import sys
 
@@ -84,3 +86,21 @@ def test_what_a_plain_node_lacks_is_imported_late(repository):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             assert not {name.split(".")[0] for name in names} & late, path
+
+
+def test_scripts_import_names_that_there_are(repository):
+    """Nothing else runs all of benchmarks/, which the checker of types does not read either."""
+    files = [*(repository / "benchmarks").rglob("*.py"), *repository.glob("*.py")]
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module.partition(".")[0] != "robust_jax":
+                continue
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                inside = hasattr(module, "__path__")
+                there = hasattr(module, alias.name) or (
+                    inside and importlib.util.find_spec(f"{node.module}.{alias.name}") is not None
+                )
+                assert there, f"{file.name}: from {node.module} import {alias.name}"

@@ -91,6 +91,11 @@ class OnAnotherView(WrappedAttack):
         """Returns the number of runs of the attack."""
         return self.attack.num_runs
 
+    @property
+    def parallel(self) -> bool:
+        """Returns whether all runs of the attack are made at once."""
+        return self.attack.parallel
+
     def planned(self, number: Number, given: Given) -> Run:
         """Returns the run of this number of the attack."""
         return self.attack.planned(number, given._replace(view=self.attacked(given.view)))
@@ -107,12 +112,12 @@ class Averaged(OnAnotherView):
     Attributes:
         num_samples: draws per evaluation; check with `standing_with_twice_the_draws`.
         average: what is averaged, see `eot`.
-        parallel: all draws at once, at so many times the memory.
+        parallel_draws: all draws at once, at so many times the memory.
     """
 
     num_samples: int = 20
     average: Average = "gradients"
-    parallel: bool = False
+    parallel_draws: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where the threat models differ or there are no draws."""
@@ -125,7 +130,7 @@ class Averaged(OnAnotherView):
 
     def attacked(self, view: View) -> View:
         """Returns the average."""
-        return eot(view, self.num_samples, average=self.average, parallel=self.parallel)
+        return eot(view, self.num_samples, average=self.average, parallel=self.parallel_draws)
 
 
 @jax.tree_util.register_dataclass

@@ -41,6 +41,13 @@ def test_averaged_attacks_a_random_model(digits):
     assert float(right) < 0.5 < float(jnp.mean(jnp.argmax(clean, axis=2) == digits.labels[None]))
 
 
+def test_the_plan_is_that_of_the_attack_itself():
+    """Runs at once are the inner attack's choice, draws at once the average's."""
+    for inner in (PGD(THREAT, num_restarts=3), PGD(THREAT, num_restarts=3, parallel=True)):
+        for attack in (Averaged(THREAT, inner, parallel_draws=True), Rescaled(THREAT, inner)):
+            assert (attack.num_runs, attack.parallel) == (3, inner.parallel)
+
+
 def test_rejects(linear):
     with pytest.raises(ValueError, match=r"Expected attack=PGD.*with threat=ThreatModel"):
         Averaged(THREAT, PGD(ThreatModel("linf", 0.2)))

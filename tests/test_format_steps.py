@@ -123,5 +123,5 @@ def test_what_runs_at_once_has_other_names_in_format_4():
     old = json.loads(json.dumps(stored))
     old["attack"]["parallel"] = old["attack"].pop("parallel_draws")
     old["attack"]["attack"]["parallel_restarts"] = old["attack"]["attack"].pop("parallel")
-    found = formats.current("claim", {"format": 3, "evaluation": old}, name="claim")
-    assert serialization.from_json(AttackRun, found["evaluation"]) == AttackRun(attack)
+    found = formats.current("checkpoint", {"format": 3, "config": old}, name="meta")
+    assert serialization.from_json(AttackRun, found["config"]) == AttackRun(attack)

@@ -14,7 +14,6 @@ from robust_jax.attacks import (
     FGSM,
     PGD,
     AutoAttack,
-    Averaged,
     ThreatModel,
     bind,
 )
@@ -267,23 +266,6 @@ def test_selections(standard, data):
     assert list(clean(selection=wanted)) == firsts
 
 
-def test_reduced_budget_shrinks_every_attack():
-    apgd = APGD(small.THREAT, num_restarts=5)
-    suite = AutoAttack(small.THREAT)
-    runs = {"apgd": AttackRun(apgd, eot_samples=20), "suite": AttackRun(suite)}
-    runs["averaged"] = AttackRun(Averaged(small.THREAT, apgd))
-    found = Evaluation(attacks=runs).reduced()
-    averaged = found.attacks["averaged"].attack
-    assert (averaged.num_samples, averaged.attack.num_restarts) == (4, 1)
-    assert found.attacks["apgd"] == AttackRun(
-        dataclasses.replace(apgd, num_restarts=1), eot_samples=4
-    )
-    members = found.attacks["suite"].attack.members()
-    assert [type(a) for a in members] == [type(a) for a in suite.members()]
-    assert members[-1].num_queries == 200
-    assert (found.selection.num_examples, found.budget) == (64, "reduced")
-
-
 def test_suites_run_on_the_host(standard, data, tmp_path):
     apgd = APGD(small.THREAT, num_steps=3)
     suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
@@ -310,15 +292,6 @@ def test_suites_run_on_the_host(standard, data, tmp_path):
 def test_mistakes_are_found_before_work(model, data, fields, message):
     with pytest.raises(ValueError, match=message):
         records_of(model, data, **fields)
-
-
-def test_description_names_what_matters():
-    wanted = Evaluation(
-        attacks={"p": AttackRun(PGD(ThreatModel("linf", 8 / 255)), view="noise_off", eot_samples=4)}
-    )
-    assert wanted.descriptions == {
-        "p": "PGD, linf eps 0.03137, num_steps 10, num_restarts 1, on noise_off, EOT 4"
-    }
 
 
 def test_scores_that_are_no_numbers(data, standard):

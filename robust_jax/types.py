@@ -83,10 +83,19 @@ class View(Protocol):
 class MethodView(Protocol):
     """Returns what an adversary may see of images and differentiate, an array.
 
-    Logits are [b c], of the view `members` [m b c]. The view `taps` alone returns several arrays,
-    by name. A `View` is one of these at given variables (`attacks.bind`).
+    Logits are [b c], of the view `members` [m b c]. A `View` is one of these at given variables
+    (`attacks.bind`).
     """
 
     def __call__(
         self, variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
     ) -> Array: ...
+
+
+@runtime_checkable
+class MethodTaps(Protocol):
+    """Returns the activations of images, by layer: under the randomness of the deployed model."""
+
+    def __call__(
+        self, variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
+    ) -> dict[str, Array]: ...

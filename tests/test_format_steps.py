@@ -7,7 +7,7 @@ import pytest
 
 from robust_jax import formats, serialization
 from robust_jax.attacks import PGD, Averaged, HopSkipJump, ThreatModel
-from robust_jax.evaluation import claims, compare, records
+from robust_jax.evaluation import claims, compare, records, reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Selection
 from robust_jax.experiment import checkpoints
 from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, STOPPED
@@ -38,7 +38,7 @@ def test_format_1_is_today_s(name, repository):
     (ended,) = [file.parent for file in files if (file.parent / "summary.json").is_file()]
     run = compare.read(ended)
     assert run.config == dataclasses.replace(wanted, certificates={})
-    again = records.summarize(records.read_records(ended), wanted)
+    again = reductions.summarize(records.read_records(ended), wanted)
     for key in ("clean_accuracy", "robust_accuracy"):
         assert again[key] == run.summary[key]
         assert again["intervals"][key] == run.summary["intervals"][key]

@@ -36,7 +36,10 @@ def certify(directory):
     wanted, mesh = CONFIGS["kap"].evaluation, sharding.make_mesh(1)
     data = open_data(CONFIGS["kap"].data)
     method, rows = CONFIGS["kap"].method.make(data.task), np.arange(wanted.num_certified)
-    return certification.certify(wanted, method, {}, data.test, rows, mesh, directory=directory)
+    return certification.certify(
+        wanted.certificates, method, {}, data.test, rows, mesh,
+        precision=wanted.precision, seed=wanted.seed, directory=directory,
+    )  # fmt: skip
 
 
 def kap_s(path):

@@ -67,6 +67,22 @@ def test_imports_flow_one_way(repository, package, layers):
             assert lower, f"{path.relative_to(repository)} imports {name}"
 
 
+def test_few_are_given_a_whole_evaluation(repository):
+    """Who works on a part is given the part, so that following an evaluation is a short way."""
+    given = set()
+    for path in (repository / "robust_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                arguments = [*node.args.args, *node.args.kwonlyargs]
+                names = {ast.unparse(a.annotation) for a in arguments if a.annotation}
+                if any("Evaluation" in name.replace("|", " ").split() for name in names):
+                    given.add(path.relative_to(repository / "robust_jax").as_posix())
+    folder = "evaluation"
+    assert given == {
+        "experiment/run.py", *(f"{folder}/{name}.py" for name in ("run", "harness", "reductions"))
+    }  # fmt: skip
+
+
 def test_attacks_and_certificates_know_no_network(repository):
     for folder in ("attacks", "certify"):
         for path in (repository / "robust_jax" / folder).rglob("*.py"):

@@ -149,7 +149,7 @@ def test_regroup_fits_attacks_and_predicts(network, num_layers):
     method = REGroup(network=network).make(task)
     images = jax.random.uniform(jax.random.key(0), (3, 224, 224, 3))
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
-    taps = jax.eval_shape(lambda v: method.views["taps"](v, images, key=None), variables)
+    taps = jax.eval_shape(lambda v: method.taps(v, images, key=None), variables)
     assert len([name for name in taps if "pre_act" not in name]) == num_layers
     # The head is replaced so that the images are of three classes, and all are right.
     surrogate = jax.jit(lambda variables: method.views["surrogate"](variables, images, key=None))

@@ -17,7 +17,7 @@ from robust_jax.attacks.threat import expand, l2_norm, unit_l2
 
 @runtime_checkable
 class TapsView(Protocol):
-    """Returns the activations of images by layer, `bind(method.view("taps"), variables)`."""
+    """Returns the activations of images by layer, `method.taps` of given variables."""
 
     def __call__(self, images: Array, /, *, key: Key[Array, ""]) -> Mapping[str, Array]: ...
 

@@ -75,7 +75,7 @@ def similarity(
     / 2 forward passes for n batches and the activations of two batches in memory.
 
     Args:
-        taps: view of the taps, `bind(method.view("taps"), variables)`.
+        taps: activations by layer, `jax.tree_util.Partial(method.taps, variables)`.
         batches: images; use equal sizes, each size compiles once.
         key: of a random method's draws, the same for a batch in both passes.
         layers: names of taps; empty for all.

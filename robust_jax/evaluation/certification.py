@@ -5,7 +5,7 @@ radius and, where the certifier has one, smallest margin. `NAME@OTHER` are anoth
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -25,12 +25,11 @@ from robust_jax.certify import (
     certified_accuracy,
 )
 from robust_jax.data import Split, eval_batches
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.evaluation.records import append_lines
 from robust_jax.evaluation.summary import CertificateSummary
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
-from robust_jax.runtime.compilation import at_precision, jitted
+from robust_jax.runtime.compilation import Precision, at_precision, jitted
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Variables
 
@@ -58,37 +57,40 @@ class Certify(Protocol):
 
 
 def certify(
-    config: Evaluation,
+    certifiers: Mapping[str, Smoothing | Margins],
     method: Method,
     variables: Variables,
     split: Split,
     rows: np.ndarray,
     mesh: Mesh,
     *,
+    precision: Precision,
+    seed: int,
     directory: pathlib.Path,
     other: str | None = None,
     on_image: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> Certificates:
-    """Returns the certificates that a protocol asks for.
+    """Returns the certificates of some images.
 
     Args:
-        config: the protocol.
+        certifiers: by the name that the report prints.
         method: what is certified: `predict`. By smoothing, its own randomness is part of it; by
             margins, its vote is bounded from the members' logits, or stands beside the mean of
             those: an image that `predict` does not have right is then not certified either.
         variables: its arrays, replicated over the mesh.
         split: the examples.
-        rows: chosen ones; the first `config.num_certified` of them are certified.
+        rows: which of them are certified.
         mesh: splits the noisy copies of each image.
+        precision: of products of float32 where the vote decides; bounds are always float32.
+        seed: root of the noise.
         directory: where certificates/ is kept and gone on with.
-        other: name of the checkpoint, where it is one of `config.others`.
+        other: name of the checkpoint, where it is not the one that is judged.
         on_image: told (certifier, images done, images) after each.
     """
-    rows = rows[: config.num_certified]
-    decide = jitted(at_precision(_decision(method), config.precision))
-    root = rng.stream(jax.random.key(config.seed), "certification")
+    decide = jitted(at_precision(_decision(method), precision))
+    root = rng.stream(jax.random.key(seed), "certification")
     certificates = {}
-    for title, certifier in config.certificates.items():
+    for title, certifier in certifiers.items():
         name = with_source(title, other)
         file = directory / "certificates" / f"{name}.jsonl"
         lines = lines_of_first(file, rows)
@@ -144,13 +146,10 @@ def certifying(
     )
 
 
-def names(config: Evaluation) -> list[str]:
-    """Returns the names of all certificates that a protocol asks for."""
-    return [
-        with_source(title, other)
-        for other in (None, *config.others)
-        for title in config.certificates
-    ]
+def names(titles: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Returns the names of all certificates: of the model, and of other checkpoints."""
+    titles = list(titles)
+    return [with_source(title, other) for other in (None, *others) for title in titles]
 
 
 def with_source(title: str, other: str | None) -> str:

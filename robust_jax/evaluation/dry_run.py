@@ -67,9 +67,8 @@ def check(
     def everywhere(leaf: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
 
-    begins = any(run.attack.takes_starts for run in config.attacks.values())
     pool: PyTree = jax.ShapeDtypeStruct((NUM_STARTS, *task.input_shape), jnp.float32)
-    starts = everywhere(pool) if begins else None
+    starts = everywhere(pool) if config.takes_starts else None
     numbers = split(jnp.int32)
     batch = Batch(split(jnp.float32, *task.input_shape), numbers, split(jnp.bool_), numbers)
     key = jax.random.key(0)

@@ -95,12 +95,12 @@ def make_evaluator(
         if isinstance(certifier, Margins) and unknown:
             raise ValueError(f"Expected certificate={title!r} of votes without randomness.")
     judges = panel(method, config.judges, config.seed, config.adversary.num_submissions)
-    steps = {CLEAN: clean_step(judges, config, mesh)}
+    steps = {CLEAN: clean_step(judges, mesh, config.precision)}
     for name, source in sources.items():
-        steps[f"{CLEAN}@{name}"] = source_step(source, config, mesh)
+        steps[f"{CLEAN}@{name}"] = source_step(source, mesh, config.precision, config.seed)
     for name, run in config.attacks.items():
         attacked = method if run.source is None else sources[run.source]
-        steps[name] = attack_step(attacked, run, name, judges, config, mesh)
+        steps[name] = attack_step(name, run, attacked, judges, mesh, config.precision, config.seed)
     stochastic = any(one.stochastic for one in [method, *sources.values()])
     return Evaluator(config, mesh, stochastic, steps)
 
@@ -134,9 +134,10 @@ def evaluate(
     """
     config, sources = evaluator.config, sources or {}
     conditional = config.selection.by_correctness
-    candidates = candidates_of(config, split)
-
-    starts = images_to_begin_at(config, split, evaluator.mesh)
+    candidates = candidates_of(config.selection, split, config.seed)
+    starts = None
+    if config.takes_starts:
+        starts = images_to_begin_at(split, evaluator.mesh, config.seed)
 
     def judged(
         name: str,
@@ -152,7 +153,9 @@ def evaluate(
     for source in config.sources:
         if conditional or config.adversary.labels == "predicted":
             clean[f"{CLEAN}@{source}"] = judged(f"{CLEAN}@{source}", candidates, source=source)
-    rows = chosen_of(config, candidates, clean) if conditional else candidates
+    rows = candidates
+    if conditional:
+        rows = chosen_of(config.selection, candidates, clean, config.judges)
     records: Records = {CLEAN: {row: clean[CLEAN][row] for row in rows.tolist()}}
     for name, run in config.attacks.items():
         chosen, labels = rows, None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,33 +10,51 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from robust_jax import rng
-from robust_jax.attacks import BoundedAttack, ThreatModel
 from robust_jax.data import Split, eval_batches
-from robust_jax.evaluation.measures import Found, Measure, PrintedNumbers, Subject, standard
+from robust_jax.evaluation.measures import Found, Measure, PrintedNumbers, Subject
 from robust_jax.evaluation.model import Model
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.runtime.compilation import dry_run
 from robust_jax.runtime.sharding import local
 from robust_jax.runtime.wording import text
 from robust_jax.types import Variables
 
 
-def check(config: Evaluation, model: Model, split: Split) -> None:
+class Questions(NamedTuple):
+    """What an evaluation asks beside its attacks.
+
+    Attributes:
+        measures: by name.
+        named: has the protocol named them? Those that every report shows are asked of a model that
+            has what they need, and no others.
+        batch_size: of the measures that go through the images in batches.
+        seed: root of their keys.
+    """
+
+    measures: Mapping[str, Measure]
+    named: bool
+    batch_size: int
+    seed: int
+
+
+def check(questions: Questions, model: Model, split: Split, num_chosen: int) -> None:
     """Checks, before any work, that a model has what a protocol asks, and that it can be asked.
+
+    Args:
+        questions: what is asked.
+        model: of whom.
+        split: the examples.
+        num_chosen: how many of them at most.
 
     Raises:
         ValueError: it lacks what a named measure needs, or the measure fails on such shapes.
     """
-    subject = _nothing_yet(config, model, split, model.variables)
-    chosen = config.selection.num_examples or len(split)
-    if config.selection.rule == "correct_per_class":
-        chosen *= model.num_classes
-    for name, measure in named(config).items():
-        count = min(chosen, len(split), measure.num_examples or len(split))
+    subject = _nothing_yet(questions, model, split, model.variables)
+    for name, measure in questions.measures.items():
+        count = min(num_chosen, len(split), measure.num_examples or len(split))
         images: PyTree = jax.ShapeDtypeStruct((count, *subject.images.shape[1:]), jnp.float32)
         missing = measure.missing(subject._replace(images=images))
-        if missing is not None and config.measures is None:
-            continue  # those that every report shows, of a model that has it
+        if missing is not None and not questions.named:
+            continue
         if missing is not None:
             raise ValueError(
                 f"Expected measures={name!r} of a model with {missing}, found {model.kind}."
@@ -52,23 +71,22 @@ def check(config: Evaluation, model: Model, split: Split) -> None:
 
 
 def measure(
-    config: Evaluation, model: Model, split: Split, rows: Sequence[int]
+    questions: Questions, model: Model, split: Split, rows: Sequence[int]
 ) -> dict[str, Found]:
     """Returns the answers, by name.
 
-    Where a protocol leaves them open the standard ones are answered, as far as the model has what
-    they need. Every host asks its own copy of the model.
+    Every host asks its own copy of the model.
 
     Args:
-        config: the protocol.
-        model: what is evaluated.
+        questions: what is asked.
+        model: of whom.
         split: the examples.
         rows: the chosen ones.
     """
-    asked = named(config)
+    asked = questions.measures
     if not asked:
         return {}
-    bare = _nothing_yet(config, model, split, local(model.variables))
+    bare = _nothing_yet(questions, model, split, local(model.variables))
     counts = {name: len(rows[: one.num_examples]) for name, one in asked.items()}
     images, labels = load(split, rows[: max(counts.values())])
     answers = {}
@@ -80,7 +98,7 @@ def measure(
             numbers = {key: _finite(value) for key, value in answer.numbers.items()}
             answer = answer._replace(numbers=numbers)
             answers[name] = _beside_the_paper(answer, one.printed, model.name)
-        elif config.measures is not None:  # fewer images than hoped for: nothing is lost
+        elif questions.named:  # fewer images than hoped for: nothing is lost
             words = f"not asked: needs {missing}"
             answers[name] = Found(one.section, {"not asked": words}, ((text(name), text(words)),))
     return answers
@@ -105,19 +123,14 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def say_printed(answers: Mapping[str, Found], config: Evaluation) -> list[str]:
+def say_printed(answers: Mapping[str, Found], measures: Mapping[str, Measure]) -> list[str]:
     """Returns for the terminal a line on each number that a paper prints of the measures."""
-    tables = {name: one.printed.table for name, one in named(config).items() if one.printed}
+    tables = {name: one.printed.table for name, one in measures.items() if one.printed}
     return [
         f"{name}, {place}: {number(one['ours'])} (printed, {tables[name]}: {number(one['paper'])})"
         for name, answer in answers.items()
         for place, one in answer.beside.items()
     ]
-
-
-def named(config: Evaluation) -> Mapping[str, Measure]:
-    """Returns the measures of a protocol, by name."""
-    return standard(_smallest_ball(config)) if config.measures is None else config.measures
 
 
 def load(split: Split, rows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -135,7 +148,7 @@ def _finite(numbers: object) -> object:
     return None if isinstance(numbers, float) and not math.isfinite(numbers) else numbers
 
 
-def _nothing_yet(config: Evaluation, model: Model, split: Split, variables: Variables) -> Subject:
+def _nothing_yet(questions: Questions, model: Model, split: Split, variables: Variables) -> Subject:
     """Returns whom measures ask, still without an image."""
     return Subject(
         method=model.method,
@@ -144,15 +157,6 @@ def _nothing_yet(config: Evaluation, model: Model, split: Split, variables: Vari
         images=jnp.zeros((0, *model.task(split.shape).input_shape)),
         labels=jnp.zeros(0, jnp.int32),
         class_names=model.labels,
-        key=rng.stream(jax.random.key(config.seed), "measures"),
-        batch_size=config.batch_size,
+        key=rng.stream(jax.random.key(questions.seed), "measures"),
+        batch_size=questions.batch_size,
     )
-
-
-def _smallest_ball(config: Evaluation) -> ThreatModel | None:
-    threats = [
-        run.attack.threat
-        for run in config.attacks.values()
-        if isinstance(run.attack, BoundedAttack)
-    ]
-    return min(threats, key=lambda threat: (threat.norm == "l2", threat.eps), default=None)

@@ -9,9 +9,9 @@ import dataclasses
 from typing import Literal
 
 from robust_jax.certify import Margins, Smoothing
-from robust_jax.evaluation.attack_runs import AttackRun
+from robust_jax.evaluation.attack_runs import AttackRun, balls
 from robust_jax.evaluation.judges import HONEST, PAPER, Judge, side_by_side
-from robust_jax.evaluation.measures import REDUCED_EXAMPLES, Measure
+from robust_jax.evaluation.measures import REDUCED_EXAMPLES, Measure, standard
 from robust_jax.evaluation.summary import Count
 from robust_jax.runtime.compilation import Precision
 
@@ -63,6 +63,12 @@ class Selection:
     def by_correctness(self) -> bool:
         """Returns whether it depends on what the models have right on clean images."""
         return self.rule in BY_CORRECTNESS
+
+    def most(self, num_examples: int, num_classes: int) -> int:
+        """Returns how many examples it takes at most of so many."""
+        wanted = self.num_examples or num_examples
+        groups = num_classes if self.rule == "correct_per_class" else 1
+        return min(wanted * groups, num_examples)
 
     def reduced(self) -> "Selection":
         """Returns the selection at the small budget: 64 examples, or 6 of each class."""
@@ -237,6 +243,25 @@ class Evaluation:
     def deciding(self) -> str:
         """Returns the judge whose word counts: the honest one, the last where there is none."""
         return HONEST if HONEST in self.judges else list(self.judges)[-1]
+
+    @property
+    def deployed(self) -> str | None:
+        """Returns the judge by what is deployed, the deciding one if it is; None without one."""
+        names = [name for name, judge in self.judges.items() if judge.view is None]
+        return self.deciding if self.deciding in names else next(reversed(names), None)
+
+    @property
+    def asked(self) -> dict[str, Measure]:
+        """Returns the measures; where they are left open, those that every report shows."""
+        if self.measures is not None:
+            return self.measures
+        threats = sorted(balls(self.attacks), key=lambda ball: (ball.norm == "l2", ball.eps))
+        return dict(standard(next(iter(threats), None)))
+
+    @property
+    def takes_starts(self) -> bool:
+        """Returns whether an attack begins at other images."""
+        return any(run.attack.takes_starts for run in self.attacks.values())
 
     @property
     def sources(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Records of an evaluation on disk, and the numbers that are reductions of them.
+"""Records of an evaluation on disk.
 
 For each attack a file `records/NAME.jsonl` grows by one line per example; `records/clean.jsonl`
 holds the clean predictions. An evaluation that was stopped goes on after the last whole batch. What
@@ -16,10 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from robust_jax import formats
-from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.record import Decision, Record, Records
-from robust_jax.evaluation.reductions import of_judge, share
-from robust_jax.evaluation.summary import BesidePaper, Candidates, Summary
+from robust_jax.evaluation.reductions import share
+from robust_jax.evaluation.summary import Candidates
 from robust_jax.runtime.logging import say
 
 __all__ = ["Decision", "Record", "Records"]
@@ -193,70 +193,3 @@ def forget_seconds(directory: pathlib.Path, name: str, num_done: int) -> None:
     kept = [line for line in lines if is_kept(line)]
     if kept != lines:
         formats.write_lines(file, kept)
-
-
-def summarize(
-    records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
-) -> Summary:
-    """Returns the numbers of an evaluation: the headline judge's at the top, every judge's below.
-
-    Args:
-        records: from `evaluate`.
-        config: the protocol.
-        seconds: time of each attack, `seconds_by_attack`.
-    """
-    judges = {judge: of_judge(records, config, judge) for judge in config.judges}
-    headline = next(iter(judges.values()))
-    return {
-        "num_examples": len(records[CLEAN]),
-        "selection": config.selection.rule,
-        "budget": config.budget,
-        "draws": "row",
-        "wall_seconds": sum((seconds or {}).values()),
-        "seconds": dict(seconds or {}),
-        "clean_accuracy": headline["clean_accuracy"],
-        "robust_accuracy": headline["robust_accuracy"],
-        "worst_case_accuracy": headline["worst_case_accuracy"],
-        "intervals": headline["intervals"],
-        "judges": judges,
-    }
-
-
-def beside_the_paper(summary: Summary, config: Evaluation, name: str) -> BesidePaper | None:
-    """Returns what the paper prints for a checkpoint, and our number counted as it counts.
-
-    Args:
-        summary: from `summarize`.
-        config: the protocol.
-        name: the checkpoint's configuration.
-
-    Returns:
-        None where the paper's table does not have the checkpoint.
-    """
-    printed = config.printed
-    if printed is None or name not in printed.rows:
-        return None
-    of = printed.of
-    judge = summary["judges"][printed.judge or next(iter(summary["judges"]))]
-
-    def ours(row: str) -> float | None:
-        if row == CLEAN:
-            return judge["clean_accuracy"]
-        if of == "accuracy":
-            return (judge["robust_accuracy"] | judge["worst_of"])[row]
-        if of == "successes":
-            return judge["successes"][row]["accuracy"]
-        return judge["given_clean_correct"][row]
-
-    return {
-        "table": printed.table,
-        "of": of,
-        "rows": {
-            row: {"paper": percent / 100, "ours": ours(row)}
-            for row, percent in printed.rows[name].items()
-        },
-        "top5": {
-            row: {"paper": percent / 100, "ours": judge["top5_accuracy"][row]}
-            for row, percent in printed.top5.get(name, {}).items()
-        },
-    }

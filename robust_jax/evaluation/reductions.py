@@ -1,13 +1,13 @@
-"""Numbers that are reductions of the records of an evaluation, judge by judge."""
+"""Every number of an evaluation, a reduction of its records, judge by judge."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from robust_jax import metrics
 from robust_jax.evaluation.attack_runs import balls
-from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.protocol import CLEAN, Evaluation, Printed
 from robust_jax.evaluation.record import Records
-from robust_jax.evaluation.summary import JudgeSummary, Rejudged, Successes
+from robust_jax.evaluation.summary import BesidePaper, JudgeSummary, Rejudged, Successes, Summary
 
 SUBMISSIONS = (10, 100)
 """How often an image is submitted, where the draws are enough."""
@@ -31,6 +31,33 @@ def all_right(share_right: float, num_drawn: int, times: int) -> float:
     """
     right = round(share_right * num_drawn)
     return math.comb(right, times) / math.comb(num_drawn, times)
+
+
+def summarize(
+    records: Records, config: Evaluation, seconds: Mapping[str, float] | None = None
+) -> Summary:
+    """Returns the numbers of an evaluation: the headline judge's at the top, every judge's below.
+
+    Args:
+        records: from `evaluate`.
+        config: the protocol.
+        seconds: time of each attack, `seconds_by_attack`.
+    """
+    judges = {judge: of_judge(records, config, judge) for judge in config.judges}
+    headline = next(iter(judges.values()))
+    return {
+        "num_examples": len(records[CLEAN]),
+        "selection": config.selection.rule,
+        "budget": config.budget,
+        "draws": "row",
+        "wall_seconds": sum((seconds or {}).values()),
+        "seconds": dict(seconds or {}),
+        "clean_accuracy": headline["clean_accuracy"],
+        "robust_accuracy": headline["robust_accuracy"],
+        "worst_case_accuracy": headline["worst_case_accuracy"],
+        "intervals": headline["intervals"],
+        "judges": judges,
+    }
 
 
 def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:
@@ -142,3 +169,42 @@ def _of_draws(
     accuracy = sum(all_right(right, num_judgements, times) for right in clean) / len(clean)
     rejudged: Rejudged | None = {"times": times, "accuracy": accuracy} if times > 1 else None
     return submissions, rejudged
+
+
+def beside_the_paper(summary: Summary, printed: Printed | None, name: str) -> BesidePaper | None:
+    """Returns what the paper prints for a checkpoint, and our number counted as it counts.
+
+    Args:
+        summary: from `summarize`.
+        printed: what the paper prints.
+        name: the checkpoint's configuration.
+
+    Returns:
+        None where the paper's table does not have the checkpoint.
+    """
+    if printed is None or name not in printed.rows:
+        return None
+    of = printed.of
+    judge = summary["judges"][printed.judge or next(iter(summary["judges"]))]
+
+    def ours(row: str) -> float | None:
+        if row == CLEAN:
+            return judge["clean_accuracy"]
+        if of == "accuracy":
+            return (judge["robust_accuracy"] | judge["worst_of"])[row]
+        if of == "successes":
+            return judge["successes"][row]["accuracy"]
+        return judge["given_clean_correct"][row]
+
+    return {
+        "table": printed.table,
+        "of": of,
+        "rows": {
+            row: {"paper": percent / 100, "ours": ours(row)}
+            for row, percent in printed.rows[name].items()
+        },
+        "top5": {
+            row: {"paper": percent / 100, "ours": judge["top5_accuracy"][row]}
+            for row, percent in printed.top5.get(name, {}).items()
+        },
+    }

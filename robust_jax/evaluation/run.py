@@ -23,6 +23,7 @@ from robust_jax.evaluation import (
     environment,
     measurement,
     records,
+    reductions,
     report,
     sanity,
 )
@@ -43,7 +44,7 @@ class Result(NamedTuple):
         model: what was judged.
         evaluation: the protocol.
         records: by attack and row, of every image.
-        summary: the numbers made of them, see `records.summarize`, and what they came from.
+        summary: the numbers made of them, see `reductions.summarize`, and what they came from.
         findings: of the sanity checks.
         certificates: by name, with the images' labels.
         measured: answers of the measures, by name.
@@ -71,16 +72,20 @@ class Result(NamedTuple):
     def show(self) -> None:
         """Prints the table, what the paper prints of the measures, and the findings."""
         terminal.print_summary(self.title, self.summary, self.evaluation.descriptions)
-        for line in measurement.say_printed(self.measured, self.evaluation):
+        for line in measurement.say_printed(self.measured, self.evaluation.asked):
             logging.say(line)
         terminal.print_findings(self.findings)
 
     def report(self, path: str | pathlib.Path) -> None:
         """Writes the page, a file of its own that needs no other, from process 0 alone."""
+        asked = self.evaluation
         report.write(
             pathlib.Path(path), self.model, self.pictures,
-            title=self.title, summary=self.summary, config=self.evaluation, records=self.records,
-            findings=self.findings, certificates=self.certificates, measured=self.measured,
+            title=self.title, selection=asked.selection, adversary=asked.adversary,
+            attacks=asked.attacks, judge=asked.deciding, printed=asked.printed,
+            summary=self.summary, records=self.records,
+            findings=self.findings,
+            certificates=self.certificates, measured=self.measured,
         )  # fmt: skip
 
 
@@ -182,7 +187,11 @@ def _judged(
     models = {None: model, **sources}
     for one in models.values():
         dry_run.check_data(split, one)
-    measurement.check(wanted, model, split)
+    questions = measurement.Questions(
+        wanted.asked, wanted.measures is not None, wanted.batch_size, wanted.seed
+    )
+    num_chosen = wanted.selection.most(len(split), model.num_classes)
+    measurement.check(questions, model, split, num_chosen)
     traced = {name: (one.method, one.variables) for name, one in models.items()}
     dry_run.check(evaluator, traced, model.task(split.shape), directory=out)
     for one in models.values():
@@ -194,29 +203,35 @@ def _judged(
     )
     seconds = records.seconds_by_attack(out)  # also of attacks that the directory had before
     seconds = {name: seconds[name] for name in evaluator.steps if name in seconds}
-    summary = records.summarize(of_all, wanted, seconds)
+    summary = reductions.summarize(of_all, wanted, seconds)
     if wanted.selection.by_correctness and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out, wanted.judges)
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
     # Of the whole process so far, training included.
     summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
     summary["command"] = shlex.join(["python", *sys.argv])
-    summary["printed"] = records.beside_the_paper(summary, wanted, model.name)
-    findings = sanity.check_records(of_all, wanted)
-    findings += sanity.check_certificates(certificates, of_all, wanted)
+    summary["printed"] = reductions.beside_the_paper(summary, wanted.printed, model.name)
+    findings = sanity.check_records(of_all, wanted.attacks, wanted.deciding)
+    findings += sanity.check_certificates(
+        certificates, of_all, wanted.certificates, wanted.deployed
+    )
     summary["certificates"] = {
         name: certification.summarize(wanted.certificates[name.partition("@")[0]], *one)
         for name, one in certificates.items()
     }
     with jax.default_matmul_precision(wanted.precision):
         if wanted.sanity:
-            findings += sanity.probe_split(model.method, model.variables, split, of_all, wanted)
-        measured = measurement.measure(wanted, model, split, list(of_all[CLEAN]))
+            findings += sanity.probe_split(
+                model.method, model.variables, split, of_all, wanted.attacks,
+                judge=wanted.judges[wanted.deciding], seed=wanted.seed,
+                skip_misclassified=wanted.adversary.skip_misclassified,
+            )  # fmt: skip
+        measured = measurement.measure(questions, model, split, list(of_all[CLEAN]))
     summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:
         formats.write(out / "summary.json", summary)
-    pictures = report.pictures(out, wanted, split)
+    pictures = report.pictures(out, wanted.attacks, split)
     return Result(model, wanted, of_all, summary, findings, certificates, measured, pictures)
 
 
@@ -233,7 +248,7 @@ def _attacked_and_certified(
     with logging.progress_bar(enabled=progress) as bar:
         tasks = {
             name: bar.add_task(name, total=None, status="", visible=False)
-            for name in [*evaluator.steps, *certification.names(wanted)]
+            for name in [*evaluator.steps, *certification.names(wanted.certificates, wanted.others)]
         }
 
         def on_progress(name: str, done: int, total: int) -> None:
@@ -244,11 +259,13 @@ def _attacked_and_certified(
             evaluator, models[None].variables, split,
             directory=out, sources=arrays, on_batch=on_progress,
         )  # fmt: skip
-        rows, certificates = np.asarray(list(of_all[CLEAN])), {}
+        rows = np.asarray(list(of_all[CLEAN]))[: wanted.num_certified]
+        certificates: certification.Certificates = {}
         for other in (None, *wanted.others):
             certificates |= certification.certify(
-                wanted, models[other].method, models[other].variables, split, rows, mesh,
-                directory=out, other=other, on_image=on_progress,
+                wanted.certificates, models[other].method, models[other].variables, split, rows,
+                mesh, precision=wanted.precision, seed=wanted.seed, directory=out, other=other,
+                on_image=on_progress,
             )  # fmt: skip
     return of_all, certificates
 

@@ -9,8 +9,9 @@ from jaxtyping import Array, Bool, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot
+from robust_jax.evaluation.attack_runs import AttackRun
+from robust_jax.evaluation.judges import Judge
 from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
-from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge
 from robust_jax.evaluation.targets import random_targets
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
@@ -50,25 +51,25 @@ def _sharded(step: StepFn, mesh: Mesh, precision: Precision) -> StepFn:
     )
 
 
-def clean_step(judges: Panel, config: Evaluation, mesh: Mesh) -> StepFn:
+def clean_step(judges: Panel, mesh: Mesh, precision: Precision) -> StepFn:
     """Returns the step that judges clean images by the model."""
 
     def step(variables, source, starts, batch, labels, key):
         del source, starts, labels  # of attacks alone
         return judge_images(judges, variables, batch, batch.image, key)
 
-    return _sharded(step, mesh, config.precision)
+    return _sharded(step, mesh, precision)
 
 
-def source_step(method: Method, config: Evaluation, mesh: Mesh) -> StepFn:
+def source_step(method: Method, mesh: Mesh, precision: Precision, seed: int) -> StepFn:
     """Returns the step that judges clean images by a source, each by its mean prediction."""
-    judges = panel(method, {"source": Judge()}, config.seed, num_submissions=0)
+    judges = panel(method, {"source": Judge()}, seed, num_submissions=0)
 
     def step(variables, source, starts, batch, labels, key):
         del variables, starts, labels
         return judge_images(judges, source, batch, batch.image, key)
 
-    return _sharded(step, mesh, config.precision)
+    return _sharded(step, mesh, precision)
 
 
 class _Attacked(NamedTuple):
@@ -79,16 +80,18 @@ class _Attacked(NamedTuple):
         run: the attack.
         method_view: what it attacks.
         judges: who judge the images.
-        config: the evaluation.
         mesh: devices.
+        precision: of products of float32.
+        seed: root of the targets.
     """
 
     name: str
     run: AttackRun
     method_view: MethodView
     judges: Panel
-    config: Evaluation
     mesh: Mesh
+    precision: Precision
+    seed: int
 
     def view(self, variables: Variables, source: Variables | None) -> View:
         """Returns the attacked view, of the model or of the source."""
@@ -112,7 +115,7 @@ class _Attacked(NamedTuple):
         attack, view = self.run.attack, self.view(variables, source)
         key = rng.stream(key, f"attack {self.name}")
         if attack.targeted:
-            labels = random_targets(view, batch, self.config.seed)
+            labels = random_targets(view, batch, self.seed)
         if attack.on_host and isinstance(batch.image, Tracer):
             return attack.dry_run(view, batch.image, labels, key=key, index=batch.index), None
         if not attack.takes_starts:
@@ -139,13 +142,19 @@ class _Attacked(NamedTuple):
 
 
 def attack_step(
-    attacked: Method, run: AttackRun, name: str, judges: Panel, config: Evaluation, mesh: Mesh
+    name: str,
+    run: AttackRun,
+    attacked: Method,
+    judges: Panel,
+    mesh: Mesh,
+    precision: Precision,
+    seed: int,
 ) -> StepFn:
     """Returns the step that attacks a batch and judges it, in one program where it can be."""
     method_view = attacked.view(run.view)
     if run.draws == "fixed":
-        method_view = averaged(method_view, run.eot_samples, config.seed)
-    row = _Attacked(name, run, method_view, judges, config, mesh)
+        method_view = averaged(method_view, run.eot_samples, seed)
+    row = _Attacked(name, run, method_view, judges, mesh, precision, seed)
     return _host_step(row) if run.attack.on_host else _device_step(row)
 
 
@@ -156,7 +165,7 @@ def _device_step(row: _Attacked) -> StepFn:
         images, started = row.attack(variables, source, starts, batch, labels, key)
         return row.judge(variables, source, batch, images, key)._replace(started=started)
 
-    return _sharded(step, row.mesh, row.config.precision)
+    return _sharded(step, row.mesh, row.precision)
 
 
 def _host_step(row: _Attacked) -> StepFn:
@@ -166,7 +175,7 @@ def _host_step(row: _Attacked) -> StepFn:
         del starts  # the images stand where labels do in other steps
         return row.judge(variables, source, batch, images, key)
 
-    judge_step = _sharded(judge, row.mesh, row.config.precision)
+    judge_step = _sharded(judge, row.mesh, row.precision)
 
     def attacked_images(variables, source, batch, labels, key):
         if isinstance(batch.image, Tracer):  # a dry run
@@ -180,4 +189,4 @@ def _host_step(row: _Attacked) -> StepFn:
         images = attacked_images(variables, source, batch, labels, key)
         return judge_step(variables, source, starts, batch, images, key)
 
-    return at_precision(step, row.config.precision)
+    return at_precision(step, row.precision)

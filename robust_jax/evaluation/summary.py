@@ -1,7 +1,7 @@
 """The numbers of an evaluation, as summary.json holds them: fractions in [0, 1] and 95 % intervals.
 
-Those of each judge, which `reductions.py` makes, those of the evaluation, which `records.summarize`
-makes of them, and what `run.py` adds of how they came about.
+Those of each judge and of the evaluation, which `reductions.py` makes, and what `run.py` adds of
+how they came about.
 """
 
 from collections.abc import Mapping, Sequence

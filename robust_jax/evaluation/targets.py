@@ -8,7 +8,6 @@ from jaxtyping import Array, Int
 from robust_jax import rng
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.measures.base import NUM_STARTS
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Batch, View
 
@@ -20,14 +19,9 @@ def random_targets(view: View, batch: Batch, seed: int) -> Int[Array, " b"]:
     return rng.other_classes(key, batch.label, batch.index, num_classes)
 
 
-def images_to_begin_at(config: Evaluation, split: Split, mesh: Mesh) -> Array | None:
-    """Returns clean images of a split, drawn by the seed alone: the same for every attack.
-
-    None where no attack begins at other images.
-    """
-    if not any(run.attack.takes_starts for run in config.attacks.values()):
-        return None
-    key = rng.stream(jax.random.key(config.seed), "starts")
+def images_to_begin_at(split: Split, mesh: Mesh, seed: int) -> Array:
+    """Returns clean images of a split, drawn by the seed alone: the same for every attack."""
+    key = rng.stream(jax.random.key(seed), "starts")
     rows = np.asarray(jax.random.permutation(key, len(split)), np.int32)[:NUM_STARTS]
     (batch,) = eval_batches(split, len(rows), np.sort(rows), None)
     return jax.device_put(np.asarray(batch.image), replicated(mesh))

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from robust_jax import evaluation, rng
 from robust_jax.data import Data, eval_batches
-from robust_jax.evaluation import records
+from robust_jax.evaluation import reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
@@ -75,7 +75,7 @@ def validate(
     if validator is None:
         return {}
     found = evaluation.evaluate(validator, state.deployed, data.validation)
-    summary = records.summarize(found, validator.config)
+    summary = reductions.summarize(found, validator.config)
     values = {"accuracy": summary["clean_accuracy"]}
     robust = summary["robust_accuracy"].get("validation")
     if robust is not None:

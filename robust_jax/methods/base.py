@@ -15,7 +15,7 @@ from robust_jax.models import (
     Normalization,
     ResNetConfig,
 )
-from robust_jax.types import Batch, MethodView, Outputs, Task, Variables
+from robust_jax.types import Batch, MethodTaps, MethodView, Outputs, Task, Variables
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -102,6 +102,7 @@ class Method(NamedTuple):
             "call", whose rows then share them. Who counts such rows asks for each alone.
         vote: by which rule `predict` decides over the view `members`; None where it does
             something else. Certificates of margins are made of it.
+        taps: activations by layer; None of a function that shows none.
     """
 
     init: Init
@@ -114,6 +115,7 @@ class Method(NamedTuple):
     in_run: "Callable[[Epochs], Method] | None" = None
     draws_per: Literal["row", "call"] = "row"
     vote: voting.Vote | None = None
+    taps: MethodTaps | None = None
 
     def view(self, name: str) -> MethodView:
         """Returns the view called `name`; "decision" is `predict` itself, "member_0" one member.

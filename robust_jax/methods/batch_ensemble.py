@@ -176,6 +176,5 @@ class BatchEnsemble(MethodConfig):
             "noise_off": deployed,
             "train": train_view,
             "members": members,
-            "taps": taps,
         }
-        return Method(init, loss, predict, views, vote=self.vote)
+        return Method(init, loss, predict, views, vote=self.vote, taps=taps)

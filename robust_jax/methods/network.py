@@ -121,7 +121,7 @@ def network_method(
     independently; it reports `accuracy`, the vote's.
     Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
     mean probability), `noise_off` (the same weights without any sampling), `train` (batch
-    statistics, the randomness of training), `members` [m b c], `taps`; and of a network (or an
+    statistics, the randomness of training), `members` [m b c]; and of a network (or an
     ensemble) with residual blocks `skip_gradient`: `deployed` with the gradient of the residual
     branches scaled (`skip_gradient.py`), from which attacks transfer better.
 
@@ -178,7 +178,6 @@ def network_method(
         "noise_off": noise_off,
         "train": train_view,
         "members": members,
-        "taps": taps,
     }
     skipping = with_skip_gradient(network)
     if skipping is not None:
@@ -190,4 +189,4 @@ def network_method(
 
         views["skip_gradient"] = skip_gradient
     stochastic = prediction != Sampling()
-    return Method(init, loss, predict, views, stochastic=stochastic, vote=config.vote)
+    return Method(init, loss, predict, views, stochastic=stochastic, vote=config.vote, taps=taps)

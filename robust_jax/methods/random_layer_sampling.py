@@ -25,7 +25,7 @@ Where the paper leaves a choice, the first named is the default:
 
 import dataclasses
 import functools
-from typing import Literal, cast
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ from robust_jax.methods.network import classifier, cross_entropy
 from robust_jax.methods.sampled_layers import Unit
 from robust_jax.methods.sampled_models import SampledModels
 from robust_jax.models import EnsembleConfig
-from robust_jax.types import MethodView, Task
+from robust_jax.types import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +167,10 @@ class RandomLayerSampling(MethodConfig):
                 "noise_off": noise_off,
                 "members": members,
                 "train": train_view,
-                "taps": cast(MethodView, taps),  # the one view of several arrays
             },
             stochastic=True,
             draws_per="call",
+            taps=taps,
         )
         if self.statistics == "training":
             return method

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robust_jax import analysis
-from robust_jax.attacks import as_view, bind
+from robust_jax.attacks import as_view
 from robust_jax.methods import KAP
 from robust_jax.models import CNNConfig, EnsembleConfig
 from robust_jax.types import Task
@@ -113,7 +113,7 @@ def test_a_random_ensemble_sees_the_same_draws_in_both_passes():
     method = KAP(network=network, sigma=0.5).make(Task((8, 8, 1), 3, 10))
     variables = method.init(key=jax.random.key(1))
     images = jnp.asarray(RNG.uniform(size=(10, 8, 8, 1)), jnp.float32)
-    view = bind(method.view("taps"), variables)
+    view = jax.tree_util.Partial(method.taps, variables)
     found = analysis.similarity(view, [images[:5], images[5:]], key=KEY)
     np.testing.assert_allclose(np.einsum("lmlm->lm", found.cka), 1, rtol=1e-6)
     assert np.isfinite(found.cka).all()

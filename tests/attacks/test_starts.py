@@ -111,7 +111,11 @@ def test_the_harness_passes_images_and_counts_who_has_none():
         )
         evaluator = evaluation.make_evaluator(method, config, sharding.make_mesh(1))
         records = evaluation.evaluate(evaluator, {"dark": jnp.float32(0.3)}, data.test)
-        flags = [f for f in sanity.check_records(records, config) if f.status == "flag"]
+        flags = [
+            f
+            for f in sanity.check_records(records, config.attacks, config.deciding)
+            if f.status == "flag"
+        ]
         return list(records["boundary"].values()), flags
 
     records, flags = found((0, 0))

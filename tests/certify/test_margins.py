@@ -70,9 +70,17 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
     found = {}
     for name, model in ((None, (method, variables)), ("plain", (other, others))):
         found |= certification.certify(
-            wanted, *model, data.test, rows, mesh, directory=tmp_path, other=name
+            wanted.certificates,
+            *model,
+            data.test,
+            rows,
+            mesh,
+            precision="highest",
+            seed=0,
+            directory=tmp_path,
+            other=name,
         )
-    assert list(found) == certification.names(wanted)
+    assert list(found) == certification.names(wanted.certificates, ["plain"])
     assert list(found) == ["crown", "interval", "crown@plain", "interval@plain"]
     scores = jax.jit(lambda variables, images: method.predict(variables, images, key=None))
     for number, row in enumerate(rows):

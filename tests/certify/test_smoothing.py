@@ -16,7 +16,6 @@ from robust_jax.certify import (
 )
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.methods import RandomLayerSampling
 from robust_jax.models import CNNConfig
 from robust_jax.runtime import sharding
@@ -156,10 +155,18 @@ def test_coverage_of_a_method_that_draws_once_a_call(way, tmp_path):
     smoothing = Smoothing(SIGMA, num_selection=1, num_samples=30, alpha=0.1, batch_size=30)
     images = np.full((120, 8, 8, 1), 0.5, np.float32)
     if way == "an evaluation":
-        wanted, mesh = Evaluation(certificates={"a": smoothing}), sharding.make_mesh(1)
+        mesh = sharding.make_mesh(1)
         test, rows = open_data(DataConfig(Digits())).test, np.arange(60)
         found = certification.certify(
-            wanted, method, variables, test, rows, mesh, directory=tmp_path
+            {"a": smoothing},
+            method,
+            variables,
+            test,
+            rows,
+            mesh,
+            precision="highest",
+            seed=0,
+            directory=tmp_path,
         )
         certificate = found["a"][0]
     else:

@@ -13,7 +13,7 @@ from robust_jax import formats, serialization
 from robust_jax.attacks import FGSM
 from robust_jax.certify import Smoothing
 from robust_jax.data import DataConfig, Digits, fingerprint, open_data
-from robust_jax.evaluation import claims, records
+from robust_jax.evaluation import claims, records, reductions
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection
 from tests.fixtures.runs import CONFIGS, THREAT
 
@@ -168,7 +168,7 @@ def test_records_of_attacks_that_are_asked_no_more_do_not_count(kap):
     wanted = dataclasses.replace(CONFIGS["kap"].evaluation, attacks={"fgsm": ATTACKS["fgsm"]})
     claims.claim(kap, described(attacks=wanted.attacks))
     assert not (kap / "summary.json").exists()
-    assert records.summarize(records.read_records(kap), wanted)["robust_accuracy"].keys() == {
+    assert reductions.summarize(records.read_records(kap), wanted)["robust_accuracy"].keys() == {
         "fgsm"
     }
 

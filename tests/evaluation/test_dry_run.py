@@ -137,12 +137,12 @@ def test_suites_and_their_measures_are_traced_too(model):
     suite = AutoAttack(small.THREAT, version="custom", attacks=APGDS[:1])
     checked(model, method, attacks={"suite": AttackRun(suite)})
     measures = {"embedding": Embedding(), "kept": Attacked(attack=suite)}
-    wanted = dataclasses.replace(checkpoint.config.evaluation, measures=measures)
-    measurement.check(wanted, experiment.as_model(checkpoint), data.test)
+    asked = measurement.Questions(measures, named=True, batch_size=8, seed=0)
+    measurement.check(asked, experiment.as_model(checkpoint), data.test, num_chosen=64)
     broken = AutoAttack(small.THREAT, version="custom", attacks=APGDS)
-    wanted = dataclasses.replace(wanted, measures={"kept": Attacked(attack=broken)})
+    asked = asked._replace(measures={"kept": Attacked(attack=broken)})
     with pytest.raises(ValueError, match=r"measures='kept' to run on this model: .* to suffice"):
-        measurement.check(wanted, experiment.as_model(checkpoint), data.test)
+        measurement.check(asked, experiment.as_model(checkpoint), data.test, num_chosen=64)
 
 
 def test_what_was_traced_is_not_traced_again(model):

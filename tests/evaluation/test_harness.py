@@ -18,7 +18,7 @@ from robust_jax.attacks import (
     bind,
 )
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.evaluation import judging, protocol, records
+from robust_jax.evaluation import judging, protocol, records, reductions
 from robust_jax.evaluation.protocol import (
     Adversary,
     AttackRun,
@@ -114,7 +114,7 @@ def test_misclassified_examples_are_left_alone_or_attacked(model, data):
     attacked = records_of(model, data, **fields)
     assert all(attacked["pgd"][row].linf > 0 for row in wrong)
     wanted = dataclasses.replace(small.config().evaluation, **fields)
-    summary = records.summarize(attacked, wanted)
+    summary = reductions.summarize(attacked, wanted)
     right = {row for row, record in attacked["clean"].items() if record.headline().correct}
     both = sum(attacked["pgd"][row].headline().correct for row in right)
     assert summary["robust_accuracy"]["pgd"] == both / 90
@@ -212,7 +212,7 @@ def test_columns_judge_the_same_images(data):
     fields |= {"adversary": Adversary(skip_misclassified=False, num_submissions=0)}
     wanted = dataclasses.replace(small.config().evaluation, **fields)
     found = records_of(louder, data, **fields)
-    summary = records.summarize(found, wanted)["judges"]
+    summary = reductions.summarize(found, wanted)["judges"]
     assert list(summary["paper"]["robust_accuracy"]) == ["fgsm"]
     assert list(summary["honest"]["robust_accuracy"]) == ["fgsm", "pgd"]
     ball = "linf eps 0.1"
@@ -324,7 +324,7 @@ def test_scores_that_are_no_numbers(data, standard):
     # An example that is wrong already is skipped.
     assert [d.prediction for d in attacked if d.prediction < 0] == [-1] * sum(right) != []
     assert not any(decision.correct for decision in attacked)
-    flag = from_records.check_records(found, config)[0]
+    flag = from_records.check_records(found, config.attacks, config.deciding)[0]
     assert (flag.check, flag.status) == ("scores are numbers", "flag")
     with pytest.raises(ValueError, match=r"found NaN on examples \[0, 1, 2, 3,"):
         records_where(lambda images: jnp.ones(len(images), bool))

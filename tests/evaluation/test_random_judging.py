@@ -11,7 +11,7 @@ from robust_jax import evaluation, rng
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.data.sources import ArrayExamples
-from robust_jax.evaluation import records
+from robust_jax.evaluation import records, reductions
 from robust_jax.evaluation.judging import predictor
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.evaluation.reductions import all_right
@@ -42,7 +42,7 @@ def found(method, variables, split, **fields):
     config = Evaluation(**fields)
     evaluator = evaluation.make_evaluator(method, config, sharding.make_mesh(1))
     rows = evaluation.evaluate(evaluator, variables, split)
-    return config, rows, records.summarize(rows, config)["judges"]
+    return config, rows, reductions.summarize(rows, config)["judges"]
 
 
 def coin(variables, images, *, key):
@@ -214,7 +214,7 @@ def test_what_a_column_counts():
     attacks = {"fgsm": AttackRun(FGSM(small.THREAT))}
     rows = {"clean": rows_of([1, 1, 0, 0, 1]), "fgsm": rows_of([1, 0, 1, 0, 1])}
     wanted = Evaluation(attacks=attacks, judges=judges, adversary=EVERY_IMAGE)
-    numbers = records.summarize(rows, wanted)["judges"]
+    numbers = reductions.summarize(rows, wanted)["judges"]
     expected = {"both": 2 / 5, "after": 3 / 5, "given": 2 / 3}
     for name, value in expected.items():
         assert numbers[name]["robust_accuracy"] == {"fgsm": value}

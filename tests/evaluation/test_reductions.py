@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, DeepFool, Spatial, ThreatModel
-from robust_jax.evaluation import records
+from robust_jax.evaluation import records, reductions
 from robust_jax.evaluation.attack_runs import balls
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.selection import chosen_of
@@ -29,7 +29,7 @@ def test_summary_is_a_reduction_of_the_records():
         judges={"softmax": Judge(adaptive=False), "borda": Judge()},
         worst_of={"both": ("a", "b")},
     )
-    summary = records.summarize(
+    summary = reductions.summarize(
         {
             "clean": rows([True, True, True, False], [True, False, True, True]),
             "a": rows([True, False, False, False], [True, True, False, True]),
@@ -88,7 +88,7 @@ def test_balls_of_one_norm_nest_and_hold_no_attack_without_a_bound():
         for name in attacks
     }  # fmt: skip
     rows["clean"] = dict.fromkeys(range(5), rows["near"][0])
-    assert records.summarize(rows, wanted)["worst_case_accuracy"] == {
+    assert reductions.summarize(rows, wanted)["worst_case_accuracy"] == {
         "linf eps 0.1": 0.8, "linf eps 0.2": 0.6, "l2 eps 0.5": 0.8, "l2 eps 1": 0.6,
     }  # fmt: skip
 
@@ -105,7 +105,7 @@ def test_top5_of_an_attack_that_left_images_out_is_none():
     wanted = Evaluation(attacks={"a": AttackRun(FGSM(small.THREAT))})
     for skip, found in ((True, None), (False, 0.5)):
         config = dataclasses.replace(wanted, adversary=Adversary(skip_misclassified=skip))
-        summary = records.summarize({"clean": clean, "a": attacked}, config)
+        summary = reductions.summarize({"clean": clean, "a": attacked}, config)
         assert summary["judges"]["accuracy"]["top5_accuracy"] == {"clean": 1.0, "a": found}
 
 
@@ -120,7 +120,7 @@ def test_the_headline_is_the_protocols_first_judge():
 
     clean = {0: record(0, a=True, z=False), 1: record(1, a=False, z=True)}
     judges = {"z": Judge(), "a": Judge()}
-    config = Evaluation(judges=judges, selection=Selection(rule="correct"))
-    assert chosen_of(config, np.arange(2), {"clean": clean}).tolist() == [1]
+    selection = Selection(rule="correct")
+    assert chosen_of(selection, np.arange(2), {"clean": clean}, judges).tolist() == [1]
     with pytest.raises(ValueError, match="unpack"):
         clean[0].headline()

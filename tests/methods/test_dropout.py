@@ -34,7 +34,7 @@ def test_draws_have_the_mean_and_variance_of_inverted_dropout():
     method, variables = make(rate=0.3, num_draws=4000)
     draws = jax.jit(method.views["members"])(variables, IMAGES, key=jax.random.key(2))
     plain = jax.jit(method.views["noise_off"])(variables, IMAGES)
-    taps = jax.jit(method.views["taps"])(variables, IMAGES, key=jax.random.key(3))
+    taps = jax.jit(method.taps)(variables, IMAGES, key=jax.random.key(3))
     norm = variables["params"]["backbone"]["norm2"]["scale"]
     np.testing.assert_array_equal(norm, 1.0)
     features = np.maximum(np.asarray(taps["01.conv2"]) / np.sqrt(1 + 1e-5), 0).mean((1, 2))

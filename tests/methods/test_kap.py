@@ -176,7 +176,7 @@ def test_only_named_convolutions_are_pooled():
     method = config.make(TASK)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1))
-    taps = jax.jit(method.views["taps"])
+    taps = jax.jit(method.taps)
     one, two = (taps(variables, images, key=jax.random.key(seed)) for seed in (1, 2))
     noise = one["00.conv1"] - two["00.conv1"]
     assert float(jnp.std(noise)) == pytest.approx(0.5 * 2**0.5, rel=0.1)
@@ -197,7 +197,7 @@ def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkey
         method = KAP(network=network, pool=None, sigma=0.5, pooled=names).make(TASK)
         variables = jax.eval_shape(method.init, key=KEY)
         images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
-        jax.eval_shape(lambda *a: method.views["taps"](*a, key=KEY), variables, images)
+        jax.eval_shape(lambda *a: method.taps(*a, key=KEY), variables, images)
         return len(noises)
 
     assert noisy_taps("layer1_0.conv1") == 1
@@ -245,7 +245,7 @@ def test_reestimated_statistics_are_those_without_noise(framework):
     fitted = method.fit(old, batches, key=jax.random.key(1))
     chex.assert_trees_all_equal(fitted["batch_stats"], old["batch_stats"])
     quiet = KAP(network=network, sigma=0.0).make(Task((8, 8, 1), 10, 100))
-    taps = jax.jit(quiet.views["taps"])
+    taps = jax.jit(quiet.taps)
     seen = [taps(variables, one.image, key=None)["00.conv1"] for one in batches[:3]]
     statistics = fitted["fitted"]["batch_stats"]["backbone"]["norm1"]
     assert statistics.keys() == {"mean", "var"}

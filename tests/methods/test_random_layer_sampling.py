@@ -62,7 +62,7 @@ def variables(config):
 
 
 def test_a_sampled_model_is_the_plain_network_of_its_weights(config, variables):
-    plain = jax.jit(Standard(network=CNN).make(TASK).views["taps"])
+    plain = jax.jit(Standard(network=CNN).make(TASK).taps)
 
     @jax.jit
     def sampled(indices):

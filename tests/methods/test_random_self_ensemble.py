@@ -37,14 +37,14 @@ def test_noise_comes_before_the_convolution(sigmas, tap):
     """The output's variance is sigma^2 times the sum of the kernel's squares, in the interior."""
     method, variables = make(init_sigma=sigmas[0], inner_sigma=sigmas[1])
     keys = jax.random.split(jax.random.key(2), 3000)
-    draws = jax.jit(
-        jax.vmap(lambda key: method.views["taps"](variables, IMAGES, key=key)[tap][0, 1, 1])
-    )(keys)
+    draws = jax.jit(jax.vmap(lambda key: method.taps(variables, IMAGES, key=key)[tap][0, 1, 1]))(
+        keys
+    )
     name = tap.split(".")[1]
     kernel = variables["params"]["backbone"][name]["kernel"]
     expected = max(sigmas) ** 2 * jnp.sum(jnp.square(kernel), (0, 1, 2))
     np.testing.assert_allclose(jnp.var(draws, axis=0), expected, rtol=0.15)
-    plain = jax.jit(Standard(network=CNN).make(TASK).views["taps"])(variables, IMAGES, key=None)
+    plain = jax.jit(Standard(network=CNN).make(TASK).taps)(variables, IMAGES, key=None)
     error = np.abs(draws.mean(0) - plain[tap][0, 1, 1])
     np.testing.assert_array_less(error, 5 * np.sqrt(np.asarray(expected) / 3000))
 

@@ -93,7 +93,7 @@ def test_equals_numpy_on_the_taps_of_a_public_network(public_checkpoints):
     outputs = jax.jit(
         lambda variables, images: (
             method.views["surrogate"](variables, images, key=None),
-            method.views["taps"](variables, images, key=None),
+            method.taps(variables, images, key=None),
         )
     )
     logits, taps = outputs(variables, images)
@@ -285,7 +285,7 @@ def test_responses_of_batch_norm(trained):
     method, fitted = fit(config, trained)
     assert sorted(fitted["fitted"]["positive"]) == ["00.norm1", "01.norm2", "02.head"]
     assert initialise(config).keys() == variables.keys()
-    taps = method.views["taps"](variables, batch.image, key=None)
+    taps = method.taps(variables, batch.image, key=None)
     params, statistics = (
         variables[name]["backbone"]["norm2"] for name in ("params", "batch_stats")
     )

@@ -109,7 +109,7 @@ def test_both_passes_move_the_statistics():
     before, after = (v["batch_stats"]["backbone"] for v in (variables, moved))
     mean = next(iter(after.values()))["mean"]
     old = next(iter(before.values()))["mean"]
-    taps = config.make(TASK).views["taps"]
+    taps = config.make(TASK).taps
     view = bind(config.make(TASK).views["deployed"], variables)
     key = rng.stream(KEY, "attack")
     images = config.attack(view, IMAGES, BATCH.label, key=key, index=BATCH.index)

@@ -57,8 +57,10 @@ class Subject(NamedTuple):
 
     @property
     def taps(self) -> TapsView:
-        """Returns the view of activations, by layer, bound to its arrays."""
-        return jax.tree_util.Partial(self.method.view("taps"), self.variables)
+        """Returns the method's activations, by layer, bound to its arrays."""
+        if self.method.taps is None:
+            raise ValueError("Expected a model that shows its activations.")
+        return jax.tree_util.Partial(self.method.taps, self.variables)
 
     def batches(self, images: Array | None = None) -> list[slice]:
         """Returns the parts that images are taken in, as equal as can be: a size compiles once.
@@ -70,14 +72,16 @@ class Subject(NamedTuple):
         size = max(1, -(-count // max(1, -(-count // self.batch_size))))
         return [slice(start, start + size) for start in range(0, count, size)]
 
-    def ask(self, view: str, images: Array, *, key: Key[Array, ""], axis: int = 0) -> PyTree:
-        """Returns a view of all images, batches joined along an axis of the examples.
+    def ask(
+        self, view: str | TapsView, images: Array, *, key: Key[Array, ""], axis: int = 0
+    ) -> PyTree:
+        """Returns a view, or activations, of all images, batches joined along the examples' axis.
 
         Every batch has the same key. A model with draws for each call is the same draw on all
         images; of one with draws for each row they belong to the place in a batch, so that a number
         of it follows `batch_size` as one of other draws would.
         """
-        run, bound = _compiled_view(), self.view(view)
+        run, bound = _compiled_view(), self.view(view) if isinstance(view, str) else view
         batches = [run(bound, images[part], key) for part in self.batches(images)]
         return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=axis), *batches)
 
@@ -110,20 +114,22 @@ class Subject(NamedTuple):
             yield compiled(bound, self.images[part], labels[part], index[part], begun)
 
     def shape_of(self, view: str) -> PyTree:
-        """Returns the shape, by layer those of taps, of a view of one image; nothing is run."""
+        """Returns the shape of a view of one image; nothing is run."""
+        return self._shapes(self.view(view))
+
+    def shapes_of_taps(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of one image's activations, by layer; nothing is run."""
+        return self._shapes(self.taps)
+
+    def _shapes(self, bound: View | TapsView) -> PyTree:
         key = jax.eval_shape(lambda: jax.random.key(0))
-        run, one = self.method.view(view), (1, *self.images.shape[1:])
-        shapes = jax.eval_shape(
-            lambda variables, images, key: run(variables, images, key=key),
-            self.variables,
-            jax.ShapeDtypeStruct(one, self.images.dtype),
-            key,
-        )
+        one = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype)
+        shapes = jax.eval_shape(lambda v, images, key: v(images, key=key), bound, one, key)
         return jax.tree.map(lambda leaf: leaf.shape, shapes)
 
 
 @functools.cache
-def _compiled_view() -> Callable[[View, Array, Key[Array, ""]], PyTree]:
+def _compiled_view() -> Callable[[View | TapsView, Array, Key[Array, ""]], PyTree]:
     return jitted(lambda bound, images, key: bound(images, key=key))
 
 
@@ -216,7 +222,7 @@ class Measure(abc.ABC):
 
 def lacks_taps(subject: Subject) -> str | None:
     """Returns what a method without activations to look at lacks."""
-    return None if "taps" in subject.method.views else "activations (view 'taps')"
+    return "activations (`Method.taps`)" if subject.method.taps is None else None
 
 
 def lacks_members(subject: Subject) -> str | None:
@@ -231,7 +237,7 @@ def lacks_networks(subject: Subject) -> str | None:
     """
     if lacks_taps(subject) or lacks_members(subject):
         return "members that are networks"
-    tap = next(iter(subject.shape_of("taps").values()))
+    tap = next(iter(subject.shapes_of_taps().values()))
     own = tap[0] if len(tap) % 2 else 1  # see analysis.with_members
     return None if own == subject.shape_of("members")[0] else "members that are networks"
 

@@ -17,7 +17,6 @@ from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, R
 from robust_jax.models import EnsembleConfig
 from robust_jax.models.base import in_network_order
 from robust_jax.runtime.wording import percent, text
-from robust_jax.types import Variables
 
 CLEAN = "clean"
 
@@ -90,7 +89,7 @@ class Embedding(Measure):
 
     def __call__(self, subject: Subject) -> Found:
         """Returns the picture; of an ensemble its first member's."""
-        names = in_network_order(subject.shape_of("taps"))
+        names = in_network_order(subject.shapes_of_taps())
         layer = self.layer or names[-2:][0]
         if layer not in names:
             raise ValueError(f"Expected layer={layer!r} to be one of {list(names)}.")
@@ -124,17 +123,12 @@ def activations(
     subject: Subject, images: Array, layers: tuple[str, ...], *, key: Key[Array, ""]
 ) -> dict[str, Array]:
     """Returns the activations of some layers on all images, each [m b ...]."""
-    method = subject.method
 
-    def chosen(
-        variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
-    ) -> dict[str, Array]:
-        taps = method.view("taps")(variables, images, key=key)
-        return {layer: analysis.with_members(taps[layer]) for layer in layers}
+    def chosen(taps: analysis.TapsView, images: Array, *, key: Key[Array, ""]) -> dict[str, Array]:
+        found = taps(images, key=key)
+        return {layer: analysis.with_members(found[layer]) for layer in layers}
 
-    views = {**method.views, "chosen": chosen}
-    asked = subject._replace(method=method._replace(views=views))
-    return asked.ask("chosen", images, key=key, axis=1)
+    return subject.ask(jax.tree_util.Partial(chosen, subject.taps), images, key=key, axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +171,7 @@ class Activations(Measure):
         }
         # Under one key, or redrawn noise would be part of the change.
         key = rng.stream(subject.key, "activations")
-        layers = tuple(subject.shape_of("taps"))
+        layers = tuple(subject.shapes_of_taps())
         taps = {
             kind: activations(subject, images, layers, key=key) for kind, images in kinds.items()
         }

@@ -8,7 +8,7 @@ from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
 from robust_jax.certify import Certificate
 from robust_jax.evaluation.measures import Found
-from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.protocol import CLEAN, AttackRun, Printed
 from robust_jax.evaluation.records import Record, Records
 from robust_jax.evaluation.report.page import Section, picture, table
 from robust_jax.evaluation.report.tables import checks, details, headline, papers_table
@@ -22,11 +22,12 @@ MAX_CLASSES = 20
 
 def sections(
     summary: Summary,
-    config: Evaluation,
     records: Records,
     findings: Sequence[Finding],
-    descriptions: Mapping[str, str],
     *,
+    attacks: Mapping[str, AttackRun],
+    judge: str,
+    printed: Printed | None,
     shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
     clean_images: Mapping[int, np.ndarray],
     class_names: Sequence[str],
@@ -36,31 +37,33 @@ def sections(
     """Yields the sections of the page, in order; one without anything to show is left out.
 
     Args:
-        summary: from `records.summarize`.
-        config: the protocol.
+        summary: from `reductions.summarize`.
         records: of every attack.
         findings: of the sanity checks.
-        descriptions: a line on each attack.
+        attacks: by name.
+        judge: whose word counts.
+        printed: what the paper prints.
         shown: by attack, rows and adversarial images (`records.read_shown`).
         clean_images: by row, the clean ones of those.
         class_names: in label order.
         certificates: by name, with the labels.
         measured: answers of the measures, by name.
     """
-    yield Section("Accuracy", headline(summary, descriptions) + papers_table(config.printed))
+    descriptions = {name: run.described for name, run in attacks.items()}
+    yield Section("Accuracy", headline(summary, descriptions) + papers_table(printed))
     yield Section("Can these numbers be trusted?", checks(findings))
-    curves = list(_accuracy_over_eps(config, records))
+    curves = list(_accuracy_over_eps(attacks, records, judge))
     if curves:
         yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
     if certificates:
         yield Section(
             "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
         )
-    pictures = list(_twins(shown, clean_images, records, class_names, config.judges))
+    pictures = list(_twins(shown, clean_images, records, class_names, summary["judges"]))
     if pictures:
         yield Section("Images and their adversarial twins", "".join(pictures))
     if len(class_names) <= MAX_CLASSES:
-        yield Section("Which classes are taken for which", _confusion(config, records, class_names))
+        yield Section("Which classes are taken for which", _confusion(records, class_names, judge))
     yield from _by_subject(measured)
     yield Section("Other columns, and time", details(summary))
 
@@ -73,13 +76,14 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
     )  # fmt: skip
 
 
-def _accuracy_over_eps(config: Evaluation, records: Records) -> Iterator[str]:
+def _accuracy_over_eps(
+    attacks: Mapping[str, AttackRun], records: Records, judge: str
+) -> Iterator[str]:
     """Yields a figure for each norm of which attacks come at two eps or more."""
-    judge = config.deciding
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in ("linf", "l2"):
         series: dict[str, dict[float, np.ndarray]] = {}
-        for name, run in config.attacks.items():
+        for name, run in attacks.items():
             if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:
                 kind = [type(run.attack).__name__, run.view, run.source and f"of {run.source}"]
                 loss = getattr(run.attack, "loss", None)
@@ -157,8 +161,7 @@ def _twins(
         )
 
 
-def _confusion(config: Evaluation, records: Records, class_names: Sequence[str]) -> str:
-    judge = config.deciding
+def _confusion(records: Records, class_names: Sequence[str], judge: str) -> str:
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
     def figure(name: str) -> str:

@@ -21,7 +21,7 @@ def print_summary(title: str, summary: Summary, descriptions: Mapping[str, str])
 
     Args:
         title: heading.
-        summary: from `records.summarize`.
+        summary: from `reductions.summarize`.
         descriptions: what each attack is, by its name.
     """
     if jax.process_index() == 0:
@@ -165,7 +165,7 @@ def printed_cell(printed: BesidePaper, row: str) -> str:
     It has accuracy over all images: neither over some of them alone, nor of five classes.
 
     Args:
-        printed: from `records.beside_the_paper`.
+        printed: from `reductions.beside_the_paper`.
         row: name of the row.
     """
     numbers = []

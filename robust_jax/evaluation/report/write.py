@@ -1,7 +1,7 @@
 """Writing the page of an evaluation that has ended."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from robust_jax.data import Split
 from robust_jax.evaluation.measurement import load
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.model import Model
-from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.protocol import Adversary, AttackRun, Printed, Selection
 from robust_jax.evaluation.records import Records, read_shown
 from robust_jax.evaluation.report.page import write_page
 from robust_jax.evaluation.report.sections import sections
@@ -37,15 +37,15 @@ class Pictures(NamedTuple):
     clean: dict[int, np.ndarray]
 
 
-def pictures(out: pathlib.Path, config: Evaluation, split: Split) -> Pictures:
+def pictures(out: pathlib.Path, attacks: Iterable[str], split: Split) -> Pictures:
     """Returns the images that an evaluation kept for its page.
 
     Args:
         out: its directory.
-        config: the protocol.
+        attacks: names of its attacks.
         split: its examples.
     """
-    names = [name for name in config.attacks if len(read_shown(out, name)[0])][:MAX_PICTURES]
+    names = [name for name in attacks if len(read_shown(out, name)[0])][:MAX_PICTURES]
     shown = {name: read_shown(out, name) for name in names}
     wanted = sorted({row for rows, _ in shown.values() for row in rows.tolist()})
     clean = np.asarray(load(split, wanted)[0]) if wanted else ()
@@ -58,8 +58,12 @@ def write(
     pictures: Pictures,
     *,
     title: str,
+    selection: Selection,
+    adversary: Adversary,
+    attacks: Mapping[str, AttackRun],
+    judge: str,
+    printed: Printed | None,
     summary: Summary,
-    config: Evaluation,
     records: Records,
     findings: Sequence[Finding],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
@@ -72,8 +76,12 @@ def write(
         model: what was evaluated.
         pictures: of some of its examples.
         title: of the page.
-        summary: from `records.summarize`.
-        config: the protocol.
+        selection: which examples.
+        adversary: what holds for every attack.
+        attacks: by name.
+        judge: whose word counts.
+        printed: what the paper prints.
+        summary: from `reductions.summarize`.
         records: of every attack.
         findings: of the sanity checks.
         certificates: by name, with the images' labels.
@@ -81,13 +89,13 @@ def write(
     """
     if jax.process_index() != 0:
         return
-    chosen = f"{text(config.selection.split)} split, selection: {text(selected(summary))}"
+    chosen = f"{text(selection.split)} split, selection: {text(selected(summary))}"
     lead = (
         f'<p class="quiet">{text(model.kind)} · {summary["num_examples"]} images of the {chosen} · '
-        f"attacks move away from the {text(config.adversary.labels)} label · "
+        f"attacks move away from the {text(adversary.labels)} label · "
         f"{summary['wall_seconds']:.0f} s</p>"
     )
-    if config.budget == "reduced":
+    if summary["budget"] == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'
     write_page(
         file,
@@ -95,10 +103,11 @@ def write(
         lead,
         sections(
             summary,
-            config,
             records,
             findings,
-            config.descriptions,
+            attacks=attacks,
+            judge=judge,
+            printed=printed,
             shown=pictures.shown,
             clean_images=pictures.clean,
             class_names=model.labels,

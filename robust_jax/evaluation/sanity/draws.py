@@ -6,13 +6,12 @@ from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, standing_with_twice_the_draws
+from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judging import predictor
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding, outranks
 from robust_jax.evaluation.sanity.probed import Probed
-from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables, View
+from robust_jax.types import View
 
 CHECK = "enough draws (EOT)"
 
@@ -30,14 +29,14 @@ def enough_draws(probed: Probed, *, key: Key[Array, ""]) -> Finding:
         probed: the model, images and the evaluation.
         key: root of all draws.
     """
-    method, variables, images, labels, config = probed
-    name = _most_draws(method, variables, images, config, key)
+    method, variables, images, labels, attacks, judge, seed = probed
+    name = _most_draws(probed, key)
     if name is None:
         text = "No bounded white-box attack sees fresh draws of a random model."
         step = "Attack the deployed view with eot_samples > 1." if method.stochastic else ""
         return Finding(CHECK, "not run", text, step)
-    run = config.attacks[name]
-    decide = jitted(predictor(method, config.judges[config.deciding], config.seed))
+    run = attacks[name]
+    decide = jitted(predictor(method, judge, seed))
     once, twice = standing_with_twice_the_draws(
         # Traced, so that a view of probabilities is another check's finding and no error here.
         jitted(lambda view, images, labels, *, key: run.attack(view, images, labels, key=key)),
@@ -65,9 +64,7 @@ def enough_draws(probed: Probed, *, key: Key[Array, ""]) -> Finding:
     return Finding(CHECK, "note", text, step)
 
 
-def _most_draws(
-    method: Method, variables: Variables, images: Array, config: Evaluation, key: Array
-) -> str | None:
+def _most_draws(probed: Probed, key: Array) -> str | None:
     """Returns the attack with most draws of those whose view is random; None without one."""
 
     def sees_draws(run: AttackRun) -> bool:
@@ -76,14 +73,15 @@ def _most_draws(
             return False
         return attack.needs_logits and not attack.on_host and not attack.targeted
 
+    method = probed.method
     if not method.stochastic:
         return None
-    runs = {name: run for name, run in config.attacks.items() if sees_draws(run)}
+    runs = {name: run for name, run in probed.attacks.items() if sees_draws(run)}
     random: dict[str, bool] = {}
     for name in sorted(runs, key=lambda name: -runs[name].eot_samples):
         view = runs[name].view
         if view not in random:
-            random[view] = _is_random(bind(method.view(view), variables), images, key)
+            random[view] = _is_random(bind(method.view(view), probed.variables), probed.images, key)
         if random[view]:
             return name
     return None

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from robust_jax.certify import Certificate, Margins, Smoothing
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.evaluation.records import Records
 from robust_jax.evaluation.sanity.findings import Finding
 
@@ -21,24 +20,22 @@ SHOWN = 5
 def check_certificates(
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
     records: Records,
-    config: Evaluation,
+    certifiers: Mapping[str, Smoothing | Margins],
+    judge: str | None,
 ) -> list[Finding]:
     """Returns, for each certifier, whether an image certified in a ball is wrong inside it.
 
-    The deployed rule decides: of the judges without a view of their own the one that counts. Every
-    record is asked, the clean ones too, by the distance that was measured.
+    Every record is asked, the clean ones too, by the distance that was measured.
 
     Args:
         certificates: by name, with the images' labels, of the first examples of the records.
         records: of every attack.
-        config: the protocol; certificates of other checkpoints are not asked.
+        certifiers: by name; certificates of other checkpoints are not asked.
+        judge: by whose word, `Evaluation.deployed`: nothing is said where none is.
     """
-    judges = [name for name, judge in config.judges.items() if judge.view is None]
-    if config.deciding in judges:
-        judges = [config.deciding]
     findings = []
-    for name, certifier in config.certificates.items():
-        if name not in certificates or not judges:
+    for name, certifier in certifiers.items():
+        if name not in certificates or judge is None:
             continue
         certificate, labels = certificates[name]
         norm = "linf" if isinstance(certifier, Margins) else "l2"
@@ -54,7 +51,7 @@ def check_certificates(
             f"{row} by {attack}"
             for row, reach in radius.items()
             for attack, found in records.items()
-            if not found[row].decisions[judges[-1]].correct
+            if not found[row].decisions[judge].correct
             and getattr(found[row], norm) <= reach * (1 + ROUNDING)
         ]
         findings.append(_finding(name, certifier, norm, len(radius), broken))

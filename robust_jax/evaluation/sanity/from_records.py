@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from robust_jax import metrics, serialization
-from robust_jax.evaluation.attack_runs import balls
-from robust_jax.evaluation.protocol import CLEAN, HONEST, PAPER, AttackRun, Evaluation
+from robust_jax.evaluation.attack_runs import AttackRun, balls
+from robust_jax.evaluation.judges import HONEST, PAPER
+from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.records import Records
 from robust_jax.evaluation.sanity.findings import Finding, outranks
 
@@ -19,24 +20,30 @@ STRENGTHS = ("eps", "num_steps", "num_restarts", "eot_samples")
 """Fields of which more may never help the defence."""
 
 
-def check_records(records: Records, config: Evaluation) -> list[Finding]:
-    """Returns what the records of an evaluation say about its attacks, by the deciding judge."""
+def check_records(records: Records, attacks: Mapping[str, AttackRun], judge: str) -> list[Finding]:
+    """Returns what the records of an evaluation say about its attacks.
+
+    Args:
+        records: of every attack.
+        attacks: of the evaluation, by name.
+        judge: whose word counts, `Evaluation.deciding`.
+    """
     return [
-        *no_numbers(records, config),
+        *no_numbers(records, judge),
         *no_starts(records),
         too_few(records),
-        attacked_view_decides(records, config),
-        black_box(records, config),
-        honest_column(records, config),
-        adaptive_attacks(records, config),
-        *monotone(records, config),
+        attacked_view_decides(records, attacks, judge),
+        black_box(records, attacks, judge),
+        honest_column(records, attacks),
+        adaptive_attacks(records, attacks, judge),
+        *monotone(records, attacks, judge),
     ]
 
 
-def no_numbers(records: Records, config: Evaluation) -> Iterator[Finding]:
+def no_numbers(records: Records, judge: str) -> Iterator[Finding]:
     """Yields a flag where adversarial images have NaN scores, which count as not robust."""
     counts = {
-        name: sum(rows[row].decisions[config.deciding].prediction < 0 for row in records[CLEAN])
+        name: sum(rows[row].decisions[judge].prediction < 0 for row in records[CLEAN])
         for name, rows in records.items()
     }
     broken = [f"{name} {count}" for name, count in counts.items() if count]
@@ -92,19 +99,20 @@ def is_black_box(run: AttackRun) -> bool:
     return run.source is not None or not run.attack.needs_logits
 
 
-def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
+def attacked_view_decides(
+    records: Records, attacks: Mapping[str, AttackRun], judge: str
+) -> Finding:
     """Returns a flag where attacks fool what they see, and not what decides.
 
     Of each ball the white-box attack that carries over best counts: an oblivious attack of a paper
     is no defect of an evaluation that has an adaptive one beside it.
     """
     name = "attacked view and judge agree"
-    judge = config.deciding
     worst: tuple[float, str, str] | None = None
-    for threat, members in balls(config.attacks, nested=False).items():
+    for threat, members in balls(attacks, nested=False).items():
         best: tuple[float, str] | None = None
         for member in members:
-            if config.attacks[member].source is not None:
+            if attacks[member].source is not None:
                 continue
             right = [row for row, r in records[CLEAN].items() if r.decisions[judge].correct]
             attacked = [records[member][row] for row in right]
@@ -134,13 +142,12 @@ def attacked_view_decides(records: Records, config: Evaluation) -> Finding:
     )
 
 
-def black_box(records: Records, config: Evaluation) -> Finding:
+def black_box(records: Records, attacks: Mapping[str, AttackRun], judge: str) -> Finding:
     """Returns a flag where queries or transfer beat the white-box attacks of the same ball."""
     name, compared = "white box beats black box", 0
-    judge = config.deciding
-    for threat, members in balls(config.attacks, nested=False).items():
-        white = [m for m in members if not is_black_box(config.attacks[m])]
-        black = [m for m in members if is_black_box(config.attacks[m])]
+    for threat, members in balls(attacks, nested=False).items():
+        white = [m for m in members if not is_black_box(attacks[m])]
+        black = [m for m in members if is_black_box(attacks[m])]
         if not white or not black:
             continue
         together = worst_case(records, white, judge)
@@ -166,18 +173,19 @@ def black_box(records: Records, config: Evaluation) -> Finding:
     return Finding(name, "passed", f"{compared} black-box attacks, none beats the white box.")
 
 
-def honest_column(records: Records, config: Evaluation) -> Finding:
+def honest_column(records: Records, attacks: Mapping[str, AttackRun]) -> Finding:
     """Returns a flag where the honest column leaves more standing than the paper's own.
 
     Ball by ball and image by image: the worst case of all attacks by the honest judge against the
     worst case of the paper's attacks by the paper's judge.
     """
     name = "honest column at or below the paper's"
-    if not {PAPER, HONEST} <= set(config.judges):
+    judges = {judge for record in records[CLEAN].values() for judge in record.decisions}
+    if not {PAPER, HONEST} <= judges:
         return Finding(name, "not run", "This evaluation does not have both columns.")
     sides = [
         (ball, worst_case(records, own + adaptive, HONEST), worst_case(records, own, PAPER))
-        for ball, own, adaptive in by_origin(config)
+        for ball, own, adaptive in by_origin(attacks)
         if own
     ]
     return at_or_below(
@@ -191,12 +199,11 @@ def honest_column(records: Records, config: Evaluation) -> Finding:
     )
 
 
-def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
+def adaptive_attacks(records: Records, attacks: Mapping[str, AttackRun], judge: str) -> Finding:
     """Returns a flag where a paper's own attacks beat those made against its defence."""
-    judge = config.deciding
     sides = [
         (ball, worst_case(records, adaptive, judge), worst_case(records, own, judge))
-        for ball, own, adaptive in by_origin(config)
+        for ball, own, adaptive in by_origin(attacks)
         if own and adaptive
     ]
     return at_or_below(
@@ -209,10 +216,10 @@ def adaptive_attacks(records: Records, config: Evaluation) -> Finding:
     )
 
 
-def by_origin(config: Evaluation) -> Iterator[tuple[str, list[str], list[str]]]:
+def by_origin(attacks: Mapping[str, AttackRun]) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields each ball in words, its attacks of the paper, and its adaptive ones."""
-    for threat, members in balls(config.attacks, nested=False).items():
-        adaptive = [name for name in members if config.attacks[name].adaptive]
+    for threat, members in balls(attacks, nested=False).items():
+        adaptive = [name for name in members if attacks[name].adaptive]
         own = [name for name in members if name not in adaptive]
         yield str(threat), own, adaptive
 
@@ -253,13 +260,12 @@ def worst_case(records: Records, names: Sequence[str], judge: str) -> list[bool]
     return [all(row) for row in zip(*(standing(records, n, judge) for n in names), strict=True)]
 
 
-def monotone(records: Records, config: Evaluation) -> list[Finding]:
+def monotone(records: Records, attacks: Mapping[str, AttackRun], judge: str) -> list[Finding]:
     """Returns for each kind of strength whether more of it leaves more examples standing."""
-    judge = config.deciding
     findings = []
     for field in STRENGTHS:
         name, pairs, bad = f"monotone in {field}", 0, []
-        for weaker, stronger in pairs_by(config.attacks, field):
+        for weaker, stronger in pairs_by(attacks, field):
             pairs += 1
             beaten, alone = outranks(
                 standing(records, weaker, judge), standing(records, stronger, judge)

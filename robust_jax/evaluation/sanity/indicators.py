@@ -15,13 +15,12 @@ from jaxtyping import Array, Float, Key
 from robust_jax import rng
 from robust_jax.attacks import BoundedAttack, bind, eot, losses, trajectory
 from robust_jax.attacks.trajectories import has_trajectory
+from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judging import averaged
-from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.evaluation.sanity.findings import Finding
 from robust_jax.evaluation.sanity.probed import Probed
-from robust_jax.methods import Method
 from robust_jax.runtime.compilation import jitted
-from robust_jax.types import Variables, View
+from robust_jax.types import View
 
 FORGOTTEN = 0.02
 """Share of the images of which an attack may forget that it had fooled them."""
@@ -49,10 +48,10 @@ def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
         probed: the model, images and the evaluation.
         key: root of all draws.
     """
-    method, variables, images, labels, config = probed
+    images, labels = probed.images, probed.labels
     forgotten: dict[str, float] = {}
     rising: dict[str, float] = {}
-    for name, run, view in _watched(method, variables, config):
+    for name, run, view in _watched(probed):
         found = jitted(lambda view, images, labels, key, attack=run.attack: trajectory(
             attack, view, images, labels, key=key
         ))(view, images, labels, key)  # fmt: skip
@@ -89,12 +88,10 @@ def share_of_last_quarter(values: Float[np.ndarray, "t b"]) -> float:
     return float(late / rise) if rise > 0 else 0.0
 
 
-def _watched(
-    method: Method, variables: Variables, config: Evaluation
-) -> Iterator[tuple[str, AttackRun, View]]:
+def _watched(probed: Probed) -> Iterator[tuple[str, AttackRun, View]]:
     """Yields the attacks in steps and their views; of those that differ in eps alone the first."""
     seen = set()
-    for name, run in config.attacks.items():
+    for name, run in probed.attacks.items():
         attack = run.attack
         if run.source is not None or attack.targeted or not isinstance(attack, BoundedAttack):
             continue
@@ -108,10 +105,10 @@ def _watched(
         kind_of = dataclasses.replace(attack, **kind), length
         if (kind_of, run.view, run.eot_samples, run.draws) not in seen:
             seen.add((kind_of, run.view, run.eot_samples, run.draws))
-            method_view = method.view(run.view)
+            method_view = probed.method.view(run.view)
             if run.draws == "fixed":
-                method_view = averaged(method_view, run.eot_samples, config.seed)
-            view: View = bind(method_view, variables)
+                method_view = averaged(method_view, run.eot_samples, probed.seed)
+            view: View = bind(method_view, probed.variables)
             if run.draws == "fresh" and run.eot_samples > 1:
                 view = eot(view, run.eot_samples)
             yield name, run, view

@@ -1,10 +1,12 @@
 """Who is probed, and on what."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int
 
-from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.attack_runs import AttackRun
+from robust_jax.evaluation.judges import Judge
 from robust_jax.methods import Method
 from robust_jax.types import Variables
 
@@ -17,11 +19,15 @@ class Probed(NamedTuple):
         variables: its arrays.
         images: clean images in [0, 1]; a batch that fits the memory, 64 will do.
         labels: their classes.
-        config: the evaluation: which views its attacks see, and in which ball.
+        attacks: of the evaluation, by name: which views they see, and in which ball.
+        judge: whose word counts.
+        seed: of the evaluation.
     """
 
     method: Method
     variables: Variables
     images: Float[Array, "b h w k"]
     labels: Int[Array, " b"]
-    config: Evaluation
+    attacks: Mapping[str, AttackRun]
+    judge: Judge = Judge()
+    seed: int = 0

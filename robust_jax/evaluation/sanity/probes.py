@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import FGSM, BoundedAttack, ThreatModel, losses
 from robust_jax.data import Split, eval_batches
-from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation
+from robust_jax.evaluation.attack_runs import AttackRun
+from robust_jax.evaluation.judges import Judge
+from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.records import Records
 from robust_jax.evaluation.sanity import referees
 from robust_jax.evaluation.sanity.attacked import AttackedView
@@ -32,31 +34,19 @@ FEW = 0.02
 """Share of examples without a gradient that is let pass."""
 
 
-def probe(
-    method: Method,
-    variables: Variables,
-    images: Float[Array, "b h w k"],
-    labels: Int[Array, " b"],
-    config: Evaluation,
-    *,
-    fooled: Mapping[str, Sequence[bool]] | None = None,
-) -> list[Finding]:
+def probe(probed: Probed, *, fooled: Mapping[str, Sequence[bool]] | None = None) -> list[Finding]:
     """Returns what the model shows on a few clean images.
 
     Args:
-        method: what is evaluated.
-        variables: its arrays.
-        images: clean images in [0, 1]; a batch that fits the memory, 64 will do.
-        labels: their classes.
-        config: the evaluation: which views its attacks see, and in which ball.
-        fooled: by attack of the evaluation, on which of the images it fooled the view that it
-            sees, where that is known; the probe's referees are compared with those too.
+        probed: the model, the images and the attacks that are to be judged.
+        fooled: by attack, on which of the images it fooled the view that it sees, where that is
+            known; the probe's referees are compared with those too.
     """
-    key = rng.stream(jax.random.key(config.seed), "sanity")
-    probed = Probed(method, variables, jnp.asarray(images), jnp.asarray(labels), config)
+    method, variables, images, labels, attacks, _, seed = probed
+    key = rng.stream(jax.random.key(seed), "sanity")
     on = Probes(probed, key)
     findings = [on.input_range(), on.randomness()]
-    views = attacked_views(method, config)
+    views = attacked_views(method, attacks)
     for name, view in views.items():
         findings += [on.probabilities(name, view), on.gradients(name, view)]
     for name, view in views.items():
@@ -64,12 +54,12 @@ def probe(
             name,
             view,
             variables,
-            on.images,
-            on.labels,
+            images,
+            labels,
             stochastic=method.stochastic,
             key=on.stream("attacked view"),
         )
-        findings += referees.findings(attacked, balls_of(name, config, fooled or {}))
+        findings += referees.findings(attacked, balls_of(name, attacks, fooled or {}))
     findings += indicators(probed, key=on.stream("indicators"))
     return [*findings, enough_draws(probed, key=on.stream("draws"))]
 
@@ -79,19 +69,19 @@ def is_white_box(run: AttackRun) -> bool:
     return run.source is None and run.attack.needs_logits
 
 
-def attacked_views(method: Method, config: Evaluation) -> dict[str, MethodView]:
+def attacked_views(method: Method, attacks: Mapping[str, AttackRun]) -> dict[str, MethodView]:
     """Returns the views that white-box attacks see, by name; the deployed one without any."""
-    runs = filter(is_white_box, config.attacks.values())
+    runs = filter(is_white_box, attacks.values())
     names = list(dict.fromkeys(run.view for run in runs)) or ["deployed"]
     return {name: method.view(name) for name in names}
 
 
 def balls_of(
-    view: str, config: Evaluation, fooled: Mapping[str, Sequence[bool]]
+    view: str, attacks: Mapping[str, AttackRun], fooled: Mapping[str, Sequence[bool]]
 ) -> list[referees.Ball]:
     """Returns the balls that white-box attacks on a view stay in, the smaller ones first."""
     found: dict[ThreatModel, np.ndarray | None] = {}
-    for name, run in config.attacks.items():
+    for name, run in attacks.items():
         attack = run.attack
         if run.view != view or not is_white_box(run) or not isinstance(attack, BoundedAttack):
             continue
@@ -106,7 +96,15 @@ def balls_of(
 
 
 def probe_split(
-    method: Method, variables: Variables, split: Split, records: Records, config: Evaluation
+    method: Method,
+    variables: Variables,
+    split: Split,
+    records: Records,
+    attacks: Mapping[str, AttackRun],
+    *,
+    judge: Judge,
+    seed: int,
+    skip_misclassified: bool,
 ) -> list[Finding]:
     """Returns what `probe` finds on the first images of an evaluation.
 
@@ -116,16 +114,16 @@ def probe_split(
     (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
     # Who is right nowhere was not attacked: no attack left it standing, so no referee beats one.
     skipped = {
-        row
-        for row in rows
-        if config.adversary.skip_misclassified and not records[CLEAN][row].right_somewhere
+        row for row in rows if skip_misclassified and not records[CLEAN][row].right_somewhere
     }
     fooled = {
         name: [records[name][row].view_fooled or row in skipped for row in rows]
-        for name in config.attacks
+        for name in attacks
         if name in records
     }
-    return probe(method, local(variables), batch.image, batch.label, config, fooled=fooled)
+    images, labels = jnp.asarray(batch.image), jnp.asarray(batch.label)
+    probed = Probed(method, local(variables), images, labels, attacks, judge, seed)
+    return probe(probed, fooled=fooled)
 
 
 class Probes:

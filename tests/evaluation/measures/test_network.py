@@ -53,7 +53,7 @@ def test_activations_move_as_the_taps_say(subject):
     numbers = Activations(attack=attack)(asked).numbers
     found = numbers["relative_change"]
     assert numbers["moved"] == 16
-    view, taps = asked.view("deployed"), asked.view("taps")
+    view, taps = asked.view("deployed"), asked.taps
     taps = jax.jit(lambda images, view=taps: view(images, key=None))
     adversarial = attack(view, asked.images, asked.labels, key=jax.random.key(0))
     clean, moved = taps(asked.images), taps(adversarial)

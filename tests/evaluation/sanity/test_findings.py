@@ -68,7 +68,8 @@ def records_of(standing):
 
 
 def status(standing, runs, **fields):
-    found = check_records(records_of(standing), Evaluation(attacks=runs, **fields))
+    wanted = Evaluation(attacks=runs, **fields)
+    found = check_records(records_of(standing), runs, wanted.deciding)
     assert all(finding.next_step for finding in found if finding.status == "flag")
     return {finding.check: finding.status for finding in found}
 
@@ -154,10 +155,8 @@ def test_an_image_certified_and_broken_is_a_flag(certifier, linf, l2, status):
     found["pgd"] = {row: one._replace(linf=linf, l2=l2) for row, one in found["pgd"].items()}
     label = np.asarray([0, 0, 0, -1, 0, 1])
     certificate = Certificate(label, np.where(label == 0, EPS, 0.0))
-    runs = {"pgd": AttackRun(PGD(ThreatModel("linf", 0.5)))}
-    config = Evaluation(attacks=runs, certificates={"a": certifier})
     certificates = {"a": (certificate, np.zeros(6, int)), "a@other": (certificate, np.ones(6, int))}
-    (finding,) = check_certificates(certificates, found, config)
+    (finding,) = check_certificates(certificates, found, {"a": certifier}, "accuracy")
     assert finding.check == "certified images stand (a)"
     assert finding.status == status
     if status == "flag":
@@ -170,13 +169,13 @@ def test_an_image_certified_and_broken_is_a_flag(certifier, linf, l2, status):
 def test_a_certified_image_that_is_wrong_clean_is_a_flag():
     certificate = Certificate(np.zeros(2, int), np.full(2, EPS))
     found = records_of({"clean": 1})
-    config = Evaluation(certificates={"a": Margins(EPS)})
-    (finding,) = check_certificates({"a": (certificate, np.zeros(2, int))}, found, config)
+    asked = {"a": Margins(EPS)}, "accuracy"
+    (finding,) = check_certificates({"a": (certificate, np.zeros(2, int))}, found, *asked)
     assert finding.status == "flag"
     assert "example 1 by clean" in finding.text
     nothing = Certificate(np.full(2, -1), np.zeros(2))
-    (finding,) = check_certificates({"a": (nothing, np.zeros(2, int))}, found, config)
+    (finding,) = check_certificates({"a": (nothing, np.zeros(2, int))}, found, *asked)
     assert finding.status == "not run"
     # A judge of another view says nothing of the deployed rule.
-    config = Evaluation(certificates={"a": Margins(EPS)}, judges={"a": Judge(view="noise_off")})
-    assert check_certificates({"a": (certificate, np.zeros(2, int))}, found, config) == []
+    judge = Evaluation(judges={"a": Judge(view="noise_off")}).deployed
+    assert check_certificates({"a": (certificate, np.zeros(2, int))}, found, asked[0], judge) == []

@@ -11,7 +11,7 @@ from robust_jax import evaluation
 from robust_jax.attacks import BIM, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
-from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Selection
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.record import Decision, Record
 from robust_jax.evaluation.sanity import probes
 from robust_jax.evaluation.sanity.indicators import indicators
@@ -41,7 +41,7 @@ def flags(
     config = Evaluation({name: AttackRun(attack, view=view) for name, attack in attacks.items()})
     images = jnp.asarray(data.test.arrays[0][:number] / 255, jnp.float32)
     labels = jnp.asarray(data.test.arrays[1][:number], jnp.int32)
-    findings = sanity.probe(found, params, images, labels, config)
+    findings = sanity.probe(Probed(found, params, images, labels, config.attacks))
     assert all(finding.next_step for finding in findings if finding.status == "flag")
     return {finding.check for finding in findings if finding.status == "flag"}
 
@@ -157,7 +157,9 @@ def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
         {"pgd": AttackRun(PGDS["pgd_0.1"])}, selection=Selection(num_examples=16), batch_size=16
     )
     evaluator = evaluation.make_evaluator(made, config, sharding.make_mesh(1))
-    findings = sanity.check_records(evaluation.evaluate(evaluator, plain, data.test), config)
+    findings = sanity.check_records(
+        evaluation.evaluate(evaluator, plain, data.test), config.attacks, config.deciding
+    )
     assert "scores are numbers" in {f.check for f in findings if f.status == "flag"}
 
 
@@ -210,7 +212,7 @@ def test_an_attack_that_passes_what_it_seeks():
     }
     for expected, attack in attacks.items():
         config = Evaluation({"steps": AttackRun(attack)})
-        probed = Probed(method(view), {}, images, labels, config)
+        probed = Probed(method(view), {}, images, labels, config.attacks)
         found = indicators(probed, key=jax.random.key(0))
         assert found[0].check == "attacks return what they find (silent success)"
         assert found[0].status == expected
@@ -220,15 +222,16 @@ def test_an_attack_that_passes_what_it_seeks():
 def test_what_no_attack_was_made_on_does_not_stand(data, monkeypatch, skip):
     """Row 1 is right nowhere and was skipped, row 2 was attacked and stands, row 0 is fooled."""
     asked = {}
-    monkeypatch.setattr(probes, "probe", lambda *_, fooled: asked.update(fooled) or [])
+    monkeypatch.setattr(probes, "probe", lambda *_, fooled, **__: asked.update(fooled) or [])
     right, wrong = (Decision(0, found, [0], float(found)) for found in (True, False))
     clean = {
         row: Record(row, 0, 0.0, 0.0, False, {"honest": right if row != 1 else wrong})
         for row in range(3)
     }
     records = {"clean": clean, "pgd": clean | {0: clean[0]._replace(view_fooled=True)}}
-    config = Evaluation(
-        {"pgd": AttackRun(PGDS["pgd_0.1"])}, adversary=Adversary(skip_misclassified=skip)
+    nothing = Method(*[lambda *_, **__: None] * 3, {})
+    attacks = {"pgd": AttackRun(PGDS["pgd_0.1"])}
+    sanity.probe_split(
+        nothing, {}, data.test, records, attacks, judge=Judge(), seed=0, skip_misclassified=skip
     )
-    sanity.probe_split(Method(*[lambda *_, **__: None] * 3, {}), {}, data.test, records, config)
     assert asked == {"pgd": [True, skip, False]}

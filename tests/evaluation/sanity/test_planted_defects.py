@@ -34,7 +34,7 @@ def flags(found_method, params, data, **run):
     )
     evaluator = evaluation.make_evaluator(found_method, config, sharding.make_mesh(1))
     records = evaluation.evaluate(evaluator, params, data.test)
-    findings = sanity.check_records(records, config)
+    findings = sanity.check_records(records, config.attacks, config.deciding)
     assert all(finding.next_step for finding in findings if finding.status == "flag")
     return {finding.check for finding in findings if finding.status == "flag"}
 
@@ -63,7 +63,7 @@ def masked_at_one_key(params, images, *, key=None):
 def test_randomness_that_is_not_declared(params, data):
     images = jnp.asarray(data.test.arrays[0][:64] / 255, jnp.float32)
     labels = jnp.asarray(data.test.arrays[1][:64], jnp.int32)
-    found = sanity.probe(method(secretly_random), params, images, labels, Evaluation())
+    found = sanity.probe(Probed(method(secretly_random), params, images, labels, {}))
     assert "randomness as declared" in {f.check for f in found if f.status == "flag"}
 
 
@@ -95,7 +95,7 @@ def test_draws_that_do_not_suffice(params, data):
         runs = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)), **run)}
         wanted = Evaluation(attacks=runs, judges={"honest": Judge(num_draws=64)})
         made = method(rule, stochastic=rule is drowned, quiet=sound)
-        probed = Probed(made, params, images, labels, wanted)
+        probed = Probed(made, params, images, labels, wanted.attacks)
         return enough_draws(probed, key=jax.random.key(0))
 
     few, many = found(drowned), found(drowned, eot_samples=16)

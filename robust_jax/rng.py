@@ -40,3 +40,14 @@ def other_classes(
     keys = per_example(key, index)
     steps = jax.vmap(lambda k: jax.random.randint(k, (), 1, num_classes))(keys)
     return (labels + steps) % num_classes
+
+
+def required_key(key: Key[Array, ""] | None) -> Key[Array, ""]:
+    """Returns the key.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if key is None:
+        raise ValueError("Expected key=None to be a key: this method samples.")
+    return key

@@ -25,18 +25,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.gradient_diversity import check_ensemble
-from robust_jax.methods.network import (
-    Reduction,
-    check_reduction,
-    classifier,
-    members_cross_entropy,
-    network_method,
-)
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
-from robust_jax.types import Task
+from robust_jax import voting
+from robust_jax.methods.cross_entropy import CrossEntropy, Reduction
+from robust_jax.methods.members import check_ensemble
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Pass, Term, Value
+from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 
 
 def ensemble_entropy(member_logits: Float[Array, "m b c"]) -> Float[Array, " b"]:
@@ -67,7 +61,42 @@ def log_determinant(
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveDiversityPromoting(MethodConfig):
+class Diversity(Term):
+    """Minus alpha times the ensemble's entropy, and beta times the log determinant.
+
+    Reports `ensemble_entropy` and `log_determinant`, means over examples.
+
+    Attributes:
+        alpha: weight of the ensemble entropy.
+        beta: weight of the log determinant.
+        offset: added to the diagonal of M^T M.
+    """
+
+    alpha: float = 2.0
+    beta: float = 0.5
+    offset: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        if self.offset <= 0:
+            raise ValueError(f"Expected determinant_offset={self.offset} > 0.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members."""
+        check_ensemble(network)
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the regulariser."""
+        entropy = jnp.mean(ensemble_entropy(passed.member_logits))
+        volume = jnp.mean(log_determinant(passed.member_logits, passed.labels, offset=self.offset))
+        report = {"ensemble_entropy": entropy, "log_determinant": volume}
+        return Value(-self.alpha * entropy - self.beta * volume, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveDiversityPromoting(NetworkMethod):
     """An ensemble trained with ADP.
 
     Views: those of `network_method`.
@@ -89,41 +118,8 @@ class AdaptiveDiversityPromoting(MethodConfig):
     cross_entropy: Reduction = "sum"
     determinant_offset: float = 1e-6
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ensemble(self.network)
-        check_reduction(self.cross_entropy)
-        for name in ("alpha", "beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if self.determinant_offset <= 0:
-            raise ValueError(f"Expected determinant_offset={self.determinant_offset} > 0.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset."""
-        network = classifier(self, task, default_layers())
-        method = network_method(network, self, task)
-
-        def loss(variables, batch, *, key, step):
-            del key, step
-            outputs, moved = network.apply(
-                variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
-            )
-            crossed = members_cross_entropy(
-                outputs.member_logits, batch.label, self.cross_entropy, self.label_smoothing
-            )
-            entropy = jnp.mean(ensemble_entropy(outputs.member_logits))
-            volume = jnp.mean(
-                log_determinant(outputs.member_logits, batch.label, offset=self.determinant_offset)
-            )
-            found = {
-                "accuracy": metrics.accuracy(
-                    voting.scores(outputs.member_logits, self.vote), batch.label
-                ),
-                "cross_entropy": crossed,
-                "ensemble_entropy": entropy,
-                "log_determinant": volume,
-            }
-            return crossed - self.alpha * entropy - self.beta * volume, (moved, found)
-
-        return method._replace(loss=loss)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' cross-entropies and the regulariser."""
+        diversity = Diversity(self.alpha, self.beta, self.determinant_offset)
+        return CrossEntropy(self.cross_entropy), diversity

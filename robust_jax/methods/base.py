@@ -9,15 +9,19 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import voting
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.terms import Report as Metrics
+from robust_jax.methods.terms import Term
 from robust_jax.models import (
     ActivationDtype,
+    LayerChange,
     NetworkConfig,
     Normalization,
+    Phase,
     ResNetConfig,
 )
+from robust_jax.models.changes import check_changes
 from robust_jax.types import Batch, MethodTaps, MethodView, Outputs, Task, Variables
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 @runtime_checkable
@@ -156,6 +160,8 @@ class MethodConfig(abc.ABC):
         dtype: of activations; parameters, losses and logits stay float32.
         label_smoothing: share of the target spread evenly over all classes.
         vote: how an ensemble's members decide together; no matter for a single network.
+        changes: of the network's layers, in this order, after those of the paper itself.
+        terms: of the loss, added to those of the paper itself.
     """
 
     network: NetworkConfig = ResNetConfig()
@@ -163,10 +169,39 @@ class MethodConfig(abc.ABC):
     dtype: ActivationDtype = "float32"
     label_smoothing: float = 0.0
     vote: voting.Vote = "mean_probability"
+    changes: tuple[LayerChange, ...] = ()
+    terms: tuple[Term, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"Expected 0 <= label_smoothing={self.label_smoothing} < 1.")
+        check_changes(self.all_changes)
+        for term in self.all_terms:
+            term.check(self.network)
+
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns what the paper changes in a network's layers."""
+        return ()
+
+    @property
+    def all_changes(self) -> tuple[LayerChange, ...]:
+        """Returns all changes of the network's layers, in their order."""
+        return (*self.own_changes, *self.changes)
+
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns what the paper's loss is a sum of."""
+        return (CrossEntropy(),)
+
+    @property
+    def all_terms(self) -> tuple[Term, ...]:
+        """Returns the summands of the loss."""
+        return (*self.own_terms, *self.terms)
+
+    def samples_in(self, phase: Phase) -> bool:
+        """Returns whether something in the network is random in a phase."""
+        return any(phase in change.phases for change in self.all_changes)
 
     @abc.abstractmethod
     def make(self, task: Task) -> Method:

@@ -23,9 +23,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from robust_jax import metrics, voting
+from robust_jax import voting
 from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.network import classifier, cross_entropy
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.network import classifier
+from robust_jax.methods.objective import no_loss, with_objective
+from robust_jax.methods.terms import Asked, Members, Runs, Term
 from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
 from robust_jax.types import Task
 
@@ -114,6 +117,13 @@ class BatchEnsemble(MethodConfig):
             raise ValueError(f"Expected factor_std={self.factor_std} >= 0.")
         if isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+        if self.changes:
+            raise ValueError("Expected changes=() of BatchEnsemble, whose layers are its own.")
+
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' mean cross-entropy."""
+        return (CrossEntropy("mean"),)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
@@ -144,14 +154,12 @@ class BatchEnsemble(MethodConfig):
             images = jnp.zeros((self.num_members, *task.input_shape), jnp.float32)
             return dict(network.init(key, images, train=False, deterministic=True))
 
-        def loss(variables, batch, *, key, step):
-            del key, step
-            member_logits, _, moved = run(variables, batch.image, train=True)
-            losses = jax.vmap(
-                lambda logits: cross_entropy(logits, batch.label, self.label_smoothing)
-            )(member_logits)
-            scores = voting.scores(member_logits, self.vote)
-            return jnp.mean(losses), (moved, {"accuracy": metrics.accuracy(scores, batch.label)})
+        def in_training(variables, images, labels, *, key, asked: Asked) -> Members:
+            del labels, key
+            if asked.gradients:
+                raise ValueError("Expected terms of BatchEnsemble to ask for logits alone.")
+            member_logits, _, moved = run(variables, images, train=True)
+            return Members(member_logits, moved)
 
         def members(variables, images, *, key=None):
             del key
@@ -177,4 +185,5 @@ class BatchEnsemble(MethodConfig):
             "train": train_view,
             "members": members,
         }
-        return Method(init, loss, predict, views, vote=self.vote, taps=taps)
+        method = Method(init, no_loss, predict, views, vote=self.vote, taps=taps)
+        return with_objective(method, self, Runs(in_training), task)

@@ -13,17 +13,6 @@ from robust_jax.methods.base import Method
 from robust_jax.types import Variables
 
 
-def required_key(key: Key[Array, ""] | None) -> Key[Array, ""]:
-    """Returns the key.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if key is None:
-        raise ValueError("Expected key=None to be a key: this method samples.")
-    return key
-
-
 @runtime_checkable
 class Scores(Protocol):
     """Returns scores of images; where there is a key a row, each has a draw of its own."""
@@ -112,7 +101,7 @@ def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:
     single = method.views["members"]
 
     def members(variables, images, *, key=None) -> Float[Array, "m b c"]:
-        root = required_key(key)
+        root = rng.required_key(key)
 
         def draw(number: Array) -> Array:
             return single(variables, images, key=rng.stream(root, "draw", number))

@@ -6,8 +6,7 @@ none of them says where its units are dropped, so both common places are here.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import jax
@@ -18,41 +17,60 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng, voting
 from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.draws import required_key
-from robust_jax.methods.network import Sampling, classifier, network_method
-from robust_jax.models import Activation, Dense, Layers, default_layers
+from robust_jax.methods.draws import averaged
+from robust_jax.methods.network import classifier, network_method
+from robust_jax.models import Activation, Dense, LayerChange, Mode, Phase
+from robust_jax.models.changes import BOTH
 from robust_jax.types import Outputs, Task, Variables
 
-
-def _drop(module: nn.Module, x: Float[Array, "*b k"], rate: float) -> Float[Array, "*b k"]:
-    kept = jax.random.bernoulli(module.make_rng("sample"), 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
-
-
-class DroppedDense(Dense):
-    """Linear layer that drops its input; the parameters are those of `Dense`."""
-
-    rate: float = 0.5
-
-    def __call__(
-        self, x: Float[Array, "b k"], *, train: bool, deterministic: bool
-    ) -> Float[Array, "b features"]:
-        """Returns the layer's output; nothing is dropped when `deterministic`."""
-        x = x if deterministic else _drop(self, x, self.rate)
-        return super().__call__(x, train=train, deterministic=deterministic)
+Where = Literal["features", "activations"]
 
 
 class DroppedActivation(Activation):
     """Activation function whose output is dropped."""
 
-    rate: float = 0.5
 
-    def __call__(
-        self, x: Float[Array, "..."], *, train: bool, deterministic: bool
+@dataclasses.dataclass(frozen=True)
+class Dropout(LayerChange):
+    """Activations are dropped at random, and what is kept is divided by the share that is.
+
+    Attributes:
+        rate: probability with which a value is dropped.
+        where: "features" drops what a linear layer is given, "activations" the output of every
+            activation function.
+        when: phases that drop.
+    """
+
+    activation = DroppedActivation
+
+    rate: float = 0.5
+    where: Where = "features"
+    when: tuple[Phase, ...] = BOTH
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ValueError(f"Expected 0 < rate={self.rate} < 1.")
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """Returns when it draws."""
+        return self.when
+
+    def after_act(
+        self, layer: Activation, x: Float[Array, "..."], mode: Mode
     ) -> Float[Array, "..."]:
-        """Returns the activations; nothing is dropped when `deterministic`."""
-        x = super().__call__(x, train=train, deterministic=deterministic)
-        return x if deterministic else _drop(self, x, self.rate)
+        """Returns what is kept of activations."""
+        return self._dropped(layer, x, mode) if self.where == "activations" else x
+
+    def before_dense(self, layer: Dense, x: Float[Array, "b k"], mode: Mode) -> Float[Array, "b k"]:
+        """Returns what is kept of features."""
+        return self._dropped(layer, x, mode) if self.where == "features" else x
+
+    def _dropped(self, layer: nn.Module, x: Array, mode: Mode) -> Array:
+        if not mode.samples(self):
+            return x
+        kept = jax.random.bernoulli(layer.make_rng("sample"), 1 - self.rate, x.shape)
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +95,24 @@ class MonteCarloDropout(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.rate < 1:
-            raise ValueError(f"Expected 0 < rate={self.rate} < 1.")
         if self.num_draws < 1:
             raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
 
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns the dropout."""
+        return (Dropout(self.rate, self.where),)
+
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        network = classifier(self, task, self._layers())
-        sampling = Sampling(layers=True)
-        method = network_method(network, self, task, training=sampling, prediction=sampling)
+        network = classifier(self, task)
+        method = network_method(network, self, task)
+        if self.changes:
+            return averaged(method, self.num_draws, self.vote)
         one_draw = method.views["deployed"]
 
         def draws(variables, images, *, key):
-            root = required_key(key)
+            root = rng.required_key(key)
             sampled = _sampled_part(network, variables, images, self.where)
             keys = jax.vmap(lambda draw: rng.stream(root, "draw", draw))(jnp.arange(self.num_draws))
             logits = lax.map(sampled, keys)
@@ -105,15 +127,9 @@ class MonteCarloDropout(MethodConfig):
         views = {**method.views, "deployed": deployed, "one_draw": one_draw, "members": draws}
         return method._replace(predict=predict, views=views)
 
-    def _layers(self) -> Layers:
-        layers = default_layers()
-        if self.where == "features":
-            return layers._replace(dense=functools.partial(DroppedDense, rate=self.rate))
-        return layers._replace(act=functools.partial(DroppedActivation, rate=self.rate))
-
 
 def _sampled_part(
-    network: nn.Module, variables: Variables, images: Array, where: str
+    network: nn.Module, variables: Variables, images: Array, where: Where
 ) -> Callable[[Array], Array]:
     """Returns the random part of a forward pass: from a key to member logits [m b c]."""
     if where == "activations":

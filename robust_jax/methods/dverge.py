@@ -23,7 +23,6 @@ one step together, which is the same, since they share no weight.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -33,23 +32,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from robust_jax import metrics, rng
-from robust_jax.methods.base import Epochs, Method, MethodConfig
-from robust_jax.methods.gradient_diversity import (
-    check_ensemble,
-    map_members,
-    member_classifier,
-    of_ensemble,
-)
 from robust_jax.methods.layer_calls import noting_calls
-from robust_jax.methods.network import classifier, cross_entropy, forward_fn, network_method
-from robust_jax.models import (
-    Activation,
-    EnsembleConfig,
-    NetworkConfig,
-    ResNetConfig,
-    default_layers,
-)
-from robust_jax.types import Task, Variables
+from robust_jax.methods.members import check_ensemble, of_ensemble
+from robust_jax.methods.network import NetworkMethod, forward_fn
+from robust_jax.methods.terms import Member, Pass, Term, Value, cross_entropy
+from robust_jax.models import Activation, EnsembleConfig, NetworkConfig, ResNetConfig
+from robust_jax.types import Variables
 
 
 def pre_activations(
@@ -122,7 +110,119 @@ def distill(
 
 
 @dataclasses.dataclass(frozen=True)
-class DVERGE(MethodConfig):
+class Distillation(Term):
+    """The members' cross-entropies on the images that the others distill, summed.
+
+    What is random in the network is off while images are distilled. Reports `accuracy` (the share
+    of right decisions of single members on the images that they train on) and `layer` (from 1).
+
+    Attributes:
+        eps: of the distillation.
+        step_size: of the distillation.
+        num_steps: of the distillation.
+        momentum: of the distillation.
+        layer: of the features, from 1; None draws it once an epoch.
+        layer_seed: root of that draw, a function of the epoch alone.
+    """
+
+    epochs = True
+    one_by_one = True
+
+    eps: float = 0.07
+    step_size: float = 0.007
+    num_steps: int = 10
+    momentum: float = 1.0
+    layer: int | None = None
+    layer_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "momentum"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        if self.step_size <= 0:
+            raise ValueError(f"Expected step_size={self.step_size} > 0.")
+        if self.num_steps < 1:
+            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
+        if self.layer is not None and self.layer < 1:
+            raise ValueError(f"Expected layer={self.layer} >= 1.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members."""
+        check_ensemble(network)
+
+    def draw_layer(self, epoch: Int[Array, ""], num_layers: int) -> Int[Array, ""]:
+        """Returns the number, from 0, of the layer that an epoch distills.
+
+        Raises:
+            ValueError: the network has fewer layers than `layer`.
+        """
+        if self.layer is None:
+            key = rng.stream(jax.random.key(self.layer_seed), "layer", epoch)
+            return jax.random.randint(key, (), 0, num_layers)
+        if self.layer > num_layers:
+            raise ValueError(f"Expected layer={self.layer} <= {num_layers}, the network's layers.")
+        return jnp.asarray(self.layer - 1)
+
+    def distilled_by_all(self, passed: Pass) -> tuple[Float[Array, "m b h w k"], Int[Array, ""]]:
+        """Returns every member's distilled images, and the layer."""
+        images = passed.batch.image
+        targets = jnp.roll(images, 1, axis=0)
+        fields = ("eps", "step_size", "num_steps", "momentum")
+        how = {name: getattr(self, name) for name in fields}
+
+        def by_member(member: Member) -> tuple[Array, Array]:
+            layers = jax.eval_shape(
+                lambda x: pre_activations(member.network, member.variables, x), images
+            )
+            layer = self.draw_layer(passed.epoch.number, len(layers))
+            network, variables = member.network, member.variables
+            return distill(network, variables, images, targets, layer, **how), layer
+
+        found, layers = passed.over_members(by_member, lax.stop_gradient(passed.variables))
+        return lax.stop_gradient(found), layers[0]
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the sum.
+
+        Raises:
+            ValueError: a batch of one image, or a layer too high.
+        """
+        batch_size = passed.batch.image.shape[0]
+        if batch_size < 2:
+            raise ValueError(f"Expected batch_size={batch_size} >= 2: images are targets.")
+        distilled, layer = self.distilled_by_all(passed)
+        num_members = len(distilled)
+
+        def of_member(member: Member, number: Int[Array, ""]) -> tuple[Array, Array, Variables]:
+            """Returns one member's loss on the others' images, and its statistics after it."""
+
+            def on_images_of(moved, other):
+                source = jnp.where(other < number, other, other + 1)  # all but this one
+                outputs, moved = member.network.apply(
+                    {**member.variables, **moved},
+                    distilled[source],
+                    train=True,
+                    deterministic=member.key is None,
+                    rngs=member.rngs,
+                    mutable=["batch_stats"],
+                )
+                value = cross_entropy(outputs.logits, passed.labels, passed.label_smoothing)
+                return moved, (value, metrics.accuracy(outputs.logits, passed.labels))
+
+            statistics = {n: v for n, v in member.variables.items() if n == "batch_stats"}
+            moved, (values, right) = lax.scan(on_images_of, statistics, jnp.arange(num_members - 1))
+            return jnp.sum(values), jnp.mean(right), moved
+
+        values, right, moved = passed.over_members(
+            of_member, {**passed.variables, **passed.moved}, jnp.arange(num_members)
+        )
+        passed.moved = of_ensemble(moved)
+        report = {"accuracy": jnp.mean(right), "layer": (layer + 1).astype(jnp.float32)}
+        return Value(jnp.sum(values), report)
+
+
+@dataclasses.dataclass(frozen=True)
+class DVERGE(NetworkMethod):
     """An ensemble trained on the images that its members distill for one another.
 
     Views: those of `network_method`.
@@ -150,103 +250,8 @@ class DVERGE(MethodConfig):
     layer: int | None = None
     layer_seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ensemble(self.network)
-        for name in ("eps", "momentum"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if self.step_size <= 0:
-            raise ValueError(f"Expected step_size={self.step_size} > 0.")
-        if self.num_steps < 1:
-            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
-        if self.layer is not None and self.layer < 1:
-            raise ValueError(f"Expected layer={self.layer} >= 1.")
-
-    def draw_layer(self, epoch: Int[Array, ""], num_layers: int) -> Int[Array, ""]:
-        """Returns the number, from 0, of the layer that an epoch distills.
-
-        Raises:
-            ValueError: the network has fewer layers than `layer`.
-        """
-        if self.layer is None:
-            key = rng.stream(jax.random.key(self.layer_seed), "layer", epoch)
-            return jax.random.randint(key, (), 0, num_layers)
-        if self.layer > num_layers:
-            raise ValueError(f"Expected layer={self.layer} <= {num_layers}, the network's layers.")
-        return jnp.asarray(self.layer - 1)
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset.
-
-        Raises:
-            ValueError: when the loss is traced, for a batch of one image or a layer too high.
-        """
-        ensemble, member = check_ensemble(self.network), member_classifier(self, task)
-        method = network_method(classifier(self, task, default_layers()), self, task)
-
-        def distilled_by_all(variables, images, epoch):
-            """Returns every member's distilled images, and the layer."""
-
-            def by_member(alone):
-                layers = jax.eval_shape(lambda x: pre_activations(member, alone, x), images)
-                layer = self.draw_layer(epoch, len(layers))
-                found = distill(
-                    member,
-                    alone,
-                    images,
-                    jnp.roll(images, 1, axis=0),
-                    layer,
-                    eps=self.eps,
-                    step_size=self.step_size,
-                    num_steps=self.num_steps,
-                    momentum=self.momentum,
-                )
-                return found, layer
-
-            variables = lax.stop_gradient(variables)
-            found, layers = map_members(by_member, variables, strategy=ensemble.strategy)
-            return lax.stop_gradient(found), layers[0]
-
-        def loss(variables, batch, *, key, step, epochs: Epochs | None = None):
-            del key
-            batch_size = batch.image.shape[0]
-            if batch_size < 2:
-                raise ValueError(f"Expected batch_size={batch_size} >= 2: images are targets.")
-            if epochs is None:
-                epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
-            else:
-                epoch = epochs.at(step)
-            distilled, layer = distilled_by_all(variables, batch.image, epoch)
-
-            def of_member(variables, number):
-                """Returns one member's loss on the others' images, and its statistics after it."""
-
-                def on_images_of(moved, other):
-                    source = jnp.where(other < number, other, other + 1)  # all but this one
-                    outputs, moved = member.apply(
-                        {**variables, **moved},
-                        distilled[source],
-                        train=True,
-                        deterministic=True,
-                        mutable=["batch_stats"],
-                    )
-                    value = cross_entropy(outputs.logits, batch.label, self.label_smoothing)
-                    return moved, (value, metrics.accuracy(outputs.logits, batch.label))
-
-                statistics = {name: v for name, v in variables.items() if name == "batch_stats"}
-                moved, (values, right) = lax.scan(
-                    on_images_of, statistics, jnp.arange(ensemble.num_members - 1)
-                )
-                return jnp.sum(values), jnp.mean(right), moved
-
-            values, right, moved = map_members(
-                of_member, variables, jnp.arange(ensemble.num_members), strategy=ensemble.strategy
-            )
-            found = {"accuracy": jnp.mean(right), "layer": (layer + 1).astype(jnp.float32)}
-            return jnp.sum(values), (of_ensemble(moved), found)
-
-        def in_run(epochs: Epochs) -> Method:
-            return method._replace(loss=functools.partial(loss, epochs=epochs))
-
-        return method._replace(loss=loss, in_run=in_run)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the distillation, which takes the place of the cross-entropy."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Distillation)}
+        return (Distillation(**fields),)

@@ -24,17 +24,20 @@ of paper or code. A kappa is about d times an R: its weight should be as much sm
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax import metrics, rng, voting
+from robust_jax import rng
 from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.draws import averaged
-from robust_jax.methods.network import Sampling, classifier, cross_entropy, network_method
-from robust_jax.methods.random_self_ensemble import noisy_layers
-from robust_jax.models import EnsembleConfig
+from robust_jax.methods.network import classifier, network_method
+from robust_jax.methods.objective import TRAINING, by_draw, with_objective
+from robust_jax.methods.random_self_ensemble import NoiseBeforeConv
+from robust_jax.methods.terms import Pass, Term, Value
+from robust_jax.models import EnsembleConfig, LayerChange
+from robust_jax.models.changes import on_images
 from robust_jax.types import Task
 
 Penalty = Literal["mean", "kappa", "dpp"]
@@ -76,6 +79,33 @@ def concentration(gradients: Float[Array, "s b d"], kind: Penalty) -> Float[Arra
 
 
 @dataclasses.dataclass(frozen=True)
+class Concentration(Term):
+    """How concentrated the draws' loss gradients are.
+
+    Reports `penalty` and `resultant_length`, means over examples.
+
+    Attributes:
+        kind: "mean", "kappa" or "dpp".
+        weight: of the penalty.
+    """
+
+    gradients = True
+
+    kind: Penalty = "mean"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"Expected weight={self.weight} >= 0.")
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the weighted penalty."""
+        penalty = jnp.mean(concentration(passed.gradients, self.kind))
+        length = jnp.mean(resultant_length(unit(passed.gradients)))
+        return Value(self.weight * penalty, {"penalty": penalty, "resultant_length": length})
+
+
+@dataclasses.dataclass(frozen=True)
 class GradDiv(MethodConfig):
     """A network with noise before every convolution, trained with GradDiv.
 
@@ -102,54 +132,39 @@ class GradDiv(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        noisy_layers(self.init_sigma, self.inner_sigma)
         if self.num_draws < 1:
             raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
         if self.num_samples < 2:
             raise ValueError(f"Expected num_samples={self.num_samples} >= 2.")
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
         if isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
 
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns noise before every convolution."""
+        return (NoiseBeforeConv(self.init_sigma, self.inner_sigma),)
+
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the mean cross-entropy of the draws and the penalty."""
+        return CrossEntropy("mean"), Concentration(self.penalty, self.weight)
+
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        network = classifier(self, task, noisy_layers(self.init_sigma, self.inner_sigma))
-        noisy = Sampling(layers=True)
-        method = network_method(network, self, task, training=noisy, prediction=noisy)
+        network = classifier(self, task)
+        method = network_method(network, self, task)
 
-        def loss(variables, batch, *, key, step):
-            del step
-
-            def sample(moved, number):
-                def crossed(images):
-                    outputs, found = network.apply(
-                        {**variables, **moved},
-                        images,
-                        train=True,
-                        deterministic=False,
-                        rngs={"sample": rng.stream(key, "draw", number)},
-                        mutable=["batch_stats"],
-                    )
-                    value = cross_entropy(outputs.logits, batch.label, self.label_smoothing)
-                    return value, (outputs.logits, found)
-
-                (value, (logits, moved)), slope = jax.value_and_grad(crossed, has_aux=True)(
-                    batch.image
-                )
-                return moved, (slope.reshape(slope.shape[0], -1), value, logits)
-
-            statistics = {name: v for name, v in variables.items() if name == "batch_stats"}
-            moved, (slopes, values, logits) = lax.scan(
-                sample, statistics, jnp.arange(self.num_samples)
+        def draw(variables, images, key, number):
+            root = rng.stream(rng.required_key(key), "draw", number)
+            outputs, moved = network.apply(
+                variables,
+                on_images(self.all_changes, images, TRAINING, root),
+                train=True,
+                deterministic=False,
+                rngs={"sample": root},
+                mutable=["batch_stats"],
             )
-            crossed, penalty = jnp.mean(values), jnp.mean(concentration(slopes, self.penalty))
-            found = {
-                "accuracy": metrics.accuracy(voting.mean_probability(logits), batch.label),
-                "cross_entropy": crossed,
-                "penalty": penalty,
-                "resultant_length": jnp.mean(resultant_length(unit(slopes))),
-            }
-            return crossed + self.weight * penalty, (moved, found)
+            return outputs.logits, moved
 
-        return averaged(method._replace(loss=loss), self.num_draws, self.vote)
+        method = with_objective(method, self, by_draw(self, self.num_samples, draw), task)
+        return averaged(method, self.num_draws, self.vote)

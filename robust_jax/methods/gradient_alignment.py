@@ -30,24 +30,25 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.gradient_diversity import (
-    check_ensemble,
-    loss_gradients,
-    member_classifier,
-    pairwise_cosines,
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.methods.members import check_ensemble
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Pass, Term, Value
+from robust_jax.models import (
+    EnsembleConfig,
+    InputNoise,
+    LayerChange,
+    NetworkConfig,
+    ResNetConfig,
 )
-from robust_jax.methods.network import classifier, network_method
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
-from robust_jax.types import Task
 
-Coherence = Literal["log_sum_exp", "sum"]
+Kind = Literal["log_sum_exp", "sum"]
 
 
-def coherence(cosines: Float[Array, "pairs b"], kind: Coherence) -> Float[Array, " b"]:
+def coherence(cosines: Float[Array, "pairs b"], kind: Kind) -> Float[Array, " b"]:
     """Returns the coherence of each example's gradients from the cosines of its pairs."""
     if kind == "sum":
         return jnp.sum(cosines, axis=0)
@@ -55,7 +56,42 @@ def coherence(cosines: Float[Array, "pairs b"], kind: Coherence) -> Float[Array,
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientAlignment(MethodConfig):
+class Coherence(Term):
+    """The coherence of the members' loss gradients: GAL, and DEG with kind="sum".
+
+    Reports `gradient_cosine` (mean over pairs and examples) and `dead_gradients` (how many of the
+    members' gradients are zero).
+
+    Attributes:
+        weight: lambda.
+        kind: "log_sum_exp" over pairs, or their "sum".
+    """
+
+    gradients = True
+
+    weight: float = 0.5
+    kind: Kind = "log_sum_exp"
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"Expected weight={self.weight} >= 0.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members."""
+        check_ensemble(network)
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the weighted coherence."""
+        cosine, dead = pairwise_cosines(passed.gradients)
+        report = {
+            "gradient_cosine": jnp.mean(cosine),
+            "dead_gradients": jnp.sum(dead, dtype=jnp.float32),
+        }
+        return Value(self.weight * jnp.mean(coherence(cosine, self.kind)), report)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientAlignment(NetworkMethod):
     """An ensemble trained with GAL, or with DEG.
 
     Views: those of `network_method`; `train` sees the noise of the loss.
@@ -75,60 +111,18 @@ class GradientAlignment(MethodConfig):
         ResNetConfig(depth=20, activation="leaky_relu", negative_slope=0.1), num_members=3
     )
     weight: float = 0.5
-    coherence: Coherence = "log_sum_exp"
+    coherence: Kind = "log_sum_exp"
     input_sigma: float = 0.045
     noisy_share: float = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ensemble(self.network)
-        for name in ("weight", "input_sigma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if not 0 <= self.noisy_share <= 1:
-            raise ValueError(f"Expected 0 <= noisy_share={self.noisy_share} <= 1.")
-
-    def noisy(
-        self, images: Float[Array, "b h w k"], key: Key[Array, ""]
-    ) -> Float[Array, "b h w k"]:
-        """Returns training images: some of them with noise, none of them clipped."""
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns noise on training images."""
         if not self.input_sigma:
-            return images
-        chosen = jax.random.bernoulli(
-            rng.stream(key, "noisy"), self.noisy_share, (images.shape[0], 1, 1, 1)
-        )
-        noise = jax.random.normal(rng.stream(key, "input_noise"), images.shape, images.dtype)
-        return images + jnp.where(chosen, self.input_sigma * noise, 0.0)
+            return ()
+        return (InputNoise(self.input_sigma, self.noisy_share, ("training",)),)
 
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset."""
-        ensemble, member = check_ensemble(self.network), member_classifier(self, task)
-        method = network_method(classifier(self, task, default_layers()), self, task)
-
-        def loss(variables, batch, *, key, step):
-            del step
-            found = loss_gradients(
-                member,
-                variables,
-                self.noisy(batch.image, key),
-                batch.label,
-                label_smoothing=self.label_smoothing,
-                strategy=ensemble.strategy,
-            )
-            cosine, dead = pairwise_cosines(found.gradients)
-            crossed = jnp.mean(found.losses)
-            penalty = jnp.mean(coherence(cosine, self.coherence))
-            report = {
-                "accuracy": metrics.accuracy(
-                    voting.scores(found.member_logits, self.vote), batch.label
-                ),
-                "cross_entropy": crossed,
-                "gradient_cosine": jnp.mean(cosine),
-                "dead_gradients": jnp.sum(dead, dtype=jnp.float32),
-            }
-            return crossed + self.weight * penalty, (found.moved, report)
-
-        def train_view(variables, images, *, key):
-            return method.views["train"](variables, self.noisy(images, key), key=key)
-
-        return method._replace(loss=loss, views={**method.views, "train": train_view})
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' mean cross-entropy and the coherence."""
+        return CrossEntropy("mean"), Coherence(self.weight, self.coherence)

@@ -25,7 +25,6 @@ Where the paper and the authors' code leave a choice, the first named is the def
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable
 from typing import Literal
 
@@ -35,10 +34,11 @@ from jaxtyping import Array, Key
 
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
-from robust_jax.methods.kap_conv import NoisyPooledConv, check_names
+from robust_jax.methods.kap_layers import ActivationNoise, KernelPooling
 from robust_jax.methods.kap_pool import KernelPool
-from robust_jax.methods.network import Sampling, classifier, network_method
-from robust_jax.models import Classifier, Layers, default_layers
+from robust_jax.methods.network import classifier, network_method
+from robust_jax.models import InputNoise, LayerChange, default_layers
+from robust_jax.models.changes import phases
 from robust_jax.types import Batch, Task, Variables
 
 
@@ -79,10 +79,24 @@ class KAP(MethodConfig):
     noise_off_statistics: Literal["training", "reestimated"] = "training"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("sigma", "input_sigma"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        super().__post_init__()
+
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns noise on the images, the pool, and noise after it."""
+        changes: list[LayerChange] = []
+        when = phases(self.input_noise_in_training, self.input_noise_in_prediction)
+        if self.input_sigma and when:
+            changes.append(InputNoise(self.input_sigma, when=when))
+        if self.pool is not None:
+            changes.append(KernelPooling(self.pool, self.order, only=self.pooled))
+        when = phases(self.noise_in_training, self.noise_in_prediction)
+        if self.sigma and when:
+            changes.append(ActivationNoise(self.sigma, when, only=self.pooled))
+        return tuple(changes)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset.
@@ -90,38 +104,12 @@ class KAP(MethodConfig):
         Raises:
             ValueError: a name in `pooled` is no convolution's.
         """
-        network = self._network(task, default_layers())
-        method = network_method(
-            network,
-            self,
-            task,
-            training=Sampling(
-                layers=self.sigma > 0 and self.noise_in_training,
-                input_noise=self.input_sigma if self.input_noise_in_training else 0.0,
-            ),
-            prediction=Sampling(
-                layers=self.sigma > 0 and self.noise_in_prediction,
-                input_noise=self.input_sigma if self.input_noise_in_prediction else 0.0,
-            ),
-        )
-
-        if self.pooled:
-            shapes = jax.eval_shape(method.init, key=jax.random.key(0))
-            check_names(self.pooled, shapes["params"])
+        method = network_method(classifier(self, task), self, task)
         if self.noise_off_statistics == "training":
             return method
-        averaging = self._network(task, cumulative(default_layers()))
-        return _with_reestimated_statistics(method, averaging)
-
-    def _network(self, task: Task, layers: Layers) -> Classifier:
-        conv = functools.partial(
-            NoisyPooledConv,
-            pool=self.pool,
-            sigma=self.sigma,
-            normalized=layers if self.order == "conv_norm_pool" and self.pool else None,
-            pooled=self.pooled,
+        return _with_reestimated_statistics(
+            method, classifier(self, task, cumulative(default_layers()))
         )
-        return classifier(self, task, layers._replace(conv=conv))
 
 
 def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:

@@ -26,12 +26,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from robust_jax import metrics
 from robust_jax.attacks import PGD, Attack, ThreatModel
 from robust_jax.attacks.losses import best_other, kl, label_logits
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.network import cross_entropy
-from robust_jax.methods.trades import on_both
-from robust_jax.types import Task
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
 
 
 def boosted_cross_entropy(
@@ -43,8 +42,54 @@ def boosted_cross_entropy(
     return cross_entropy(logits, labels, label_smoothing) + margin
 
 
+ATTACK = PGD(
+    ThreatModel("linf", eps=0.031),
+    num_steps=10,
+    step_size=0.007,
+    start_sigma=0.001,
+    keep="last",
+)
+
+
 @dataclasses.dataclass(frozen=True)
-class MART(MethodConfig):
+class MisclassificationAware(Term):
+    """BCE on adversarial images, and the KL to them of images that are not sure of their class.
+
+    Reports `adversarial_accuracy` and `divergence`, the mean of the weighted KL.
+
+    Attributes:
+        weight: of the divergence, lambda.
+        attack: makes the adversarial images in the loss.
+        view: what it attacks.
+    """
+
+    weight: float = 5.0
+    attack: Attack = ATTACK
+    view: str = "deployed"
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"Expected weight={self.weight} >= 0.")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Returns the view that is attacked."""
+        return (self.view,)
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns MART's loss."""
+        clean, labels = passed.vote_logits, passed.labels
+        adversarial = passed.adversarial_logits(self.attack, self.view)
+        unsure = 1 - jnp.exp(label_logits(jax.nn.log_softmax(clean), labels))
+        divergence = jnp.mean(kl(clean)(adversarial, labels) * unsure)
+        boosted = boosted_cross_entropy(adversarial, labels, passed.label_smoothing)
+        accuracy = metrics.accuracy(adversarial, labels)
+        report = {"adversarial_accuracy": accuracy, "divergence": divergence}
+        return Value(boosted + self.weight * divergence, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class MART(NetworkMethod):
     """A network trained with MART, which makes its own adversarial examples.
 
     Views: those of `network_method`.
@@ -59,31 +104,10 @@ class MART(MethodConfig):
     """
 
     weight: float = 5.0
-    attack: Attack = PGD(
-        ThreatModel("linf", eps=0.031),
-        num_steps=10,
-        step_size=0.007,
-        start_sigma=0.001,
-        keep="last",
-    )
+    attack: Attack = ATTACK
     view: str = "deployed"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset.
-
-        Raises:
-            ValueError: there is no such view to attack.
-        """
-
-        def loss(passes, labels):
-            unsure = 1 - jnp.exp(label_logits(jax.nn.log_softmax(passes.clean), labels))
-            divergence = jnp.mean(kl(passes.clean)(passes.adversarial, labels) * unsure)
-            boosted = boosted_cross_entropy(passes.adversarial, labels, self.label_smoothing)
-            return boosted + self.weight * divergence, divergence
-
-        return on_both(self, task, self.attack, self.view, loss)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the loss of the paper."""
+        return (MisclassificationAware(self.weight, self.attack, self.view),)

@@ -1,109 +1,61 @@
-"""What a paper starts from: a network trained by cross-entropy, as the record of functions."""
+"""What a paper starts from: a network and the terms of its loss, as the record of functions."""
 
-from typing import Literal, NamedTuple, get_args
+import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import metrics, rng, voting
+from robust_jax import rng, voting
 from robust_jax.methods.base import Forward, Method, MethodConfig
-from robust_jax.methods.draws import required_key
+from robust_jax.methods.draws import averaged
+from robust_jax.methods.objective import FeatureFactors, by_member, no_loss, with_objective
 from robust_jax.methods.skip_gradient import with_skip_gradient
-from robust_jax.models import Classifier, Layers
-from robust_jax.types import Outputs, Task, Variables
+from robust_jax.methods.terms import Asked
+from robust_jax.models import (
+    Classifier,
+    LayerChange,
+    Layers,
+    Mode,
+    changed,
+    default_layers,
+)
+from robust_jax.models.changes import check_names, on_images
+from robust_jax.types import Task
 
 
-def classifier(config: MethodConfig, task: Task, layers: Layers) -> Classifier:
-    """Returns the configured network with these layers behind its normalisation."""
-    backbone = config.network.make(task.num_classes, layers)
+def classifier(config: MethodConfig, task: Task, layers: Layers = default_layers()) -> Classifier:
+    """Returns the configured network behind its normalisation, its layers changed."""
+    backbone = config.network.make(task.num_classes, changed(layers, config.all_changes))
     return Classifier(backbone, config.normalization, config.dtype)
 
 
-def cross_entropy(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], label_smoothing: float = 0.0
-) -> Float[Array, ""]:
-    """Returns the mean cross-entropy, targets smoothed over all classes."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    if label_smoothing:
-        targets = optax.smooth_labels(targets, label_smoothing)
-    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
-
-
-Reduction = Literal["sum", "mean"]
-"""Over members: of "sum" each trains at the full rate, of "mean" at one as many times smaller."""
-
-
-def check_reduction(reduction: str) -> None:
-    """Raises ValueError for another reduction than `Reduction` names."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(
-            f"Expected cross_entropy={reduction!r} to be one of {get_args(Reduction)}."
-        )
-
-
-def members_cross_entropy(
-    member_logits: Float[Array, "m b c"],
-    labels: Int[Array, " b"],
-    reduction: Reduction,
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Returns the sum or the mean over members of their mean cross-entropies."""
-    losses = jax.vmap(lambda logits: cross_entropy(logits, labels, label_smoothing))(member_logits)
-    return jnp.sum(losses) if reduction == "sum" else jnp.mean(losses)
-
-
-def forward_fn(network: nn.Module) -> Forward:
+def forward_fn(network: nn.Module, changes: Sequence[LayerChange] = ()) -> Forward:
     """Returns the pure forward pass of a network.
 
-    With `deterministic` the key is not used and may be None; without, a missing key is an error.
+    Without `deterministic` its changes draw, if they do in the phase: a missing key is an error
+    then, and no key is used otherwise.
+
+    Args:
+        network: whose layers are changed already.
+        changes: of its layers and images.
     """
 
     def forward(variables, images, *, key, train, deterministic):
+        mode = Mode(train, deterministic)
+        root = rng.required_key(key) if any(map(mode.samples, changes)) else None
+        images = on_images(changes, images, mode, root)
         return network.apply(
             variables,
             images,
             train=train,
-            deterministic=deterministic,
-            rngs=None if deterministic else {"sample": rng.stream(required_key(key), "layers")},
+            deterministic=root is None,
+            rngs=None if root is None else {"sample": rng.stream(root, "layers")},
             mutable=["batch_stats"] if train else [],
         )
 
     return forward
-
-
-class Sampling(NamedTuple):
-    """What is random in a forward pass.
-
-    Attributes:
-        layers: the network's own random layers (activation noise, dropout, ...).
-        input_noise: standard deviation of Gaussian noise on the images, which are not clipped.
-    """
-
-    layers: bool = False
-    input_noise: float = 0.0
-
-    def run(
-        self,
-        forward: Forward,
-        variables: Variables,
-        images: Float[Array, "b h w k"],
-        *,
-        key: Key[Array, ""] | None,
-        train: bool,
-    ) -> tuple[Outputs, Variables]:
-        """Returns what a forward pass with this randomness gives, and the collections it moves.
-
-        Raises:
-            ValueError: it needs a key and has none.
-        """
-        if self.input_noise:
-            noise_key = rng.stream(required_key(key), "input_noise")
-            noise = jax.random.normal(noise_key, images.shape, images.dtype)
-            images = images + self.input_noise * noise
-        return forward(variables, images, key=key, train=train, deterministic=not self.layers)
 
 
 def network_method(
@@ -111,14 +63,11 @@ def network_method(
     config: MethodConfig,
     task: Task,
     *,
-    training: Sampling = Sampling(),
-    prediction: Sampling = Sampling(),
-    reduction: Reduction = "sum",
+    factors: FeatureFactors | None = None,
 ) -> Method:
-    """Returns the record of a network trained by cross-entropy: what a paper starts from.
+    """Returns the record of a network trained by the terms of its configuration.
 
-    The loss of an ensemble is the sum (or the mean) of its members' losses, so members train
-    independently; it reports `accuracy`, the vote's.
+    The loss reports `accuracy`, the vote's, and what its terms report.
     Views: `deployed` (logits of the vote; of a majority vote, which has no gradient, those of the
     mean probability), `noise_off` (the same weights without any sampling), `train` (batch
     statistics, the randomness of training), `members` [m b c]; and of a network (or an
@@ -126,14 +75,13 @@ def network_method(
     branches scaled (`skip_gradient.py`), from which attacks transfer better.
 
     Args:
-        network: a `Classifier`.
-        config: loss and vote.
+        network: a `Classifier` whose layers are changed as the configuration says.
+        config: loss, vote and changes.
         task: the dataset's shape.
-        training: what is random in the loss and the `train` view.
-        prediction: what is random in the prediction and the `deployed` view.
-        reduction: of the members' losses.
+        factors: of the members' features, in training.
     """
-    forward = forward_fn(network)
+    forward = forward_fn(network, config.all_changes)
+    runs = by_member(config, task, network, forward, factors)
 
     def init(*, key):
         images = jnp.zeros((1, *task.input_shape), jnp.float32)
@@ -141,16 +89,8 @@ def network_method(
         variables = network.init(key, images, train=False, deterministic=True)
         return dict(variables)
 
-    def loss(variables, batch, *, key, step):
-        del step
-        found, moved = training.run(forward, variables, batch.image, key=key, train=True)
-        member_logits = found.member_logits
-        value = members_cross_entropy(member_logits, batch.label, reduction, config.label_smoothing)
-        scores = voting.scores(member_logits, config.vote)
-        return value, (moved, {"accuracy": metrics.accuracy(scores, batch.label)})
-
     def outputs(variables, images, *, key):
-        return prediction.run(forward, variables, images, key=key, train=False)[0]
+        return forward(variables, images, key=key, train=False, deterministic=False)[0]
 
     def members(variables, images, *, key):
         return outputs(variables, images, key=key).member_logits
@@ -166,12 +106,13 @@ def network_method(
 
     def noise_off(variables, images, *, key=None):
         del key
-        quiet, _ = Sampling().run(forward, variables, images, key=None, train=False)
+        quiet, _ = forward(variables, images, key=None, train=False, deterministic=True)
         return voting.logits(quiet.member_logits, config.vote)
 
     def train_view(variables, images, *, key):
-        trained, _ = training.run(forward, variables, images, key=key, train=True)
-        return voting.logits(trained.member_logits, config.vote)
+        labels = jnp.zeros(len(images), jnp.int32)
+        trained = runs.run(variables, images, labels, key=key, asked=Asked())
+        return voting.logits(trained.logits, config.vote)
 
     views = {
         "deployed": deployed,
@@ -181,12 +122,54 @@ def network_method(
     }
     skipping = with_skip_gradient(network)
     if skipping is not None:
-        skipping_forward = forward_fn(skipping)
+        skipping_forward = forward_fn(skipping, config.all_changes)
 
         def skip_gradient(variables, images, *, key):
-            skipped, _ = prediction.run(skipping_forward, variables, images, key=key, train=False)
+            skipped, _ = skipping_forward(
+                variables, images, key=key, train=False, deterministic=False
+            )
             return voting.logits(skipped.member_logits, config.vote)
 
         views["skip_gradient"] = skip_gradient
-    stochastic = prediction != Sampling()
-    return Method(init, loss, predict, views, stochastic=stochastic, vote=config.vote, taps=taps)
+    named = [change for change in config.all_changes if getattr(change, "only", ())]
+    if named:
+        check_names(named, jax.eval_shape(init, key=jax.random.key(0))["params"])
+    stochastic = config.samples_in("prediction")
+    method = Method(
+        init, no_loss, predict, views, stochastic=stochastic, vote=config.vote, taps=taps
+    )
+    return with_objective(method, config, runs, task)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkMethod(MethodConfig):
+    """A method that is a network with its changes, and a loss with its terms."""
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset.
+
+        Raises:
+            ValueError: a term or a change does not fit the network; at the first trace where it
+                asks for more layers, or images, than there are.
+        """
+        return network_method(classifier(self, task), self, task)
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragedMethod(NetworkMethod):
+    """A random network that is deployed as the vote of several passes.
+
+    Attributes:
+        num_draws: passes of a prediction.
+    """
+
+    num_draws: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_draws < 1:
+            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
+
+    def make(self, task: Task) -> Method:
+        """Returns the method for a dataset."""
+        return averaged(super().make(task), self.num_draws, self.vote)

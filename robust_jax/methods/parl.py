@@ -31,20 +31,15 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.gradient_diversity import (
-    check_ensemble,
-    first_convolutions,
-    map_members,
-    member_classifier,
-    of_ensemble,
-    pairwise_cosines,
-)
-from robust_jax.methods.network import classifier, members_cross_entropy, network_method
+from robust_jax import voting
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.methods.layer_calls import first_convolutions
+from robust_jax.methods.members import check_ensemble
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Member, Pass, Quantity, Term, Value
 from robust_jax.models import (
     BatchNorm,
     EnsembleConfig,
@@ -52,18 +47,12 @@ from robust_jax.models import (
     ResNetConfig,
     default_layers,
 )
-from robust_jax.types import Task, Variables
 
 BatchStatistics = Literal["constant", "batch", "running"]
 
 
 def feature_gradients(
-    network: nn.Module,
-    variables: Variables,
-    images: Float[Array, "b h w k"],
-    *,
-    num_layers: int,
-    train: bool = True,
+    member: Member, *, num_layers: int, train: bool = True
 ) -> Float[Array, "layers b h w k"]:
     """Returns G: the gradient at the images of each first convolution's summed outputs.
 
@@ -71,10 +60,8 @@ def feature_gradients(
     so the first step of every backward pass is made once, not per example.
 
     Args:
-        network: a classifier around one network whose batch statistics are constants; with
-            others the examples' gradients are coupled.
-        variables: its variables.
-        images: where.
+        member: of a network whose batch statistics are constants; with others the examples'
+            gradients are coupled.
         num_layers: H.
         train: normalise by the batch's statistics, else by the running ones.
 
@@ -85,10 +72,12 @@ def feature_gradients(
     @jax.jit  # traced once for all layers
     def summed_outputs(images: Array) -> list[Array]:
         sums = []
-        for found in first_convolutions(
-            network, variables, images, train=train, num_layers=num_layers
-        ):
-            kernel = variables["params"]
+        moved = member._replace(images=images)
+        for found in first_convolutions(moved, train=train, num_layers=num_layers):
+            if found.module.changes:
+                sums.append(jnp.sum(found.output))
+                continue
+            kernel = member.variables["params"]
             for name in (*found.path, "kernel"):
                 kernel = kernel[name]
             zeros = jnp.zeros((1, *found.images.shape[1:]), found.images.dtype)
@@ -102,14 +91,91 @@ def feature_gradients(
 
     return jnp.stack(
         [
-            jax.grad(lambda images, layer=layer: summed_outputs(images)[layer])(images)
+            jax.grad(lambda images, layer=layer: summed_outputs(images)[layer])(member.images)
             for layer in range(num_layers)
         ]
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class PARL(MethodConfig):
+class FeatureGradients(Quantity):
+    """G of a member, flattened.
+
+    Attributes:
+        num_layers: H.
+        batch_statistics: how it treats BatchNorm, see the module's docstring.
+    """
+
+    num_layers: int
+    batch_statistics: BatchStatistics
+
+    def __call__(self, member: Member) -> Float[Array, "layers b d"]:
+        """Returns the gradients."""
+        if self.batch_statistics == "constant" and member.make is not None:
+            constant = functools.partial(BatchNorm, statistics_gradient=False)
+            layers = default_layers()._replace(norm=constant)
+            member = member._replace(network=member.make(layers))
+        train = self.batch_statistics != "running"
+        found = feature_gradients(member, num_layers=self.num_layers, train=train)
+        return found.reshape((*found.shape[:2], -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseAdversarial(Term):
+    """R, the pairs' cosines of the gradients of their first convolutions (section 4.2).
+
+    Reports `gradient_cosine` (mean over pairs, layers and examples) and `dead_gradients` (how many
+    of the members' G are zero; they count as 0).
+
+    Attributes:
+        weight: gamma 2, of the penalty, summed over pairs.
+        num_layers: H.
+        layer_reduction: "sum" or "mean" of the cosines over layers.
+        batch_statistics: how G treats BatchNorm, see the module's docstring.
+        pairs: of members that are penalised, numbers from 0; empty for all.
+    """
+
+    weight: float = 0.5
+    num_layers: int = 7
+    layer_reduction: Literal["sum", "mean"] = "sum"
+    batch_statistics: BatchStatistics = "constant"
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"Expected gamma2={self.weight} >= 0.")
+        if self.num_layers < 1:
+            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members, or not those that are named."""
+        known = list(itertools.combinations(range(check_ensemble(network).num_members), 2))
+        if not set(self.pairs) <= set(known) or len(set(self.pairs)) < len(self.pairs):
+            raise ValueError(f"Expected pairs={self.pairs} to be different ones of {known}.")
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Returns G."""
+        return (FeatureGradients(self.num_layers, self.batch_statistics),)
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the weighted penalty."""
+        gradients = passed.quantity(self.quantities[0])
+        cosine, dead = pairwise_cosines(gradients, eps=1e-12)  # [pairs layers b], [m layers b]
+        if self.pairs:
+            all_pairs = list(itertools.combinations(range(len(gradients)), 2))
+            cosine = cosine[jnp.array([all_pairs.index(pair) for pair in self.pairs])]
+        reduce = jnp.sum if self.layer_reduction == "sum" else jnp.mean
+        penalty = jnp.sum(jnp.mean(reduce(cosine, axis=1), axis=-1))
+        report = {
+            "gradient_cosine": jnp.mean(cosine),
+            "dead_gradients": jnp.sum(dead, dtype=jnp.float32),
+        }
+        return Value(self.weight * penalty, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class PARL(NetworkMethod):
     """An ensemble trained by equation 1.
 
     Views: those of `network_method`; `deployed` and `noise_off` are the mean probability, since a
@@ -139,63 +205,12 @@ class PARL(MethodConfig):
     batch_statistics: BatchStatistics = "constant"
     pairs: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = list(itertools.combinations(range(check_ensemble(self.network).num_members), 2))
-        if not set(self.pairs) <= set(known) or len(set(self.pairs)) < len(self.pairs):
-            raise ValueError(f"Expected pairs={self.pairs} to be different ones of {known}.")
-        for name in ("gamma1", "gamma2"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if self.num_layers < 1:
-            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset.
-
-        Raises:
-            ValueError: when the loss is traced, for more layers than the network has.
-        """
-        ensemble, layers = check_ensemble(self.network), default_layers()
-        method = network_method(classifier(self, task, layers), self, task)
-        member = differentiated = member_classifier(self, task, layers)
-        if self.batch_statistics == "constant":
-            constant = functools.partial(BatchNorm, statistics_gradient=False)
-            differentiated = member_classifier(self, task, layers._replace(norm=constant))
-
-        def loss(variables, batch, *, key, step):
-            del key, step
-
-            def of_member(variables):
-                outputs, moved = member.apply(
-                    variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
-                )
-                gradients = feature_gradients(
-                    differentiated,
-                    variables,
-                    batch.image,
-                    num_layers=self.num_layers,
-                    train=self.batch_statistics != "running",
-                )
-                return outputs.logits, moved, gradients
-
-            member_logits, moved, gradients = map_members(
-                of_member, variables, strategy=ensemble.strategy
-            )
-            total = members_cross_entropy(member_logits, batch.label, "sum", self.label_smoothing)
-            flat = gradients.reshape((*gradients.shape[:3], -1))
-            cosine, dead = pairwise_cosines(flat, eps=1e-12)  # [pairs layers b], [m layers b]
-            if self.pairs:
-                all_pairs = list(itertools.combinations(range(ensemble.num_members), 2))
-                cosine = cosine[jnp.array([all_pairs.index(pair) for pair in self.pairs])]
-            reduce = jnp.sum if self.layer_reduction == "sum" else jnp.mean
-            penalty = jnp.sum(jnp.mean(reduce(cosine, axis=1), axis=-1))
-            found = {
-                "accuracy": metrics.accuracy(voting.scores(member_logits, self.vote), batch.label),
-                "cross_entropy": total,
-                "gradient_cosine": jnp.mean(cosine),
-                "dead_gradients": jnp.sum(dead, dtype=jnp.float32),
-            }
-            return self.gamma1 * total + self.gamma2 * penalty, (of_ensemble(moved), found)
-
-        return method._replace(loss=loss)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the two terms of equation 1."""
+        if self.gamma1 < 0:
+            raise ValueError(f"Expected gamma1={self.gamma1} >= 0.")
+        penalty = PairwiseAdversarial(
+            self.gamma2, self.num_layers, self.layer_reduction, self.batch_statistics, self.pairs
+        )
+        return CrossEntropy("sum", self.gamma1), penalty

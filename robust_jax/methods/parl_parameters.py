@@ -26,19 +26,14 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from robust_jax import metrics, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.gradient_diversity import (
-    check_ensemble,
-    first_convolutions,
-    map_members,
-    member_classifier,
-    of_ensemble,
-    pairwise_cosines,
-)
-from robust_jax.methods.network import classifier, members_cross_entropy, network_method
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
-from robust_jax.types import Task
+from robust_jax import voting
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.methods.layer_calls import first_convolutions
+from robust_jax.methods.members import check_ensemble
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Member, Pass, Quantity, Term, Value
+from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 
 
 def pairwise_correlations(outputs: Float[Array, "m b *units"]) -> Float[Array, " pairs"]:
@@ -58,7 +53,87 @@ def pairwise_correlations(outputs: Float[Array, "m b *units"]) -> Float[Array, "
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterPARL(MethodConfig):
+class ParameterGradients(Quantity):
+    """w of a member, layer by layer, and the outputs of its first convolutions.
+
+    Attributes:
+        num_layers: H.
+    """
+
+    num_layers: int
+
+    def __call__(self, member: Member) -> tuple[Float[Array, "layers d"], list[Array]]:
+        """Returns both."""
+        found = first_convolutions(member, train=True, num_layers=self.num_layers)
+        params = traverse_util.flatten_dict(member.variables["params"])
+        paths = [(*each.path, "kernel") for each in found]
+
+        @jax.jit  # traced once for all layers
+        def summed_outputs(kernels: list[Array]) -> list[Array]:
+            moved = {**params, **dict(zip(paths, kernels, strict=True))}
+            variables = {**member.variables, "params": traverse_util.unflatten_dict(moved)}
+            layers = first_convolutions(
+                member._replace(variables=variables), train=True, num_layers=self.num_layers
+            )
+            return [jnp.sum(each.output, dtype=jnp.float32) for each in layers]
+
+        kernels = [params[path] for path in paths]
+        gradients = []
+        for layer in range(self.num_layers):
+            # Kernels behind the layer have zero gradient: the cosine does not see them.
+            slopes = jax.grad(lambda kernels, layer=layer: summed_outputs(kernels)[layer])(kernels)
+            gradients.append(jnp.concatenate([slope.ravel() for slope in slopes]))
+        return jnp.stack(gradients), [each.output for each in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGradientCosines(Term):
+    """gamma / H times the sum of cosines times that of correlations.
+
+    Reports `gradient_cosine` and `output_correlation`, means over pairs and layers.
+
+    Attributes:
+        weight: gamma.
+        num_layers: H.
+        norm_gradient: do gradients flow through the norms of the cosine?
+    """
+
+    weight: float = 0.25
+    num_layers: int = 5
+    norm_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"Expected gamma={self.weight} >= 0.")
+        if self.num_layers < 1:
+            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members."""
+        check_ensemble(network)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Returns the gradients and outputs."""
+        return (ParameterGradients(self.num_layers),)
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the penalty."""
+        gradients, outputs = passed.quantity(self.quantities[0])
+        cosine, _ = pairwise_cosines(gradients, eps=1e-12, norm_gradient=self.norm_gradient)
+        correlation = jnp.stack(
+            [pairwise_correlations(taps.astype(jnp.float32)) for taps in outputs]
+        )
+        penalty = jnp.sum(cosine) * jnp.sum(correlation) / self.num_layers
+        report = {
+            "gradient_cosine": jnp.mean(cosine),
+            "output_correlation": jnp.mean(correlation),
+        }
+        return Value(self.weight * penalty, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterPARL(NetworkMethod):
     """An ensemble trained by the later objective of PARL's authors.
 
     Views: those of `network_method`. The loss reports `gradient_cosine` and `output_correlation`
@@ -78,75 +153,8 @@ class ParameterPARL(MethodConfig):
     num_layers: int = 5
     norm_gradient: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ensemble(self.network)
-        if self.gamma < 0:
-            raise ValueError(f"Expected gamma={self.gamma} >= 0.")
-        if self.num_layers < 1:
-            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset.
-
-        Raises:
-            ValueError: when the loss is traced, for more layers than the network has.
-        """
-        ensemble, member = check_ensemble(self.network), member_classifier(self, task)
-        method = network_method(classifier(self, task, default_layers()), self, task)
-
-        def convolutions(variables, images):
-            return first_convolutions(
-                member, variables, images, train=True, num_layers=self.num_layers
-            )
-
-        def loss(variables, batch, *, key, step):
-            del key, step
-
-            def of_member(variables):
-                outputs, moved = member.apply(
-                    variables, batch.image, train=True, deterministic=True, mutable=["batch_stats"]
-                )
-                found = convolutions(variables, batch.image)
-                params = traverse_util.flatten_dict(variables["params"])
-                paths = [(*each.path, "kernel") for each in found]
-
-                @jax.jit  # traced once for all layers
-                def summed_outputs(kernels):
-                    moved = {**params, **dict(zip(paths, kernels, strict=True))}
-                    moved = {**variables, "params": traverse_util.unflatten_dict(moved)}
-                    layers = convolutions(moved, batch.image)
-                    return [jnp.sum(each.output, dtype=jnp.float32) for each in layers]
-
-                kernels = [params[path] for path in paths]
-                gradients = []
-                for layer in range(self.num_layers):
-                    # Kernels behind the layer have zero gradient: the cosine does not see them.
-                    slopes = jax.grad(lambda kernels, layer=layer: summed_outputs(kernels)[layer])(
-                        kernels
-                    )
-                    gradients.append(jnp.concatenate([slope.ravel() for slope in slopes]))
-                tapped = [each.output for each in found]
-                return outputs.logits, moved, jnp.stack(gradients), tapped
-
-            member_logits, moved, gradients, tapped = map_members(
-                of_member, variables, strategy=ensemble.strategy
-            )
-            crossed = members_cross_entropy(
-                member_logits, batch.label, "mean", self.label_smoothing
-            )
-            cosine, _ = pairwise_cosines(gradients, eps=1e-12, norm_gradient=self.norm_gradient)
-            correlation = jnp.stack(
-                [pairwise_correlations(taps.astype(jnp.float32)) for taps in tapped]
-            )
-            penalty = jnp.sum(cosine) * jnp.sum(correlation) / self.num_layers
-            scores = voting.scores(member_logits, self.vote)
-            found = {
-                "accuracy": metrics.accuracy(scores, batch.label),
-                "cross_entropy": crossed,
-                "gradient_cosine": jnp.mean(cosine),
-                "output_correlation": jnp.mean(correlation),
-            }
-            return crossed + self.gamma * penalty, (of_ensemble(moved), found)
-
-        return method._replace(loss=loss)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' mean cross-entropy and the penalty."""
+        penalty = ParameterGradientCosines(self.gamma, self.num_layers, self.norm_gradient)
+        return CrossEntropy("mean"), penalty

@@ -31,15 +31,65 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import metrics, rng, voting
+from robust_jax import rng, voting
 from robust_jax.methods.base import Fit, Method, MethodConfig
 from robust_jax.methods.batch_statistics import check_statistics, fitted, reestimate
-from robust_jax.methods.draws import required_key, rows_apart
-from robust_jax.methods.network import classifier, cross_entropy
+from robust_jax.methods.draws import rows_apart
+from robust_jax.methods.network import classifier
+from robust_jax.methods.objective import by_draw, no_loss, with_objective
 from robust_jax.methods.sampled_layers import Unit
 from robust_jax.methods.sampled_models import SampledModels
+from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
 from robust_jax.models import EnsembleConfig
 from robust_jax.types import Task
+
+Kind = Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"]
+
+
+def group_loss(
+    logits: Float[Array, "s b c"],
+    labels: Int[Array, " b"],
+    kind: Kind,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Returns the loss of the K sampled models of a step.
+
+    Args:
+        logits: of each model.
+        labels: classes.
+        kind: "cross_entropy_of_mean" of the mean softmax F, "mse_of_mean" the mean over examples
+            of |F - one-hot|^2 (equation 8), "mean_cross_entropy" of the models by themselves.
+        label_smoothing: share of the target spread over all classes.
+
+    References:
+        Lee et al., 2020, section 3.2, equations 5 to 8.
+    """
+    if kind == "mean_cross_entropy":
+        losses = jax.vmap(lambda one: cross_entropy(one, labels, label_smoothing))(logits)
+        return jnp.mean(losses)
+    log_mean = voting.mean_probability(logits)
+    if kind == "cross_entropy_of_mean":
+        # The log mean probability is normalised: as logits it has the same softmax.
+        return cross_entropy(log_mean, labels, label_smoothing)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
+    return jnp.mean(jnp.sum(jnp.square(jnp.exp(log_mean) - targets), axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupLoss(Term):
+    """The loss of the K models of a step, `group_loss`.
+
+    Attributes:
+        kind: which.
+    """
+
+    kind: Kind = "cross_entropy_of_mean"
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the loss."""
+        logits = passed.member_logits
+        return Value(group_loss(logits, passed.labels, self.kind, passed.label_smoothing))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +128,7 @@ class RandomLayerSampling(MethodConfig):
     num_draws: int = 10
     mu: tuple[float, ...] = ()
     unit: Unit = "conv"
-    loss: Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"] = (
-        "cross_entropy_of_mean"
-    )
+    loss: Kind = "cross_entropy_of_mean"
     statistics: Literal["training", "reestimated"] = "training"
     frozen: tuple[int, ...] = (1, 5, 10, 15)
     frozen_seed: int = 0
@@ -102,11 +150,21 @@ class RandomLayerSampling(MethodConfig):
             raise ValueError(f"Expected mu={self.mu} to be >= 0 and to sum to one.")
         if isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+        if any(getattr(change, "order", "") == "conv_norm_pool" for change in self.all_changes):
+            raise ValueError(
+                "Expected order='conv_norm_pool' to be 'conv_pool' under RandomLayerSampling: its "
+                "convolutions have no normalisation of their own to put before the pool."
+            )
+
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the group's loss."""
+        return (GroupLoss(self.loss),)
 
     def models(self, task: Task) -> SampledModels:
         """Returns what can be drawn of the network for a dataset."""
         network = functools.partial(classifier, self, task)
-        return SampledModels(network, self.num_choices, self.mu, self.unit)
+        return SampledModels(network, self.num_choices, self.mu, self.unit, self.all_changes)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
@@ -115,24 +173,17 @@ class RandomLayerSampling(MethodConfig):
         def init(*, key):
             return models.init(key, task.input_shape)
 
-        def loss(variables, batch, *, key, step):
-            del step
-            logits, moved = models.of_a_step(
-                variables, batch.image, required_key(key), self.num_samples
-            )
-            mean = voting.mean_probability(logits)
-            value = group_loss(logits, batch.label, self.loss, self.label_smoothing)
-            return value, (moved, {"accuracy": metrics.accuracy(mean, batch.label)})
-
-        @rows_apart
-        def of_rows(variables, images, key):
+        def together(variables, images, key):
             return models.mean(variables, images, key, self.num_draws)
 
+        # Noise has one key for all rows.
+        of_rows = together if self.samples_in("prediction") else rows_apart(together)
+
         def deployed(variables, images, *, key=None):
-            return of_rows(variables, images, required_key(key))
+            return of_rows(variables, images, rng.required_key(key))
 
         def fresh(variables, images, *, key):
-            return models.one(variables, images, required_key(key)).logits
+            return models.one(variables, images, rng.required_key(key)).logits
 
         def frozen(size: int):
             def view(variables, images, *, key=None):
@@ -150,15 +201,15 @@ class RandomLayerSampling(MethodConfig):
             return voting.mean_probability(members(variables, images))
 
         def train_view(variables, images, *, key):
-            logits, _ = models.of_a_step(variables, images, required_key(key), self.num_samples)
+            logits, _ = models.of_a_step(variables, images, rng.required_key(key), self.num_samples)
             return voting.mean_probability(logits)
 
         def taps(variables, images, *, key):
-            return models.one(variables, images, required_key(key)).taps
+            return models.one(variables, images, rng.required_key(key)).taps
 
         method = Method(
             init,
-            loss,
+            no_loss,
             deployed,
             {
                 "deployed": deployed,
@@ -172,6 +223,16 @@ class RandomLayerSampling(MethodConfig):
             draws_per="call",
             taps=taps,
         )
+
+        def draw(variables, images, key, number):
+            root = rng.required_key(key)
+            noise = rng.stream(root, "noise", number)
+            outputs, moved = models.run(
+                models.draw(root, number), variables, images, train=True, key=noise
+            )
+            return outputs.logits, moved
+
+        method = with_objective(method, self, by_draw(self, self.num_samples, draw), task)
         if self.statistics == "training":
             return method
         shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
@@ -188,33 +249,3 @@ class RandomLayerSampling(MethodConfig):
             return reestimate(gather, variables, batches, key=key, used=used)
 
         return fit
-
-
-def group_loss(
-    logits: Float[Array, "s b c"],
-    labels: Int[Array, " b"],
-    kind: Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"],
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Returns the loss of the K sampled models of a step.
-
-    Args:
-        logits: of each model.
-        labels: classes.
-        kind: "cross_entropy_of_mean" of the mean softmax F, "mse_of_mean" the mean over examples
-            of |F - one-hot|^2 (equation 8), "mean_cross_entropy" of the models by themselves.
-        label_smoothing: share of the target spread over all classes.
-
-    References:
-        Lee et al., 2020, section 3.2, equations 5 to 8.
-    """
-    if kind == "mean_cross_entropy":
-        losses = jax.vmap(lambda one: cross_entropy(one, labels, label_smoothing))(logits)
-        return jnp.mean(losses)
-    log_mean = voting.mean_probability(logits)
-    if kind == "cross_entropy_of_mean":
-        # The log mean probability is normalised: as logits it has the same softmax.
-        return cross_entropy(log_mean, labels, label_smoothing)
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
-    return jnp.mean(jnp.sum(jnp.square(jnp.exp(log_mean) - targets), axis=-1))

@@ -13,39 +13,48 @@ BatchNorm's running statistics are those with noise. Activation noise has 65,536
 """
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 
-from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.draws import averaged
-from robust_jax.methods.network import Sampling, classifier, network_method
-from robust_jax.models import Conv, Layers, default_layers
+from robust_jax.methods.network import AveragedMethod
+from robust_jax.models import Conv, LayerChange, Mode, Phase
+from robust_jax.models.changes import BOTH
 from robust_jax.models.noise import gaussian
-from robust_jax.types import Task
 
 
-class NoisyInputConv(Conv):
-    """Convolution of its input with noise; the parameters are those of `Conv`.
+@dataclasses.dataclass(frozen=True)
+class NoiseBeforeConv(LayerChange):
+    """Gaussian noise on what every convolution is given.
 
     Attributes:
-        init_sigma: standard deviation where it is the network's first convolution.
-        inner_sigma: standard deviation elsewhere.
+        init_sigma: standard deviation before the first convolution.
+        inner_sigma: standard deviation before every other one.
+        when: phases that have it.
     """
 
-    init_sigma: float = 0.0
-    inner_sigma: float = 0.0
+    init_sigma: float = 0.2
+    inner_sigma: float = 0.1
+    when: tuple[Phase, ...] = BOTH
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
-    ) -> Float[Array, "b out_h out_w out"]:
-        """Returns the convolved activations; there is no noise when `deterministic`."""
-        sigma = self.init_sigma if is_first(self.path) else self.inner_sigma
-        if sigma and not deterministic:
-            x = x + sigma * gaussian(self.make_rng("sample"), x.shape, x.dtype)
-        return self.convolve(x, *self.weights(x.shape[-1]))
+    def __post_init__(self) -> None:
+        for name in ("init_sigma", "inner_sigma"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """Returns when it draws."""
+        return self.when
+
+    def before_conv(
+        self, layer: Conv, x: Float[Array, "b h w k"], mode: Mode
+    ) -> Float[Array, "b h w k"]:
+        """Returns noisy activations."""
+        sigma = self.init_sigma if is_first(layer.where) else self.inner_sigma
+        if not sigma or not mode.samples(self):
+            return x
+        return x + sigma * gaussian(layer.make_rng("sample"), x.shape, x.dtype)
 
 
 def is_first(path: tuple[str, ...]) -> bool:
@@ -54,21 +63,8 @@ def is_first(path: tuple[str, ...]) -> bool:
     return name in ("stem_conv", "conv1") and set(outer) <= {"backbone", "member"}
 
 
-def noisy_layers(init_sigma: float, inner_sigma: float) -> Layers:
-    """Returns factories of layers with noise before every convolution.
-
-    Raises:
-        ValueError: a negative standard deviation.
-    """
-    for name, value in (("init_sigma", init_sigma), ("inner_sigma", inner_sigma)):
-        if value < 0:
-            raise ValueError(f"Expected {name}={value} >= 0.")
-    conv = functools.partial(NoisyInputConv, init_sigma=init_sigma, inner_sigma=inner_sigma)
-    return default_layers()._replace(conv=conv)
-
-
 @dataclasses.dataclass(frozen=True)
-class RandomSelfEnsemble(MethodConfig):
+class RandomSelfEnsemble(AveragedMethod):
     """A network, or an ensemble, with noise before every convolution.
 
     Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
@@ -83,17 +79,8 @@ class RandomSelfEnsemble(MethodConfig):
 
     init_sigma: float = 0.2
     inner_sigma: float = 0.1
-    num_draws: int = 10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        noisy_layers(self.init_sigma, self.inner_sigma)
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset."""
-        network = classifier(self, task, noisy_layers(self.init_sigma, self.inner_sigma))
-        noisy = Sampling(layers=True)
-        method = network_method(network, self, task, training=noisy, prediction=noisy)
-        return averaged(method, self.num_draws, self.vote)
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns noise before every convolution."""
+        return (NoiseBeforeConv(self.init_sigma, self.inner_sigma),)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax.models import Layers, default_layers
+from robust_jax.models import Conv, Layers, default_layers
 from robust_jax.types import Variables
 
 Unit = Literal["conv", "block"]
@@ -42,6 +42,8 @@ class SampledLayer(nn.Module):
     def __call__(self, x: Float[Array, "b *k"], *, train: bool, deterministic: bool) -> Array:
         """Returns the selected layer's output; `train` moves its statistics alone."""
         layer = self.make_layer()
+        if isinstance(layer, Conv):
+            layer = layer.clone(place=self.path)
 
         def fresh(key: Key[Array, ""]) -> Variables:
             return layer.init(key, x, train=False, deterministic=True)
@@ -74,8 +76,14 @@ class SampledLayer(nn.Module):
             }
 
         def applied(index: Int[Array, ""], *, mutable: list[str]) -> tuple[Array, Variables]:
+            rngs = None if deterministic else {"sample": self.make_rng("sample")}
             return layer.apply(
-                selected(index), x, train=train, deterministic=deterministic, mutable=mutable
+                selected(index),
+                x,
+                train=train,
+                deterministic=deterministic,
+                rngs=rngs,
+                mutable=mutable,
             )
 
         if index.ndim:

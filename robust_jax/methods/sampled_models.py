@@ -16,7 +16,7 @@ from robust_jax import rng, voting
 from robust_jax.methods.batch_statistics import cumulative
 from robust_jax.methods.network import forward_fn
 from robust_jax.methods.sampled_layers import Choose, Index, Unit, sampled_layers
-from robust_jax.models import Classifier, Layers
+from robust_jax.models import Classifier, LayerChange, Layers
 from robust_jax.types import Outputs, Variables
 
 
@@ -29,12 +29,14 @@ class SampledModels:
         num_choices: M, weights per unit.
         mu: probabilities of the M weights; empty for uniform.
         unit: what is drawn together.
+        changes: of the network's layers, which every model has; they draw where a key is given.
     """
 
     network: Callable[[Layers], Classifier]
     num_choices: int
     mu: tuple[float, ...]
     unit: Unit
+    changes: tuple[LayerChange, ...] = ()
 
     def init(self, key: Key[Array, ""], input_shape: tuple[int, int, int]) -> Variables:
         """Returns fresh variables of all models."""
@@ -67,6 +69,7 @@ class SampledModels:
         images: Array,
         *,
         train: bool,
+        key: Key[Array, ""] | None = None,
         averaging: bool = False,
     ) -> tuple[Outputs, Variables]:
         """Returns the outputs of the model that has the chosen weights, and moved collections.
@@ -76,11 +79,13 @@ class SampledModels:
             variables: of all models.
             images: normalised by their own statistics with `train`.
             train: move the running statistics?
+            key: of what is random beside the choice; None for nothing of it.
             averaging: as plain means over batches (`batch_statistics.cumulative`)?
         """
         layers = sampled_layers(self.num_choices, choose, self.unit)
-        forward = forward_fn(self.network(cumulative(layers) if averaging else layers))
-        return forward(variables, images, key=None, train=train, deterministic=True)
+        network = self.network(cumulative(layers) if averaging else layers)
+        forward = forward_fn(network, self.changes)
+        return forward(variables, images, key=key, train=train, deterministic=key is None)
 
     def of_a_step(
         self,
@@ -107,8 +112,9 @@ class SampledModels:
         def draw(statistics: Variables, number: Int[Array, ""]) -> tuple[Variables, Array]:
             current = {**fixed, **statistics}
             outputs, moved = self.run(
-                self.draw(key, number), current, images, train=True, averaging=averaging
-            )
+                self.draw(key, number), current, images, train=True,
+                key=rng.stream(key, "noise", number), averaging=averaging,
+            )  # fmt: skip
             return moved, outputs.logits
 
         statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
@@ -117,7 +123,8 @@ class SampledModels:
 
     def one(self, variables: Variables, images: Array, key: Key[Array, ""]) -> Outputs:
         """Returns the outputs of one drawn model, with the statistics of deployment."""
-        return self.run(self.draw(key), _deployed(variables), images, train=False)[0]
+        noise = rng.stream(key, "noise")
+        return self.run(self.draw(key), _deployed(variables), images, train=False, key=noise)[0]
 
     def mean(
         self,
@@ -138,7 +145,9 @@ class SampledModels:
 
         @jax.checkpoint
         def logits(number: Int[Array, ""]) -> Array:
-            return self.run(self.draw(key, number), variables, images, train=False)[0].logits
+            noise = None if key.ndim else rng.stream(key, "noise", number)
+            choose = self.draw(key, number)
+            return self.run(choose, variables, images, train=False, key=noise)[0].logits
 
         return voting.mean_probability(lax.map(logits, jnp.arange(num_draws)))
 

@@ -7,20 +7,15 @@ sigma, not clipped, and certify at the same sigma: `input_sigma`.
 
 import dataclasses
 
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.network import (
-    Reduction,
-    Sampling,
-    check_reduction,
-    classifier,
-    network_method,
-)
-from robust_jax.models import default_layers
-from robust_jax.types import Task
+from robust_jax.methods.cross_entropy import CrossEntropy, Reduction
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Term
+from robust_jax.models import InputNoise, LayerChange
+from robust_jax.models.changes import phases
 
 
 @dataclasses.dataclass(frozen=True)
-class Standard(MethodConfig):
+class Standard(NetworkMethod):
     """A network as it is: the papers' baseline, and the host of adversarial training.
 
     With an `EnsembleConfig` the members train independently and decide by `vote`.
@@ -39,19 +34,19 @@ class Standard(MethodConfig):
     input_noise_in_prediction: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_reduction(self.cross_entropy)
         if self.input_sigma < 0:
             raise ValueError(f"Expected input_sigma={self.input_sigma} >= 0.")
+        super().__post_init__()
 
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset; its views are those of `network_method`."""
-        noisy = Sampling(input_noise=self.input_sigma)
-        return network_method(
-            classifier(self, task, default_layers()),
-            self,
-            task,
-            training=noisy,
-            prediction=noisy if self.input_noise_in_prediction else Sampling(),
-            reduction=self.cross_entropy,
-        )
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns noise on the images."""
+        if not self.input_sigma:
+            return ()
+        when = phases(True, self.input_noise_in_prediction)
+        return (InputNoise(self.input_sigma, when=when),)
+
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' cross-entropies."""
+        return (CrossEntropy(self.cross_entropy),)

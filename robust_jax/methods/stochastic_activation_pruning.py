@@ -17,8 +17,8 @@ No gradient flows through the probabilities: what is kept is multiplied by const
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -26,11 +26,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.draws import averaged
-from robust_jax.methods.network import Sampling, classifier, network_method
-from robust_jax.models import Activation, default_layers
-from robust_jax.types import Task
+from robust_jax.methods.network import AveragedMethod
+from robust_jax.models import Activation, LayerChange, Mode, Phase
 
 Draws = Literal["with_replacement", "independent"]
 
@@ -85,21 +82,43 @@ def prune(
 class PrunedActivation(Activation):
     """Activation function whose output is pruned."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Pruning(LayerChange):
+    """The output of every activation function is pruned at random.
+
+    Attributes:
+        fraction: of draws: r is this times the activations of an example in a layer, rounded up.
+        draws: "with_replacement", or "independent".
+        when: phases that prune.
+    """
+
+    activation = PrunedActivation
+
     fraction: float = 1.0
     draws: Draws = "with_replacement"
+    when: tuple[Phase, ...] = ("prediction",)
 
-    def __call__(
-        self, x: Float[Array, "..."], *, train: bool, deterministic: bool
+    def __post_init__(self) -> None:
+        if self.fraction <= 0:
+            raise ValueError(f"Expected fraction={self.fraction} > 0.")
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """Returns when it draws."""
+        return self.when
+
+    def after_act(
+        self, layer: Activation, x: Float[Array, "..."], mode: Mode
     ) -> Float[Array, "..."]:
-        """Returns the activations; nothing is pruned when `deterministic`."""
-        x = super().__call__(x, train=train, deterministic=deterministic)
-        if deterministic:
+        """Returns pruned activations."""
+        if not mode.samples(self):
             return x
-        return prune(self.make_rng("sample"), x, fraction=self.fraction, draws=self.draws)
+        return prune(layer.make_rng("sample"), x, fraction=self.fraction, draws=self.draws)
 
 
 @dataclasses.dataclass(frozen=True)
-class StochasticActivationPruning(MethodConfig):
+class StochasticActivationPruning(AveragedMethod):
     """A plain network, or an ensemble, pruned at prediction.
 
     Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
@@ -116,16 +135,7 @@ class StochasticActivationPruning(MethodConfig):
     num_draws: int = 100
     draws: Draws = "with_replacement"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fraction <= 0:
-            raise ValueError(f"Expected fraction={self.fraction} > 0.")
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset."""
-        act = functools.partial(PrunedActivation, fraction=self.fraction, draws=self.draws)
-        network = classifier(self, task, default_layers()._replace(act=act))
-        method = network_method(network, self, task, prediction=Sampling(layers=True))
-        return averaged(method, self.num_draws, self.vote)
+    @property
+    def own_changes(self) -> tuple[LayerChange, ...]:
+        """Returns the pruning."""
+        return (Pruning(self.fraction, self.draws),)

@@ -28,30 +28,133 @@ through the batch's statistics, as in the code.
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Epochs, Method, MethodConfig
-from robust_jax.methods.gradient_diversity import (
-    check_ensemble,
-    loss_gradients,
-    member_classifier,
-    pairwise_cosines,
-)
-from robust_jax.methods.network import classifier, network_method
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
-from robust_jax.types import Task
+from robust_jax import rng
+from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.methods.members import check_ensemble
+from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.terms import Epoch, Pass, Term, Value
+from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
+from robust_jax.types import Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class TransferabilityReducedSmooth(MethodConfig):
+class SmoothDissimilarity(Term):
+    """The absolute cosines of the members' loss gradients, and their norms near the images.
+
+    Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of 2 |g_i|^2)
+    and `eps`.
+
+    Attributes:
+        scale: weight of the regulariser.
+        coefficient: weight of the cosines in it ("coeff" in the code).
+        smoothness: weight of the gradients' norms in it ("lamda").
+        init_eps: radius of the ascent in the first epoch.
+        final_eps: radius that is reached after `num_epochs`; with both 0 no image is moved.
+        num_epochs: epochs of that growth; None for the run's own, all of them.
+        num_steps: of the ascent.
+        momentum: of the ascent: share of the sum of the former gradients that a step keeps.
+        reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
+    """
+
+    gradients = True
+    epochs = True
+
+    scale: float = 5.0
+    coefficient: float = 2.0
+    smoothness: float = 2.0
+    init_eps: float = 0.1
+    final_eps: float = 0.2
+    num_epochs: int | None = None
+    num_steps: int = 6
+    momentum: float = 0.0
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "coefficient", "smoothness", "init_eps", "final_eps", "momentum"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        for name in ("num_epochs", "num_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected {name}={value} >= 1.")
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError where there are no two members."""
+        check_ensemble(network)
+
+    def eps_at(self, epoch: Epoch) -> Float[Array, ""]:
+        """Returns the radius of an epoch; outside of a run nothing grows without `num_epochs`."""
+        num_epochs = self.num_epochs or epoch.count or math.inf
+        share = jnp.minimum(jnp.asarray(epoch.number, jnp.float32) / num_epochs, 1.0)
+        return self.init_eps + (self.final_eps - self.init_eps) * share
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the regulariser.
+
+        Raises:
+            ValueError: a batch of one image, which has no half.
+        """
+        images, labels = passed.batch.image, passed.labels
+        half, batch_size = images.shape[0] // 2, images.shape[0]
+        if half < 1:
+            raise ValueError(f"Expected batch_size={batch_size} >= 2: half of it is moved.")
+
+        def magnitude(variables: Variables, images: Array, labels: Array) -> Float[Array, ""]:
+            """Returns the mean over members and examples of 2 |g|^2."""
+            slopes = passed.gradients_at(variables, images, labels)
+            if self.reduction == "sum":
+                slopes = slopes * images.shape[0]
+            return 2 * jnp.mean(jnp.sum(jnp.square(slopes), axis=-1))
+
+        eps, still = self.eps_at(passed.epoch), lax.stop_gradient(passed.variables)
+        moved_images = self._ascend(
+            lambda x: magnitude(still, x, labels[half:]),
+            images[half:],
+            eps,
+            rng.stream(rng.required_key(passed.key), "ascent"),
+        )
+        cosine, _ = pairwise_cosines(passed.gradients)
+        cosine = jnp.mean(jnp.abs(cosine))
+        points = lax.stop_gradient(jnp.concatenate([images[:half], moved_images]))
+        norms = magnitude(passed.variables, points, labels)
+        report = {"gradient_cosine": cosine, "smoothness": norms, "eps": eps}
+        penalty = self.coefficient * cosine + self.smoothness * norms
+        return Value(self.scale * penalty, report)
+
+    def _ascend(
+        self,
+        magnitude: Callable[[Array], Array],
+        images: Array,
+        eps: Float[Array, ""],
+        key: Key[Array, ""],
+    ) -> Float[Array, "b h w k"]:
+        """Returns points near the images at which the members' gradients are large."""
+        low, high = jnp.maximum(images - eps, 0.0), jnp.minimum(images + eps, 1.0)
+        noise = jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
+        slope = jax.grad(magnitude)
+
+        def step(_: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, total = state
+            total = self.momentum * total + slope(x)
+            return jnp.clip(x + eps / 3 * jnp.sign(total), low, high), total
+
+        start = jnp.clip(images + eps * noise, low, high)
+        found, _ = lax.fori_loop(0, self.num_steps, step, (start, jnp.zeros_like(images)))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferabilityReducedSmooth(NetworkMethod):
     """An ensemble trained with TRS.
 
     Views: those of `network_method`.
@@ -85,103 +188,8 @@ class TransferabilityReducedSmooth(MethodConfig):
     momentum: float = 0.0
     reduction: Literal["mean", "sum"] = "mean"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ensemble(self.network)
-        for name in ("scale", "coefficient", "smoothness", "init_eps", "final_eps", "momentum"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        for name in ("num_epochs", "num_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected {name}={value} >= 1.")
-
-    def eps_at(self, epoch: Int[Array, ""], epochs: Epochs | None = None) -> Float[Array, ""]:
-        """Returns the radius of an epoch, counted from 0.
-
-        Args:
-            epoch: which.
-            epochs: of the run; None outside of one, where nothing grows without `num_epochs`.
-        """
-        num_epochs = self.num_epochs or (math.inf if epochs is None else epochs.count)
-        share = jnp.minimum(jnp.asarray(epoch, jnp.float32) / num_epochs, 1.0)
-        return self.init_eps + (self.final_eps - self.init_eps) * share
-
-    def make(self, task: Task) -> Method:
-        """Returns the method for a dataset.
-
-        Raises:
-            ValueError: when the loss is traced, for a batch of one image, which has no half.
-        """
-        ensemble, member = check_ensemble(self.network), member_classifier(self, task)
-        method = network_method(classifier(self, task, default_layers()), self, task)
-
-        def gradients(variables, images, labels):
-            return loss_gradients(
-                member,
-                variables,
-                images,
-                labels,
-                label_smoothing=self.label_smoothing,
-                strategy=ensemble.strategy,
-            )
-
-        def magnitude(variables, images, labels):
-            """Returns the mean over members and examples of 2 |g|^2."""
-            slopes = gradients(variables, images, labels).gradients
-            if self.reduction == "sum":
-                slopes = slopes * images.shape[0]
-            return 2 * jnp.mean(jnp.sum(jnp.square(slopes), axis=-1))
-
-        def ascend(variables, images, labels, eps, key):
-            """Returns points near the images at which the members' gradients are large."""
-            low, high = jnp.maximum(images - eps, 0.0), jnp.minimum(images + eps, 1.0)
-            noise = jax.random.uniform(key, images.shape, images.dtype, -1.0, 1.0)
-            slope = jax.grad(lambda x: magnitude(variables, x, labels))
-
-            def step(_, state):
-                x, total = state
-                total = self.momentum * total + slope(x)
-                return jnp.clip(x + eps / 3 * jnp.sign(total), low, high), total
-
-            start = jnp.clip(images + eps * noise, low, high)
-            found, _ = lax.fori_loop(0, self.num_steps, step, (start, jnp.zeros_like(images)))
-            return found
-
-        def loss(variables, batch, *, key, step, epochs: Epochs | None = None):
-            images, labels = batch.image, batch.label
-            half, batch_size = images.shape[0] // 2, images.shape[0]
-            if half < 1:
-                raise ValueError(f"Expected batch_size={batch_size} >= 2: half of it is moved.")
-            if epochs is None:
-                epoch = jnp.asarray(step) // max(1, task.num_train // batch_size)
-            else:
-                epoch = epochs.at(step)
-            eps = self.eps_at(epoch, epochs)
-            moved_images = ascend(
-                lax.stop_gradient(variables),
-                images[half:],
-                labels[half:],
-                eps,
-                rng.stream(key, "ascent"),
-            )
-            found = gradients(variables, images, labels)
-            cosine, _ = pairwise_cosines(found.gradients)
-            cosine = jnp.mean(jnp.abs(cosine))
-            points = lax.stop_gradient(jnp.concatenate([images[:half], moved_images]))
-            norms = magnitude(variables, points, labels)
-            crossed = jnp.sum(found.losses)
-            report = {
-                "accuracy": metrics.accuracy(voting.scores(found.member_logits, self.vote), labels),
-                "cross_entropy": crossed,
-                "gradient_cosine": cosine,
-                "smoothness": norms,
-                "eps": eps,
-            }
-            penalty = self.coefficient * cosine + self.smoothness * norms
-            return crossed + self.scale * penalty, (found.moved, report)
-
-        def in_run(epochs: Epochs) -> Method:
-            return method._replace(loss=functools.partial(loss, epochs=epochs))
-
-        return method._replace(loss=loss, in_run=in_run)
+    @property
+    def own_terms(self) -> tuple[Term, ...]:
+        """Returns the members' cross-entropies and the regulariser."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(SmoothDissimilarity)}
+        return CrossEntropy("sum"), SmoothDissimilarity(**fields)

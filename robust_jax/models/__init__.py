@@ -8,10 +8,11 @@ from robust_jax.models.base import (
     Normalization,
     SingleNetwork,
 )
+from robust_jax.models.changes import InputNoise, LayerChange, Mode, Phase
 from robust_jax.models.cnn import CNNConfig, conv_encoder, strided_cnn
 from robust_jax.models.convolution import convolution
 from robust_jax.models.ensemble import EnsembleConfig, member_variables, stack_members
-from robust_jax.models.layers import Activation, Conv, Dense, Layers, default_layers
+from robust_jax.models.layers import Activation, Conv, Dense, Layers, changed, default_layers
 from robust_jax.models.norm import BatchNorm, Framework
 from robust_jax.models.pre_act_resnet import PreActResNetConfig
 from robust_jax.models.residual import ResidualConfig
@@ -30,15 +31,20 @@ __all__ = [
     "Dense",
     "EnsembleConfig",
     "Framework",
+    "InputNoise",
+    "LayerChange",
     "Layers",
+    "Mode",
     "NetworkConfig",
     "Normalization",
+    "Phase",
     "PreActResNetConfig",
     "ResNetConfig",
     "ResidualConfig",
     "SingleNetwork",
     "VGGConfig",
     "WideResNetConfig",
+    "changed",
     "conv_encoder",
     "convolution",
     "default_layers",

@@ -27,6 +27,7 @@ batch is the same.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -35,6 +36,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from robust_jax.models.changes import LayerChange, Mode
 from robust_jax.models.convolution import Implementation, Padding, Pair, convolution
 from robust_jax.models.norm import BatchNorm, Framework
 from robust_jax.runtime.compilation import computed_once
@@ -66,6 +68,11 @@ class Conv(nn.Module):
     """2-D convolution; the parameters are `kernel` (HWIO) and `bias`.
 
     A method's own convolution may subclass it and call `weights` and `convolve` apart.
+
+    Attributes:
+        changes: what is changed before, in and after it, see `changes`.
+        inner_norm: factory of the normalisation that a change may put behind it.
+        place: path in the network, where the module has none of its own.
     """
 
     features: int
@@ -77,6 +84,14 @@ class Conv(nn.Module):
     kernel_dilation: int = 1
     framework: Framework = "torch"
     implementation: Implementation = "auto"
+    changes: tuple[LayerChange, ...] = ()
+    inner_norm: "MakeNorm" = BatchNorm
+    place: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Returns its path in the network, from the classifier on."""
+        return self.place or self.path
 
     def weights(self, in_channels: int) -> tuple[Array, Array | None]:
         """Returns the kernel and the bias (None without one); call it from a compact method."""
@@ -115,9 +130,17 @@ class Conv(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w k"], *, train: bool, deterministic: bool
     ) -> Float[Array, "b out_h out_w features"]:
-        """Returns the convolved activations."""
-        del train, deterministic
-        return self.convolve(x, *self.weights(x.shape[-1]))
+        """Returns the convolved activations, as they are changed."""
+        mode, given = Mode(train, deterministic), x.shape
+        for change in self.changes:
+            x = change.before_conv(self, x, mode)
+        kernel, bias = self.weights(x.shape[-1])
+        for change in self.changes:
+            kernel, bias = change.on_weights(self, kernel, bias, given)
+        x = self.convolve(x, kernel, bias)
+        for change in self.changes:
+            x = change.after_conv(self, x, mode, given)
+        return x
 
 
 class Dense(nn.Module):
@@ -126,13 +149,15 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     framework: Framework = "torch"
+    changes: tuple[LayerChange, ...] = ()
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b k"], *, train: bool, deterministic: bool
     ) -> Float[Array, "b features"]:
-        """Returns x @ kernel + bias in the dtype of x."""
-        del train, deterministic
+        """Returns x @ kernel + bias in the dtype of x, as it is changed."""
+        for change in self.changes:
+            x = change.before_dense(self, x, Mode(train, deterministic))
         kernel_init = bias_init = _uniform_fan_in(x.shape[-1])
         if self.framework == "keras":
             kernel_init, bias_init = _he_normal_keras, nn.initializers.zeros
@@ -165,15 +190,16 @@ class Activation(nn.Module):
 
     kind: Kind = "relu"
     negative_slope: float = 0.01
+    changes: tuple[LayerChange, ...] = ()
 
     def __call__(
         self, x: Float[Array, "..."], *, train: bool, deterministic: bool
     ) -> Float[Array, "..."]:
-        """Returns the activation of every element."""
-        del train, deterministic
-        if self.kind == "relu":
-            return relu(x)
-        return nn.leaky_relu(x, self.negative_slope)
+        """Returns the activation of every element, as it is changed."""
+        x = relu(x) if self.kind == "relu" else nn.leaky_relu(x, self.negative_slope)
+        for change in self.changes:
+            x = change.after_act(self, x, Mode(train, deterministic))
+        return x
 
 
 @runtime_checkable
@@ -250,3 +276,16 @@ def default_layers(*, implementation: Implementation = "auto") -> Layers:
         implementation: which convolution, see `convolution`.
     """
     return Layers(conv=functools.partial(Conv, implementation=implementation))
+
+
+def changed(layers: Layers, changes: Sequence[LayerChange]) -> Layers:
+    """Returns factories whose layers are changed, in this order."""
+    if not changes:
+        return layers
+    given = {"changes": tuple(changes)}
+    named = [change.activation for change in changes if change.activation is not None]
+    return layers._replace(
+        conv=functools.partial(layers.conv, inner_norm=layers.norm, **given),
+        act=functools.partial(named[0] if named else layers.act, **given),
+        dense=functools.partial(layers.dense, **given),
+    )

@@ -10,8 +10,8 @@ import pytest
 
 from robust_jax.methods import DVERGE, Epochs
 from robust_jax.methods.dverge import pre_activations
-from robust_jax.methods.gradient_diversity import member_classifier
-from robust_jax.methods.network import cross_entropy
+from robust_jax.methods.members import member_classifier
+from robust_jax.methods.terms import cross_entropy
 from robust_jax.models import (
     Classifier,
     CNNConfig,
@@ -30,7 +30,7 @@ IMAGES = jax.random.uniform(jax.random.key(0), (5, 6, 6, 1))
 LABELS = jnp.asarray([0, 3, 1, 2, 3])
 BATCH = Batch(IMAGES, LABELS, jnp.ones(5, bool), jnp.arange(5))
 MODE = {"train": True, "deterministic": True, "mutable": ["batch_stats"]}
-MEMBER = member_classifier(CONFIG, TASK)
+MEMBER = member_classifier(CONFIG, TASK, default_layers())
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_layer_is_drawn_once_an_epoch(variables):
     assert found == layers[::9]
     for epoch in range(4):
         assert len(set(layers[9 * epoch : 9 * epoch + 9])) == 1
-    drawn = [int(CONFIG.draw_layer(jnp.asarray(epoch), 3)) for epoch in range(60)]
+    drawn = [int(CONFIG.own_terms[0].draw_layer(jnp.asarray(epoch), 3)) for epoch in range(60)]
     assert set(drawn) == {0, 1, 2}
     assert [layer - 1 for layer in layers[::9]] == drawn[:4]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from robust_jax.methods import GradientAlignment
-from robust_jax.methods.gradient_diversity import member_classifier
-from robust_jax.methods.network import cross_entropy
-from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
+from robust_jax.methods.members import member_classifier
+from robust_jax.methods.terms import cross_entropy
+from robust_jax.models import CNNConfig, EnsembleConfig, Mode, default_layers, member_variables
 from robust_jax.types import Batch, Task
 
 MEMBER = CNNConfig(widths=(4, 5), strides=(2, 1), activation="leaky_relu", negative_slope=0.1)
@@ -29,7 +29,7 @@ def variables():
 
 def crossed(alone, images):
     """Returns one member's cross-entropy with batch statistics."""
-    outputs, _ = member_classifier(CONFIG, TASK).apply(
+    outputs, _ = member_classifier(CONFIG, TASK, default_layers()).apply(
         alone, images, train=True, deterministic=True, mutable=["batch_stats"]
     )
     return cross_entropy(outputs.logits, LABELS)
@@ -100,7 +100,9 @@ def test_cost_grows_with_members_not_with_pairs():
 def test_noise_falls_on_its_share_of_images():
     config = dataclasses.replace(CONFIG, input_sigma=0.3, noisy_share=0.25)
     images = jnp.full((4000, 4, 4, 1), 0.5)
-    change = np.asarray(jax.jit(config.noisy)(images, jax.random.key(3))) - 0.5
+    (noise,), mode = config.own_changes, Mode(train=True, deterministic=False)
+    noisy = jax.jit(lambda images, key: noise.on_images(images, mode, key))
+    change = np.asarray(noisy(images, jax.random.key(3))) - 0.5
     noisy = np.abs(change).max((1, 2, 3)) > 0
     assert noisy.mean() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
     assert change[noisy].std() == pytest.approx(0.3, rel=0.02)

@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods.gradient_diversity import (
-    first_convolutions,
-    map_members,
-    of_ensemble,
-    pairwise_cosines,
-)
+from robust_jax.methods.gradient_diversity import pairwise_cosines
+from robust_jax.methods.layer_calls import first_convolutions
+from robust_jax.methods.members import map_members, of_ensemble
+from robust_jax.methods.terms import Member
 from robust_jax.models import (
     Classifier,
     CNNConfig,
@@ -105,10 +103,10 @@ def test_projections_are_no_first_convolutions():
     paths = []
 
     def record(variables):
-        found = first_convolutions(network, variables, images, train=False, num_layers=19)
+        found = first_convolutions(Member(network, variables, images), train=False, num_layers=19)
         paths.extend("/".join(each.path[1:]) for each in found)
         with pytest.raises(ValueError, match="num_layers=20 <= 19"):
-            first_convolutions(network, variables, images, train=False, num_layers=20)
+            first_convolutions(Member(network, variables, images), train=False, num_layers=20)
 
     jax.eval_shape(record, variables)
     assert paths[:4] == ["stem_conv", "layer1_0/conv1", "layer1_0/conv2", "layer1_1/conv1"]

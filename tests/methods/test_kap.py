@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.methods import KAP, KernelPool, kap_conv
-from robust_jax.methods.kap_conv import NoisyPooledConv
+from robust_jax.methods import KAP, KernelPool, kap_layers
+from robust_jax.methods.kap_layers import KernelPooling
 from robust_jax.models import (
     CNNConfig,
+    Conv,
     EnsembleConfig,
     PreActResNetConfig,
     ResNetConfig,
@@ -119,7 +120,7 @@ def test_restored_channels_stand_in_the_middle():
 )
 def test_pooled_kernels_equal_pooled_activations(pool, side, channels):
     """Equation 3, values and gradients: KAP(conv(x)) is the convolution by pooled kernels."""
-    layer = NoisyPooledConv(features=64, kernel_size=(3, 3), use_bias=True, pool=pool)
+    layer = Conv(features=64, kernel_size=(3, 3), use_bias=True, changes=(KernelPooling(pool),))
     plain = default_layers().conv(features=64, kernel_size=(3, 3), use_bias=True)
     x = jax.random.normal(jax.random.key(0), (2, side, side, channels))
     mode = {"train": False, "deterministic": True}
@@ -190,7 +191,7 @@ def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkey
         noises.append(shape)
         return gaussian(key, shape, dtype)
 
-    monkeypatch.setattr(kap_conv, "gaussian", noise)
+    monkeypatch.setattr(kap_layers, "gaussian", noise)
 
     def noisy_taps(*names):
         noises.clear()
@@ -204,11 +205,11 @@ def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkey
     assert noisy_taps("layer1_0.conv1", "layer4_1.conv2") == 2
     assert noisy_taps("conv1") == 8
     for name in ("conv_1", "layer9_0.conv1", "linear", "kernel", ""):
-        with pytest.raises(ValueError, match=f"Expected pooled='{name}' to be one of the convolu"):
+        with pytest.raises(ValueError, match=f"Expected only='{name}' to be one of the convolu"):
             noisy_taps("conv1", name)
     members = KAP(network=EnsembleConfig(CNNConfig(widths=(16,), strides=(1,)), 2))
     dataclasses.replace(members, pooled=("conv1",)).make(TASK)
-    with pytest.raises(ValueError, match="Expected pooled='conv2'"):
+    with pytest.raises(ValueError, match="Expected only='conv2'"):
         dataclasses.replace(members, pooled=("conv2",)).make(TASK)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from robust_jax.methods import PARL
 from robust_jax.methods.parl import feature_gradients
+from robust_jax.methods.terms import Member
 from robust_jax.models import (
     BatchNorm,
     Classifier,
@@ -85,8 +86,8 @@ def test_gradients_are_summed_jacobians(variables):
     alone = member_variables(variables, 1)
     found = jax.jit(
         lambda v: (
-            feature_gradients(network(), v, IMAGES, num_layers=3, train=False),
-            feature_gradients(CONSTANT, v, IMAGES, num_layers=3),
+            feature_gradients(Member(network(), v, IMAGES), num_layers=3, train=False),
+            feature_gradients(Member(CONSTANT, v, IMAGES), num_layers=3),
         )
     )(alone)
     for gradients, equivalent in zip(
@@ -100,7 +101,7 @@ def test_gradients_are_summed_jacobians(variables):
 def test_the_first_layer_has_one_gradient_for_all_images(variables):
     """The convolution is linear: only the channel sums of its kernel matter (k = 1)."""
     alone = member_variables(variables, 0)
-    (found,) = feature_gradients(CONSTANT, alone, IMAGES, num_layers=1)
+    (found,) = feature_gradients(Member(CONSTANT, alone, IMAGES), num_layers=1)
     np.testing.assert_allclose(found, np.broadcast_to(found[:1], found.shape))
     kernel = np.asarray(alone["params"]["backbone"]["conv1"]["kernel"])
     inside = kernel.sum((0, 1, 3)) / np.asarray(CONFIG.normalization.std)
@@ -138,7 +139,7 @@ def test_constant_statistics_keep_examples_apart(variables):
         return jax.jit(
             jax.grad(
                 lambda images: jnp.sum(
-                    feature_gradients(network, alone, images, num_layers=3)[2, 0] ** 2
+                    feature_gradients(Member(network, alone, images), num_layers=3)[2, 0] ** 2
                 )
             )
         )(IMAGES)
@@ -193,7 +194,8 @@ def test_loss_is_equation_1(variables, reduction, statistics, pairs):
         if statistics == "constant":
             alone = with_statistics_of_the_batch(alone)
         if statistics == "batch":
-            gradients.append(feature_gradients(network(), alone, IMAGES, num_layers=3, train=True))
+            one = Member(network(), alone, IMAGES)
+            gradients.append(feature_gradients(one, num_layers=3, train=True))
         else:
             gradients.append(gradients_by_jacobian(alone, 3))
     pairs = pairs or ((0, 1), (0, 2), (1, 2))

@@ -10,9 +10,9 @@ import pytest
 from robust_jax import training
 from robust_jax.experiment import config
 from robust_jax.methods import TransferabilityReducedSmooth
-from robust_jax.methods.gradient_diversity import member_classifier
-from robust_jax.methods.network import cross_entropy
-from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
+from robust_jax.methods.members import member_classifier
+from robust_jax.methods.terms import Epoch, cross_entropy
+from robust_jax.models import CNNConfig, EnsembleConfig, default_layers, member_variables
 from robust_jax.runtime.sharding import make_mesh
 from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
@@ -43,7 +43,7 @@ def test_loss_without_ascent(variables):
     """In the first epoch eps is 0 here: every point is its image."""
 
     def crossed(alone, images):
-        outputs, _ = member_classifier(CONFIG, TASK).apply(
+        outputs, _ = member_classifier(CONFIG, TASK, default_layers()).apply(
             alone, images, train=True, deterministic=True, mutable=["batch_stats"]
         )
         return cross_entropy(outputs.logits, LABELS)
@@ -91,7 +91,8 @@ def test_epochs_are_those_of_the_plan(variables):
     steps = (0, 9, 10, 19, 20, 22, 23, 25)  # ten steps an epoch, then three
     expected = [0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     np.testing.assert_allclose([eps(jnp.asarray(step)) for step in steps], expected, rtol=1e-6)
-    assert float(own.eps_at(jnp.asarray(7))) == 0  # no run, no growth
+    _, term = own.own_terms
+    assert float(term.eps_at(Epoch(jnp.asarray(7), None))) == 0  # no run, no growth
 
 
 def test_ascent_finds_larger_gradients(variables):

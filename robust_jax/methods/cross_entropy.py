@@ -1,0 +1,42 @@
+"""The cross-entropy of a network, of an ensemble's members, or of their vote."""
+
+import dataclasses
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+
+from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
+
+Reduction = Literal["sum", "mean", "vote"]
+"""Over members: of "sum" each trains at the full rate, of "mean" at one as many times smaller; of
+their "vote" they train together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Term):
+    """The members' mean cross-entropies, summed or averaged over them, or that of their vote.
+
+    Attributes:
+        of: "sum" or "mean" over members, or their "vote".
+        weight: factor.
+    """
+
+    of: Reduction = "sum"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.of not in get_args(Reduction):
+            raise ValueError(
+                f"Expected cross_entropy={self.of!r} to be one of {get_args(Reduction)}."
+            )
+        if self.weight < 0:
+            raise ValueError(f"Expected weight={self.weight} >= 0.")
+
+    def __call__(self, passed: Pass) -> Value:
+        """Returns the weighted cross-entropy, and reports it without the weight."""
+        if self.of == "vote":
+            crossed = cross_entropy(passed.vote_logits, passed.labels, passed.label_smoothing)
+        else:
+            reduce = jnp.sum if self.of == "sum" else jnp.mean
+            crossed = reduce(passed.losses)
+        return Value(self.weight * crossed, {"cross_entropy": crossed})

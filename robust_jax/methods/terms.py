@@ -1,0 +1,343 @@
+"""What a loss is a sum of: terms, and the pass of a batch that they ask.
+
+A term is a frozen dataclass. It asks a `Pass` for what it needs: the members' logits, the gradients
+of their losses at the images, a `Quantity` of every member, logits on adversarial images. What is
+asked is computed at most once, however many terms ask it; gradients and quantities are said in the
+class, so that every member runs forward, and backward, once.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from robust_jax import rng, voting
+from robust_jax.attacks import Attack, bind
+from robust_jax.models import Layers, NetworkConfig
+from robust_jax.types import Batch, MethodView, Variables
+
+Report = dict[str, Float[Array, ""]]
+
+
+@runtime_checkable
+class MakeNetwork(Protocol):
+    """Returns the classifier around one member that has other layers."""
+
+    def __call__(self, layers: Layers, /) -> nn.Module: ...
+
+
+def cross_entropy(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], label_smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy, targets smoothed over all classes."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+class Member(NamedTuple):
+    """One member in the pass of a batch.
+
+    Attributes:
+        network: a classifier around it.
+        variables: its own.
+        images: of the batch.
+        key: of its random layers; None of a member that draws nothing.
+        make: its network with other layers.
+    """
+
+    network: nn.Module
+    variables: Variables
+    images: Float[Array, "b h w k"]
+    key: Key[Array, ""] | None = None
+    make: MakeNetwork | None = None
+
+    @property
+    def rngs(self) -> dict[str, Key[Array, ""]] | None:
+        """Returns the draws of its random layers, as flax takes them."""
+        return None if self.key is None else {"sample": self.key}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity(abc.ABC):
+    """Arrays of one member that a term asks; of all members they are stacked."""
+
+    @abc.abstractmethod
+    def __call__(self, member: Member) -> PyTree:
+        """Returns them."""
+
+
+class Asked(NamedTuple):
+    """What the terms of a loss ask beside logits.
+
+    Attributes:
+        gradients: those of the members' losses at the images?
+        quantities: of every member.
+    """
+
+    gradients: bool = False
+    quantities: tuple[Quantity, ...] = ()
+
+
+class Members(NamedTuple):
+    """What the members of a network, or its draws, give on a batch in training.
+
+    Attributes:
+        logits: of each.
+        moved: collections after it.
+        losses: each one's mean cross-entropy; None where gradients are not asked.
+        gradients: of these at the images, flattened; None if not asked.
+        quantities: those that were asked.
+        report: what is told of the pass itself.
+    """
+
+    logits: Float[Array, "m b c"]
+    moved: Variables
+    losses: Float[Array, " m"] | None = None
+    gradients: Float[Array, "m b d"] | None = None
+    quantities: Mapping[Quantity, PyTree] = MappingProxyType({})
+    report: Mapping[str, Float[Array, ""]] = MappingProxyType({})
+
+
+@runtime_checkable
+class Run(Protocol):
+    """Returns what members give on images, in training mode."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        /,
+        *,
+        key: Key[Array, ""] | None,
+        asked: Asked,
+    ) -> Members: ...
+
+
+Found = TypeVar("Found")
+
+
+@runtime_checkable
+class OverMembers(Protocol):
+    """Returns function(member, *shares) of every member, stacked: arrays with a member axis."""
+
+    def __call__(
+        self,
+        function: Callable[..., Found],
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        *shares: Array,
+        key: Key[Array, ""] | None,
+    ) -> Found: ...
+
+
+class Runs(NamedTuple):
+    """How a network runs in training.
+
+    Attributes:
+        run: all members, or draws.
+        over_members: one member by itself; None where there is none.
+    """
+
+    run: Run
+    over_members: OverMembers | None = None
+
+
+class Epoch(NamedTuple):
+    """The epoch of a step.
+
+    Attributes:
+        number: from 0.
+        count: of the whole run; None outside of one.
+    """
+
+    number: Int[Array, ""]
+    count: float | None  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
+
+
+class Pass:
+    """A batch's pass: each of its parts is computed when it is first asked, and once.
+
+    Attributes:
+        variables: of the method.
+        batch: images and labels.
+        key: of the step; None where nothing is drawn.
+        epoch: of the step.
+        label_smoothing: of cross-entropies.
+        moved: collections as the passes so far have moved them.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        view: Callable[[str], MethodView],
+        vote: voting.Vote,
+        variables: Variables,
+        batch: Batch,
+        *,
+        key: Key[Array, ""] | None,
+        asked: Asked,
+        epoch: Epoch,
+        label_smoothing: float,
+    ) -> None:
+        self._runs, self._view, self._asked = runs, view, asked
+        self._vote: voting.Vote = vote
+        self.variables, self.batch, self.key, self.epoch = variables, batch, key, epoch
+        self.label_smoothing = label_smoothing
+        self.moved: Variables = {}
+        self._adversarial: dict[tuple[Attack, str], Members] = {}
+
+    @property
+    def labels(self) -> Int[Array, " b"]:
+        """Returns the labels."""
+        return self.batch.label
+
+    @functools.cached_property
+    def members(self) -> Members:
+        """Returns what members give on the batch's images."""
+        return self._moving(self.batch.image, self._asked)
+
+    @property
+    def member_logits(self) -> Float[Array, "m b c"]:
+        """Returns the members' logits."""
+        return self.members.logits
+
+    @property
+    def losses(self) -> Float[Array, " m"]:
+        """Returns the members' mean cross-entropies."""
+        if self.members.losses is not None:
+            return self.members.losses
+        return jax.vmap(lambda logits: cross_entropy(logits, self.labels, self.label_smoothing))(
+            self.member_logits
+        )
+
+    @property
+    def gradients(self) -> Float[Array, "m b d"]:
+        """Returns the gradient of each member's mean cross-entropy at the images.
+
+        Raises:
+            ValueError: no term says that it asks them.
+        """
+        if self.members.gradients is None:
+            raise ValueError("Expected gradients=True of a term that asks for gradients.")
+        return self.members.gradients
+
+    @property
+    def vote_logits(self) -> Float[Array, "b c"]:
+        """Returns the logits of the vote (of a majority those of the mean probability)."""
+        return voting.logits(self.member_logits, self._vote)
+
+    def quantity(self, quantity: Quantity) -> PyTree:
+        """Returns a quantity of all members."""
+        return self.members.quantities[quantity]
+
+    def adversarial_logits(self, attack: Attack, view: str) -> Float[Array, "b c"]:
+        """Returns the logits of the vote on images that an attack on a view makes of the batch's.
+
+        No gradient flows through the images. Statistics move after those of the clean pass, and
+        what is random has the draws of that.
+        """
+        logits = self.member_logits  # the clean pass comes first
+        del logits
+        if (attack, view) not in self._adversarial:
+            attacked = bind(self._view(view), jax.lax.stop_gradient(self.variables))
+            images = attack(
+                attacked, self.batch.image, self.labels,
+                key=rng.stream(rng.required_key(self.key), "attack"), index=self.batch.index,
+            )  # fmt: skip
+            self._adversarial[attack, view] = self._moving(images, Asked())
+        return voting.logits(self._adversarial[attack, view].logits, self._vote)
+
+    def gradients_at(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+    ) -> Float[Array, "m b d"]:
+        """Returns the members' gradients on other images, for other variables; nothing moves."""
+        found = self._runs.run(variables, images, labels, key=self.key, asked=Asked(gradients=True))
+        assert found.gradients is not None
+        return found.gradients
+
+    def over_members(
+        self, function: Callable[..., Found], variables: Variables, *shares: Array
+    ) -> Found:
+        """Returns function(member, *shares) of every member on the batch's images, stacked.
+
+        Args:
+            function: of a `Member` and its share of each of the others.
+            variables: of the method.
+            *shares: arrays with a leading member axis.
+        """
+        assert self._runs.over_members is not None  # asked where the loss is made
+        images = self.batch.image
+        return self._runs.over_members(function, variables, images, *shares, key=self.key)
+
+    def _moving(self, images: Array, asked: Asked) -> Members:
+        found = self._runs.run(
+            {**self.variables, **self.moved}, images, self.labels, key=self.key, asked=asked
+        )
+        self.moved = found.moved
+        return found
+
+
+class Value(NamedTuple):
+    """What a term comes to.
+
+    Attributes:
+        value: the summand of the loss.
+        report: numbers to follow, by name.
+    """
+
+    value: Float[Array, ""]
+    report: Mapping[str, Float[Array, ""]] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Term(abc.ABC):
+    """A summand of a loss.
+
+    Example:
+        >>> import jax
+        >>> class Confidence(Term):
+        ...     def __call__(self, passed):
+        ...         sure = jax.nn.log_softmax(passed.vote_logits).max(-1).mean()
+        ...         return Value(sure, {"confidence": sure})
+
+    Attributes:
+        gradients: does it ask for `Pass.gradients`?
+        epochs: does it ask for `Pass.epoch`?
+        one_by_one: does it ask `Pass.over_members`?
+    """
+
+    gradients: ClassVar[bool] = False
+    epochs: ClassVar[bool] = False
+    one_by_one: ClassVar[bool] = False
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Returns what it asks of every member."""
+        return ()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Returns the views that it attacks."""
+        return ()
+
+    def check(self, network: NetworkConfig) -> None:
+        """Raises ValueError, in one line, where it cannot be asked of a network."""
+        del network
+
+    @abc.abstractmethod
+    def __call__(self, passed: Pass) -> Value:
+        """Returns its value."""

@@ -39,6 +39,7 @@ THREAT = ThreatModel("linf", eps=0.1)
 NETWORK = CNNConfig(widths=(16, 36, 64), strides=(1, 2, 2))
 ENSEMBLE = EnsembleConfig(NETWORK, 3)
 KAP_LAYERS = (KernelPooling(), ActivationNoise(0.1))
+KAP_QUIET = (KernelPooling(), ActivationNoise(0.1, when=("training",)))
 
 
 def honest(loss: Literal["cross_entropy", "margin"], eot_samples: int) -> Evaluation:
@@ -75,7 +76,7 @@ VARIANTS = {
     "adp_lpd": trained(PriorityDropout(network=ENSEMBLE, terms=(Diversity(),))),
     "kap": trained(KAP(network=NETWORK), eot_samples=10),
     "regroup_on_kap": changes.with_training(
-        trained(REGroup(network=NETWORK, num_layers=3, changes=KAP_LAYERS), loss="margin"),
+        trained(REGroup(network=NETWORK, num_layers=3, changes=KAP_QUIET), loss="margin"),
         phases=(),
         init_from="runs/combined_digits-kap",
     ),

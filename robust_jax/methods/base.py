@@ -100,7 +100,7 @@ class Method(NamedTuple):
             where the method has none.
         fitted: traceable; variables and a batch -> the variables as `fit` leaves them, in shape
             alone: what follows a fit is traced before there is one. Beside every `fit`.
-        in_run: the method in a run of these epochs; None where its loss does not ask. Outside a
+        in_run: the loss in a run of these epochs; None where it does not ask. Outside a
             run such a loss counts epochs by its own batches.
         draws_per: what has draws of its own, where it is random: each "row" of a batch, or each
             "call", whose rows then share them. Who counts such rows asks for each alone.
@@ -116,7 +116,7 @@ class Method(NamedTuple):
     stochastic: bool = False
     fit: Fit | None = None
     fitted: Callable[[Variables, Batch], Variables] | None = None
-    in_run: "Callable[[Epochs], Method] | None" = None
+    in_run: Callable[[Epochs], Loss] | None = None
     draws_per: Literal["row", "call"] = "row"
     vote: voting.Vote | None = None
     taps: MethodTaps | None = None
@@ -176,7 +176,10 @@ class MethodConfig(abc.ABC):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"Expected 0 <= label_smoothing={self.label_smoothing} < 1.")
         check_changes(self.all_changes)
-        for term in self.all_terms:
+        kinds = [type(term).__name__ for term in self.all_terms]
+        for kind, term in zip(kinds, self.all_terms, strict=True):
+            if kinds.count(kind) > 1:
+                raise ValueError(f"Expected terms={kinds} to have {kind} once.")
             term.check(self.network)
 
     @property

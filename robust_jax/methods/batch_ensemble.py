@@ -155,9 +155,7 @@ class BatchEnsemble(MethodConfig):
             return dict(network.init(key, images, train=False, deterministic=True))
 
         def in_training(variables, images, labels, *, key, asked: Asked) -> Members:
-            del labels, key
-            if asked.gradients:
-                raise ValueError("Expected terms of BatchEnsemble to ask for logits alone.")
+            del labels, key, asked
             member_logits, _, moved = run(variables, images, train=True)
             return Members(member_logits, moved)
 
@@ -186,4 +184,6 @@ class BatchEnsemble(MethodConfig):
             "members": members,
         }
         method = Method(init, no_loss, predict, views, vote=self.vote, taps=taps)
-        return with_objective(method, self, Runs(in_training), task)
+        return with_objective(
+            method, self, Runs(in_training, gradients=False, quantities=False), task
+        )

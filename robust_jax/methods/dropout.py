@@ -7,7 +7,7 @@ none of them says where its units are dropped, so both common places are here.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ class Dropout(LayerChange):
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise ValueError(f"Expected 0 < rate={self.rate} < 1.")
+        if self.where not in get_args(Where):
+            raise ValueError(f"Expected where={self.where!r} to be one of {get_args(Where)}.")
 
     @property
     def phases(self) -> Sequence[Phase]:
@@ -83,8 +85,8 @@ class MonteCarloDropout(MethodConfig):
 
     Attributes:
         rate: probability with which a value is dropped.
-        where: "features" drops the pooled features before the last layer, "activations" the output
-            of every activation function.
+        where: "features" drops what linear layers are given (the pooled features, before the last
+            one), "activations" the output of every activation function.
         num_draws: forward passes averaged at prediction; with where="features" only the last
             layer is repeated.
     """
@@ -107,7 +109,9 @@ class MonteCarloDropout(MethodConfig):
         """Returns the method for a dataset."""
         network = classifier(self, task)
         method = network_method(network, self, task)
-        if self.changes:
+        member = getattr(self.network, "member", self.network)
+        inner = self.where == "features" and getattr(member, "hidden", ())
+        if self.changes or inner:  # more than the last layer is random
             return averaged(method, self.num_draws, self.vote)
         one_draw = method.views["deployed"]
 

@@ -23,7 +23,7 @@ one step together, which is the same, since they share no weight.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,21 @@ from robust_jax.methods.layer_calls import noting_calls
 from robust_jax.methods.members import check_ensemble, of_ensemble
 from robust_jax.methods.network import NetworkMethod, forward_fn
 from robust_jax.methods.terms import Member, Pass, Term, Value, cross_entropy
-from robust_jax.models import Activation, EnsembleConfig, NetworkConfig, ResNetConfig
+from robust_jax.models import (
+    Activation,
+    EnsembleConfig,
+    LayerChange,
+    NetworkConfig,
+    ResNetConfig,
+)
 from robust_jax.types import Variables
 
 
 def pre_activations(
-    network: nn.Module, variables: Variables, images: Float[Array, "b h w k"]
+    network: nn.Module,
+    variables: Variables,
+    images: Float[Array, "b h w k"],
+    changes: Sequence[LayerChange] = (),
 ) -> list[Array]:
     """Returns what each activation function of a network is given, in order, and the logits last.
 
@@ -49,10 +58,11 @@ def pre_activations(
         network: a classifier around one network.
         variables: its variables; running statistics stay as they are.
         images: normalised by the batch's statistics.
+        changes: of the network, which draw nothing here.
     """
     found: list[Array] = []
     with noting_calls(Activation, lambda layer, given, returned: found.append(given)):
-        outputs, _ = forward_fn(network)(
+        outputs, _ = forward_fn(network, changes)(
             variables, images, key=None, train=True, deterministic=True
         )
     return [*found, outputs.logits]
@@ -69,6 +79,7 @@ def distill(
     step_size: float,
     num_steps: int,
     momentum: float,
+    changes: Sequence[LayerChange] = (),
 ) -> Float[Array, "b h w k"]:
     """Returns images near the given ones whose features are those of the targets, for one member.
 
@@ -84,11 +95,12 @@ def distill(
         step_size: change of a pixel in one step.
         num_steps: steps.
         momentum: share of the sum of the former gradients that a step keeps.
+        changes: of the network, which draw nothing here.
     """
 
     @jax.jit  # traced once for all layers
     def features(images: Array) -> list[Array]:
-        return pre_activations(network, variables, images)
+        return pre_activations(network, variables, images, changes)
 
     wanted = features(targets)
 
@@ -172,11 +184,15 @@ class Distillation(Term):
 
         def by_member(member: Member) -> tuple[Array, Array]:
             layers = jax.eval_shape(
-                lambda x: pre_activations(member.network, member.variables, x), images
+                lambda x: pre_activations(member.network, member.variables, x, member.changes),
+                images,
             )
             layer = self.draw_layer(passed.epoch.number, len(layers))
             network, variables = member.network, member.variables
-            return distill(network, variables, images, targets, layer, **how), layer
+            changes = member.changes
+            return distill(
+                network, variables, images, targets, layer, **how, changes=changes
+            ), layer
 
         found, layers = passed.over_members(by_member, lax.stop_gradient(passed.variables))
         return lax.stop_gradient(found), layers[0]
@@ -198,14 +214,7 @@ class Distillation(Term):
 
             def on_images_of(moved, other):
                 source = jnp.where(other < number, other, other + 1)  # all but this one
-                outputs, moved = member.network.apply(
-                    {**member.variables, **moved},
-                    distilled[source],
-                    train=True,
-                    deterministic=member.key is None,
-                    rngs=member.rngs,
-                    mutable=["batch_stats"],
-                )
+                outputs, moved = member.train(moved, distilled[source], other)
                 value = cross_entropy(outputs.logits, passed.labels, passed.label_smoothing)
                 return moved, (value, metrics.accuracy(outputs.logits, passed.labels))
 

@@ -99,7 +99,14 @@ class Concentration(Term):
             raise ValueError(f"Expected weight={self.weight} >= 0.")
 
     def __call__(self, passed: Pass) -> Value:
-        """Returns the weighted penalty."""
+        """Returns the weighted penalty.
+
+        Raises:
+            ValueError: there is one draw alone, which has nothing to scatter from: GradDiv's has
+                several.
+        """
+        if len(passed.gradients) < 2:
+            raise ValueError("Expected terms=Concentration of GradDiv's draws, or of members: 1.")
         penalty = jnp.mean(concentration(passed.gradients, self.kind))
         length = jnp.mean(resultant_length(unit(passed.gradients)))
         return Value(self.weight * penalty, {"penalty": penalty, "resultant_length": length})

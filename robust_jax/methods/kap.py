@@ -29,14 +29,13 @@ from collections.abc import Iterable
 from typing import Literal
 
 import jax
-from flax import linen as nn
 from jaxtyping import Array, Key
 
-from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.base import Forward, Method, MethodConfig
 from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
 from robust_jax.methods.kap_layers import ActivationNoise, KernelPooling
 from robust_jax.methods.kap_pool import KernelPool
-from robust_jax.methods.network import classifier, network_method
+from robust_jax.methods.network import classifier, forward_fn, network_method
 from robust_jax.models import InputNoise, LayerChange, default_layers
 from robust_jax.models.changes import phases
 from robust_jax.types import Batch, Task, Variables
@@ -107,26 +106,23 @@ class KAP(MethodConfig):
         method = network_method(classifier(self, task), self, task)
         if self.noise_off_statistics == "training":
             return method
-        return _with_reestimated_statistics(
-            method, classifier(self, task, cumulative(default_layers()))
-        )
+        averaging = classifier(self, task, cumulative(default_layers()))
+        return _with_reestimated_statistics(method, forward_fn(averaging, self.all_changes))
 
 
-def _with_reestimated_statistics(method: Method, network: nn.Module) -> Method:
+def _with_reestimated_statistics(method: Method, forward: Forward) -> Method:
     """Returns the method with a `fit` that gathers BatchNorm statistics without noise.
 
     Args:
         method: the method.
-        network: its network with `batch_statistics.cumulative` layers.
+        forward: the pass of its network with `batch_statistics.cumulative` layers.
     """
     shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
     check_statistics(shapes, "noise_off_statistics")
 
     def gather(variables, images, key):
         del key
-        return network.apply(
-            variables, images, train=True, deterministic=True, mutable=["batch_stats"]
-        )[1]
+        return forward(variables, images, key=None, train=True, deterministic=True)[1]
 
     def fit(variables: Variables, batches: Iterable[Batch], *, key: Key[Array, ""]) -> Variables:
         return reestimate(gather, variables, batches, key=key)

@@ -13,7 +13,7 @@ import jax
 from jaxtyping import Array, Float
 
 from robust_jax.methods.kap_pool import KernelPool
-from robust_jax.models import Conv, Mode, Phase
+from robust_jax.models import Conv, LayerChange, Mode, Phase
 from robust_jax.models.changes import BOTH, OfConvolutions
 from robust_jax.models.noise import gaussian
 from robust_jax.runtime.compilation import computed_once
@@ -35,6 +35,12 @@ class KernelPooling(OfConvolutions):
 
     pool: KernelPool = KernelPool()
     order: Literal["conv_pool", "conv_norm_pool"] = "conv_pool"
+
+    def __post_init__(self) -> None:
+        if self.order not in ("conv_pool", "conv_norm_pool"):
+            raise ValueError(
+                f"Expected order={self.order!r} to be 'conv_pool' or 'conv_norm_pool'."
+            )
 
     def on_weights(
         self,
@@ -62,9 +68,12 @@ class KernelPooling(OfConvolutions):
     def _of_kernels(self, layer: Conv, given: tuple[int, ...]) -> bool:
         """Returns whether kernels are pooled in the place of activations.
 
-        On the CPU the smaller of the two is: activations of small images have fewer values.
+        On the CPU the smaller of the two is: activations of small images have fewer values. Not
+        where an earlier change acts on the activations, which are pooled after it then.
         """
-        if self.order == "conv_norm_pool" or self.pool.kind != "average":
+        before = layer.changes[: layer.changes.index(self)]
+        early = any(type(each).after_conv is not LayerChange.after_conv for each in before)
+        if early or self.order == "conv_norm_pool" or self.pool.kind != "average":
             return False
         rows = math.prod(math.ceil(side / layer.strides) for side in given[1:3])
         few = rows * _ASSUMED_BATCH_SIZE < math.prod(layer.kernel_size) * given[3]

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -21,7 +20,7 @@ from robust_jax.models import (
     changed,
     default_layers,
 )
-from robust_jax.models.changes import check_names, on_images
+from robust_jax.models.changes import on_images
 from robust_jax.types import Task
 
 
@@ -131,9 +130,6 @@ def network_method(
             return voting.logits(skipped.member_logits, config.vote)
 
         views["skip_gradient"] = skip_gradient
-    named = [change for change in config.all_changes if getattr(change, "only", ())]
-    if named:
-        check_names(named, jax.eval_shape(init, key=jax.random.key(0))["params"])
     stochastic = config.samples_in("prediction")
     method = Method(
         init, no_loss, predict, views, stochastic=stochastic, vote=config.vote, taps=taps

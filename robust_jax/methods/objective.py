@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Epochs, Forward, Method, MethodConfig
+from robust_jax.methods.base import Epochs, Forward, Loss, Method, MethodConfig
+from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.members import map_members, member_classifier, of_ensemble
 from robust_jax.methods.terms import (
     Asked,
@@ -23,7 +24,7 @@ from robust_jax.methods.terms import (
     cross_entropy,
 )
 from robust_jax.models import EnsembleConfig, Mode, default_layers
-from robust_jax.models.changes import on_images
+from robust_jax.models.changes import check_names, on_images
 from robust_jax.types import Task, Variables
 
 TRAINING = Mode(train=True, deterministic=False)
@@ -71,13 +72,21 @@ def with_objective(method: Method, config: MethodConfig, runs: Runs, task: Task)
     """
     terms = config.all_terms
     for term in terms:
-        if runs.over_members is None and (term.quantities or term.one_by_one):
+        refused = (
+            (term.gradients and not runs.gradients)
+            or (term.quantities and not runs.quantities)
+            or (term.one_by_one and runs.over_members is None)
+        )
+        if refused:
             raise ValueError(
-                f"Expected terms={type(term).__name__} to ask {type(config).__name__} for logits "
-                "and gradients alone: its draws are no members."
+                f"Expected terms={type(term).__name__} to ask of {type(config).__name__} what its "
+                "members, or draws, can be asked."
             )
     for name in (name for term in terms for name in term.views):
         method.view(name)
+    if any(getattr(change, "only", ()) for change in config.all_changes):
+        shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        check_names(config.all_changes, shapes["params"])
     quantities = tuple(dict.fromkeys(q for term in terms for q in term.quantities))
     asked = Asked(any(term.gradients for term in terms), quantities)
 
@@ -99,21 +108,27 @@ def with_objective(method: Method, config: MethodConfig, runs: Runs, task: Task)
         )
         values = [term(passed) for term in terms]
         report: Report = {}
-        for value in values:
-            report |= value.report
-        if "accuracy" not in report:
+        for term, value in zip(terms, values, strict=True):
+            for name, number in value.report.items():
+                taken = name in report  # of another term
+                report[f"{type(term).__name__}.{name}" if taken else name] = number
+        if passed.has_run or "accuracy" not in report:
             scores = voting.scores(passed.member_logits, config.vote)
+            if "accuracy" in report:
+                report["distilled_accuracy"] = report["accuracy"]
             report["accuracy"] = metrics.accuracy(scores, batch.label)
             report |= passed.members.report
-        if list(report) == ["cross_entropy", "accuracy"]:
+        (first, *others) = terms
+        alone = isinstance(first, CrossEntropy) and first.weight == 1 and not others
+        if alone and not passed.members.report:
             del report["cross_entropy"]  # it is the loss
         return functools.reduce(jnp.add, [v.value for v in values]), (passed.moved, report)
 
     if not any(term.epochs for term in terms):
         return method._replace(loss=loss)
 
-    def in_run(epochs: Epochs) -> Method:
-        return method._replace(loss=functools.partial(loss, epochs=epochs))
+    def in_run(epochs: Epochs) -> Loss:
+        return functools.partial(loss, epochs=epochs)
 
     return method._replace(loss=loss, in_run=in_run)
 
@@ -165,20 +180,29 @@ def by_member(
         )
         return Members(logits, moved, report=found)
 
+    def features_of(variables, seen, key):
+        """Returns the members' features, each under its own draws."""
+        mode = {"train": True, "deterministic": not draws, "method": "features"}
+        if not draws or ensemble is None:
+            own = _rngs(layer_key(key, jnp.asarray(0)))
+            return network.apply(variables, seen, **mode, rngs=own, mutable=["batch_stats"])[0][0]
+
+        def of_member(variables, number):
+            own = _rngs(layer_key(key, number))
+            return member.apply(variables, seen, **mode, rngs=own, mutable=["batch_stats"])[0][0]
+
+        numbers = jnp.arange(ensemble.num_members)
+        return map_members(of_member, variables, numbers, strategy=ensemble.strategy)
+
     def apart(variables, images, labels, key, asked: Asked) -> Members:
-        images = on_images(config.all_changes, images, TRAINING, key)
+        seen = on_images(config.all_changes, images, TRAINING, key)
         shares: dict[str, Array] = {}
         found: Report = {}
         num_members = 1 if ensemble is None else ensemble.num_members
         if draws:
             shares["number"] = jnp.arange(num_members)
         if factors is not None:
-            features, _ = lax.stop_gradient(
-                network.apply(
-                    variables, images, train=True, deterministic=not draws, method="features",
-                    rngs=_rngs(layer_key(key)), mutable=["batch_stats"],
-                )[0]
-            )  # fmt: skip
+            features = lax.stop_gradient(features_of(variables, seen, key))
             shares["kept"], found = factors(features, rng.stream(rng.required_key(key), "dropout"))
 
         def of_member(variables, shares):
@@ -192,8 +216,9 @@ def by_member(
                 return module.head(features * shares["kept"].astype(features.dtype), **mode)
 
             def crossed(images):
+                given = on_images(config.all_changes, images, TRAINING, key)
                 logits, moved = member.apply(
-                    variables, images, method=run, rngs=_rngs(own), mutable=["batch_stats"]
+                    variables, given, method=run, rngs=_rngs(own), mutable=["batch_stats"]
                 )
                 value = cross_entropy(logits, labels, config.label_smoothing)
                 return value, (logits, moved)
@@ -204,7 +229,7 @@ def by_member(
                 slope = slope.reshape(slope.shape[0], -1)
             else:
                 _, (logits, moved) = crossed(images)
-            one = Member(member, variables, images, own, make)
+            one = Member(member, variables, seen, own, make, config.all_changes)
             return moved, (logits, value, slope, tuple(each(one) for each in asked.quantities))
 
         if ensemble is None:
@@ -219,17 +244,17 @@ def by_member(
         return Members(logits, moved, losses, slopes, quantities, found)
 
     def run(variables, images, labels, *, key, asked: Asked) -> Members:
-        if not asked.gradients and not asked.quantities:
+        if not asked.gradients and not asked.quantities and not asked.apart:
             return whole(variables, images, key)
         return apart(variables, images, labels, key, asked)
 
     def over_members(function, variables, images, *shares, key):
-        images = on_images(config.all_changes, images, TRAINING, key)
+        seen = on_images(config.all_changes, images, TRAINING, key)
         num_members = 1 if ensemble is None else ensemble.num_members
 
         def one(variables, number, *own):
             drawn = layer_key(key, number)
-            return function(Member(member, variables, images, drawn, make), *own)
+            return function(Member(member, variables, seen, drawn, make, config.all_changes), *own)
 
         numbers = jnp.arange(num_members)
         if ensemble is None:
@@ -237,7 +262,8 @@ def by_member(
             return jax.tree.map(lambda x: x[None], found)
         return map_members(one, variables, numbers, *shares, strategy=ensemble.strategy)
 
-    return Runs(run, over_members)
+    # Factors of features are of all members together.
+    return Runs(run, over_members=over_members if factors is None else None)
 
 
 def by_draw(config: MethodConfig, num_draws: int, draw: Draw) -> Runs:
@@ -270,7 +296,7 @@ def by_draw(config: MethodConfig, num_draws: int, draw: Draw) -> Runs:
         moved, (logits, losses, slopes) = lax.scan(one, statistics, jnp.arange(num_draws))
         return Members(logits, moved, losses, slopes)
 
-    return Runs(run)
+    return Runs(run, quantities=False)
 
 
 def _rngs(key: Key[Array, ""] | None) -> dict[str, Key[Array, ""]] | None:

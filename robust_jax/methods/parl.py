@@ -116,6 +116,8 @@ class FeatureGradients(Quantity):
             layers = default_layers()._replace(norm=constant)
             member = member._replace(network=member.make(layers))
         train = self.batch_statistics != "running"
+        if not train:  # running statistics are those of deployment, where training's draws are off
+            member = member._replace(key=None)
         found = feature_gradients(member, num_layers=self.num_layers, train=train)
         return found.reshape((*found.shape[:2], -1))
 

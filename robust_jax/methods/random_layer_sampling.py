@@ -97,7 +97,9 @@ class RandomLayerSampling(MethodConfig):
     """A network drawn layer by layer from M trained weights, averaged over draws.
 
     Draws belong to a call, not to an example: all images of a call see the same models. Where
-    calls with a key each are mapped (`jax.vmap`, as judges do), the images of each have their own.
+    calls with a key each are mapped (`jax.vmap`, as judges do), the images of each have their own;
+    with changes that draw at prediction at the memory of a network for each. Such changes draw in
+    `frozen_S` too, the same whatever the key; in `members` and `noise_off` they do not.
 
     Views, all of them log mean probabilities where several models are averaged:
         deployed: the mean of `num_draws` fresh draws, as `predict` has it.

@@ -45,7 +45,7 @@ class NoiseBeforeConv(LayerChange):
     @property
     def phases(self) -> Sequence[Phase]:
         """Returns when it draws."""
-        return self.when
+        return self.when if self.init_sigma or self.inner_sigma else ()
 
     def before_conv(
         self, layer: Conv, x: Float[Array, "b h w k"], mode: Mode

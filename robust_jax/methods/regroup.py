@@ -24,7 +24,6 @@ Where paper and code leave a choice, the first named is the default:
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -46,8 +45,9 @@ from robust_jax.methods.regroup_responses import (
     log_responses,
     soft_count,
 )
-from robust_jax.models import EnsembleConfig, default_layers
+from robust_jax.models import EnsembleConfig, Mode, default_layers
 from robust_jax.models.base import in_network_order
+from robust_jax.models.changes import on_images
 from robust_jax.types import Task
 
 
@@ -126,6 +126,11 @@ class REGroup(MethodConfig):
             raise ValueError(f"Expected temperatures={self.temperatures} > 0.")
         if self.response == "norm" and isinstance(self.network, EnsembleConfig):
             raise ValueError("Expected response='norm' to be 'raw' for an ensemble.")
+        if self.samples_in("prediction"):
+            raise ValueError(
+                "Expected changes of REGroup that do not draw at prediction (when=('training',)): "
+                "its classifiers are of layers that always return the same."
+            )
         if not 0 <= self.layer_accuracy <= 1:
             raise ValueError(f"Expected 0 <= layer_accuracy={self.layer_accuracy} <= 1.")
         if self.num_layers is not None and 0 < len(self.layers) < self.num_layers:
@@ -167,7 +172,9 @@ class REGroup(MethodConfig):
         network = classifier(self, task, layers)
         method = network_method(network, self, task)
 
-        run = functools.partial(regroup_pass.run, network)
+        def run(variables, images):
+            seen = on_images(self.all_changes, images, Mode(train=False, deterministic=True), None)
+            return regroup_pass.run(network, variables, seen)
 
         def voters(variables, images, *deltas, score=_likeness):
             """Returns the score of every class by every voting layer and sign, for each delta."""

@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from robust_jax import rng, voting
 from robust_jax.attacks import Attack, bind
-from robust_jax.models import Layers, NetworkConfig
-from robust_jax.types import Batch, MethodView, Variables
+from robust_jax.models import LayerChange, Layers, Mode, NetworkConfig
+from robust_jax.models.changes import on_images
+from robust_jax.types import Batch, MethodView, Outputs, Variables
 
 Report = dict[str, Float[Array, ""]]
 
@@ -50,9 +51,10 @@ class Member(NamedTuple):
     Attributes:
         network: a classifier around it.
         variables: its own.
-        images: of the batch.
+        images: of the batch, as the network is given them.
         key: of its random layers; None of a member that draws nothing.
         make: its network with other layers.
+        changes: of its network.
     """
 
     network: nn.Module
@@ -60,11 +62,32 @@ class Member(NamedTuple):
     images: Float[Array, "b h w k"]
     key: Key[Array, ""] | None = None
     make: MakeNetwork | None = None
+    changes: tuple[LayerChange, ...] = ()
 
     @property
     def rngs(self) -> dict[str, Key[Array, ""]] | None:
         """Returns the draws of its random layers, as flax takes them."""
         return None if self.key is None else {"sample": self.key}
+
+    def train(
+        self, statistics: Variables, images: Float[Array, "b h w k"], *counters: Int[Array, ""]
+    ) -> tuple[Outputs, Variables]:
+        """Returns the outputs on images in training, and the statistics that they leave.
+
+        Args:
+            statistics: that the member has.
+            images: before they are changed.
+            *counters: of the draws, where there are several such passes.
+        """
+        key = None if self.key is None else rng.stream(self.key, "images", *counters)
+        return self.network.apply(
+            {**self.variables, **statistics},
+            on_images(self.changes, images, Mode(True, key is None), key),
+            train=True,
+            deterministic=key is None,
+            rngs=None if key is None else {"sample": key},
+            mutable=["batch_stats"],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +105,12 @@ class Asked(NamedTuple):
     Attributes:
         gradients: those of the members' losses at the images?
         quantities: of every member.
+        apart: members run one by one all the same, so that draws are those of a pass that did.
     """
 
     gradients: bool = False
     quantities: tuple[Quantity, ...] = ()
+    apart: bool = False
 
 
 class Members(NamedTuple):
@@ -146,10 +171,14 @@ class Runs(NamedTuple):
 
     Attributes:
         run: all members, or draws.
+        gradients: can they be asked?
+        quantities: can they be asked?
         over_members: one member by itself; None where there is none.
     """
 
     run: Run
+    gradients: bool = True
+    quantities: bool = True
     over_members: OverMembers | None = None
 
 
@@ -237,6 +266,11 @@ class Pass:
         """Returns the logits of the vote (of a majority those of the mean probability)."""
         return voting.logits(self.member_logits, self._vote)
 
+    @property
+    def has_run(self) -> bool:
+        """Returns whether the members have run on the batch's images."""
+        return "members" in self.__dict__
+
     def quantity(self, quantity: Quantity) -> PyTree:
         """Returns a quantity of all members."""
         return self.members.quantities[quantity]
@@ -245,7 +279,8 @@ class Pass:
         """Returns the logits of the vote on images that an attack on a view makes of the batch's.
 
         No gradient flows through the images. Statistics move after those of the clean pass, and
-        what is random has the draws of that.
+        what is random has the draws of that. The view is of one pass of the network: where several
+        vote (RSE, SAP), or layers do (REGroup), the attack does not see that.
         """
         logits = self.member_logits  # the clean pass comes first
         del logits
@@ -255,7 +290,8 @@ class Pass:
                 attacked, self.batch.image, self.labels,
                 key=rng.stream(rng.required_key(self.key), "attack"), index=self.batch.index,
             )  # fmt: skip
-            self._adversarial[attack, view] = self._moving(images, Asked())
+            apart = self._asked.gradients or bool(self._asked.quantities)
+            self._adversarial[attack, view] = self._moving(images, Asked(apart=apart))
         return voting.logits(self._adversarial[attack, view].logits, self._vote)
 
     def gradients_at(

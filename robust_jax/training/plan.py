@@ -72,7 +72,7 @@ class Plan(NamedTuple):
         def at(step: Int[Array, ""]) -> Int[Array, ""]:
             return jnp.sum(jnp.asarray(step) >= jnp.asarray(starts, jnp.int32), dtype=jnp.int32)
 
-        return method.in_run(Epochs(at, count))
+        return method._replace(loss=method.in_run(Epochs(at, count)))
 
     def validation_steps(self, every: float) -> list[int]:
         """Returns the steps after which to validate: each `every` epochs and at the end."""

@@ -117,7 +117,7 @@ def test_layer_is_drawn_once_an_epoch(variables):
     layers = [float(loss(jnp.asarray(step))["layer"]) for step in range(36)]
     # In a run epochs are those of its plan: here of four steps each.
     in_run = CONFIG.make(TASK).in_run(Epochs(lambda step: step // 4, 9.0))
-    planned = jax.jit(lambda step: in_run.loss(variables, BATCH, key=None, step=step)[1][1])
+    planned = jax.jit(lambda step: in_run(variables, BATCH, key=None, step=step)[1][1])
     found = [float(planned(jnp.asarray(4 * epoch + 3))["layer"]) for epoch in range(4)]
     assert found == layers[::9]
     for epoch in range(4):

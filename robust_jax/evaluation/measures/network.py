@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 from robust_jax import analysis, rng
 from robust_jax.attacks import Attack
 from robust_jax.evaluation.measures.base import Found, Measure, Subject, lacks_taps
-from robust_jax.methods import KAP, KernelPool, LaplaceRates, PriorityDropout, REGroup
+from robust_jax.methods import KernelPool, KernelPooling, LaplaceRates, PriorityDropout, REGroup
 from robust_jax.models import EnsembleConfig
 from robust_jax.models.base import in_network_order
 from robust_jax.runtime.wording import percent, text
@@ -49,7 +49,8 @@ class FilterSheet(Measure):
 
 
 def _pool_of(subject: Subject) -> KernelPool | None:
-    return subject.config.pool if isinstance(subject.config, KAP) else None
+    changes = () if subject.config is None else subject.config.all_changes
+    return next((each.pool for each in changes if isinstance(each, KernelPooling)), None)
 
 
 def _kernels(subject: Subject) -> list[PyTree]:

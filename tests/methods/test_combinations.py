@@ -197,6 +197,7 @@ def test_two_terms_share_a_pass(batch, data):
     assert both - parl == cost("adp") - plain
 
 
+@pytest.mark.slow
 def test_terms_add_up(batch, data):
     """The loss of terms is the sum of theirs, each with the same draws."""
 

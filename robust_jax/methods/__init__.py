@@ -19,9 +19,10 @@ from robust_jax.methods.priority_rates import LaplaceRates, PriorityRates
 from robust_jax.methods.random_layer_sampling import RandomLayerSampling
 from robust_jax.methods.random_self_ensemble import NoiseBeforeConv, RandomSelfEnsemble
 from robust_jax.methods.regroup import REGroup
+from robust_jax.methods.runs import Quantity
 from robust_jax.methods.standard import Standard
 from robust_jax.methods.stochastic_activation_pruning import Pruning, StochasticActivationPruning
-from robust_jax.methods.terms import Pass, Quantity, Term, Value
+from robust_jax.methods.terms import Pass, Term, Value
 from robust_jax.methods.trades import TRADES, Divergence
 from robust_jax.methods.transferability_reduced_smooth import (
     SmoothDissimilarity,

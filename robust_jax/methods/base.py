@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import voting
 from robust_jax.methods.cross_entropy import CrossEntropy
-from robust_jax.methods.terms import Report as Metrics
+from robust_jax.methods.runs import Report as Metrics
 from robust_jax.methods.terms import Term
 from robust_jax.models import (
     ActivationDtype,

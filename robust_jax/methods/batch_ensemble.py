@@ -28,7 +28,8 @@ from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.network import classifier
 from robust_jax.methods.objective import no_loss, with_objective
-from robust_jax.methods.terms import Asked, Members, Runs, Term
+from robust_jax.methods.runs import Asked, Members, Runs
+from robust_jax.methods.terms import Term
 from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
 from robust_jax.types import Task
 

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
+from robust_jax.methods.runs import cross_entropy
+from robust_jax.methods.terms import Pass, Term, Value
 
 Reduction = Literal["sum", "mean", "vote"]
 """Over members: of "sum" each trains at the full rate, of "mean" at one as many times smaller; of

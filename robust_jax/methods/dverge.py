@@ -35,7 +35,8 @@ from robust_jax import metrics, rng
 from robust_jax.methods.layer_calls import noting_calls
 from robust_jax.methods.members import check_ensemble, of_ensemble
 from robust_jax.methods.network import NetworkMethod, forward_fn
-from robust_jax.methods.terms import Member, Pass, Term, Value, cross_entropy
+from robust_jax.methods.runs import Member, cross_entropy
+from robust_jax.methods.terms import Pass, Term, Value
 from robust_jax.models import (
     Activation,
     EnsembleConfig,

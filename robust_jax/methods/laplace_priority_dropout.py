@@ -34,7 +34,8 @@ from robust_jax.methods.gradient_alignment import Coherence
 from robust_jax.methods.members import check_ensemble
 from robust_jax.methods.network import classifier, network_method
 from robust_jax.methods.priority_rates import KeepRates, LaplaceRates, check_intervals
-from robust_jax.methods.terms import Report, Term
+from robust_jax.methods.runs import Report
+from robust_jax.methods.terms import Term
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 from robust_jax.types import Task
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from robust_jax.methods.terms import Member
+from robust_jax.methods.runs import Member
 from robust_jax.models import Conv
 
 Layer = TypeVar("Layer", bound=nn.Module)

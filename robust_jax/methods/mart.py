@@ -30,7 +30,8 @@ from robust_jax import metrics
 from robust_jax.attacks import PGD, Attack, ThreatModel
 from robust_jax.attacks.losses import best_other, kl, label_logits
 from robust_jax.methods.network import NetworkMethod
-from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
+from robust_jax.methods.runs import cross_entropy
+from robust_jax.methods.terms import Pass, Term, Value
 
 
 def boosted_cross_entropy(

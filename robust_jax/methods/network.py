@@ -10,8 +10,8 @@ from robust_jax import rng, voting
 from robust_jax.methods.base import Forward, Method, MethodConfig
 from robust_jax.methods.draws import averaged
 from robust_jax.methods.objective import FeatureFactors, by_member, no_loss, with_objective
+from robust_jax.methods.runs import Asked
 from robust_jax.methods.skip_gradient import with_skip_gradient
-from robust_jax.methods.terms import Asked
 from robust_jax.models import (
     Classifier,
     LayerChange,

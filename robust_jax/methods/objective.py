@@ -13,16 +13,8 @@ from robust_jax import metrics, rng, voting
 from robust_jax.methods.base import Epochs, Forward, Loss, Method, MethodConfig
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.members import map_members, member_classifier, of_ensemble
-from robust_jax.methods.terms import (
-    Asked,
-    Epoch,
-    Member,
-    Members,
-    Pass,
-    Report,
-    Runs,
-    cross_entropy,
-)
+from robust_jax.methods.runs import Asked, Member, Members, Report, Runs, cross_entropy
+from robust_jax.methods.terms import Epoch, Pass
 from robust_jax.models import EnsembleConfig, Mode, default_layers
 from robust_jax.models.changes import check_names, on_images
 from robust_jax.types import Task, Variables

@@ -39,7 +39,8 @@ from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.methods.layer_calls import first_convolutions
 from robust_jax.methods.members import check_ensemble
 from robust_jax.methods.network import NetworkMethod
-from robust_jax.methods.terms import Member, Pass, Quantity, Term, Value
+from robust_jax.methods.runs import Member, Quantity
+from robust_jax.methods.terms import Pass, Term, Value
 from robust_jax.models import (
     BatchNorm,
     EnsembleConfig,

@@ -37,9 +37,10 @@ from robust_jax.methods.batch_statistics import check_statistics, fitted, reesti
 from robust_jax.methods.draws import rows_apart
 from robust_jax.methods.network import classifier
 from robust_jax.methods.objective import by_draw, no_loss, with_objective
+from robust_jax.methods.runs import cross_entropy
 from robust_jax.methods.sampled_layers import Unit
 from robust_jax.methods.sampled_models import SampledModels
-from robust_jax.methods.terms import Pass, Term, Value, cross_entropy
+from robust_jax.methods.terms import Pass, Term, Value
 from robust_jax.models import EnsembleConfig
 from robust_jax.types import Task
 

@@ -11,7 +11,7 @@ import pytest
 from robust_jax.methods import DVERGE, Epochs
 from robust_jax.methods.dverge import pre_activations
 from robust_jax.methods.members import member_classifier
-from robust_jax.methods.terms import cross_entropy
+from robust_jax.methods.runs import cross_entropy
 from robust_jax.models import (
     Classifier,
     CNNConfig,

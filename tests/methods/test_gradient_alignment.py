@@ -10,7 +10,7 @@ import pytest
 
 from robust_jax.methods import GradientAlignment
 from robust_jax.methods.members import member_classifier
-from robust_jax.methods.terms import cross_entropy
+from robust_jax.methods.runs import cross_entropy
 from robust_jax.models import CNNConfig, EnsembleConfig, Mode, default_layers, member_variables
 from robust_jax.types import Batch, Task
 

@@ -11,7 +11,7 @@ import pytest
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.methods.layer_calls import first_convolutions
 from robust_jax.methods.members import map_members, of_ensemble
-from robust_jax.methods.terms import Member
+from robust_jax.methods.runs import Member
 from robust_jax.models import (
     Classifier,
     CNNConfig,

@@ -10,7 +10,7 @@ import pytest
 
 from robust_jax.methods import PARL
 from robust_jax.methods.parl import feature_gradients
-from robust_jax.methods.terms import Member
+from robust_jax.methods.runs import Member
 from robust_jax.models import (
     BatchNorm,
     Classifier,

@@ -11,7 +11,8 @@ from robust_jax import training
 from robust_jax.experiment import config
 from robust_jax.methods import TransferabilityReducedSmooth
 from robust_jax.methods.members import member_classifier
-from robust_jax.methods.terms import Epoch, cross_entropy
+from robust_jax.methods.runs import cross_entropy
+from robust_jax.methods.terms import Epoch
 from robust_jax.models import CNNConfig, EnsembleConfig, default_layers, member_variables
 from robust_jax.runtime.sharding import make_mesh
 from robust_jax.training.plan import make_plan

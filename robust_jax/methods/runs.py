@@ -1,0 +1,174 @@
+"""How a network runs in training, and what can be asked of its members there."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from robust_jax import rng
+from robust_jax.models import LayerChange, Layers, Mode
+from robust_jax.models.changes import on_images
+from robust_jax.types import Outputs, Variables
+
+Report = dict[str, Float[Array, ""]]
+
+
+@runtime_checkable
+class MakeNetwork(Protocol):
+    """Returns the classifier around one member that has other layers."""
+
+    def __call__(self, layers: Layers, /) -> nn.Module: ...
+
+
+def cross_entropy(
+    logits: Float[Array, "b c"], labels: Int[Array, " b"], label_smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Returns the mean cross-entropy, targets smoothed over all classes."""
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+class Member(NamedTuple):
+    """One member in the pass of a batch.
+
+    Attributes:
+        network: a classifier around it.
+        variables: its own.
+        images: of the batch, as the network is given them.
+        key: of its random layers; None of a member that draws nothing.
+        make: its network with other layers.
+        changes: of its network.
+    """
+
+    network: nn.Module
+    variables: Variables
+    images: Float[Array, "b h w k"]
+    key: Key[Array, ""] | None = None
+    make: MakeNetwork | None = None
+    changes: tuple[LayerChange, ...] = ()
+
+    @property
+    def rngs(self) -> dict[str, Key[Array, ""]] | None:
+        """Returns the draws of its random layers, as flax takes them."""
+        return None if self.key is None else {"sample": self.key}
+
+    def train(
+        self, statistics: Variables, images: Float[Array, "b h w k"], *counters: Int[Array, ""]
+    ) -> tuple[Outputs, Variables]:
+        """Returns the outputs on images in training, and the statistics that they leave.
+
+        Args:
+            statistics: that the member has.
+            images: before they are changed.
+            *counters: of the draws, where there are several such passes.
+        """
+        key = None if self.key is None else rng.stream(self.key, "images", *counters)
+        return self.network.apply(
+            {**self.variables, **statistics},
+            on_images(self.changes, images, Mode(True, key is None), key),
+            train=True,
+            deterministic=key is None,
+            rngs=None if key is None else {"sample": key},
+            mutable=["batch_stats"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity(abc.ABC):
+    """Arrays of one member that a term asks; of all members they are stacked."""
+
+    @abc.abstractmethod
+    def __call__(self, member: Member) -> PyTree:
+        """Returns them."""
+
+
+class Asked(NamedTuple):
+    """What the terms of a loss ask beside logits.
+
+    Attributes:
+        gradients: those of the members' losses at the images?
+        quantities: of every member.
+        apart: members run one by one all the same, so that draws are those of a pass that did.
+    """
+
+    gradients: bool = False
+    quantities: tuple[Quantity, ...] = ()
+    apart: bool = False
+
+
+class Members(NamedTuple):
+    """What the members of a network, or its draws, give on a batch in training.
+
+    Attributes:
+        logits: of each.
+        moved: collections after it.
+        losses: each one's mean cross-entropy; None where gradients are not asked.
+        gradients: of these at the images, flattened; None if not asked.
+        quantities: those that were asked.
+        report: what is told of the pass itself.
+    """
+
+    logits: Float[Array, "m b c"]
+    moved: Variables
+    losses: Float[Array, " m"] | None = None
+    gradients: Float[Array, "m b d"] | None = None
+    quantities: Mapping[Quantity, PyTree] = MappingProxyType({})
+    report: Mapping[str, Float[Array, ""]] = MappingProxyType({})
+
+
+@runtime_checkable
+class Run(Protocol):
+    """Returns what members give on images, in training mode."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        labels: Int[Array, " b"],
+        /,
+        *,
+        key: Key[Array, ""] | None,
+        asked: Asked,
+    ) -> Members: ...
+
+
+Found = TypeVar("Found")
+
+
+@runtime_checkable
+class OverMembers(Protocol):
+    """Returns function(member, *shares) of every member, stacked: arrays with a member axis."""
+
+    def __call__(
+        self,
+        function: Callable[..., Found],
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        *shares: Array,
+        key: Key[Array, ""] | None,
+    ) -> Found: ...
+
+
+class Runs(NamedTuple):
+    """How a network runs in training.
+
+    Attributes:
+        run: all members, or draws.
+        gradients: can they be asked?
+        quantities: can they be asked?
+        over_members: one member by itself; None where there is none.
+    """
+
+    run: Run
+    gradients: bool = True
+    quantities: bool = True
+    over_members: OverMembers | None = None

@@ -92,7 +92,7 @@ class MonteCarloDropout(MethodConfig):
     """
 
     rate: float = 0.5
-    where: Literal["features", "activations"] = "features"
+    where: Where = "features"
     num_draws: int = 10
 
     def __post_init__(self) -> None:

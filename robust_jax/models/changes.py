@@ -152,8 +152,9 @@ class InputNoise(LayerChange):
         self, images: Float[Array, "b h w k"], mode: Mode, key: Key[Array, ""] | None
     ) -> Float[Array, "b h w k"]:
         """Returns images with noise."""
-        if not mode.samples(self) or key is None:
+        if not mode.samples(self):
             return images
+        key = rng.required_key(key)
         noise = jax.random.normal(rng.stream(key, "input_noise"), images.shape, images.dtype)
         noise = self.sigma * noise
         if self.share < 1:

@@ -301,6 +301,20 @@ def test_distilled_images_are_changed_too(data, batch):
     assert float(loss(variables, KEY)) != float(loss(variables, jax.random.key(1)))
 
 
+def test_noise_without_a_key_is_an_error(data, batch):
+    """In every way that a pass runs: whole, member by member, with factors of features."""
+    changes = (methods.InputNoise(0.1),)
+    for config in (
+        methods.Standard(network=ENSEMBLE, changes=changes),
+        methods.PARL(network=ENSEMBLE, num_layers=1, changes=changes),
+        methods.PriorityDropout(network=ENSEMBLE, changes=changes),
+    ):
+        method = config.make(data.task)
+        variables = jax.eval_shape(lambda key, method=method: method.init(key=key), KEY)
+        with pytest.raises(ValueError, match="Expected key=None to be a key"):
+            jax.eval_shape(lambda v, m=method: m.loss(v, batch, key=None, step=0), variables)
+
+
 def test_what_terms_report_does_not_collide(data, batch):
     config = methods.PARL(network=ENSEMBLE, num_layers=1, terms=TERMS["gal"])
     method, step = step_of(config, data.task, adversarial=False)

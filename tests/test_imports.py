@@ -9,7 +9,7 @@ import sys
 import pytest
 
 LAYERS = [
-    {"types", "rng", "voting", "metrics", "serialization", "formats"},
+    {"checks", "types", "rng", "voting", "metrics", "serialization", "formats"},
     {"runtime"},
     {"data", "models", "attacks", "certify"},
     {"methods"},

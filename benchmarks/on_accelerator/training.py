@@ -20,7 +20,7 @@ from robust_jax.data import Augmentation, Blobs, Data, DataConfig, open_data
 from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, MethodConfig, Standard
 from robust_jax.methods.base import Method
-from robust_jax.methods.network import classifier, network_method
+from robust_jax.methods.network import network_method
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig, default_layers
 from robust_jax.runtime import sharding
 from robust_jax.training import Phase, TrainingConfig
@@ -181,7 +181,7 @@ class WithoutNorm(Standard):
     def make(self, task: Any) -> Method:
         """Returns the method."""
         layers = default_layers()._replace(norm=lambda **_: lambda x, **_: x)
-        return network_method(classifier(self, task, layers), self, task)
+        return network_method(self.classifier(task, layers), self, task)
 
 
 def shares(setting: Setting) -> Iterator[Task]:

@@ -20,9 +20,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 import robust_jax
 from robust_jax import formats, serialization
+from robust_jax.evaluation.model import fingerprint
 from robust_jax.experiment.config import MAY_CHANGE, Config
 from robust_jax.experiment.meta import Meta, from_json, part
-from robust_jax.methods.weights import check_architecture, check_function, fingerprint
+from robust_jax.experiment.weights import check_architecture, check_function
 from robust_jax.runtime import logging
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Task, Variables

@@ -12,8 +12,8 @@ from robust_jax import rng
 from robust_jax.data import Data
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
+from robust_jax.experiment.weights import check_architecture, check_function
 from robust_jax.methods import Method
-from robust_jax.methods.weights import check_architecture, check_function
 from robust_jax.models import Normalization
 from robust_jax.runtime import logging
 from robust_jax.runtime.compilation import jitted

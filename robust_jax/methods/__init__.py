@@ -4,6 +4,7 @@ from robust_jax.methods.adaptive_diversity_promoting import AdaptiveDiversityPro
 from robust_jax.methods.base import Epochs, Method, MethodConfig
 from robust_jax.methods.batch_ensemble import BatchEnsemble
 from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.deployment import Deployment
 from robust_jax.methods.dropout import Dropout, MonteCarloDropout
 from robust_jax.methods.dverge import DVERGE, Distillation
 from robust_jax.methods.grad_div import Concentration, GradDiv
@@ -42,6 +43,7 @@ __all__ = [
     "Coherence",
     "Concentration",
     "CrossEntropy",
+    "Deployment",
     "Distillation",
     "Divergence",
     "Diversity",

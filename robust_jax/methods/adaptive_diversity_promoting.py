@@ -25,12 +25,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import voting
+from robust_jax import checks, voting
 from robust_jax.methods.cross_entropy import CrossEntropy, Reduction
-from robust_jax.methods.members import check_ensemble
-from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.network import EnsembleMethod
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 
 
 def ensemble_entropy(member_logits: Float[Array, "m b c"]) -> Float[Array, " b"]:
@@ -72,20 +70,15 @@ class Diversity(Term):
         offset: added to the diagonal of M^T M.
     """
 
+    pairs_of_members = True
+
     alpha: float = 2.0
     beta: float = 0.5
     offset: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if self.offset <= 0:
-            raise ValueError(f"Expected determinant_offset={self.offset} > 0.")
-
-    def check(self, network: NetworkConfig) -> None:
-        """Raises ValueError where there are no two members."""
-        check_ensemble(network)
+        checks.at_least(self, 0, "alpha", "beta")
+        checks.above(self, 0, "offset")
 
     def __call__(self, passed: Pass) -> Value:
         """Returns the regulariser."""
@@ -96,7 +89,7 @@ class Diversity(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveDiversityPromoting(NetworkMethod):
+class AdaptiveDiversityPromoting(EnsembleMethod):
     """An ensemble trained with ADP.
 
     Views: those of `network_method`.
@@ -105,14 +98,12 @@ class AdaptiveDiversityPromoting(NetworkMethod):
     `log_determinant` (means over examples).
 
     Attributes:
-        network: an `EnsembleConfig`.
         alpha: weight of the ensemble entropy.
         beta: weight of the log determinant.
         cross_entropy: "sum" or "mean" over members.
         determinant_offset: added to the diagonal of M^T M.
     """
 
-    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
     alpha: float = 2.0
     beta: float = 0.5
     cross_entropy: Reduction = "sum"
@@ -121,5 +112,6 @@ class AdaptiveDiversityPromoting(NetworkMethod):
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the members' cross-entropies and the regulariser."""
-        diversity = Diversity(self.alpha, self.beta, self.determinant_offset)
+        checks.above(self, 0, "determinant_offset")
+        diversity = self.part(Diversity, offset=self.determinant_offset)
         return CrossEntropy(self.cross_entropy), diversity

@@ -4,24 +4,31 @@ import abc
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import voting
 from robust_jax.methods.cross_entropy import CrossEntropy
+from robust_jax.methods.deployment import Deployment
 from robust_jax.methods.runs import Report as Metrics
 from robust_jax.methods.terms import Term
 from robust_jax.models import (
     ActivationDtype,
+    Classifier,
     LayerChange,
+    Layers,
     NetworkConfig,
     Normalization,
     Phase,
     ResNetConfig,
+    changed,
+    default_layers,
 )
 from robust_jax.models.changes import check_changes
 from robust_jax.types import Batch, MethodTaps, MethodView, Outputs, Task, Variables
+
+Part = TypeVar("Part", bound=Term | LayerChange)
 
 
 @runtime_checkable
@@ -83,6 +90,9 @@ class Epochs(NamedTuple):
     count: float  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
 
 
+InRun = Callable[[Epochs], Loss]
+
+
 class Method(NamedTuple):
     """A defence as pure functions.
 
@@ -116,7 +126,7 @@ class Method(NamedTuple):
     stochastic: bool = False
     fit: Fit | None = None
     fitted: Callable[[Variables, Batch], Variables] | None = None
-    in_run: Callable[[Epochs], Loss] | None = None
+    in_run: InRun | None = None
     draws_per: Literal["row", "call"] = "row"
     vote: voting.Vote | None = None
     taps: MethodTaps | None = None
@@ -131,13 +141,17 @@ class Method(NamedTuple):
         Raises:
             ValueError: the method has no such view; of a member, when it is first called.
         """
-        views = {**self.views, "decision": self.predict}
-        member = re.fullmatch(r"member_(\d+)", name)
-        if member is not None:
-            return _one_member(self.views["members"], int(member[1]))
-        if name not in views:
-            raise ValueError(f"Expected view={name!r} to be one of {sorted(views)} or member_N.")
-        return views[name]
+        return find_view({**self.views, "decision": self.predict}, name)
+
+
+def find_view(views: Mapping[str, MethodView], name: str) -> MethodView:
+    """Returns the view called `name`, see `Method.view`."""
+    member = re.fullmatch(r"member_(\d+)", name)
+    if member is not None:
+        return _one_member(views["members"], int(member[1]))
+    if name not in views:
+        raise ValueError(f"Expected view={name!r} to be one of {sorted(views)} or member_N.")
+    return views[name]
 
 
 def _one_member(members: MethodView, number: int) -> MethodView:
@@ -162,6 +176,7 @@ class MethodConfig(abc.ABC):
         vote: how an ensemble's members decide together; no matter for a single network.
         changes: of the network's layers, in this order, after those of the paper itself.
         terms: of the loss, added to those of the paper itself.
+        deployment: passes of a prediction, where it is random; None is as the paper has it.
     """
 
     network: NetworkConfig = ResNetConfig()
@@ -171,6 +186,7 @@ class MethodConfig(abc.ABC):
     vote: voting.Vote = "mean_probability"
     changes: tuple[LayerChange, ...] = ()
     terms: tuple[Term, ...] = ()
+    deployment: Deployment | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -181,6 +197,22 @@ class MethodConfig(abc.ABC):
             if kinds.count(kind) > 1:
                 raise ValueError(f"Expected terms={kinds} to have {kind} once.")
             term.check(self.network)
+        deployed = self.deployed_by  # the paper's own is checked as it is made
+        if deployed and self.deployment and not self.samples_in("prediction"):
+            raise ValueError(
+                f"Expected deployment=None of {type(self).__name__}: nothing draws at prediction."
+            )
+
+    def part(self, kind: type[Part], **named: object) -> Part:
+        """Returns a term or a change that has the method's fields of the same names.
+
+        Args:
+            kind: its class.
+            **named: further fields.
+        """
+        mine = {field.name for field in dataclasses.fields(self)} - named.keys()
+        names = [field.name for field in dataclasses.fields(kind) if field.name in mine]
+        return kind(**{name: getattr(self, name) for name in names}, **named)
 
     @property
     def own_changes(self) -> tuple[LayerChange, ...]:
@@ -201,6 +233,30 @@ class MethodConfig(abc.ABC):
     def all_terms(self) -> tuple[Term, ...]:
         """Returns the summands of the loss."""
         return (*self.own_terms, *self.terms)
+
+    @property
+    def own_deployment(self) -> Deployment | None:
+        """Returns how the paper deploys it; None is one pass."""
+        return None
+
+    @property
+    def deployed_by(self) -> Deployment | None:
+        """Returns how it is deployed; None is one pass."""
+        return self.deployment or self.own_deployment
+
+    def classifier(
+        self, task: Task, layers: Layers = default_layers(), *, member: bool = False
+    ) -> Classifier:
+        """Returns the network behind its normalisation, its layers changed.
+
+        Args:
+            task: the dataset's shape.
+            layers: before they are changed.
+            member: one member alone, of an ensemble?
+        """
+        network = getattr(self.network, "member", self.network) if member else self.network
+        backbone = network.make(task.num_classes, changed(layers, self.all_changes))
+        return Classifier(backbone, self.normalization, self.dtype)
 
     def samples_in(self, phase: Phase) -> bool:
         """Returns whether something in the network is random in a phase."""

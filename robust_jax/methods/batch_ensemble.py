@@ -15,7 +15,7 @@ Where paper and code (edward2's CIFAR baseline) leave a choice, the first named 
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,28 +23,27 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from robust_jax import voting
+from robust_jax import checks
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.cross_entropy import CrossEntropy
-from robust_jax.methods.network import classifier
-from robust_jax.methods.objective import no_loss, with_objective
+from robust_jax.methods.network import forward_fn, network_method
 from robust_jax.methods.runs import Asked, Members, Runs
 from robust_jax.methods.terms import Term
-from robust_jax.models import Conv, Dense, EnsembleConfig, default_layers
-from robust_jax.types import Task
+from robust_jax.models import Classifier, Conv, Dense, default_layers
+from robust_jax.models.ensemble import check_single
+from robust_jax.types import Outputs, Task
 
 
-def _factors(
-    std: float | None,
-) -> Callable[[Key[Array, ""], tuple[int, ...], DTypeLike], Float[Array, "m k"]]:
-    """Returns what makes s and r: see `BatchEnsemble.factor_std`."""
+def _factors(layer: "RankOneConv | RankOneDense", size: int) -> tuple[Array, Array]:
+    """Returns s [m k] and r [m features] of a layer of k inputs, inside its compact method."""
 
     def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "m k"]:
-        if std is None:
+        if layer.factor_std is None:
             return jax.random.rademacher(key, shape, dtype)
-        return 1 + std * jax.random.normal(key, shape, dtype)
+        return 1 + layer.factor_std * jax.random.normal(key, shape, dtype)
 
-    return init
+    s = layer.param("s", init, (layer.num_members, size), jnp.float32)
+    return s, layer.param("r", init, (layer.num_members, layer.features), jnp.float32)
 
 
 def _scale(x: Float[Array, "bm *k"], factors: Float[Array, "m k"]) -> Float[Array, "bm *k"]:
@@ -66,9 +65,7 @@ class RankOneConv(Conv):
     ) -> Float[Array, "bm out_h out_w features"]:
         """Returns the members' convolutions."""
         del train, deterministic
-        init = _factors(self.factor_std)
-        s = self.param("s", init, (self.num_members, x.shape[-1]), jnp.float32)
-        r = self.param("r", init, (self.num_members, self.features), jnp.float32)
+        s, r = _factors(self, x.shape[-1])
         kernel, bias = self.weights(x.shape[-1])
         y = _scale(self.convolve(_scale(x, s), kernel, None), r)
         return y if bias is None else y + bias.astype(x.dtype)[None, None, None, :]
@@ -87,12 +84,31 @@ class RankOneDense(Dense):
         self, x: Float[Array, "bm k"], *, train: bool, deterministic: bool
     ) -> Float[Array, "bm features"]:
         """Returns the members' linear maps."""
-        init = _factors(self.factor_std)
-        s = self.param("s", init, (self.num_members, x.shape[-1]), jnp.float32)
-        r = self.param("r", init, (self.num_members, self.features), jnp.float32)
+        s, r = _factors(self, x.shape[-1])
         y = super().__call__(_scale(x, s), train=train, deterministic=deterministic)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return _scale(y, r) + bias.astype(x.dtype)[None, :]
+
+
+class RankOneClassifier(Classifier):
+    """Normalisation, then a backbone that is given every example once for each member."""
+
+    num_members: int = 1
+
+    def __call__(
+        self, images: Float[Array, "b h w k"], *, train: bool, deterministic: bool
+    ) -> Outputs:
+        """Returns the members' outputs; `logits` is the mean of their logits."""
+        # Row b * m + i is member i of example b, so a device keeps its own examples.
+        rows = jnp.repeat(images, self.num_members, axis=0)
+        outputs = super().__call__(rows, train=train, deterministic=deterministic)
+
+        def by_member(rows: Array) -> Array:
+            return jnp.swapaxes(rows.reshape(-1, self.num_members, *rows.shape[1:]), 0, 1)
+
+        logits = by_member(outputs.logits)
+        taps = jax.tree.map(by_member, outputs.taps)
+        return Outputs(jnp.mean(logits, 0), logits, by_member(outputs.features[0]), taps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +128,9 @@ class BatchEnsemble(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_members < 1:
-            raise ValueError(f"Expected num_members={self.num_members} >= 1.")
-        if self.factor_std is not None and self.factor_std < 0:
-            raise ValueError(f"Expected factor_std={self.factor_std} >= 0.")
-        if isinstance(self.network, EnsembleConfig):
-            raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+        checks.at_least(self, 1, "num_members")
+        checks.at_least(self, 0, "factor_std")
+        check_single(self.network)
         if self.changes:
             raise ValueError("Expected changes=() of BatchEnsemble, whose layers are its own.")
 
@@ -130,61 +143,22 @@ class BatchEnsemble(MethodConfig):
         """Returns the method for a dataset."""
         fields = {"num_members": self.num_members, "factor_std": self.factor_std}
         layers = default_layers()._replace(
-            conv=lambda **arguments: RankOneConv(**arguments, **fields),
-            dense=lambda **arguments: RankOneDense(**arguments, **fields),
+            conv=functools.partial(RankOneConv, **fields),
+            dense=functools.partial(RankOneDense, **fields),
         )
-        network = classifier(self, task, layers)
+        alone = self.classifier(task, layers)
+        network = RankOneClassifier(
+            alone.backbone, self.normalization, self.dtype, num_members=self.num_members
+        )
 
-        def by_member(rows: Array) -> Array:
-            rows = rows.reshape(-1, self.num_members, *rows.shape[1:])
-            return jnp.swapaxes(rows, 0, 1)
+        def run(variables, images, labels, *, key, asked: Asked) -> Members:
+            del labels, asked
+            return Members(*whole(variables, images, key=key, train=True, deterministic=False))
 
-        def run(variables, images, *, train):
-            # Row b * m + i is member i of example b, so a device keeps its own examples.
-            rows = jnp.repeat(images, self.num_members, axis=0)
-            outputs, moved = network.apply(
-                variables,
-                rows,
-                train=train,
-                deterministic=True,
-                mutable=["batch_stats"] if train else [],
-            )
-            return by_member(outputs.logits), jax.tree.map(by_member, outputs.taps), moved
+        def whole(variables, images, **mode):
+            outputs, moved = forward_fn(network)(variables, images, **mode)
+            return outputs.member_logits, moved
 
-        def init(*, key):
-            images = jnp.zeros((self.num_members, *task.input_shape), jnp.float32)
-            return dict(network.init(key, images, train=False, deterministic=True))
-
-        def in_training(variables, images, labels, *, key, asked: Asked) -> Members:
-            del labels, key, asked
-            member_logits, _, moved = run(variables, images, train=True)
-            return Members(member_logits, moved)
-
-        def members(variables, images, *, key=None):
-            del key
-            return run(variables, images, train=False)[0]
-
-        def taps(variables, images, *, key=None):
-            del key
-            return run(variables, images, train=False)[1]
-
-        def predict(variables, images, *, key=None):
-            return voting.scores(members(variables, images, key=key), self.vote)
-
-        def deployed(variables, images, *, key=None):
-            return voting.logits(members(variables, images, key=key), self.vote)
-
-        def train_view(variables, images, *, key=None):
-            del key
-            return voting.logits(run(variables, images, train=True)[0], self.vote)
-
-        views = {
-            "deployed": deployed,
-            "noise_off": deployed,
-            "train": train_view,
-            "members": members,
-        }
-        method = Method(init, no_loss, predict, views, vote=self.vote, taps=taps)
-        return with_objective(
-            method, self, Runs(in_training, gradients=False, quantities=False), task
+        return network_method(
+            network, self, task, runs=Runs(run, gradients=False, quantities=False)
         )

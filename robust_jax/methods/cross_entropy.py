@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
+from robust_jax import checks
 from robust_jax.methods.runs import cross_entropy
 from robust_jax.methods.terms import Pass, Term, Value
 
@@ -26,12 +27,8 @@ class CrossEntropy(Term):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.of not in get_args(Reduction):
-            raise ValueError(
-                f"Expected cross_entropy={self.of!r} to be one of {get_args(Reduction)}."
-            )
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
+        checks.one_of(self, "of", get_args(Reduction))
+        checks.at_least(self, 0, "weight")
 
     def __call__(self, passed: Pass) -> Value:
         """Returns the weighted cross-entropy, and reports it without the weight."""

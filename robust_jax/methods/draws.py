@@ -1,4 +1,4 @@
-"""Draws of a random network: their average (RSE, SAP and GradDiv), and draws that rows have."""
+"""Draws of a random network: their vote, and draws that rows have."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
-from robust_jax import rng, voting
-from robust_jax.methods.base import Method
+from robust_jax import rng
+from robust_jax.methods.base import Method, MethodConfig
+from robust_jax.methods.deployment import OfKey, Passes, voted
+from robust_jax.models import EnsembleConfig
 from robust_jax.types import Variables
 
 
@@ -82,40 +84,57 @@ def rows_apart(scores: Scores) -> Scores:
     return apart
 
 
-def averaged(method: Method, num_draws: int, vote: voting.Vote) -> Method:
-    """Returns the method deployed as the vote of independent forward passes.
+def deployed_as(method: Method, config: MethodConfig, passes: Passes | None = None) -> Method:
+    """Returns the method deployed as its configuration says: the vote of several passes.
 
-    Views: `deployed` (the vote of `num_draws` passes), `one_draw` (a single pass), `members` (every
-    pass, [m b c]; of an ensemble every member's, pass after pass); the others stay as they are.
+    Views: `deployed` (the vote of the passes), `members` (every pass, [m b c]; of an ensemble every
+    member's, pass after pass), and where draws are fresh `one_draw` (a single pass); the others
+    stay as they are. Terms of a loss that attack `deployed` attack a single pass.
 
     Args:
         method: whose `members` view samples anew for every key.
-        num_draws: passes.
-        vote: how they decide together.
-
-    Raises:
-        ValueError: num_draws < 1; when called, a missing key.
+        config: of the method; without a deployment it stays as it is.
+        passes: a cheaper way to make several passes of one batch.
     """
-    if num_draws < 1:
-        raise ValueError(f"Expected num_draws={num_draws} >= 1.")
-    single = method.views["members"]
+    deployment, vote, taps = config.deployed_by, config.vote, method.taps
+    if deployment is None:
+        return method
+    root = rng.stream(jax.random.key(deployment.seed), "frozen")
+
+    def again(variables: Variables, images: Array) -> OfKey:
+        # Each is run again for its gradient: memory does not grow with draws.
+        return jax.checkpoint(lambda key: method.views["members"](variables, images, key=key))
 
     def members(variables, images, *, key=None) -> Float[Array, "m b c"]:
-        root = rng.required_key(key)
-
-        def draw(number: Array) -> Array:
-            return single(variables, images, key=rng.stream(root, "draw", number))
-
-        # One after another, each run again for its gradient: memory does not grow with draws.
-        logits = lax.map(jax.checkpoint(draw), jnp.arange(num_draws))
+        key = rng.required_key(key)
+        numbers = jnp.arange(deployment.num_draws)
+        keys = jax.vmap(lambda number: rng.stream(key, "draw", number))(numbers)
+        logits = lax.map((passes or again)(variables, images), keys)
         return logits.reshape((-1, *logits.shape[2:]))
 
-    def deployed(variables, images, *, key=None):
-        return voting.logits(members(variables, images, key=key), vote)
+    if deployment.draws == "fresh":
+        predict, views = voted(members, vote)
+        views["one_draw"] = method.views["deployed"]
+        return method._replace(predict=predict, views={**method.views, **views}, vote=vote)
 
-    def predict(variables, images, *, key=None):
-        return voting.scores(members(variables, images, key=key), vote)
+    assert taps is not None  # a network has some
 
-    views = {**method.views, "one_draw": method.views["deployed"]}
-    views |= {"deployed": deployed, "members": members}
-    return method._replace(predict=predict, views=views, vote=vote)
+    # Image by image: draws belong to rows, and an image's decision to none.
+    def still(variables, images, *, key=None) -> Float[Array, "m b c"]:
+        del key
+        return jax.vmap(lambda image: members(variables, image[None], key=root)[:, 0], 0, 1)(images)
+
+    def first(variables, images, *, key=None) -> dict[str, Array]:
+        del key
+        axis = int(isinstance(config.network, EnsembleConfig))
+
+        def of_image(image: Array) -> dict[str, Array]:
+            return taps(variables, image[None], key=rng.stream(root, "draw", 0))
+
+        found = jax.vmap(of_image, 0, axis)(images)
+        return jax.tree.map(lambda each: jnp.squeeze(each, axis + 1), found)
+
+    predict, views = voted(still, vote)
+    return method._replace(
+        predict=predict, views={**method.views, **views}, vote=vote, stochastic=False, taps=first
+    )

@@ -6,22 +6,21 @@ none of them says where its units are dropped, so both common places are here.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal, cast, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax import rng, voting
-from robust_jax.methods.base import Method, MethodConfig
-from robust_jax.methods.draws import averaged
-from robust_jax.methods.network import classifier, network_method
+from robust_jax import checks
+from robust_jax.methods.base import Method
+from robust_jax.methods.deployment import OfKey
+from robust_jax.methods.network import AveragedMethod, network_method
 from robust_jax.models import Activation, Dense, LayerChange, Mode, Phase
 from robust_jax.models.changes import BOTH
-from robust_jax.types import Outputs, Task, Variables
+from robust_jax.types import Task
 
 Where = Literal["features", "activations"]
 
@@ -50,8 +49,7 @@ class Dropout(LayerChange):
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise ValueError(f"Expected 0 < rate={self.rate} < 1.")
-        if self.where not in get_args(Where):
-            raise ValueError(f"Expected where={self.where!r} to be one of {get_args(Where)}.")
+        checks.one_of(self, "where", get_args(Where))
 
     @property
     def phases(self) -> Sequence[Phase]:
@@ -76,7 +74,7 @@ class Dropout(LayerChange):
 
 
 @dataclasses.dataclass(frozen=True)
-class MonteCarloDropout(MethodConfig):
+class MonteCarloDropout(AveragedMethod):
     """A network, or an ensemble, with dropout in training and at prediction.
 
     Views: `deployed` (mean probability of `num_draws` fresh draws), `one_draw` (of a single one),
@@ -86,76 +84,44 @@ class MonteCarloDropout(MethodConfig):
     Attributes:
         rate: probability with which a value is dropped.
         where: "features" drops what linear layers are given (the pooled features, before the last
-            one), "activations" the output of every activation function.
-        num_draws: forward passes averaged at prediction; with where="features" only the last
-            layer is repeated.
+            one; only the last layer is repeated for draws then), "activations" the output of every
+            activation function.
     """
 
     rate: float = 0.5
     where: Where = "features"
-    num_draws: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
 
     @property
     def own_changes(self) -> tuple[LayerChange, ...]:
         """Returns the dropout."""
-        return (Dropout(self.rate, self.where),)
+        return (self.part(Dropout),)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        network = classifier(self, task)
-        method = network_method(network, self, task)
+        network = self.classifier(task)
         member = getattr(self.network, "member", self.network)
         inner = self.where == "features" and getattr(member, "hidden", ())
         if self.changes or inner:  # more than the last layer is random
-            return averaged(method, self.num_draws, self.vote)
-        one_draw = method.views["deployed"]
+            return network_method(network, self, task)
 
-        def draws(variables, images, *, key):
-            root = rng.required_key(key)
-            sampled = _sampled_part(network, variables, images, self.where)
-            keys = jax.vmap(lambda draw: rng.stream(root, "draw", draw))(jnp.arange(self.num_draws))
-            logits = lax.map(sampled, keys)
-            return logits.reshape((-1, *logits.shape[2:]))
+        def passes(variables, images) -> OfKey:
+            """Returns the random part of a pass."""
 
-        def deployed(variables, images, *, key):
-            return voting.logits(draws(variables, images, key=key), self.vote)
+            def whole(key):
+                return run(images, "__call__", {"sample": key}).member_logits
 
-        def predict(variables, images, *, key):
-            return voting.scores(draws(variables, images, key=key), self.vote)
+            def last_layer(key):
+                logits = run(features, "head", {"sample": key})
+                return logits if logits.ndim == 3 else logits[None]
 
-        views = {**method.views, "deployed": deployed, "one_draw": one_draw, "members": draws}
-        return method._replace(predict=predict, views=views)
+            def run(x, method, rngs=None):
+                mode = {"train": False, "deterministic": rngs is None}
+                found, _ = network.apply(variables, x, **mode, method=method, rngs=rngs, mutable=[])
+                return found
 
+            if self.where == "activations":
+                return whole
+            features, _ = run(images, "features")
+            return last_layer
 
-def _sampled_part(
-    network: nn.Module, variables: Variables, images: Array, where: Where
-) -> Callable[[Array], Array]:
-    """Returns the random part of a forward pass: from a key to member logits [m b c]."""
-    if where == "activations":
-
-        def whole(key):
-            outputs = network.apply(
-                variables, images, train=False, deterministic=False, rngs={"sample": key}
-            )
-            return cast(Outputs, outputs).member_logits
-
-        return whole
-
-    features, _ = network.apply(
-        variables, images, train=False, deterministic=True, method="features"
-    )
-
-    def last_layer(key):
-        logits = network.apply(
-            variables, features, train=False, deterministic=False, rngs={"sample": key},
-            method="head",
-        )  # fmt: skip
-        logits = cast(Array, logits)
-        return logits if logits.ndim == 3 else logits[None]
-
-    return last_layer
+        return network_method(network, self, task, passes=passes)

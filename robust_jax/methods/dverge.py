@@ -31,19 +31,13 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from robust_jax import metrics, rng
+from robust_jax import checks, metrics, rng
 from robust_jax.methods.layer_calls import noting_calls
-from robust_jax.methods.members import check_ensemble, of_ensemble
-from robust_jax.methods.network import NetworkMethod, forward_fn
+from robust_jax.methods.network import EnsembleMethod, forward_fn
 from robust_jax.methods.runs import Member, cross_entropy
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import (
-    Activation,
-    EnsembleConfig,
-    LayerChange,
-    NetworkConfig,
-    ResNetConfig,
-)
+from robust_jax.models import Activation, LayerChange
+from robust_jax.models.ensemble import of_ensemble
 from robust_jax.types import Variables
 
 
@@ -123,23 +117,19 @@ def distill(
 
 
 @dataclasses.dataclass(frozen=True)
-class Distillation(Term):
-    """The members' cross-entropies on the images that the others distill, summed.
-
-    What is random in the network is off while images are distilled. Reports `accuracy` (the share
-    of right decisions of single members on the images that they train on) and `layer` (from 1).
+class _Symbols:
+    """What the distillation is.
 
     Attributes:
         eps: of the distillation.
         step_size: of the distillation.
         num_steps: of the distillation.
         momentum: of the distillation.
-        layer: of the features, from 1; None draws it once an epoch.
+        layer: of the features, from 1; None draws it once an epoch. Epochs are those of the run's
+            plan; outside a run one is as many steps as the training split has batches of the size
+            that the loss is given.
         layer_seed: root of that draw, a function of the epoch alone.
     """
-
-    epochs = True
-    one_by_one = True
 
     eps: float = 0.07
     step_size: float = 0.007
@@ -148,20 +138,21 @@ class Distillation(Term):
     layer: int | None = None
     layer_seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("eps", "momentum"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if self.step_size <= 0:
-            raise ValueError(f"Expected step_size={self.step_size} > 0.")
-        if self.num_steps < 1:
-            raise ValueError(f"Expected num_steps={self.num_steps} >= 1.")
-        if self.layer is not None and self.layer < 1:
-            raise ValueError(f"Expected layer={self.layer} >= 1.")
 
-    def check(self, network: NetworkConfig) -> None:
-        """Raises ValueError where there are no two members."""
-        check_ensemble(network)
+@dataclasses.dataclass(frozen=True)
+class Distillation(_Symbols, Term):
+    """The members' cross-entropies on the images that the others distill, summed.
+
+    What is random in the network is off while images are distilled. Reports `accuracy` (the share
+    of right decisions of single members on the images that they train on) and `layer` (from 1).
+    """
+
+    pairs_of_members = epochs = one_by_one = True
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 0, "eps", "momentum")
+        checks.above(self, 0, "step_size")
+        checks.at_least(self, 1, "num_steps", "layer")
 
     def draw_layer(self, epoch: Int[Array, ""], num_layers: int) -> Int[Array, ""]:
         """Returns the number, from 0, of the layer that an epoch distills.
@@ -180,20 +171,16 @@ class Distillation(Term):
         """Returns every member's distilled images, and the layer."""
         images = passed.batch.image
         targets = jnp.roll(images, 1, axis=0)
-        fields = ("eps", "step_size", "num_steps", "momentum")
-        how = {name: getattr(self, name) for name in fields}
+        how = {name: getattr(self, name) for name in ("eps", "step_size", "num_steps", "momentum")}
 
         def by_member(member: Member) -> tuple[Array, Array]:
+            network, variables, changes = member.network, member.variables, member.changes
             layers = jax.eval_shape(
-                lambda x: pre_activations(member.network, member.variables, x, member.changes),
-                images,
+                lambda x: pre_activations(network, variables, x, changes), images
             )
             layer = self.draw_layer(passed.epoch.number, len(layers))
-            network, variables = member.network, member.variables
-            changes = member.changes
-            return distill(
-                network, variables, images, targets, layer, **how, changes=changes
-            ), layer
+            found = distill(network, variables, images, targets, layer, **how, changes=changes)
+            return found, layer
 
         found, layers = passed.over_members(by_member, lax.stop_gradient(passed.variables))
         return lax.stop_gradient(found), layers[0]
@@ -215,9 +202,9 @@ class Distillation(Term):
 
             def on_images_of(moved, other):
                 source = jnp.where(other < number, other, other + 1)  # all but this one
-                outputs, moved = member.train(moved, distilled[source], other)
-                value = cross_entropy(outputs.logits, passed.labels, passed.label_smoothing)
-                return moved, (value, metrics.accuracy(outputs.logits, passed.labels))
+                logits, moved = member.train(moved, distilled[source], other)
+                value = cross_entropy(logits, passed.labels, passed.label_smoothing)
+                return moved, (value, metrics.accuracy(logits, passed.labels))
 
             statistics = {n: v for n, v in member.variables.items() if n == "batch_stats"}
             moved, (values, right) = lax.scan(on_images_of, statistics, jnp.arange(num_members - 1))
@@ -232,36 +219,16 @@ class Distillation(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class DVERGE(NetworkMethod):
+class DVERGE(_Symbols, EnsembleMethod):
     """An ensemble trained on the images that its members distill for one another.
 
     Views: those of `network_method`.
 
     The loss, the sum over members, reports `accuracy` (the share of right decisions of single
     members on the distilled images that they train on) and `layer` (from 1).
-
-    Attributes:
-        network: an `EnsembleConfig`.
-        eps: of the distillation.
-        step_size: of the distillation.
-        num_steps: of the distillation.
-        momentum: of the distillation.
-        layer: of the features, from 1; None draws it once an epoch. Epochs are those of the run's
-            plan; outside a run one is as many steps as the training split has batches of the size
-            that the loss is given.
-        layer_seed: root of that draw, a function of the epoch alone.
     """
-
-    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
-    eps: float = 0.07
-    step_size: float = 0.007
-    num_steps: int = 10
-    momentum: float = 1.0
-    layer: int | None = None
-    layer_seed: int = 0
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the distillation, which takes the place of the cross-entropy."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Distillation)}
-        return (Distillation(**fields),)
+        return (self.part(Distillation),)

@@ -28,16 +28,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from robust_jax import rng
-from robust_jax.methods.base import Method, MethodConfig
+from robust_jax import checks, rng
+from robust_jax.methods.base import Method
 from robust_jax.methods.cross_entropy import CrossEntropy
-from robust_jax.methods.draws import averaged
-from robust_jax.methods.network import classifier, network_method
-from robust_jax.methods.objective import TRAINING, by_draw, with_objective
-from robust_jax.methods.random_self_ensemble import NoiseBeforeConv
+from robust_jax.methods.network import network_method
+from robust_jax.methods.objective import TRAINING, by_draw
+from robust_jax.methods.random_self_ensemble import RandomSelfEnsemble
+from robust_jax.methods.runs import Member
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import EnsembleConfig, LayerChange
 from robust_jax.models.changes import on_images
+from robust_jax.models.ensemble import check_single
 from robust_jax.types import Task
 
 Penalty = Literal["mean", "kappa", "dpp"]
@@ -95,8 +95,7 @@ class Concentration(Term):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
+        checks.at_least(self, 0, "weight")
 
     def __call__(self, passed: Pass) -> Value:
         """Returns the weighted penalty.
@@ -113,7 +112,7 @@ class Concentration(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class GradDiv(MethodConfig):
+class GradDiv(RandomSelfEnsemble):
     """A network with noise before every convolution, trained with GradDiv.
 
     Views: those of `RandomSelfEnsemble`.
@@ -122,34 +121,19 @@ class GradDiv(MethodConfig):
     examples).
 
     Attributes:
-        init_sigma: standard deviation of the noise before the first convolution.
-        inner_sigma: standard deviation of the noise before every other one.
-        num_draws: passes of a prediction.
         num_samples: n, draws of a training step.
         penalty: "mean", "kappa" or "dpp".
         weight: of the penalty.
     """
 
-    init_sigma: float = 0.2
-    inner_sigma: float = 0.1
-    num_draws: int = 10
     num_samples: int = 4
     penalty: Penalty = "mean"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_draws < 1:
-            raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
-        if self.num_samples < 2:
-            raise ValueError(f"Expected num_samples={self.num_samples} >= 2.")
-        if isinstance(self.network, EnsembleConfig):
-            raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
-
-    @property
-    def own_changes(self) -> tuple[LayerChange, ...]:
-        """Returns noise before every convolution."""
-        return (NoiseBeforeConv(self.init_sigma, self.inner_sigma),)
+        checks.at_least(self, 2, "num_samples")
+        check_single(self.network)
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
@@ -158,20 +142,12 @@ class GradDiv(MethodConfig):
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        network = classifier(self, task)
-        method = network_method(network, self, task)
+        network = self.classifier(task)
 
         def draw(variables, images, key, number):
             root = rng.stream(rng.required_key(key), "draw", number)
-            outputs, moved = network.apply(
-                variables,
-                on_images(self.all_changes, images, TRAINING, root),
-                train=True,
-                deterministic=False,
-                rngs={"sample": root},
-                mutable=["batch_stats"],
-            )
-            return outputs.logits, moved
+            seen = on_images(self.all_changes, images, TRAINING, root)
+            return Member(network, variables, seen, root).logits()
 
-        method = with_objective(method, self, by_draw(self, self.num_samples, draw), task)
-        return averaged(method, self.num_draws, self.vote)
+        runs = by_draw(self, self.num_samples, draw)
+        return network_method(network, self, task, runs=runs)

@@ -32,18 +32,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from robust_jax import checks
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.gradient_diversity import pairwise_cosines
-from robust_jax.methods.members import check_ensemble
 from robust_jax.methods.network import NetworkMethod
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import (
-    EnsembleConfig,
-    InputNoise,
-    LayerChange,
-    NetworkConfig,
-    ResNetConfig,
-)
+from robust_jax.models import EnsembleConfig, InputNoise, LayerChange, NetworkConfig, ResNetConfig
 
 Kind = Literal["log_sum_exp", "sum"]
 
@@ -67,18 +61,13 @@ class Coherence(Term):
         kind: "log_sum_exp" over pairs, or their "sum".
     """
 
-    gradients = True
+    pairs_of_members = gradients = True
 
     weight: float = 0.5
     kind: Kind = "log_sum_exp"
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
-
-    def check(self, network: NetworkConfig) -> None:
-        """Raises ValueError where there are no two members."""
-        check_ensemble(network)
+        checks.at_least(self, 0, "weight")
 
     def __call__(self, passed: Pass) -> Value:
         """Returns the weighted coherence."""

@@ -1,5 +1,6 @@
 """Cosines between members' gradients: what PARL, DEG, GAL and TRS share."""
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -42,12 +43,10 @@ def pairwise_cosines(
     norm = jnp.sqrt(jnp.where(dead, 1.0, squared))
     if not norm_gradient:
         norm = lax.stop_gradient(norm)
-    num_members = vectors.shape[0]
     cosines = []
-    for i in range(num_members):
-        for j in range(i + 1, num_members):
-            product = norm[i] * norm[j]
-            if eps:
-                product = product + eps / scale[i] / scale[j]
-            cosines.append(jnp.sum(scaled[i] * scaled[j], axis=-1) / product)
+    for i, j in itertools.combinations(range(len(vectors)), 2):
+        product = norm[i] * norm[j]
+        if eps:
+            product = product + eps / scale[i] / scale[j]
+        cosines.append(jnp.sum(scaled[i] * scaled[j], axis=-1) / product)
     return Cosines(jnp.stack(cosines), dead)

@@ -31,11 +31,12 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Key
 
+from robust_jax import checks
 from robust_jax.methods.base import Forward, Method, MethodConfig
 from robust_jax.methods.batch_statistics import check_statistics, cumulative, fitted, reestimate
 from robust_jax.methods.kap_layers import ActivationNoise, KernelPooling
 from robust_jax.methods.kap_pool import KernelPool
-from robust_jax.methods.network import classifier, forward_fn, network_method
+from robust_jax.methods.network import forward_fn, network_method
 from robust_jax.models import InputNoise, LayerChange, default_layers
 from robust_jax.models.changes import phases
 from robust_jax.types import Batch, Task, Variables
@@ -78,9 +79,7 @@ class KAP(MethodConfig):
     noise_off_statistics: Literal["training", "reestimated"] = "training"
 
     def __post_init__(self) -> None:
-        for name in ("sigma", "input_sigma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        checks.at_least(self, 0, "sigma", "input_sigma")
         super().__post_init__()
 
     @property
@@ -103,10 +102,10 @@ class KAP(MethodConfig):
         Raises:
             ValueError: a name in `pooled` is no convolution's.
         """
-        method = network_method(classifier(self, task), self, task)
+        method = network_method(self.classifier(task), self, task)
         if self.noise_off_statistics == "training":
             return method
-        averaging = classifier(self, task, cumulative(default_layers()))
+        averaging = self.classifier(task, cumulative(default_layers()))
         return _with_reestimated_statistics(method, forward_fn(averaging, self.all_changes))
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float
 
+from robust_jax import checks
 from robust_jax.methods.kap_pool import KernelPool
 from robust_jax.models import Conv, LayerChange, Mode, Phase
 from robust_jax.models.changes import BOTH, OfConvolutions
@@ -37,10 +38,7 @@ class KernelPooling(OfConvolutions):
     order: Literal["conv_pool", "conv_norm_pool"] = "conv_pool"
 
     def __post_init__(self) -> None:
-        if self.order not in ("conv_pool", "conv_norm_pool"):
-            raise ValueError(
-                f"Expected order={self.order!r} to be 'conv_pool' or 'conv_norm_pool'."
-            )
+        checks.one_of(self, "order", ("conv_pool", "conv_norm_pool"))
 
     def on_weights(
         self,
@@ -93,8 +91,7 @@ class ActivationNoise(OfConvolutions):
     when: tuple[Phase, ...] = BOTH
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
-            raise ValueError(f"Expected sigma={self.sigma} >= 0.")
+        checks.at_least(self, 0, "sigma")
 
     @property
     def phases(self) -> Sequence[Phase]:

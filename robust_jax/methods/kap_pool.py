@@ -20,6 +20,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from robust_jax import checks
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelPool:
@@ -44,9 +46,7 @@ class KernelPool:
     restore_channels: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("kernel_size", "stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        checks.at_least(self, 1, "kernel_size", "stride")
         if self.dimensions == 1 and self.grids:
             raise ValueError(f"Expected grids={self.grids} to be empty with dimensions=1.")
 

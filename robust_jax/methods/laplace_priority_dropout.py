@@ -28,15 +28,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Key
 
+from robust_jax import checks
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.gradient_alignment import Coherence
-from robust_jax.methods.members import check_ensemble
-from robust_jax.methods.network import classifier, network_method
+from robust_jax.methods.network import network_method
 from robust_jax.methods.priority_rates import KeepRates, LaplaceRates, check_intervals
 from robust_jax.methods.runs import Report
 from robust_jax.methods.terms import Term
 from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
+from robust_jax.models.ensemble import check_ensemble
 from robust_jax.types import Task
 
 
@@ -68,8 +69,7 @@ class PriorityDropout(MethodConfig):
     def __post_init__(self) -> None:
         network = check_ensemble(self.network)
         check_intervals(self.rates.num_intervals, network.num_members)
-        if self.deg_weight < 0:
-            raise ValueError(f"Expected deg_weight={self.deg_weight} >= 0.")
+        checks.at_least(self, 0, "deg_weight")
         super().__post_init__()
 
     @property
@@ -88,7 +88,7 @@ class PriorityDropout(MethodConfig):
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        return network_method(classifier(self, task), self, task, factors=self.factors)
+        return network_method(self.classifier(task), self, task, factors=self.factors)
 
 
 def _statistics(features: Array, rates: Array) -> Report:
@@ -97,8 +97,4 @@ def _statistics(features: Array, rates: Array) -> Report:
     total = jnp.maximum(jnp.sum(active), 1.0)
     mean = jnp.sum(active * rates) / total
     variance = jnp.sum(active * jnp.square(rates - mean)) / total
-    return {
-        "keep_rate": mean,
-        "keep_rate_std": jnp.sqrt(variance),
-        "active": jnp.mean(active),
-    }
+    return {"keep_rate": mean, "keep_rate_std": jnp.sqrt(variance), "active": jnp.mean(active)}

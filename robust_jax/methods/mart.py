@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import metrics
-from robust_jax.attacks import PGD, Attack, ThreatModel
+from robust_jax import checks, metrics
+from robust_jax.attacks import Attack
 from robust_jax.attacks.losses import best_other, kl, label_logits
+from robust_jax.methods import trades
 from robust_jax.methods.network import NetworkMethod
 from robust_jax.methods.runs import cross_entropy
 from robust_jax.methods.terms import Pass, Term, Value
@@ -43,23 +44,15 @@ def boosted_cross_entropy(
     return cross_entropy(logits, labels, label_smoothing) + margin
 
 
-ATTACK = PGD(
-    ThreatModel("linf", eps=0.031),
-    num_steps=10,
-    step_size=0.007,
-    start_sigma=0.001,
-    keep="last",
-)
+ATTACK = dataclasses.replace(trades.ATTACK, loss="cross_entropy")
 
 
 @dataclasses.dataclass(frozen=True)
-class MisclassificationAware(Term):
-    """BCE on adversarial images, and the KL to them of images that are not sure of their class.
-
-    Reports `adversarial_accuracy` and `divergence`, the mean of the weighted KL.
+class _Symbols:
+    """The weight and the attack.
 
     Attributes:
-        weight: of the divergence, lambda.
+        weight: of the divergence, lambda ("beta" in the code).
         attack: makes the adversarial images in the loss.
         view: what it attacks.
     """
@@ -68,9 +61,16 @@ class MisclassificationAware(Term):
     attack: Attack = ATTACK
     view: str = "deployed"
 
+
+@dataclasses.dataclass(frozen=True)
+class MisclassificationAware(_Symbols, Term):
+    """BCE on adversarial images, and the KL to them of images that are not sure of their class.
+
+    Reports `adversarial_accuracy` and `divergence`, the mean of the weighted KL.
+    """
+
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Expected weight={self.weight} >= 0.")
+        checks.at_least(self, 0, "weight")
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -90,25 +90,16 @@ class MisclassificationAware(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class MART(NetworkMethod):
+class MART(_Symbols, NetworkMethod):
     """A network trained with MART, which makes its own adversarial examples.
 
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean of the
     weighted KL.
-
-    Attributes:
-        weight: of the divergence, lambda ("beta" in the code).
-        attack: makes the adversarial images in the loss.
-        view: what it attacks.
     """
-
-    weight: float = 5.0
-    attack: Attack = ATTACK
-    view: str = "deployed"
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the loss of the paper."""
-        return (MisclassificationAware(self.weight, self.attack, self.view),)
+        return (self.part(MisclassificationAware),)

@@ -1,7 +1,8 @@
 """How the terms of a loss are asked: of a whole network, member by member, or draw by draw."""
 
 import functools
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,16 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import metrics, rng, voting
-from robust_jax.methods.base import Epochs, Forward, Loss, Method, MethodConfig
+from robust_jax.methods.base import Epochs, Forward, Init, InRun, Loss, MethodConfig, find_view
 from robust_jax.methods.cross_entropy import CrossEntropy
-from robust_jax.methods.members import map_members, member_classifier, of_ensemble
 from robust_jax.methods.runs import Asked, Member, Members, Report, Runs, cross_entropy
-from robust_jax.methods.terms import Epoch, Pass
-from robust_jax.models import EnsembleConfig, Mode, default_layers
+from robust_jax.methods.terms import Epoch, Pass, Value
+from robust_jax.models import EnsembleConfig, Mode
 from robust_jax.models.changes import check_names, on_images
-from robust_jax.types import Task, Variables
+from robust_jax.models.ensemble import map_members, of_ensemble
+from robust_jax.types import MethodView, Task, Variables
 
+T = TypeVar("T")
 TRAINING = Mode(train=True, deterministic=False)
 
 
@@ -45,84 +47,76 @@ class Draw(Protocol):
     ) -> tuple[Float[Array, "b c"], Variables]: ...
 
 
-def no_loss(variables, batch, /, *, key, step):
-    """Stands for the loss of a method that is still being made."""
-    raise NotImplementedError
-
-
-def with_objective(method: Method, config: MethodConfig, runs: Runs, task: Task) -> Method:
-    """Returns the method with the loss that is the sum of its configuration's terms.
+def objective(
+    config: MethodConfig, task: Task, runs: Runs, init: Init, views: Mapping[str, MethodView]
+) -> tuple[Loss, InRun | None]:
+    """Returns the loss that is the sum of a configuration's terms, and what it is in a run.
 
     Args:
-        method: whose views the terms' attacks see.
         config: terms, vote and label smoothing.
-        runs: how the network runs in training.
         task: the dataset's shape.
+        runs: how the network runs in training.
+        init: of the method.
+        views: of the method, which the terms' attacks see.
 
     Raises:
         ValueError: a term attacks a view that there is not, or asks members where there are draws.
     """
     terms = config.all_terms
     for term in terms:
-        refused = (
-            (term.gradients and not runs.gradients)
-            or (term.quantities and not runs.quantities)
-            or (term.one_by_one and runs.over_members is None)
-        )
-        if refused:
+        asks = (term.gradients, term.quantities, term.one_by_one)
+        may = (runs.gradients, runs.quantities, runs.over_members is not None)
+        if any(asked and not allowed for asked, allowed in zip(asks, may, strict=True)):
             raise ValueError(
                 f"Expected terms={type(term).__name__} to ask of {type(config).__name__} what its "
                 "members, or draws, can be asked."
             )
+    view = functools.partial(find_view, views)
     for name in (name for term in terms for name in term.views):
-        method.view(name)
+        view(name)
     if any(getattr(change, "only", ()) for change in config.all_changes):
-        shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
         check_names(config.all_changes, shapes["params"])
     quantities = tuple(dict.fromkeys(q for term in terms for q in term.quantities))
     asked = Asked(any(term.gradients for term in terms), quantities)
 
     def loss(variables, batch, *, key, step, epochs: Epochs | None = None):
         if epochs is None:
-            epoch = jnp.asarray(step) // max(1, task.num_train // batch.image.shape[0])
+            epoch = Epoch(jnp.asarray(step) // max(1, task.num_train // batch.image.shape[0]), None)
         else:
-            epoch = epochs.at(step)
+            epoch = Epoch(epochs.at(step), epochs.count)
         passed = Pass(
-            runs,
-            method.view,
-            config.vote,
-            variables,
-            batch,
-            key=key,
-            asked=asked,
-            epoch=Epoch(epoch, None if epochs is None else epochs.count),
-            label_smoothing=config.label_smoothing,
-        )
+            runs, view, config.vote, variables, batch,
+            key=key, asked=asked, epoch=epoch, label_smoothing=config.label_smoothing,
+        )  # fmt: skip
         values = [term(passed) for term in terms]
-        report: Report = {}
-        for term, value in zip(terms, values, strict=True):
-            for name, number in value.report.items():
-                taken = name in report  # of another term
-                report[f"{type(term).__name__}.{name}" if taken else name] = number
-        if passed.has_run or "accuracy" not in report:
-            scores = voting.scores(passed.member_logits, config.vote)
-            if "accuracy" in report:
-                report["distilled_accuracy"] = report["accuracy"]
-            report["accuracy"] = metrics.accuracy(scores, batch.label)
-            report |= passed.members.report
-        (first, *others) = terms
-        alone = isinstance(first, CrossEntropy) and first.weight == 1 and not others
-        if alone and not passed.members.report:
-            del report["cross_entropy"]  # it is the loss
-        return functools.reduce(jnp.add, [v.value for v in values]), (passed.moved, report)
-
-    if not any(term.epochs for term in terms):
-        return method._replace(loss=loss)
+        total = functools.reduce(jnp.add, [value.value for value in values])
+        return total, (passed.moved, _report(config, passed, values))
 
     def in_run(epochs: Epochs) -> Loss:
         return functools.partial(loss, epochs=epochs)
 
-    return method._replace(loss=loss, in_run=in_run)
+    return loss, in_run if any(term.epochs for term in terms) else None
+
+
+def _report(config: MethodConfig, passed: Pass, values: Sequence[Value]) -> Report:
+    """Returns what the terms report and the vote's accuracy; a name that is taken tells whose."""
+    terms = config.all_terms
+    report: Report = {}
+    for term, value in zip(terms, values, strict=True):
+        for name, number in value.report.items():
+            report[f"{type(term).__name__}.{name}" if name in report else name] = number
+    if passed.has_run or "accuracy" not in report:
+        scores = voting.scores(passed.member_logits, config.vote)
+        if "accuracy" in report:
+            report["distilled_accuracy"] = report["accuracy"]
+        report["accuracy"] = metrics.accuracy(scores, passed.labels)
+        report |= passed.members.report
+    (first, *others) = terms
+    alone = isinstance(first, CrossEntropy) and first.weight == 1 and not others
+    if alone and not passed.members.report:
+        del report["cross_entropy"]  # it is the loss
+    return report
 
 
 def by_member(
@@ -144,115 +138,86 @@ def by_member(
         forward: its pass.
         factors: of the members' features, in training.
     """
-    make = functools.partial(member_classifier, config, task)
-    member, draws = make(default_layers()), config.samples_in("training")
+    make = functools.partial(config.classifier, task, member=True)
+    member, draws = make(), config.samples_in("training")
     ensemble = config.network if isinstance(config.network, EnsembleConfig) else None
+    mode = {"train": True, "deterministic": not draws}
+
+    def seen(images: Array, key: Key[Array, ""] | None) -> Array:
+        return on_images(config.all_changes, images, TRAINING, key)
 
     def layer_key(key: Key[Array, ""] | None, *counters: Array) -> Key[Array, ""] | None:
         return rng.stream(rng.required_key(key), "layers", *counters) if draws else None
+
+    def dropped(features: Array, key: Key[Array, ""] | None) -> tuple[Array, Report]:
+        assert factors is not None
+        return factors(features, rng.stream(rng.required_key(key), "dropout"))
 
     def whole(variables, images, key) -> Members:
         if factors is None:
             outputs, moved = forward(variables, images, key=key, train=True, deterministic=False)
             return Members(outputs.member_logits, moved)
-        mode = {"train": True, "deterministic": not draws}
-        dropped = factors
 
         def dropping(module, images):
             features, _ = module.features(images, **mode)
-            kept, found = dropped(features, rng.stream(rng.required_key(key), "dropout"))
+            kept, found = dropped(features, key)
             return module.head(features * kept.astype(features.dtype), **mode), found
 
-        (logits, found), moved = network.apply(
-            variables,
-            on_images(config.all_changes, images, TRAINING, key),
-            method=dropping,
-            rngs=_rngs(layer_key(key)),
-            mutable=["batch_stats"],
-        )
+        one = Member(network, variables, seen(images, key), layer_key(key))
+        (logits, found), moved = one.apply(one.images, dropping)
         return Members(logits, moved, report=found)
 
-    def features_of(variables, seen, key):
-        """Returns the members' features, each under its own draws."""
-        mode = {"train": True, "deterministic": not draws, "method": "features"}
-        if not draws or ensemble is None:
-            own = _rngs(layer_key(key, jnp.asarray(0)))
-            return network.apply(variables, seen, **mode, rngs=own, mutable=["batch_stats"])[0][0]
+    def over_members(function, variables, images, *shares, key):
+        given = seen(images, key)
 
-        def of_member(variables, number):
-            own = _rngs(layer_key(key, number))
-            return member.apply(variables, seen, **mode, rngs=own, mutable=["batch_stats"])[0][0]
+        def one(variables, number, *own):
+            drawn = layer_key(key, number)
+            return function(Member(member, variables, given, drawn, make, config.all_changes), *own)
 
+        if ensemble is None:
+            found = one(variables, jnp.asarray(0), *(share[0] for share in shares))
+            return jax.tree.map(lambda x: x[None], found)
         numbers = jnp.arange(ensemble.num_members)
-        return map_members(of_member, variables, numbers, strategy=ensemble.strategy)
+        return map_members(one, variables, numbers, *shares, strategy=ensemble.strategy)
 
     def apart(variables, images, labels, key, asked: Asked) -> Members:
-        seen = on_images(config.all_changes, images, TRAINING, key)
-        shares: dict[str, Array] = {}
-        found: Report = {}
-        num_members = 1 if ensemble is None else ensemble.num_members
-        if draws:
-            shares["number"] = jnp.arange(num_members)
+        shares: tuple[Array, ...] = ()
+        report: Report = {}
         if factors is not None:
-            features = lax.stop_gradient(features_of(variables, seen, key))
-            shares["kept"], found = factors(features, rng.stream(rng.required_key(key), "dropout"))
 
-        def of_member(variables, shares):
-            own = layer_key(key, shares["number"]) if draws else None
-            mode = {"train": True, "deterministic": not draws}
+            def features_of(one: Member) -> Array:
+                return one.apply(one.images, lambda module, x: module.features(x, **mode))[0][0]
 
+            features = over_members(features_of, variables, images, key=key)
+            kept, report = dropped(lax.stop_gradient(features), key)
+            shares = (kept,)
+
+        def of_member(one: Member, *kept: Array):
             def run(module, images):
-                if "kept" not in shares:
+                if not kept:
                     return module(images, **mode).logits
                 features, _ = module.features(images, **mode)
-                return module.head(features * shares["kept"].astype(features.dtype), **mode)
+                return module.head(features * kept[0].astype(features.dtype), **mode)
 
             def crossed(images):
-                given = on_images(config.all_changes, images, TRAINING, key)
-                logits, moved = member.apply(
-                    variables, given, method=run, rngs=_rngs(own), mutable=["batch_stats"]
-                )
+                logits, moved = one.apply(seen(images, key), run)
                 value = cross_entropy(logits, labels, config.label_smoothing)
                 return value, (logits, moved)
 
-            value = slope = None
-            if asked.gradients:
-                (value, (logits, moved)), slope = jax.value_and_grad(crossed, has_aux=True)(images)
-                slope = slope.reshape(slope.shape[0], -1)
-            else:
-                _, (logits, moved) = crossed(images)
-            one = Member(member, variables, seen, own, make, config.all_changes)
-            return moved, (logits, value, slope, tuple(each(one) for each in asked.quantities))
+            value, (logits, moved), slope = _sloped(crossed, images, asked)
+            quantities = tuple(each(one) for each in asked.quantities)
+            return moved, (logits, value, slope, quantities)
 
-        if ensemble is None:
-            alone = jax.tree.map(lambda share: share[0], shares)
-            moved, arrays = of_member(variables, alone)
-            arrays = jax.tree.map(lambda x: x[None], arrays)
-        else:
-            moved, arrays = map_members(of_member, variables, shares, strategy=ensemble.strategy)
-            moved = of_ensemble(moved)
+        moved, arrays = over_members(of_member, variables, images, *shares, key=key)
+        moved = jax.tree.map(lambda x: x[0], moved) if ensemble is None else of_ensemble(moved)
         logits, losses, slopes, values = arrays
         quantities = dict(zip(asked.quantities, values, strict=True))
-        return Members(logits, moved, losses, slopes, quantities, found)
+        return Members(logits, moved, losses, slopes, quantities, report)
 
     def run(variables, images, labels, *, key, asked: Asked) -> Members:
         if not asked.gradients and not asked.quantities and not asked.apart:
             return whole(variables, images, key)
         return apart(variables, images, labels, key, asked)
-
-    def over_members(function, variables, images, *shares, key):
-        seen = on_images(config.all_changes, images, TRAINING, key)
-        num_members = 1 if ensemble is None else ensemble.num_members
-
-        def one(variables, number, *own):
-            drawn = layer_key(key, number)
-            return function(Member(member, variables, seen, drawn, make, config.all_changes), *own)
-
-        numbers = jnp.arange(num_members)
-        if ensemble is None:
-            found = one(variables, numbers[0], *(share[0] for share in shares))
-            return jax.tree.map(lambda x: x[None], found)
-        return map_members(one, variables, numbers, *shares, strategy=ensemble.strategy)
 
     # Factors of features are of all members together.
     return Runs(run, over_members=over_members if factors is None else None)
@@ -278,11 +243,8 @@ def by_draw(config: MethodConfig, num_draws: int, draw: Draw) -> Runs:
                 value = cross_entropy(logits, labels, config.label_smoothing)
                 return value, (logits, moved)
 
-            if not asked.gradients:
-                logits, moved = draw(current, images, key, number)
-                return moved, (logits, None, None)
-            (value, (logits, moved)), slope = jax.value_and_grad(crossed, has_aux=True)(images)
-            return moved, (logits, value, slope.reshape(slope.shape[0], -1))
+            value, (logits, moved), slope = _sloped(crossed, images, asked)
+            return moved, (logits, value, slope)
 
         statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
         moved, (logits, losses, slopes) = lax.scan(one, statistics, jnp.arange(num_draws))
@@ -291,5 +253,11 @@ def by_draw(config: MethodConfig, num_draws: int, draw: Draw) -> Runs:
     return Runs(run, quantities=False)
 
 
-def _rngs(key: Key[Array, ""] | None) -> dict[str, Key[Array, ""]] | None:
-    return None if key is None else {"sample": key}
+def _sloped(
+    crossed: Callable[[Array], tuple[Array, T]], images: Array, asked: Asked
+) -> tuple[Array | None, T, Array | None]:
+    """Returns a loss, what is beside it, and its gradient at the images: of these what is asked."""
+    if not asked.gradients:
+        return None, crossed(images)[1], None
+    (value, beside), slope = jax.value_and_grad(crossed, has_aux=True)(images)
+    return value, beside, slope.reshape(len(slope), -1)

@@ -33,21 +33,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from robust_jax import voting
+from robust_jax import checks, voting
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.methods.layer_calls import first_convolutions
-from robust_jax.methods.members import check_ensemble
-from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.network import EnsembleMethod
 from robust_jax.methods.runs import Member, Quantity
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import (
-    BatchNorm,
-    EnsembleConfig,
-    NetworkConfig,
-    ResNetConfig,
-    default_layers,
-)
+from robust_jax.models import BatchNorm, NetworkConfig, default_layers
+from robust_jax.models.ensemble import check_ensemble
 
 BatchStatistics = Literal["constant", "batch", "running"]
 
@@ -124,7 +118,25 @@ class FeatureGradients(Quantity):
 
 
 @dataclasses.dataclass(frozen=True)
-class PairwiseAdversarial(Term):
+class _Symbols:
+    """How the penalty is made.
+
+    Attributes:
+        num_layers: H.
+        layer_reduction: "sum" or "mean" of the cosines over layers.
+        batch_statistics: how G treats BatchNorm, see the module's docstring.
+        pairs: of members that are penalised, numbers from 0; empty for all. Section 4: two members
+            whose pair is left out come to have similar decision boundaries.
+    """
+
+    num_layers: int = 7
+    layer_reduction: Literal["sum", "mean"] = "sum"
+    batch_statistics: BatchStatistics = "constant"
+    pairs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseAdversarial(_Symbols, Term):
     """R, the pairs' cosines of the gradients of their first convolutions (section 4.2).
 
     Reports `gradient_cosine` (mean over pairs, layers and examples) and `dead_gradients` (how many
@@ -132,23 +144,13 @@ class PairwiseAdversarial(Term):
 
     Attributes:
         weight: gamma 2, of the penalty, summed over pairs.
-        num_layers: H.
-        layer_reduction: "sum" or "mean" of the cosines over layers.
-        batch_statistics: how G treats BatchNorm, see the module's docstring.
-        pairs: of members that are penalised, numbers from 0; empty for all.
     """
 
     weight: float = 0.5
-    num_layers: int = 7
-    layer_reduction: Literal["sum", "mean"] = "sum"
-    batch_statistics: BatchStatistics = "constant"
-    pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Expected gamma2={self.weight} >= 0.")
-        if self.num_layers < 1:
-            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
+        checks.at_least(self, 0, "weight")
+        checks.at_least(self, 1, "num_layers")
 
     def check(self, network: NetworkConfig) -> None:
         """Raises ValueError where there are no two members, or not those that are named."""
@@ -178,7 +180,7 @@ class PairwiseAdversarial(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class PARL(NetworkMethod):
+class PARL(_Symbols, EnsembleMethod):
     """An ensemble trained by equation 1.
 
     Views: those of `network_method`; `deployed` and `noise_off` are the mean probability, since a
@@ -188,32 +190,18 @@ class PARL(NetworkMethod):
     over members) and `dead_gradients` (how many of the members' G are zero; they count as 0).
 
     Attributes:
-        network: an `EnsembleConfig`; its `num_members` is the paper's N.
         vote: how members decide.
         gamma1: weight of the cross-entropy, summed over members.
         gamma2: weight of the penalty, summed over pairs.
-        num_layers: H.
-        layer_reduction: "sum" or "mean" of the cosines over layers.
-        batch_statistics: how G treats BatchNorm, see the module's docstring.
-        pairs: of members that are penalised, numbers from 0; empty for all. Section 4: two members
-            whose pair is left out come to have similar decision boundaries.
     """
 
-    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
     vote: voting.Vote = "majority_mean_probability"
     gamma1: float = 1.0
     gamma2: float = 0.5
-    num_layers: int = 7
-    layer_reduction: Literal["sum", "mean"] = "sum"
-    batch_statistics: BatchStatistics = "constant"
-    pairs: tuple[tuple[int, int], ...] = ()
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the two terms of equation 1."""
-        if self.gamma1 < 0:
-            raise ValueError(f"Expected gamma1={self.gamma1} >= 0.")
-        penalty = PairwiseAdversarial(
-            self.gamma2, self.num_layers, self.layer_reduction, self.batch_statistics, self.pairs
-        )
+        checks.at_least(self, 0, "gamma1", "gamma2")
+        penalty = self.part(PairwiseAdversarial, weight=self.gamma2)
         return CrossEntropy("sum", self.gamma1), penalty

@@ -20,36 +20,33 @@ lowered by larger cosines.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from robust_jax import voting
+from robust_jax import checks, voting
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.methods.layer_calls import first_convolutions
-from robust_jax.methods.members import check_ensemble
-from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.network import EnsembleMethod
 from robust_jax.methods.runs import Member, Quantity
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 
 
 def pairwise_correlations(outputs: Float[Array, "m b *units"]) -> Float[Array, " pairs"]:
     """Returns the correlation over the batch of every pair of members, averaged over units."""
-    num_members, num_examples = outputs.shape[:2]
+    num_examples = outputs.shape[1]
     centred = outputs - jnp.mean(outputs, axis=1, keepdims=True)
     squared = jnp.sum(jnp.square(centred), axis=1) / max(num_examples - 1, 1)
     still = squared == 0
     deviation = jnp.where(still, 0.0, jnp.sqrt(jnp.where(still, 1.0, squared)))
     correlations = []
-    for i in range(num_members):
-        for j in range(i + 1, num_members):
-            covariance = jnp.mean(centred[i] * centred[j], axis=0)
-            found = covariance / (deviation[i] * deviation[j] + 1e-12)
-            correlations.append(jnp.mean(found))
+    for i, j in itertools.combinations(range(len(outputs)), 2):
+        covariance = jnp.mean(centred[i] * centred[j], axis=0)
+        correlations.append(jnp.mean(covariance / (deviation[i] * deviation[j] + 1e-12)))
     return jnp.stack(correlations)
 
 
@@ -88,30 +85,35 @@ class ParameterGradients(Quantity):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterGradientCosines(Term):
+class _Symbols:
+    """What the gradients are of.
+
+    Attributes:
+        num_layers: H; the authors' checkpoints have 5 and 6.
+        norm_gradient: do gradients flow through the norms of the cosine?
+    """
+
+    num_layers: int = 5
+    norm_gradient: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGradientCosines(_Symbols, Term):
     """gamma / H times the sum of cosines times that of correlations.
 
     Reports `gradient_cosine` and `output_correlation`, means over pairs and layers.
 
     Attributes:
         weight: gamma.
-        num_layers: H.
-        norm_gradient: do gradients flow through the norms of the cosine?
     """
 
+    pairs_of_members = True
+
     weight: float = 0.25
-    num_layers: int = 5
-    norm_gradient: bool = False
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"Expected gamma={self.weight} >= 0.")
-        if self.num_layers < 1:
-            raise ValueError(f"Expected num_layers={self.num_layers} >= 1.")
-
-    def check(self, network: NetworkConfig) -> None:
-        """Raises ValueError where there are no two members."""
-        check_ensemble(network)
+        checks.at_least(self, 0, "weight")
+        checks.at_least(self, 1, "num_layers")
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -126,36 +128,27 @@ class ParameterGradientCosines(Term):
             [pairwise_correlations(taps.astype(jnp.float32)) for taps in outputs]
         )
         penalty = jnp.sum(cosine) * jnp.sum(correlation) / self.num_layers
-        report = {
-            "gradient_cosine": jnp.mean(cosine),
-            "output_correlation": jnp.mean(correlation),
-        }
+        report = {"gradient_cosine": jnp.mean(cosine), "output_correlation": jnp.mean(correlation)}
         return Value(self.weight * penalty, report)
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterPARL(NetworkMethod):
+class ParameterPARL(_Symbols, EnsembleMethod):
     """An ensemble trained by the later objective of PARL's authors.
 
     Views: those of `network_method`. The loss reports `gradient_cosine` and `output_correlation`
     (means over pairs and layers) and `cross_entropy` (mean over members).
 
     Attributes:
-        network: an `EnsembleConfig`.
         vote: how members decide; the authors' code takes the smallest label of equal votes.
         gamma: weight of the penalty.
-        num_layers: H; the authors' checkpoints have 5 and 6.
-        norm_gradient: do gradients flow through the norms of the cosine?
     """
 
-    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
     vote: voting.Vote = "majority_lowest_class"
     gamma: float = 0.25
-    num_layers: int = 5
-    norm_gradient: bool = False
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the members' mean cross-entropy and the penalty."""
-        penalty = ParameterGradientCosines(self.gamma, self.num_layers, self.norm_gradient)
-        return CrossEntropy("mean"), penalty
+        checks.at_least(self, 0, "gamma")
+        return CrossEntropy("mean"), self.part(ParameterGradientCosines, weight=self.gamma)

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from robust_jax import checks
+
 Statistics = Literal["example", "batch"]
 
 
@@ -108,14 +110,9 @@ class LaplaceRates(KeepRates):
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "alpha", "threshold"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"Expected 0 <= beta={self.beta} <= 1.")
-        for name in ("laplace_lambda", "interval"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} > 0.")
+        checks.at_least(self, 0, "gamma", "alpha", "threshold")
+        checks.shares(self, "beta")
+        checks.above(self, 0, "laplace_lambda", "interval")
 
     def __call__(self, features: Float[Array, "m b f"]) -> Float[Array, "m b f"]:
         """Returns the probability with which each feature is kept.
@@ -160,9 +157,7 @@ class PriorityRates(KeepRates):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Expected 0 <= {name}={getattr(self, name)} <= 1.")
+        checks.shares(self, "alpha", "beta")
 
     def __call__(self, features: Float[Array, "m b f"]) -> Float[Array, "m b f"]:
         """Returns the probability with which each feature is kept.

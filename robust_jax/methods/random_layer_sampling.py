@@ -31,17 +31,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import rng, voting
-from robust_jax.methods.base import Fit, Method, MethodConfig
+from robust_jax import checks, rng, voting
+from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.batch_statistics import check_statistics, fitted, reestimate
+from robust_jax.methods.deployment import Deployment
 from robust_jax.methods.draws import rows_apart
-from robust_jax.methods.network import classifier
-from robust_jax.methods.objective import by_draw, no_loss, with_objective
-from robust_jax.methods.runs import cross_entropy
+from robust_jax.methods.objective import by_draw, objective
+from robust_jax.methods.runs import Asked, Runs, cross_entropy, training_view
 from robust_jax.methods.sampled_layers import Unit
 from robust_jax.methods.sampled_models import SampledModels
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import EnsembleConfig
+from robust_jax.models import Phase
+from robust_jax.models.ensemble import check_single
 from robust_jax.types import Task
 
 Kind = Literal["cross_entropy_of_mean", "mse_of_mean", "mean_cross_entropy"]
@@ -115,7 +116,7 @@ class RandomLayerSampling(MethodConfig):
     Attributes:
         num_choices: M, weights per unit.
         num_samples: K, models drawn in a training step.
-        num_draws: N, models drawn for a prediction.
+        num_draws: N, models drawn for a prediction, where `deployment` is None.
         mu: probabilities of the M weights; empty for uniform.
         unit: what is drawn together: "conv" (a convolution or linear layer and its BatchNorm) or
             "block" (all of a residual block).
@@ -138,21 +139,15 @@ class RandomLayerSampling(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_choices", "num_samples", "num_draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 1.")
+        checks.at_least(self, 1, "num_choices", "num_samples", "num_draws", "frozen")
         if self.vote != "mean_probability":
             raise ValueError(f"Expected vote={self.vote!r} to be 'mean_probability', as draws are.")
-        if any(size < 1 for size in self.frozen):
-            raise ValueError(f"Expected frozen={self.frozen} >= 1.")
-        if self.mu and len(self.mu) != self.num_choices:
+        checks.at_least(self, 0, "mu")
+        if self.mu and (len(self.mu) != self.num_choices or abs(sum(self.mu) - 1) > 1e-6):
             raise ValueError(
-                f"Expected mu={self.mu} to have num_choices={self.num_choices} entries."
+                f"Expected mu={self.mu} to have num_choices={self.num_choices} entries and sum 1."
             )
-        if self.mu and (min(self.mu) < 0 or abs(sum(self.mu) - 1) > 1e-6):
-            raise ValueError(f"Expected mu={self.mu} to be >= 0 and to sum to one.")
-        if isinstance(self.network, EnsembleConfig):
-            raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+        check_single(self.network)
         if any(getattr(change, "order", "") == "conv_norm_pool" for change in self.all_changes):
             raise ValueError(
                 "Expected order='conv_norm_pool' to be 'conv_pool' under RandomLayerSampling: its "
@@ -164,91 +159,91 @@ class RandomLayerSampling(MethodConfig):
         """Returns the group's loss."""
         return (GroupLoss(self.loss),)
 
+    @property
+    def own_deployment(self) -> Deployment:
+        """Returns the mean of fresh draws."""
+        return Deployment(self.num_draws)
+
+    def samples_in(self, phase: Phase) -> bool:
+        """Returns True: layers are drawn."""
+        return True
+
     def models(self, task: Task) -> SampledModels:
         """Returns what can be drawn of the network for a dataset."""
-        network = functools.partial(classifier, self, task)
+        network = functools.partial(self.classifier, task)
         return SampledModels(network, self.num_choices, self.mu, self.unit, self.all_changes)
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        models = self.models(task)
+        models, deployment = self.models(task), self.deployed_by or self.own_deployment
 
         def init(*, key):
             return models.init(key, task.input_shape)
 
         def together(variables, images, key):
-            return models.mean(variables, images, key, self.num_draws)
+            return models.mean(variables, images, key, deployment.num_draws)
 
         # Noise has one key for all rows.
-        of_rows = together if self.samples_in("prediction") else rows_apart(together)
+        of_rows = together if super().samples_in("prediction") else rows_apart(together)
 
-        def deployed(variables, images, *, key=None):
+        def drawn(variables, images, *, key=None):
             return of_rows(variables, images, rng.required_key(key))
 
-        def fresh(variables, images, *, key):
-            return models.one(variables, images, rng.required_key(key)).logits
-
-        def frozen(size: int):
+        def still(size: int, seed: int):
             def view(variables, images, *, key=None):
                 del key
-                root = rng.stream(jax.random.key(self.frozen_seed), "frozen", size)
+                root = rng.stream(jax.random.key(seed), "frozen", size)
                 return models.mean(variables, images, root, size)
 
             return view
 
         def members(variables, images, *, key=None):
-            del key
             return models.pure(variables, images)
 
         def noise_off(variables, images, *, key=None):
-            return voting.mean_probability(members(variables, images))
+            return voting.mean_probability(models.pure(variables, images))
 
-        def train_view(variables, images, *, key):
-            logits, _ = models.of_a_step(variables, images, rng.required_key(key), self.num_samples)
-            return voting.mean_probability(logits)
+        def fresh(variables, images, *, key):
+            return models.one(variables, images, rng.required_key(key)).logits
 
         def taps(variables, images, *, key):
             return models.one(variables, images, rng.required_key(key)).taps
 
-        method = Method(
-            init,
-            no_loss,
-            deployed,
-            {
-                "deployed": deployed,
-                "fresh": fresh,
-                **{f"frozen_{size}": frozen(size) for size in self.frozen},
-                "noise_off": noise_off,
-                "members": members,
-                "train": train_view,
-            },
-            stochastic=True,
-            draws_per="call",
-            taps=taps,
-        )
+        def runs(averaging: bool = False) -> Runs:
+            def draw(variables, images, key, number):
+                root = rng.required_key(key)
+                outputs, moved = models.run(
+                    models.draw(root, number), variables, images, train=True,
+                    key=rng.stream(root, "noise", number), averaging=averaging,
+                )  # fmt: skip
+                return outputs.logits, moved
 
-        def draw(variables, images, key, number):
-            root = rng.required_key(key)
-            noise = rng.stream(root, "noise", number)
-            outputs, moved = models.run(
-                models.draw(root, number), variables, images, train=True, key=noise
-            )
-            return outputs.logits, moved
+            return by_draw(self, self.num_samples, draw)
 
-        method = with_objective(method, self, by_draw(self, self.num_samples, draw), task)
+        random = deployment.draws == "fresh"
+        deployed = drawn if random else still(deployment.num_draws, deployment.seed)
+        views = {
+            "deployed": deployed,
+            "fresh": fresh,
+            **{f"frozen_{size}": still(size, self.frozen_seed) for size in self.frozen},
+            "noise_off": noise_off,
+            "members": members,
+            "train": training_view(runs(), self.vote),
+        }
+        loss, in_run = objective(self, task, runs(), init, {**views, "decision": deployed})
+        method = Method(init, loss, deployed, views, random, in_run=in_run, taps=taps)
+        method = method._replace(draws_per="call" if random else "row")
         if self.statistics == "training":
             return method
         shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))
         check_statistics(shapes, "statistics")
-        return method._replace(fit=self._fit(models), fitted=fitted)
 
-    def _fit(self, models: SampledModels) -> Fit:
         def gather(variables, images, key):
-            _, moved = models.of_a_step(variables, images, key, self.num_samples, averaging=True)
-            return moved
+            labels = jnp.zeros(len(images), jnp.int32)
+            return runs(averaging=True).run(variables, images, labels, key=key, asked=Asked()).moved
 
         def fit(variables, batches, *, key):
             used = jnp.asarray(self.mu or (1.0,) * self.num_choices) > 0
             return reestimate(gather, variables, batches, key=key, used=used)
 
-        return fit
+        return method._replace(fit=fit, fitted=fitted)

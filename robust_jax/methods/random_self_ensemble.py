@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float
 
+from robust_jax import checks
 from robust_jax.methods.network import AveragedMethod
 from robust_jax.models import Conv, LayerChange, Mode, Phase
 from robust_jax.models.changes import BOTH
@@ -24,23 +25,30 @@ from robust_jax.models.noise import gaussian
 
 
 @dataclasses.dataclass(frozen=True)
-class NoiseBeforeConv(LayerChange):
-    """Gaussian noise on what every convolution is given.
+class Sigmas:
+    """How much noise there is.
 
     Attributes:
-        init_sigma: standard deviation before the first convolution.
-        inner_sigma: standard deviation before every other one.
-        when: phases that have it.
+        init_sigma: standard deviation of the noise before the first convolution.
+        inner_sigma: standard deviation of the noise before every other one.
     """
 
     init_sigma: float = 0.2
     inner_sigma: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseBeforeConv(Sigmas, LayerChange):
+    """Gaussian noise on what every convolution is given.
+
+    Attributes:
+        when: phases that have it.
+    """
+
     when: tuple[Phase, ...] = BOTH
 
     def __post_init__(self) -> None:
-        for name in ("init_sigma", "inner_sigma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
+        checks.at_least(self, 0, "init_sigma", "inner_sigma")
 
     @property
     def phases(self) -> Sequence[Phase]:
@@ -64,23 +72,15 @@ def is_first(path: tuple[str, ...]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSelfEnsemble(AveragedMethod):
+class RandomSelfEnsemble(Sigmas, AveragedMethod):
     """A network, or an ensemble, with noise before every convolution.
 
     Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one (the authors' attack sees fresh noise at every
     step), `noise_off` none of the noise, `taps` those of one pass.
-
-    Attributes:
-        init_sigma: standard deviation of the noise before the first convolution.
-        inner_sigma: standard deviation of the noise before every other one.
-        num_draws: n, passes of a prediction.
     """
-
-    init_sigma: float = 0.2
-    inner_sigma: float = 0.1
 
     @property
     def own_changes(self) -> tuple[LayerChange, ...]:
         """Returns noise before every convolution."""
-        return (NoiseBeforeConv(self.init_sigma, self.inner_sigma),)
+        return (self.part(NoiseBeforeConv),)

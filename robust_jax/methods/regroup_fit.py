@@ -1,8 +1,9 @@
 """Fitting REGroup's generative classifiers: one pass over the training images (algorithm 1)."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from robust_jax import voting
 from robust_jax.methods.base import Fit
 from robust_jax.methods.regroup_pass import Pass
-from robust_jax.methods.regroup_responses import Responses, divergence, log_responses
+from robust_jax.methods.regroup_responses import SIGNS, Responses, divergence, log_responses
 from robust_jax.models.base import in_network_order
 from robust_jax.types import Batch, Variables
 
@@ -30,36 +31,70 @@ class Mixtures(NamedTuple):
     counts: Int[Array, " c"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Voters:
+    """Which layers vote, and of which images their classes are made.
+
+    Attributes:
+        num_layers: k, the last layers that vote; None for the rule of `layer_accuracy`.
+        layers: names of the layers to choose from; empty for all of `response`.
+        responses: which signs vote (figure 3).
+        delta: added to every response.
+        images_per_class: correctly classified images that `fit` uses of each class; None for all.
+        layer_accuracy: least accuracy of a voting layer by itself, where num_layers is None.
+        selection_images: correctly classified images that this accuracy is measured on.
+    """
+
+    num_layers: int | None = 5
+    layers: tuple[str, ...] = ()
+    responses: Literal["both", "positive", "negative"] = "both"
+    delta: float = 1e-20
+    images_per_class: int | None = None
+    layer_accuracy: float = 0.75
+    selection_images: int = 10_000
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """The responses that vote."""
+        return tuple(SIGNS) if self.responses == "both" else (self.responses,)
+
+    def voting_layers(self, found: Iterable[str]) -> tuple[str, ...]:
+        """Returns the layers that may vote, in network order.
+
+        Raises:
+            ValueError: a named layer does not exist, or k is larger than their number.
+        """
+        names = in_network_order(found)
+        for layer in self.layers:
+            if layer not in names:
+                raise ValueError(f"Expected layer {layer!r} to be one of {list(names)}.")
+        chosen = tuple(name for name in names if name in self.layers or not self.layers)
+        if self.num_layers is None:
+            return chosen
+        if self.num_layers > len(chosen):
+            raise ValueError(f"Expected num_layers={self.num_layers} <= {len(chosen)} layers.")
+        return chosen[-self.num_layers :]
+
+
 def fit_fns(
-    run: Callable[[Variables, Array], Pass],
-    *,
-    num_classes: int,
-    voting_layers: Callable[[Iterable[str]], tuple[str, ...]],
-    signs: tuple[str, ...],
-    delta: float,
-    images_per_class: int | None,
-    least_accuracy: float | None,
-    selection_images: int,
+    voters: Voters, run: Callable[[Variables, Array], Pass], *, num_classes: int
 ) -> tuple[Fit, Callable[[Variables, Batch], Variables]]:
     """Returns `fit` of a `REGroup` and its `fitted`: of all layers that a fit can choose.
 
     A fit is one pass, each batch seen once by one compiled step.
 
     Args:
+        voters: which, and of which images.
         run: forward pass.
         num_classes: c.
-        voting_layers: of the layers of a pass, those that may vote.
-        signs: which responses vote.
-        delta: added to every response.
-        images_per_class: correctly classified images that are used of each class; None for all.
-        least_accuracy: of a voting layer by itself; None where all that may vote do.
-        selection_images: correctly classified images that this accuracy is measured on.
     """
+    signs, delta, images_per_class = voters.signs, voters.delta, voters.images_per_class
+    least_accuracy = voters.layer_accuracy if voters.num_layers is None else None
 
     def start(variables: Variables, batch: Batch) -> Mixtures:
         """Returns nothing yet, of every layer that may vote."""
         layers = run(variables, batch.image).layers
-        tapped = log_responses(layers, voting_layers(layers), signs, delta)
+        tapped = log_responses(layers, voters.voting_layers(layers), signs, delta)
 
         def zeros(value: Array) -> Array:
             return jnp.zeros((value.shape[0], num_classes, value.shape[2]), value.dtype)
@@ -116,7 +151,7 @@ def fit_fns(
         kept, num_kept = [], 0
         for batch in itertools.chain([first], stream):
             mixtures, selection = step(network, mixtures, batch)
-            if selection is not None and num_kept < selection_images:
+            if selection is not None and num_kept < voters.selection_images:
                 kept.append((*selection, batch.label))
                 num_kept += int(jnp.sum(selection[1]))
             if images_per_class is not None and bool(jnp.all(mixtures.counts >= images_per_class)):

@@ -15,10 +15,7 @@ SIGNS = {"positive": 1.0, "negative": -1.0}
 
 
 def log_responses(
-    outputs: dict[str, Array],
-    layers: Iterable[str],
-    signs: Iterable[str],
-    delta: float,
+    outputs: dict[str, Array], layers: Iterable[str], signs: Iterable[str], delta: float
 ) -> Responses:
     """Returns log p and log n of layers: by sign and layer [m b k], one member if there is no axis.
 
@@ -50,6 +47,13 @@ def divergence(
     return negative_entropy[:, None, :] - cross
 
 
+def likeness(
+    classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
+) -> Float[Array, "m b c"]:
+    """Returns minus the divergence: the larger, the likelier."""
+    return -divergence(classes, log_response)
+
+
 def affinity(
     classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
 ) -> Float[Array, "m b c"]:
@@ -76,3 +80,8 @@ def soft_count(scores: Float[Array, "m b c"], temperature: float) -> Float[Array
 
     total, _ = lax.scan(count, jnp.zeros_like(scores[0]), scores)
     return total / len(scores)
+
+
+def centred(counts: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """Returns Borda counts less their mean: those of two classes would look like probabilities."""
+    return counts - (counts.shape[-1] - 1) / 2

@@ -12,10 +12,10 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from robust_jax import rng
+from robust_jax import rng, voting
 from robust_jax.models import LayerChange, Layers, Mode
 from robust_jax.models.changes import on_images
-from robust_jax.types import Outputs, Variables
+from robust_jax.types import MethodView, Variables
 
 Report = dict[str, Float[Array, ""]]
 
@@ -25,6 +25,13 @@ class MakeNetwork(Protocol):
     """Returns the classifier around one member that has other layers."""
 
     def __call__(self, layers: Layers, /) -> nn.Module: ...
+
+
+@runtime_checkable
+class OfNetwork(Protocol):
+    """Returns something of a bound classifier on images."""
+
+    def __call__(self, network: nn.Module, images: Float[Array, "b h w k"], /) -> PyTree: ...
 
 
 def cross_entropy(
@@ -61,10 +68,26 @@ class Member(NamedTuple):
         """Returns the draws of its random layers, as flax takes them."""
         return None if self.key is None else {"sample": self.key}
 
+    def apply(self, images: Float[Array, "b h w k"], method: OfNetwork) -> tuple[PyTree, Variables]:
+        """Returns what a function of the bound network and of images gives, and moved statistics.
+
+        Args:
+            images: as the network is given them.
+            method: of the network, in training mode.
+        """
+        return self.network.apply(
+            self.variables, images, method=method, rngs=self.rngs, mutable=["batch_stats"]
+        )
+
+    def logits(self) -> tuple[Float[Array, "b c"], Variables]:
+        """Returns the logits in training, and moved statistics."""
+        mode = {"train": True, "deterministic": self.key is None}
+        return self.apply(self.images, lambda network, images: network(images, **mode).logits)
+
     def train(
         self, statistics: Variables, images: Float[Array, "b h w k"], *counters: Int[Array, ""]
-    ) -> tuple[Outputs, Variables]:
-        """Returns the outputs on images in training, and the statistics that they leave.
+    ) -> tuple[Float[Array, "b c"], Variables]:
+        """Returns the logits of images in training, and the statistics that they leave.
 
         Args:
             statistics: that the member has.
@@ -72,14 +95,9 @@ class Member(NamedTuple):
             *counters: of the draws, where there are several such passes.
         """
         key = None if self.key is None else rng.stream(self.key, "images", *counters)
-        return self.network.apply(
-            {**self.variables, **statistics},
-            on_images(self.changes, images, Mode(True, key is None), key),
-            train=True,
-            deterministic=key is None,
-            rngs=None if key is None else {"sample": key},
-            mutable=["batch_stats"],
-        )
+        seen = on_images(self.changes, images, Mode(True, key is None), key)
+        variables = {**self.variables, **statistics}
+        return self._replace(variables=variables, images=seen, key=key).logits()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,3 +190,14 @@ class Runs(NamedTuple):
     gradients: bool = True
     quantities: bool = True
     over_members: OverMembers | None = None
+
+
+def training_view(runs: Runs, vote: voting.Vote) -> MethodView:
+    """Returns the view `train`: the vote's logits as the members run in training."""
+
+    def train(variables, images, *, key):
+        labels = jnp.zeros(len(images), jnp.int32)
+        found = runs.run(variables, images, labels, key=key, asked=Asked())
+        return voting.logits(found.logits, vote)
+
+    return train

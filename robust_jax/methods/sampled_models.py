@@ -87,40 +87,6 @@ class SampledModels:
         forward = forward_fn(network, self.changes)
         return forward(variables, images, key=key, train=train, deterministic=key is None)
 
-    def of_a_step(
-        self,
-        variables: Variables,
-        images: Array,
-        key: Key[Array, ""],
-        num_samples: int,
-        *,
-        averaging: bool = False,
-    ) -> tuple[Float[Array, "s b c"], Variables]:
-        """Returns the logits of a training step's K models, and the moved statistics.
-
-        The models move the running statistics one after another, each those of its units.
-
-        Args:
-            variables: of all models.
-            images: of the batch.
-            key: of the draws.
-            num_samples: K.
-            averaging: see `run`.
-        """
-        fixed = {name: value for name, value in variables.items() if name != "fitted"}
-
-        def draw(statistics: Variables, number: Int[Array, ""]) -> tuple[Variables, Array]:
-            current = {**fixed, **statistics}
-            outputs, moved = self.run(
-                self.draw(key, number), current, images, train=True,
-                key=rng.stream(key, "noise", number), averaging=averaging,
-            )  # fmt: skip
-            return moved, outputs.logits
-
-        statistics = {name: v for name, v in fixed.items() if name == "batch_stats"}
-        statistics, logits = lax.scan(draw, statistics, jnp.arange(num_samples))
-        return logits, statistics
-
     def one(self, variables: Variables, images: Array, key: Key[Array, ""]) -> Outputs:
         """Returns the outputs of one drawn model, with the statistics of deployment."""
         noise = rng.stream(key, "noise")

@@ -7,6 +7,7 @@ sigma, not clipped, and certify at the same sigma: `input_sigma`.
 
 import dataclasses
 
+from robust_jax import checks
 from robust_jax.methods.cross_entropy import CrossEntropy, Reduction
 from robust_jax.methods.network import NetworkMethod
 from robust_jax.methods.terms import Term
@@ -34,8 +35,7 @@ class Standard(NetworkMethod):
     input_noise_in_prediction: bool = False
 
     def __post_init__(self) -> None:
-        if self.input_sigma < 0:
-            raise ValueError(f"Expected input_sigma={self.input_sigma} >= 0.")
+        checks.at_least(self, 0, "input_sigma")
         super().__post_init__()
 
     @property

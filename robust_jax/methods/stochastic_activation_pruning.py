@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
+from robust_jax import checks
 from robust_jax.methods.network import AveragedMethod
 from robust_jax.models import Activation, LayerChange, Mode, Phase
 
@@ -100,8 +101,7 @@ class Pruning(LayerChange):
     when: tuple[Phase, ...] = ("prediction",)
 
     def __post_init__(self) -> None:
-        if self.fraction <= 0:
-            raise ValueError(f"Expected fraction={self.fraction} > 0.")
+        checks.above(self, 0, "fraction")
 
     @property
     def phases(self) -> Sequence[Phase]:
@@ -138,4 +138,4 @@ class StochasticActivationPruning(AveragedMethod):
     @property
     def own_changes(self) -> tuple[LayerChange, ...]:
         """Returns the pruning."""
-        return (Pruning(self.fraction, self.draws),)
+        return (self.part(Pruning),)

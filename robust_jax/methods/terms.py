@@ -20,6 +20,7 @@ from robust_jax import rng, voting
 from robust_jax.attacks import Attack, bind
 from robust_jax.methods.runs import Asked, Found, Members, Quantity, Runs, cross_entropy
 from robust_jax.models import NetworkConfig
+from robust_jax.models.ensemble import check_ensemble
 from robust_jax.types import Batch, MethodView, Variables
 
 
@@ -35,37 +36,34 @@ class Epoch(NamedTuple):
     count: float | None  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
 
 
+@dataclasses.dataclass
 class Pass:
     """A batch's pass: each of its parts is computed when it is first asked, and once.
 
     Attributes:
+        runs: how the network runs in training.
+        view: the method's views by name, for attacks.
+        vote: how members decide.
         variables: of the method.
         batch: images and labels.
         key: of the step; None where nothing is drawn.
+        asked: by all terms.
         epoch: of the step.
         label_smoothing: of cross-entropies.
         moved: collections as the passes so far have moved them.
     """
 
-    def __init__(
-        self,
-        runs: Runs,
-        view: Callable[[str], MethodView],
-        vote: voting.Vote,
-        variables: Variables,
-        batch: Batch,
-        *,
-        key: Key[Array, ""] | None,
-        asked: Asked,
-        epoch: Epoch,
-        label_smoothing: float,
-    ) -> None:
-        self._runs, self._view, self._asked = runs, view, asked
-        self._vote: voting.Vote = vote
-        self.variables, self.batch, self.key, self.epoch = variables, batch, key, epoch
-        self.label_smoothing = label_smoothing
-        self.moved: Variables = {}
-        self._adversarial: dict[tuple[Attack, str], Members] = {}
+    runs: Runs
+    view: Callable[[str], MethodView]
+    vote: voting.Vote
+    variables: Variables
+    batch: Batch
+    key: Key[Array, ""] | None
+    asked: Asked
+    epoch: Epoch
+    label_smoothing: float
+    moved: Variables = dataclasses.field(default_factory=dict)
+    _adversarial: dict[tuple[Attack, str], Members] = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> Int[Array, " b"]:
@@ -75,7 +73,7 @@ class Pass:
     @functools.cached_property
     def members(self) -> Members:
         """Returns what members give on the batch's images."""
-        return self._moving(self.batch.image, self._asked)
+        return self._moving(self.batch.image, self.asked)
 
     @property
     def member_logits(self) -> Float[Array, "m b c"]:
@@ -105,7 +103,7 @@ class Pass:
     @property
     def vote_logits(self) -> Float[Array, "b c"]:
         """Returns the logits of the vote (of a majority those of the mean probability)."""
-        return voting.logits(self.member_logits, self._vote)
+        return voting.logits(self.member_logits, self.vote)
 
     @property
     def has_run(self) -> bool:
@@ -123,26 +121,22 @@ class Pass:
         what is random has the draws of that. The view is of one pass of the network: where several
         vote (RSE, SAP), or layers do (REGroup), the attack does not see that.
         """
-        logits = self.member_logits  # the clean pass comes first
-        del logits
+        _ = self.members  # the clean pass comes first
         if (attack, view) not in self._adversarial:
-            attacked = bind(self._view(view), jax.lax.stop_gradient(self.variables))
+            attacked = bind(self.view(view), jax.lax.stop_gradient(self.variables))
             images = attack(
                 attacked, self.batch.image, self.labels,
                 key=rng.stream(rng.required_key(self.key), "attack"), index=self.batch.index,
             )  # fmt: skip
-            apart = self._asked.gradients or bool(self._asked.quantities)
+            apart = self.asked.gradients or bool(self.asked.quantities)
             self._adversarial[attack, view] = self._moving(images, Asked(apart=apart))
-        return voting.logits(self._adversarial[attack, view].logits, self._vote)
+        return voting.logits(self._adversarial[attack, view].logits, self.vote)
 
     def gradients_at(
-        self,
-        variables: Variables,
-        images: Float[Array, "b h w k"],
-        labels: Int[Array, " b"],
+        self, variables: Variables, images: Float[Array, "b h w k"], labels: Int[Array, " b"]
     ) -> Float[Array, "m b d"]:
         """Returns the members' gradients on other images, for other variables; nothing moves."""
-        found = self._runs.run(variables, images, labels, key=self.key, asked=Asked(gradients=True))
+        found = self.runs.run(variables, images, labels, key=self.key, asked=Asked(gradients=True))
         assert found.gradients is not None
         return found.gradients
 
@@ -156,14 +150,13 @@ class Pass:
             variables: of the method.
             *shares: arrays with a leading member axis.
         """
-        assert self._runs.over_members is not None  # asked where the loss is made
+        assert self.runs.over_members is not None  # asked where the loss is made
         images = self.batch.image
-        return self._runs.over_members(function, variables, images, *shares, key=self.key)
+        return self.runs.over_members(function, variables, images, *shares, key=self.key)
 
     def _moving(self, images: Array, asked: Asked) -> Members:
-        found = self._runs.run(
-            {**self.variables, **self.moved}, images, self.labels, key=self.key, asked=asked
-        )
+        variables = {**self.variables, **self.moved}
+        found = self.runs.run(variables, images, self.labels, key=self.key, asked=asked)
         self.moved = found.moved
         return found
 
@@ -195,8 +188,10 @@ class Term(abc.ABC):
         gradients: does it ask for `Pass.gradients`?
         epochs: does it ask for `Pass.epoch`?
         one_by_one: does it ask `Pass.over_members`?
+        pairs_of_members: is it of an ensemble of at least two members?
     """
 
+    pairs_of_members: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
     epochs: ClassVar[bool] = False
     one_by_one: ClassVar[bool] = False
@@ -213,7 +208,8 @@ class Term(abc.ABC):
 
     def check(self, network: NetworkConfig) -> None:
         """Raises ValueError, in one line, where it cannot be asked of a network."""
-        del network
+        if self.pairs_of_members:
+            check_ensemble(network)
 
     @abc.abstractmethod
     def __call__(self, passed: Pass) -> Value:

@@ -24,7 +24,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from robust_jax import metrics
+from robust_jax import checks, metrics
 from robust_jax.attacks import PGD, Attack, ThreatModel
 from robust_jax.attacks.losses import kl
 from robust_jax.methods.cross_entropy import CrossEntropy
@@ -42,13 +42,11 @@ ATTACK = PGD(
 
 
 @dataclasses.dataclass(frozen=True)
-class Divergence(Term):
-    """beta times the mean KL from the prediction on clean to that on adversarial images.
-
-    Reports `adversarial_accuracy` and `divergence`, the mean KL.
+class _Symbols:
+    """The weight and the attack.
 
     Attributes:
-        beta: weight, 1 / lambda in the paper.
+        beta: weight of the divergence, 1 / lambda in the paper.
         attack: makes the adversarial images in the loss.
         view: what it attacks.
     """
@@ -57,9 +55,16 @@ class Divergence(Term):
     attack: Attack = ATTACK
     view: str = "deployed"
 
+
+@dataclasses.dataclass(frozen=True)
+class Divergence(_Symbols, Term):
+    """beta times the mean KL from the prediction on clean to that on adversarial images.
+
+    Reports `adversarial_accuracy` and `divergence`, the mean KL.
+    """
+
     def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise ValueError(f"Expected beta={self.beta} >= 0.")
+        checks.at_least(self, 0, "beta")
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -77,24 +82,15 @@ class Divergence(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class TRADES(NetworkMethod):
+class TRADES(_Symbols, NetworkMethod):
     """A network trained with TRADES, which makes its own adversarial examples.
 
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean KL.
-
-    Attributes:
-        beta: weight of the divergence, 1 / lambda in the paper.
-        attack: makes the adversarial images in the loss.
-        view: what it attacks.
     """
-
-    beta: float = 6.0
-    attack: Attack = ATTACK
-    view: str = "deployed"
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the cross-entropy of the vote, and the divergence."""
-        return CrossEntropy("vote"), Divergence(self.beta, self.attack, self.view)
+        return CrossEntropy("vote"), self.part(Divergence)

@@ -37,22 +37,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from robust_jax import rng
+from robust_jax import checks, rng
 from robust_jax.methods.cross_entropy import CrossEntropy
 from robust_jax.methods.gradient_diversity import pairwise_cosines
-from robust_jax.methods.members import check_ensemble
-from robust_jax.methods.network import NetworkMethod
+from robust_jax.methods.network import EnsembleMethod
 from robust_jax.methods.terms import Epoch, Pass, Term, Value
-from robust_jax.models import EnsembleConfig, NetworkConfig, ResNetConfig
 from robust_jax.types import Variables
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothDissimilarity(Term):
-    """The absolute cosines of the members' loss gradients, and their norms near the images.
-
-    Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of 2 |g_i|^2)
-    and `eps`.
+class _Symbols:
+    """The paper's symbols.
 
     Attributes:
         scale: weight of the regulariser.
@@ -60,14 +55,13 @@ class SmoothDissimilarity(Term):
         smoothness: weight of the gradients' norms in it ("lamda").
         init_eps: radius of the ascent in the first epoch.
         final_eps: radius that is reached after `num_epochs`; with both 0 no image is moved.
-        num_epochs: epochs of that growth; None for the run's own, all of them.
+        num_epochs: epochs of that growth; None for the run's own, all of them (outside a run eps
+            stays `init_eps` then). Epochs are those of the run's plan; outside a run one is as many
+            steps as the training split has batches of the size that the loss is given.
         num_steps: of the ascent.
         momentum: of the ascent: share of the sum of the former gradients that a step keeps.
         reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
     """
-
-    gradients = True
-    epochs = True
 
     scale: float = 5.0
     coefficient: float = 2.0
@@ -79,18 +73,21 @@ class SmoothDissimilarity(Term):
     momentum: float = 0.0
     reduction: Literal["mean", "sum"] = "mean"
 
-    def __post_init__(self) -> None:
-        for name in ("scale", "coefficient", "smoothness", "init_eps", "final_eps", "momentum"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected {name}={getattr(self, name)} >= 0.")
-        for name in ("num_epochs", "num_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected {name}={value} >= 1.")
 
-    def check(self, network: NetworkConfig) -> None:
-        """Raises ValueError where there are no two members."""
-        check_ensemble(network)
+@dataclasses.dataclass(frozen=True)
+class SmoothDissimilarity(_Symbols, Term):
+    """The absolute cosines of the members' loss gradients, and their norms near the images.
+
+    Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of 2 |g_i|^2)
+    and `eps`.
+    """
+
+    pairs_of_members = gradients = epochs = True
+
+    def __post_init__(self) -> None:
+        weights = ("scale", "coefficient", "smoothness")
+        checks.at_least(self, 0, *weights, "init_eps", "final_eps", "momentum")
+        checks.at_least(self, 1, "num_epochs", "num_steps")
 
     def eps_at(self, epoch: Epoch) -> Float[Array, ""]:
         """Returns the radius of an epoch; outside of a run nothing grows without `num_epochs`."""
@@ -154,42 +151,16 @@ class SmoothDissimilarity(Term):
 
 
 @dataclasses.dataclass(frozen=True)
-class TransferabilityReducedSmooth(NetworkMethod):
+class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
     """An ensemble trained with TRS.
 
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum over members), `gradient_cosine` (mean of the absolute
     cosines), `smoothness` (the mean of 2 |g_i|^2) and `eps`.
-
-    Attributes:
-        network: an `EnsembleConfig`.
-        scale: weight of the regulariser.
-        coefficient: weight of the cosines in it ("coeff" in the code).
-        smoothness: weight of the gradients' norms in it ("lamda").
-        init_eps: radius of the ascent in the first epoch.
-        final_eps: radius that is reached after `num_epochs`; with both 0 no image is moved.
-        num_epochs: epochs of that growth; None for the run's own, all of them (outside a run eps
-            stays `init_eps` then). Epochs are those of the run's plan; outside a run one is as many
-            steps as the training split has batches of the size that the loss is given.
-        num_steps: of the ascent.
-        momentum: of the ascent: share of the sum of the former gradients that a step keeps.
-        reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
     """
-
-    network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
-    scale: float = 5.0
-    coefficient: float = 2.0
-    smoothness: float = 2.0
-    init_eps: float = 0.1
-    final_eps: float = 0.2
-    num_epochs: int | None = None
-    num_steps: int = 6
-    momentum: float = 0.0
-    reduction: Literal["mean", "sum"] = "mean"
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
         """Returns the members' cross-entropies and the regulariser."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(SmoothDissimilarity)}
-        return CrossEntropy("sum"), SmoothDissimilarity(**fields)
+        return CrossEntropy("sum"), self.part(SmoothDissimilarity)

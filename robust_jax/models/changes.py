@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from robust_jax import rng
+from robust_jax import checks, rng
 from robust_jax.types import Variables
 
 if TYPE_CHECKING:
@@ -138,10 +138,8 @@ class InputNoise(LayerChange):
     when: tuple[Phase, ...] = BOTH
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
-            raise ValueError(f"Expected sigma={self.sigma} >= 0.")
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"Expected 0 <= share={self.share} <= 1.")
+        checks.at_least(self, 0, "sigma")
+        checks.shares(self, "share")
 
     @property
     def phases(self) -> Sequence[Phase]:

@@ -2,20 +2,30 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, TypeVarTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from robust_jax import checks
 from robust_jax.models.base import Backbone, NetworkConfig, Taps
 from robust_jax.models.layers import Layers
 from robust_jax.types import Outputs, Variables
 
 T = TypeVar("T")
+Shares = TypeVarTuple("Shares")
 
 Strategy = Literal["auto", "map", "unroll", "vmap"]
+
+
+def _resolved(strategy: Strategy) -> Strategy:
+    """Returns what "auto" is on this device."""
+    if strategy != "auto":
+        return strategy
+    return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +49,8 @@ class EnsembleConfig(NetworkConfig):
             raise ValueError(
                 f"Expected member of class {type(self.member).__name__} to be a single network."
             )
-        if self.num_members < 1:
-            raise ValueError(f"Expected num_members={self.num_members} >= 1.")
-        if self.strategy not in ("auto", "map", "unroll", "vmap"):
-            raise ValueError(
-                f"Expected strategy={self.strategy!r} to be 'auto', 'map', 'unroll' or 'vmap'."
-            )
+        checks.at_least(self, 1, "num_members")
+        checks.one_of(self, "strategy", get_args(Strategy))
 
     def make(self, num_classes: int, layers: Layers) -> "Ensemble":
         """Returns the ensemble."""
@@ -69,9 +75,7 @@ class Ensemble(Backbone):
         self, function: Callable[[Backbone, Array], T], x: Array, *, shared: bool
     ) -> T:
         """Returns function(member, x) of all members, stacked; x is shared or has a member axis."""
-        num_members, strategy = self.config.num_members, self.config.strategy
-        if strategy == "auto":
-            strategy = "map" if jax.default_backend() == "cpu" else "vmap"
+        num_members, strategy = self.config.num_members, _resolved(self.config.strategy)
         axes: PyTree = None if shared else 0
         if strategy == "vmap":
             return nn.vmap(
@@ -175,3 +179,64 @@ def stack_members(members: Sequence[Variables]) -> dict[str, PyTree]:
             "backbone": {"member": jax.tree.map(lambda *leaves: jnp.stack(leaves), *backbones)}
         }
     return stacked
+
+
+def check_ensemble(network: NetworkConfig) -> EnsembleConfig:
+    """Returns the network.
+
+    Raises:
+        ValueError: it is not an ensemble of at least two members.
+    """
+    if not isinstance(network, EnsembleConfig):
+        raise ValueError(f"Expected network={type(network).__name__} to be an EnsembleConfig.")
+    if network.num_members < 2:
+        raise ValueError(f"Expected num_members={network.num_members} >= 2: members form pairs.")
+    return network
+
+
+def check_single(network: NetworkConfig) -> None:
+    """Raises ValueError where a network is an ensemble."""
+    if isinstance(network, EnsembleConfig):
+        raise ValueError("Expected network=EnsembleConfig(...) to be a single network.")
+
+
+def map_members(
+    function: Callable[[Variables, *Shares], T],
+    variables: Variables,
+    *others: *Shares,
+    strategy: Strategy = "auto",
+) -> T:
+    """Returns function(variables, *others) of every member, stacked: arrays with a member axis.
+
+    Args:
+        function: of the variables of a classifier around one member, and of its share of `others`.
+        variables: of a classifier around an ensemble.
+        *others: arrays with a leading member axis.
+        strategy: how members run, see `EnsembleConfig`.
+    """
+    stacked = {
+        name: collection["backbone"]["member"]
+        for name, collection in variables.items()
+        if "backbone" in collection
+    }
+    shared = {name: value for name, value in variables.items() if name not in stacked}
+
+    def one(members: tuple[Variables, *Shares]) -> T:
+        alone, rest = members[0], members[1:]
+        return function({**shared, **{name: {"backbone": v} for name, v in alone.items()}}, *rest)
+
+    if (how := _resolved(strategy)) == "vmap":
+        return jax.vmap(one)((stacked, *others))
+    num_members = jax.tree.leaves(stacked)[0].shape[0]
+    _, found = lax.scan(
+        lambda carry, members: (carry, one(members)),
+        (),
+        (stacked, *others),
+        unroll=num_members if how == "unroll" else 1,
+    )
+    return found
+
+
+def of_ensemble(collections: Variables) -> Variables:
+    """Returns collections that `map_members` stacked in the layout of the ensemble."""
+    return {name: {"backbone": {"member": c["backbone"]}} for name, c in collections.items()}

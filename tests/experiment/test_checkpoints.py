@@ -12,6 +12,7 @@ import pytest
 import robust_jax
 from robust_jax import formats
 from robust_jax.experiment import checkpoints
+from robust_jax.experiment.weights import check_function
 from robust_jax.methods import (
     KAP,
     TRADES,
@@ -21,7 +22,6 @@ from robust_jax.methods import (
     Standard,
     StochasticActivationPruning,
 )
-from robust_jax.methods.weights import check_function
 from robust_jax.models import CNNConfig, Normalization
 from robust_jax.runtime import sharding
 from robust_jax.types import Task

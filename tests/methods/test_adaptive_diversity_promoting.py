@@ -8,8 +8,7 @@ import numpy as np
 
 from robust_jax.methods import AdaptiveDiversityPromoting
 from robust_jax.methods.adaptive_diversity_promoting import ensemble_entropy, log_determinant
-from robust_jax.methods.network import classifier
-from robust_jax.models import CNNConfig, EnsembleConfig, default_layers
+from robust_jax.models import CNNConfig, EnsembleConfig
 from robust_jax.types import Batch, Task
 
 LOGITS = 2 * jax.random.normal(jax.random.key(0), (3, 5, 7))
@@ -45,7 +44,7 @@ def test_loss():
     images = jax.random.uniform(jax.random.key(1), (5, 6, 6, 1))
     batch = Batch(images, LABELS, jnp.ones(5, bool), jnp.arange(5))
     variables = jax.jit(lambda key: config.make(task).init(key=key))(jax.random.key(2))
-    network = classifier(config, task, default_layers())
+    network = config.classifier(task)
     outputs, _ = jax.jit(
         lambda v: network.apply(v, images, train=True, deterministic=True, mutable=["batch_stats"])
     )(variables)

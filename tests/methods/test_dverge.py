@@ -10,7 +10,6 @@ import pytest
 
 from robust_jax.methods import DVERGE, Epochs
 from robust_jax.methods.dverge import pre_activations
-from robust_jax.methods.members import member_classifier
 from robust_jax.methods.runs import cross_entropy
 from robust_jax.models import (
     Classifier,
@@ -30,7 +29,7 @@ IMAGES = jax.random.uniform(jax.random.key(0), (5, 6, 6, 1))
 LABELS = jnp.asarray([0, 3, 1, 2, 3])
 BATCH = Batch(IMAGES, LABELS, jnp.ones(5, bool), jnp.arange(5))
 MODE = {"train": True, "deterministic": True, "mutable": ["batch_stats"]}
-MEMBER = member_classifier(CONFIG, TASK, default_layers())
+MEMBER = CONFIG.classifier(TASK, member=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from robust_jax.methods import GradientAlignment
-from robust_jax.methods.members import member_classifier
 from robust_jax.methods.runs import cross_entropy
-from robust_jax.models import CNNConfig, EnsembleConfig, Mode, default_layers, member_variables
+from robust_jax.models import CNNConfig, EnsembleConfig, Mode, member_variables
 from robust_jax.types import Batch, Task
 
 MEMBER = CNNConfig(widths=(4, 5), strides=(2, 1), activation="leaky_relu", negative_slope=0.1)
@@ -29,7 +28,7 @@ def variables():
 
 def crossed(alone, images):
     """Returns one member's cross-entropy with batch statistics."""
-    outputs, _ = member_classifier(CONFIG, TASK, default_layers()).apply(
+    outputs, _ = CONFIG.classifier(TASK, member=True).apply(
         alone, images, train=True, deterministic=True, mutable=["batch_stats"]
     )
     return cross_entropy(outputs.logits, LABELS)

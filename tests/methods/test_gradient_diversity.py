@@ -10,7 +10,6 @@ import pytest
 
 from robust_jax.methods.gradient_diversity import pairwise_cosines
 from robust_jax.methods.layer_calls import first_convolutions
-from robust_jax.methods.members import map_members, of_ensemble
 from robust_jax.methods.runs import Member
 from robust_jax.models import (
     Classifier,
@@ -20,6 +19,7 @@ from robust_jax.models import (
     ResNetConfig,
     default_layers,
 )
+from robust_jax.models.ensemble import map_members, of_ensemble
 
 NORMALIZATION = Normalization(mean=(0.4,), std=(0.3,))
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 6, 6, 1))

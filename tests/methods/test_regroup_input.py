@@ -16,10 +16,10 @@ CNN = CNNConfig(widths=(16, 24), strides=(1, 2))
     ("make", "message"),
     [
         (lambda: REGroup(num_layers=0), "Expected num_layers=0 >= 1."),
-        (lambda: REGroup(delta=0.0), "Expected delta=0.0 > 0."),
+        (lambda: REGroup(delta=0.0), "Expected delta=0.0 >= 1e-30."),
         (
             lambda: REGroup(delta=1e-40),
-            "Expected delta=1e-40 >= 1e-30, for shares in float32.",
+            "Expected delta=1e-40 >= 1e-30.",
         ),
         (lambda: REGroup(surrogate_delta=1e-36), "Expected surrogate_delta=1e-36 >= 1e-30"),
         (lambda: REGroup(temperature=-1.0), "Expected temperature=-1.0 > 0."),

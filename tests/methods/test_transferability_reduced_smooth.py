@@ -10,10 +10,9 @@ import pytest
 from robust_jax import training
 from robust_jax.experiment import config
 from robust_jax.methods import TransferabilityReducedSmooth
-from robust_jax.methods.members import member_classifier
 from robust_jax.methods.runs import cross_entropy
 from robust_jax.methods.terms import Epoch
-from robust_jax.models import CNNConfig, EnsembleConfig, default_layers, member_variables
+from robust_jax.models import CNNConfig, EnsembleConfig, member_variables
 from robust_jax.runtime.sharding import make_mesh
 from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
@@ -44,7 +43,7 @@ def test_loss_without_ascent(variables):
     """In the first epoch eps is 0 here: every point is its image."""
 
     def crossed(alone, images):
-        outputs, _ = member_classifier(CONFIG, TASK, default_layers()).apply(
+        outputs, _ = CONFIG.classifier(TASK, member=True).apply(
             alone, images, train=True, deterministic=True, mutable=["batch_stats"]
         )
         return cross_entropy(outputs.logits, LABELS)

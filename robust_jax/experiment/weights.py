@@ -1,7 +1,6 @@
-"""Arrays of a network: which they are, whether they fit a method, and make the same network."""
+"""Whether arrays fit a method, and make the same network."""
 
 import dataclasses
-import hashlib
 
 import jax
 import numpy as np
@@ -14,16 +13,6 @@ _TOLERANCE = 1e-3
 """Of the largest logit: two ways to compute one float32 network are some 1e-5 apart."""
 _VIEWS = ("surrogate", "noise_off_training", "noise_off")
 """Of which the first that a method has is its network without sampling, fit or vote."""
-
-
-def fingerprint(variables: Variables) -> str:
-    """Returns twelve hex digits that two models share only if all their arrays are equal."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(local(variables)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
 
 
 def check_architecture(variables: Variables, expected: Variables, *, name: str) -> None:

@@ -55,6 +55,25 @@ def from_json(expected: type[T], value: object, *, name: str = "config") -> T:
     return found
 
 
+def decode(expected: object, value: object, *, name: str) -> object:
+    """Returns what `from_json` does, of an annotation that is no class: a tuple of parts, or None.
+
+    Raises:
+        ValueError: as `from_json`.
+    """
+    return _decode(expected, value, name)
+
+
+def kinds(expected: object) -> dict[str, type]:
+    """Returns the dataclasses that a field of this annotation may hold, alone or among others."""
+    if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+        return {n: one for n, one in _subclasses(expected).items() if not inspect.isabstract(one)}
+    found: dict[str, type] = {}
+    for argument in typing.get_args(expected):
+        found |= kinds(argument)
+    return found
+
+
 def completed(expected: type, value: object) -> object:
     """Returns what `to_json` writes today of a stored configuration, for comparisons.
 
@@ -155,7 +174,7 @@ _hints = functools.cache(typing.get_type_hints)
 def _decode_dataclass(expected: type, value: object, name: str) -> object:
     if not isinstance(value, Mapping) or "type" not in value:
         raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
-    known = {n: one for n, one in _subclasses(expected).items() if not inspect.isabstract(one)}
+    known = kinds(expected)
     if value["type"] not in known:
         raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
     cls = known[value["type"]]

@@ -9,7 +9,8 @@ from robust_jax.experiment.run import (
     overfits,
     validate,
 )
-from robust_jax.experiment.state import init_variables, restore, save
+from robust_jax.experiment.start import init_variables
+from robust_jax.experiment.state import restore, save
 
 __all__ = [
     "as_model",

@@ -15,7 +15,15 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, TypeVar
 
+from robust_jax.runtime import command_parts
+
 T = TypeVar("T")
+
+_PARTS = (
+    'Parts are written as in a configuration file, NAME or "NAME(field=value, ...)"; +NAME adds '
+    "one where there are several, -NAME takes it away:"
+)
+"""What `--help` says of the flags that follow it."""
 
 
 def _fraction(text: str) -> float:
@@ -113,6 +121,12 @@ def parse(
     # Imported here: whoever calls `main` himself needs no tyro.
     import tyro
 
+    words = list(sys.argv[1:] if args is None else args)
+    if default is not None and flat is not None:
+        part, words = command_parts.with_parts(getattr(default, flat), words)
+        default = cls(**{**vars(default), flat: part})
+        if {"-h", "--help"} & set(words):
+            description = "\n\n".join([description or "", _PARTS, *command_parts.listed(part)])
     printed = io.StringIO()
     marks = (tyro.conf.CascadeSubcommandArgs,)
     start = tyro.MISSING_NONPROP if default is None else default
@@ -128,7 +142,7 @@ def parse(
     try:
         with contextlib.redirect_stderr(printed), _words_as_people_write_them():
             found = tyro.cli(
-                marked, args=args, description=description, config=marks, default=start
+                marked, args=words, description=description, config=marks, default=start
             )
             return cls(**{name: getattr(found, name) for name in inspect.signature(cls).parameters})
     except SystemExit as stop:

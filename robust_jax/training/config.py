@@ -118,7 +118,11 @@ class TrainingConfig:
         weight_perturbation: gamma of adversarial weight perturbation (Wu, Xia and Wang, 2020): the
             step takes the gradient where each kernel is moved up the loss by gamma times its own
             norm, and applies it to the kernels as they are. 0 for none; one more pass where not.
-        init_from: work directory or checkpoint whose variables the run starts from.
+        init_from: work directory whose best checkpoint's variables the run starts from; several
+            for one network each, which become the members of an ensemble, or the M choices of every
+            layer of `RandomLayerSampling`, in this order.
+        init_part: "all" of it, or the "backbone" alone, for other classes: the last linear layer is
+            fresh, and images are normalised as this run says; a line says what was not taken.
         ema_decay: decay of the exponential moving average of the variables, which is then what
             is validated and deployed; None for none.
         max_steps: end of the run, should it come before the phases' (schedules keep their length).
@@ -135,7 +139,8 @@ class TrainingConfig:
     phases: tuple[Phase, ...] = (Phase(epochs=1.0),)
     adversarial: AdversarialTraining | FreeAdversarialTraining | None = None
     weight_perturbation: float = 0.0
-    init_from: str | None = None
+    init_from: str | tuple[str, ...] | None = None
+    init_part: Literal["all", "backbone"] = "all"
     ema_decay: float | None = None
     max_steps: int | None = None
     validate_every: float = 1.0
@@ -149,6 +154,12 @@ class TrainingConfig:
         if not self.phases and self.init_from is None:
             raise ValueError(
                 "Expected init_from=None to name a checkpoint: phases=() train nothing."
+            )
+        if self.init_from == ():
+            raise ValueError("Expected init_from=() to name checkpoints.")
+        if self.init_part == "backbone" and (not self.phases or self.init_from is None):
+            raise ValueError(
+                "Expected init_part='backbone' with init_from, and phases that train a head."
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"Expected 0 < ema_decay={self.ema_decay} < 1.")

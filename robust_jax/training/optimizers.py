@@ -1,13 +1,16 @@
 """Optimizers and learning-rate schedules: optax, with weight decay as the papers' frameworks do."""
 
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Hashable, Mapping
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
+
+from robust_jax.training import groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +99,16 @@ class OptimizerConfig:
         decay: which parameters decay: "all" (PyTorch's default) or convolution "kernels" only
             (the Keras recipes).
         undecayed: names of parameters that do not decay whatever `decay` says (BatchEnsemble's
-            fast weights "r" and "s").
+            fast weights "r" and "s"), as in `frozen`.
         epsilon: in the denominator of "adam" and "adamw".
         clip_norm: largest global gradient norm; None for no clipping.
         schedule: factor on the learning rate over the run.
+        frozen: names of parameters that stay as they are, bit for bit: of an array ("bias"), a
+            layer ("conv1"), a block, or a path of them ("layer1_0.conv1.kernel"), where "*" stands
+            for any part of a name ("layer1_*"). Running statistics are no parameters: they follow
+            the batches, whatever is frozen.
+        rates: base learning rates of groups of parameters, by such names, in the place of
+            `learning_rate` and with the same schedule; a group's frozen parameters stay frozen.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -112,10 +121,15 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     clip_norm: float | None = None
     schedule: Schedule = Schedule()
+    frozen: tuple[str, ...] = ()
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
             raise ValueError(f"Expected learning_rate={self.learning_rate} >= 0.")
+        for name, rate in self.rates.items():
+            if not rate >= 0:
+                raise ValueError(f"Expected rates={{{name!r}: {rate}}} >= 0.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"Expected 0 <= momentum={self.momentum} < 1.")
         if self.weight_decay < 0:
@@ -133,38 +147,74 @@ class OptimizerConfig:
     def make(
         self, step_at: Callable[[float], int], num_epochs: float
     ) -> optax.GradientTransformation:
-        """Returns the optax transformation of this configuration."""
-        rate = self.rate(step_at, num_epochs)
-        mask = self._decaying if self.decay == "kernels" or self.undecayed else None
+        """Returns the optax transformation of this configuration.
+
+        Its `init` raises ValueError where a name of `undecayed`, `frozen` or `rates` occurs
+        nowhere, or a parameter belongs to two groups; shapes are enough for it.
+        """
         clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        if self.name == "adamw":
-            adamw = optax.adamw(rate, eps=self.epsilon, weight_decay=self.weight_decay, mask=mask)
-            return optax.chain(clip, adamw)
+        mask = self._decaying if self.decay == "kernels" or self.undecayed else None
         decay = optax.add_decayed_weights(self.weight_decay, mask)
+        # Pieces of optax's own `sgd`, `adam` and `adamw`, but for the rate.
+        rate = self._by_rates(step_at, num_epochs)
+        if self.name == "adamw":
+            moments = optax.chain(optax.scale_by_adam(eps=self.epsilon), decay, rate)
+            return self._of_what_moves(optax.chain(clip, moments))
         decay = decay if self.weight_decay else optax.identity()
+        direction = optax.identity()
         if self.name == "adam":
-            return optax.chain(clip, decay, optax.adam(rate, eps=self.epsilon))
-        momentum = self.momentum or None
-        return optax.chain(clip, decay, optax.sgd(rate, momentum, nesterov=self.nesterov))
+            direction = optax.scale_by_adam(eps=self.epsilon)
+        elif self.momentum:
+            direction = optax.trace(self.momentum, nesterov=self.nesterov)
+        return self._of_what_moves(optax.chain(clip, decay, optax.chain(direction, rate)))
+
+    def _by_rates(
+        self, step_at: Callable[[float], int], num_epochs: float
+    ) -> optax.GradientTransformation:
+        """Returns the update's last piece: minus the learning rate, each group's own."""
+        names = tuple(self.rates)
+        bases = (self.learning_rate, *self.rates.values())
+        scales: dict[Hashable, optax.GradientTransformation] = {
+            number: optax.scale_by_learning_rate(
+                dataclasses.replace(self, learning_rate=base).rate(step_at, num_epochs)
+            )
+            for number, base in enumerate(bases)
+        }
+        if not names:
+            return scales[0]
+        return optax.multi_transform(scales, lambda params: groups.numbers(params, names))
+
+    def _of_what_moves(self, whole: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Returns the optimizer of the parameters that are not frozen, its names checked."""
+
+        def moving(params: PyTree) -> PyTree:
+            return groups.moving(params, self.frozen)
+
+        def still(params: PyTree) -> PyTree:
+            return jax.tree.map(operator.not_, moving(params))
+
+        inner = whole
+        if self.frozen:
+            inner = optax.chain(
+                optax.masked(whole, moving), optax.masked(optax.set_to_zero(), still)
+            )
+
+        def init(params: PyTree) -> PyTree:
+            for field in ("undecayed", "frozen", "rates"):
+                groups.check_names(params, field, tuple(getattr(self, field)))
+            return inner.init(params)
+
+        return optax.GradientTransformation(init, inner.update)
 
     def _decaying(self, params: PyTree) -> PyTree:
         """Returns a tree, True at what decays.
 
         Convolution kernels are of rank 4, or 5 in stacked ensembles.
-
-        Raises:
-            ValueError: a name of `undecayed` occurs nowhere.
         """
-        found: set[str | None] = set()
 
-        def decays(path: tuple[object, ...], leaf: Array) -> bool:
-            name = getattr(path[-1], "key", None)
-            found.add(name)
-            kernel = name == "kernel" and leaf.ndim >= 4
-            return (kernel or self.decay == "all") and name not in self.undecayed
+        def decays(path: groups.Path, leaf: Array) -> bool:
+            kernel = getattr(path[-1], "key", None) == "kernel" and leaf.ndim >= 4
+            kept = any(groups.is_named(path, name) for name in self.undecayed)
+            return (kernel or self.decay == "all") and not kept
 
-        tree = jax.tree_util.tree_map_with_path(decays, params)
-        unknown = sorted(set(self.undecayed) - found)
-        if unknown:
-            raise ValueError(f"Expected undecayed={unknown} to be names of parameters.")
-        return tree
+        return jax.tree_util.tree_map_with_path(decays, params)

@@ -132,8 +132,16 @@ def perturb_weights(params: PyTree, slopes: PyTree, gamma: float) -> PyTree:
 def _moved_average(average: Variables, variables: Variables, share: float) -> Variables:
     """Returns the average moved towards the parameters and running statistics."""
     names = variables.keys() & {"params", "batch_stats"}
+
+    def kept(new: Array, old: Array, moved: Array) -> Array:
+        # Of equal values it is that value: a frozen parameter's does not wander by roundings.
+        return jnp.where(new == old, old, moved)
+
+    def moved(new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(kept, new, old, optax.incremental_update(new, old, share))
+
     return {
-        name: optax.incremental_update(value, average[name], share) if name in names else value
+        name: moved(value, average[name]) if name in names else value
         for name, value in variables.items()
     }
 

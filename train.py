@@ -1,22 +1,28 @@
 """Trains a configuration: python train.py [CONFIG[:VARIANT]] [--workdir DIR] [--overrides].
 
 Without arguments it runs configs/quickstart.py. Starting again in the same work directory goes on
-where the last checkpoint stands; at the end the best checkpoint is evaluated.
+where the last checkpoint stands; at the end the best checkpoint is evaluated. `--seeds 0 1 2` does
+so for each seed, and compares them.
 """
 
 import dataclasses
 import pathlib
 import sys
+from typing import NamedTuple
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from robust_jax import evaluation, experiment, training
-from robust_jax.data import open_data
+from robust_jax.data import Data, open_data
 from robust_jax.evaluation import dry_run
+from robust_jax.evaluation.compare import compare
 from robust_jax.experiment import checkpoints, config
+from robust_jax.methods import Method
 from robust_jax.runtime import command_line, compilation_cache, interrupt, logging, sharding
 from robust_jax.runtime.wording import gibibytes
-from robust_jax.training.plan import make_plan
+from robust_jax.training.plan import Plan, make_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,22 +32,39 @@ class Arguments:
     Attributes:
         config: the configuration, any field of it.
         workdir: where checkpoints and metrics go; None for runs/NAME.
+        seeds: train and evaluate each of them, in the place of `seed`, in WORKDIR/seedN; what is
+            finished is skipped, and at the end they are compared.
     """
 
     config: config.Config
     workdir: pathlib.Path | None = None
+    seeds: tuple[int, ...] = ()
 
 
-def main(arguments: Arguments) -> None:
-    """Trains, or goes on training, and evaluates the best checkpoint."""
-    cfg = arguments.config
-    workdir = arguments.workdir or pathlib.Path("runs") / cfg.name
-    sharding.start_processes(cfg.runtime)
-    compilation_cache.use(cfg.runtime.compilation_cache)
-    mesh = sharding.make_mesh(cfg.runtime.num_devices)
+class Parts(NamedTuple):
+    """What the runs of one configuration have in common; none of it depends on the seed.
 
-    # Everything that can be wrong with a configuration is found here, before any long work.
-    last = checkpoints.resumable_step(workdir, cfg)
+    Attributes:
+        mesh: devices.
+        data: the dataset.
+        method: the defence.
+        plan: steps of a run.
+        optimizer: of its parameters.
+        step_fn: the training step, compiled at its first call.
+        evaluator: of the evaluation at the end.
+    """
+
+    mesh: Mesh
+    data: Data
+    method: Method
+    plan: Plan
+    optimizer: optax.GradientTransformation
+    step_fn: training.TrainStep
+    evaluator: evaluation.Evaluator
+
+
+def make_parts(cfg: config.Config, mesh: Mesh) -> Parts:
+    """Returns the parts; what can be wrong with a configuration is found here."""
     data = open_data(cfg.data)
     method = cfg.method.make(data.task)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
@@ -49,10 +72,44 @@ def main(arguments: Arguments) -> None:
     step_fn = training.make_train_step(
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
-    validator = experiment.make_validator(method, cfg, data, mesh)
     evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh)
     shapes = dry_run.trained(method, data.task, cfg.evaluation.batch_size)
     dry_run.check(evaluator, {None: (method, shapes)}, data.task)
+    jax.eval_shape(optimizer.init, shapes["params"])  # knows the names of parameters
+    return Parts(mesh, data, method, plan, optimizer, step_fn, evaluator)
+
+
+def main(arguments: Arguments) -> None:
+    """Trains, or goes on training, and evaluates the best checkpoint; of every seed."""
+    cfg, seeds = arguments.config, arguments.seeds
+    workdir = arguments.workdir or pathlib.Path("runs") / cfg.name
+    runs = experiment.of_seeds(cfg, workdir, seeds) if seeds else {workdir: cfg}
+    sharding.start_processes(cfg.runtime)
+    compilation_cache.use(cfg.runtime.compilation_cache)
+    mesh = sharding.make_mesh(cfg.runtime.num_devices)
+    for place, one in runs.items():
+        checkpoints.resumable_step(place, one)
+    parts, validator = make_parts(cfg, mesh), None
+    for place, one in runs.items():
+        if seeds and experiment.is_done(one, place, parts.plan):
+            logging.say(f"Seed {one.seed} is trained and evaluated: {place}")
+            continue
+        validator = experiment.make_validator(parts.method, one, parts.data, mesh, like=validator)
+        if not train(one, place, parts, validator):
+            return
+    if seeds and jax.process_index() == 0:
+        compare(list(runs), workdir / "compare.html")
+
+
+def train(
+    cfg: config.Config,
+    workdir: pathlib.Path,
+    parts: Parts,
+    validator: evaluation.Evaluator | None,
+) -> bool:
+    """Trains, or goes on training, and evaluates the best checkpoint; False if it was stopped."""
+    mesh, data, method, plan, optimizer, step_fn, evaluator = parts
+    last = checkpoints.resumable_step(workdir, cfg)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
         experiment.init_variables(cfg, data, method, mesh),
@@ -67,8 +124,7 @@ def main(arguments: Arguments) -> None:
     manager = checkpoints.open_manager(workdir, best_by=cfg.training.best_by)
     monitor = cfg.training.overfitting
     stops = monitor is not None and monitor.action == "stop"
-    collapsed = stops and experiment.overfits(cfg.training, workdir)
-    finished = last is not None and bool(last >= plan.num_steps or collapsed)
+    finished = experiment.is_trained(cfg, workdir, plan)
     if last is not None and not finished:
         state = experiment.restore(manager, workdir, last, state, mesh)
     if plan.num_steps == 0 and last is None:
@@ -113,7 +169,7 @@ def main(arguments: Arguments) -> None:
                     break
             if stop:
                 logging.say(f"Stopped and saved at step {step}; the same command goes on.")
-                return
+                return False
 
     peak = sharding.peak_bytes(mesh.devices.flat)
     if peak is not None:
@@ -124,6 +180,7 @@ def main(arguments: Arguments) -> None:
         checkpoint, cfg.evaluation, mesh,
         data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,
     )  # fmt: skip
+    return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The library's one way to judge a model: attacked, certified, measured, checked, summed up."""
 
-import dataclasses
 import pathlib
 import shlex
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from robust_jax import formats, serialization
+from robust_jax import formats
 from robust_jax.certify import Certificate
 from robust_jax.data import Split, fingerprint, from_arrays
 from robust_jax.evaluation import (
@@ -273,11 +272,9 @@ def _attacked_and_certified(
 def _description(
     model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
 ) -> claims.Description:
-    # What a paper prints, and what else is asked, changes no record.
-    bare = dataclasses.replace(wanted, printed=None, measures=None)
     return {
         **model.described,
         "data": fingerprint(split),
-        "evaluation": serialization.to_json(bare),
+        "evaluation": claims.of_evaluation(wanted),
         "sources": {name: one.described for name, one in sources.items()},
     }

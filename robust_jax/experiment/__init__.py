@@ -9,6 +9,7 @@ from robust_jax.experiment.run import (
     overfits,
     validate,
 )
+from robust_jax.experiment.seeds import is_done, is_trained, of_seeds
 from robust_jax.experiment.start import init_variables
 from robust_jax.experiment.state import restore, save
 
@@ -17,8 +18,11 @@ __all__ = [
     "fit",
     "header",
     "init_variables",
+    "is_done",
+    "is_trained",
     "judge",
     "make_validator",
+    "of_seeds",
     "overfits",
     "restore",
     "save",

@@ -1,5 +1,6 @@
 """A run around its steps: what it says first, validation, the fit at the end."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -41,13 +42,29 @@ def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh
 
 
 def make_validator(
-    method: Method, config: Config, data: Data, mesh: Mesh
+    method: Method,
+    config: Config,
+    data: Data,
+    mesh: Mesh,
+    *,
+    like: evaluation.Evaluator | None = None,
 ) -> evaluation.Evaluator | None:
     """Returns the evaluator of the validation split; None where the split is empty.
+
+    Args:
+        method: what is validated.
+        config: of the run.
+        data: the dataset.
+        mesh: devices.
+        like: that of the same configuration with another seed, whose compiled steps are used again
+            where no seed is in them.
 
     Raises:
         ValueError: the best checkpoint is chosen by robust accuracy and there is no split.
     """
+    runs = {} if like is None else like.config.attacks
+    if like is not None and not any([like.stochastic, *(r.attack.targeted for r in runs.values())]):
+        return like._replace(config=dataclasses.replace(like.config, seed=config.seed))
     attack = config.training.validation_attack
     if len(data.validation) == 0:
         if attack is not None:

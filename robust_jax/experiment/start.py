@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import PyTree
 
 from robust_jax import rng
 from robust_jax.data import Data
@@ -39,18 +39,15 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
             method has networks, or their images are normalised by different numbers.
     """
 
-    def init(key: Key[Array, ""]) -> Variables:
-        return method.init(key=key)
-
     def fresh() -> Variables:
-        init_once = jitted(init, out_shardings=replicated(mesh))
-        variables = init_once(rng.stream(jax.random.key(config.seed), "init"))
+        init_once = jitted(method.init, out_shardings=replicated(mesh))
+        variables = init_once(key=rng.stream(jax.random.key(config.seed), "init"))
         return _with_statistics(variables, config.method.normalization, data, mesh)
 
     source = config.training.init_from
     if source is None:
         return fresh()
-    expected = jax.eval_shape(init, jax.random.key(0))
+    expected = jax.eval_shape(method.init, key=jax.random.key(0))
     single, shapes = config.method, expected
     if not isinstance(source, str):
         single, shapes = _one_network(config.method, expected, len(source))

@@ -9,7 +9,7 @@ from robust_jax.training.config import (
 )
 from robust_jax.training.loop import batches, fetch
 from robust_jax.training.state import TrainState, init_state
-from robust_jax.training.step import Metrics, make_train_step, perturb_weights
+from robust_jax.training.step import Metrics, TrainStep, make_train_step, perturb_weights
 
 __all__ = [
     "AdversarialTraining",
@@ -18,6 +18,7 @@ __all__ = [
     "OverfittingMonitor",
     "Phase",
     "TrainState",
+    "TrainStep",
     "TrainingConfig",
     "batches",
     "fetch",

@@ -17,6 +17,9 @@ from robust_jax.training.config import AdversarialTraining, FreeAdversarialTrain
 from robust_jax.training.state import TrainState, state_sharding
 from robust_jax.types import Batch, Variables
 
+TrainStep = Compiled[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]
+"""(state, batch, root key) -> (state, metrics), compiled."""
+
 
 def make_train_step(
     method: Method,
@@ -24,7 +27,7 @@ def make_train_step(
     config: TrainingConfig,
     augmentation: Augmentation,
     mesh: Mesh,
-) -> Compiled[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """Returns the jitted step (state, batch, root key) -> (state, metrics).
 
     The batch is split over the mesh, the state replicated and donated; XLA sums gradients and

@@ -1,0 +1,42 @@
+"""Runs of one configuration that differ in the seed alone, and which of them are done."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from robust_jax.evaluation import claims
+from robust_jax.experiment import checkpoints
+from robust_jax.experiment.config import Config
+from robust_jax.experiment.run import overfits
+from robust_jax.training.plan import Plan
+
+
+def of_seeds(
+    config: Config, workdir: pathlib.Path, seeds: Sequence[int]
+) -> dict[pathlib.Path, Config]:
+    """Returns the runs of some seeds, by their work directories WORKDIR/seedN.
+
+    Raises:
+        ValueError: a seed is there twice, or is none of a key; or the directory is one run's own.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected seeds={tuple(seeds)} to differ.")
+    if (workdir / "checkpoints").is_dir():
+        raise ValueError(f"Expected workdir={str(workdir)!r} of seeds to be no single run's.")
+    return {workdir / f"seed{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+
+
+def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
+    """Returns whether a run has taken its last step, or its monitor has ended it."""
+    last = checkpoints.resumable_step(workdir, config)
+    if last is None:
+        return False
+    monitor = config.training.overfitting
+    stops = monitor is not None and monitor.action == "stop"
+    return last >= plan.num_steps or (stops and overfits(config.training, workdir) is not None)
+
+
+def is_done(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
+    """Returns whether a run is trained, and its evaluation, as it is configured, has ended."""
+    trained = is_trained(config, workdir, plan)
+    return trained and claims.has_ended(workdir, config.evaluation)

@@ -44,16 +44,22 @@ noise has the same sigma (the paper gives none). Training depends on X alone.
 
 `input_noise0.1` and `nt_input_noise0.1` train on inputs with Gaussian noise of .1, without
 activation noise, and deploy without any (arXiv version 2 of the paper turns to such training).
+
+KAP with others' training, which the paper has not; the network is `default`'s:
+
+* `at`: PGD adversarial training as `standard_cifar10.py:at`, whose attack sees the noise;
+* `trades`: TRADES' term added to the loss, by TRADES' recipe (recipes/adversarial.py);
+* `parl`: three of these networks and PARL's term, by KAP's recipe.
 """
 
 from typing import Any, NamedTuple
 
 from robust_jax.experiment.config import Config
-from robust_jax.methods import KernelPool
-from robust_jax.models import conv_encoder, strided_cnn
+from robust_jax.methods import Divergence, KernelPool, PairwiseAdversarial
+from robust_jax.models import EnsembleConfig, conv_encoder, strided_cnn
 
-from .eval.kap import noise_off
-from .recipes import changes
+from .eval.kap import noise_off, pgd
+from .recipes import adversarial, changes
 from .recipes import kap as recipes
 
 NT = recipes.cifar("cifar10", noise_off("cifar"))
@@ -141,6 +147,13 @@ VARIANTS = {
     "max": recipes.with_kap(NT, pool=KernelPool(kind="max")),
     "input_noise0.1": input_noise(KernelPool()),
     "nt_input_noise0.1": input_noise(None),
+    "at": recipes.with_rice_optimizer(
+        recipes.adversarially_trained(recipes.with_kap(NT), pgd("cifar", 20), pgd("cifar", 10))
+    ),
+    "trades": recipes.with_kap(adversarial.trades(noise_off("cifar")), terms=(Divergence(),)),
+    "parl": recipes.with_kap(
+        NT, network=EnsembleConfig(NT.method.network, 3), terms=(PairwiseAdversarial(),)
+    ),
     "depth1": small(1),
     "depth2": small(2),
     "depth3": small(3),

@@ -240,7 +240,7 @@ class _Reader(NamedTuple):
             case _:
                 return self._number(node)
 
-    def _number(self, node: ast.expr) -> float:
+    def _number(self, node: ast.expr) -> int | float:
         """Returns a number, a fraction, or one of them below zero."""
         match node:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
@@ -276,5 +276,7 @@ class _Reader(NamedTuple):
 def _names(expected: object, meant: str = "") -> str:
     """Returns in words what may stand somewhere."""
     known = sorted(kinds(expected))
+    if not known:
+        return "a number, a text or several of them"
     near = difflib.get_close_matches(meant, known, n=1)
     return f"one of {known}" + (f" (did you mean {near[0]}?)" if near else "")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import train
-from robust_jax import experiment, training
+from robust_jax import evaluation, experiment, training
 from robust_jax.attacks import FGSM, PGD, AutoAttack
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
 from robust_jax.experiment import checkpoints
-from robust_jax.methods import KAP, Standard
+from robust_jax.methods import Standard
 from robust_jax.models import Normalization
 from robust_jax.runtime import sharding
 from robust_jax.training import (
@@ -88,6 +88,8 @@ def test_phases_go_on_counting_epochs():
 def test_resume_is_bitwise(tmp_path, method, adversarial, monkeypatch):
     """A run stopped in mid-epoch by SIGTERM ends in the same bits as one that was not."""
     cfg = unattacked(config(method, adversarial=adversarial))
+    optimizer = dataclasses.replace(cfg.optimizer, frozen=("norm1.bias",), rates={"linear": 0.02})
+    cfg = dataclasses.replace(cfg, optimizer=optimizer)
     run(cfg, tmp_path / "whole")
 
     real = training.make_train_step
@@ -175,26 +177,61 @@ def test_non_finite_loss_names_step_and_checkpoint(tmp_path):
     assert checkpoints.resumable_step(tmp_path, cfg) is None
 
 
-def test_init_from_another_run(tmp_path, capsys, monkeypatch):
-    first = run(unattacked(config()), tmp_path / "first")
-    cfg = config(init_from=str(tmp_path / "first"))
-    data = open_data(cfg.data)
-    mesh = sharding.make_mesh(1)
-    method = cfg.method.make(data.task)
-    found = experiment.init_variables(cfg, data, method, mesh)
-    chex.assert_trees_all_equal(found, first.variables)
-    wrong = dataclasses.replace(cfg, method=Standard())
-    with pytest.raises(ValueError, match="another architecture"):
-        experiment.init_variables(wrong, data, wrong.method.make(data.task), mesh)
-    # Kernel pooling over a plain network's arrays: to be trained on, and a line says so.
-    pooled = dataclasses.replace(cfg, method=KAP(network=NETWORK))
-    capsys.readouterr()
-    experiment.init_variables(pooled, data, pooled.method.make(data.task), mesh)
-    assert "Expected KAP to make the same network of the arrays as" in capsys.readouterr().out
-    asis = dataclasses.replace(pooled, training=TrainingConfig(phases=(), init_from="first"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"init_from='first' to fit: .* differ by"):
-        experiment.init_variables(asis, data, pooled.method.make(data.task), mesh)
+def test_names_of_parameters_are_known_before_training(tmp_path):
+    cfg = config()
+    cfg = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, frozen=("conv9",)))
+    with pytest.raises(ValueError, match=r"frozen=\['conv9'\] to be names of parameters"):
+        run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_seeds_are_runs_of_their_own_by_one_compiled_step(tmp_path, capsys, monkeypatch):
+    """Stopped in the second, gone on with; each ends in the bits of a run of that seed alone."""
+    cfg, seeds, made = unattacked(config()), (0, 1), []
+    real = training.make_train_step
+
+    def stopping(*arguments):
+        made.append(real(*arguments))
+
+        def wrapped(state, batch, key):
+            if (len(made), int(state.step), int(jax.random.key_data(key)[-1])) == (1, 6, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return made[-1](state, batch, key)
+
+        return wrapped
+
+    monkeypatch.setattr(training, "make_train_step", stopping)
+    validators = []
+    make_evaluator = evaluation.make_evaluator
+    monkeypatch.setattr(
+        evaluation, "make_evaluator", lambda *a: validators.append(a) or make_evaluator(*a)
+    )
+    everything = train.Arguments(cfg, tmp_path / "seeds", seeds)
+    train.main(everything)
+    assert (len(made), made[0]._cache_size(), len(validators)) == (1, 1, 2)
+    assert "Stopped and saved at step 7" in capsys.readouterr().out
+    assert not (tmp_path / "seeds" / "compare.html").exists()
+    train.main(everything)
+    said = capsys.readouterr().out
+    assert "Seed 0 is trained and evaluated" in said
+    assert "Going on from step 7" in said
+    assert "n = 2" in said
+    assert (tmp_path / "seeds" / "compare.html").is_file()
+    run(dataclasses.replace(cfg, seed=1), tmp_path / "alone")
+    chex.assert_trees_all_equal(
+        model(tmp_path / "seeds" / "seed1", 22), model(tmp_path / "alone", 22)
+    )
+
+
+def test_seeds_differ_and_have_a_place_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match=r"Expected seeds=\(1, 2, 1\) to differ"):
+        train.main(train.Arguments(config(), tmp_path, (1, 2, 1)))
+    with pytest.raises(ValueError, match="Expected 0 <= seed=-1"):
+        train.main(train.Arguments(config(), tmp_path, (0, -1)))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="of seeds to be no single run's"):
+        train.main(train.Arguments(config(), tmp_path, (0, 1)))
 
 
 @pytest.mark.parametrize("statistics", ["train_channel", "train_pixel"])
@@ -207,13 +244,14 @@ def test_training_statistics_reach_the_model(statistics):
     np.testing.assert_allclose(found["constants"]["mean"], images.mean(axes), rtol=1e-5)
 
 
-def test_step_compiles_once_and_average_follows():
+def test_step_compiles_once_average_follows_and_frozen_stays():
     cfg = config()
     data = open_data(cfg.data)
     mesh = sharding.make_mesh(2)
     method = cfg.method.make(data.task)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
-    optimizer = cfg.optimizer.make(plan.step_at, 1.0)
+    still = dataclasses.replace(cfg.optimizer, frozen=("conv1", "norm1.scale"))
+    optimizer = still.make(plan.step_at, 1.0)
     step_fn = training.make_train_step(method, optimizer, cfg.training, cfg.data.augmentation, mesh)
     state = training.init_state(
         experiment.init_variables(cfg, data, method, mesh), optimizer, cfg.training, mesh
@@ -226,6 +264,11 @@ def test_step_compiles_once_and_average_follows():
         average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, params)
     assert step_fn._cache_size() == 1
     chex.assert_trees_all_close(state.deployed["params"], average, rtol=1e-5, atol=1e-7)
+    for found in (params["backbone"], state.deployed["params"]["backbone"]):
+        frozen = found["conv1"]["kernel"], found["norm1"]["scale"]
+        before = start["backbone"]["conv1"]["kernel"], start["backbone"]["norm1"]["scale"]
+        chex.assert_trees_all_equal(frozen, before)
+        assert not np.array_equal(found["norm1"]["bias"], start["backbone"]["norm1"]["bias"])
 
 
 @pytest.mark.parametrize(

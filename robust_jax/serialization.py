@@ -5,6 +5,7 @@ a base class (`method: MethodConfig`) may hold any of its subclasses; the JSON s
 directions check, so a mistake is one line before any work starts.
 """
 
+import contextvars
 import dataclasses
 import difflib
 import functools
@@ -55,13 +56,40 @@ def from_json(expected: type[T], value: object, *, name: str = "config") -> T:
     return found
 
 
-def decode(expected: object, value: object, *, name: str) -> object:
-    """Returns what `from_json` does, of an annotation that is no class: a tuple of parts, or None.
+def draft(expected: type[T], value: object, *, name: str = "config") -> T:
+    """Returns what `from_json` does, before it is known whether its values go together.
+
+    Names and types of fields are checked; classes' own checks are left to a later `check`.
 
     Raises:
         ValueError: as `from_json`.
     """
-    return _decode(expected, value, name)
+    token = _DRAFT.set(True)
+    try:
+        return from_json(expected, value, name=name)
+    finally:
+        _DRAFT.reset(token)
+
+
+_DRAFT: contextvars.ContextVar[bool] = contextvars.ContextVar("draft", default=False)
+
+
+def _made(cls: type, arguments: Mapping[str, object]) -> object:
+    """Returns an instance of a dataclass; of a draft without its `__post_init__`."""
+    if not _DRAFT.get():
+        return cls(**arguments)
+    made = object.__new__(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in arguments:
+            value = arguments[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            raise TypeError(f"missing argument: {field.name!r}")
+        object.__setattr__(made, field.name, value)
+    return made
 
 
 def kinds(expected: object) -> dict[str, type]:
@@ -191,7 +219,7 @@ def _decode_dataclass(expected: type, value: object, name: str) -> object:
         if key != "type"
     }
     try:
-        return cls(**arguments)
+        return _made(cls, arguments)
     except TypeError as error:
         missing = str(error).split("argument")[-1].lstrip("s: ")
         raise ValueError(f"Expected {name} to have the field {missing}.") from error

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, TypeVar
 
+from robust_jax import serialization
 from robust_jax.runtime import command_parts
 
 T = TypeVar("T")
@@ -144,7 +145,7 @@ def parse(
             found = tyro.cli(
                 marked, args=words, description=description, config=marks, default=start
             )
-            return cls(**{name: getattr(found, name) for name in inspect.signature(cls).parameters})
+            values = {name: getattr(found, name) for name in inspect.signature(cls).parameters}
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -154,6 +155,9 @@ def parse(
         if named is None:
             raise
         raise ValueError(f"Expected a kind of {named[1]}, of which there are several.") from None
+    if flat is not None:  # parts came as drafts
+        values[flat] = serialization.check(values[flat])
+    return cls(**values)
 
 
 def _one_line(box: str) -> str:

@@ -67,6 +67,8 @@ class _Place(NamedTuple):
 def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
     """Returns a configuration with the parts that words of a command line name, and other words.
 
+    Whether its values go together is for `serialization.check`, once the other words have theirs.
+
     Args:
         config: a dataclass.
         words: of the command line.
@@ -95,9 +97,7 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
         changed = True
     if not changed:
         return config, rest
-    found = serialization.decode(type(config), tree, name="config")
-    assert isinstance(found, type(config))
-    return found, rest
+    return serialization.draft(type(config), tree), rest
 
 
 def listed(config: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Parts of a configuration written on the command line, as a configuration file has them."""
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -159,3 +160,16 @@ def test_seeds_and_names_of_parameters(repository, monkeypatch):
     assert (found.config.training.init_from, found.seeds) == (("a", "b"), (0, 1))
     one = command_line.parse(train.Arguments, args=words[6:8], default=default, flat="config")
     assert one.config.training.init_from == "a"
+
+
+@pytest.mark.parametrize("file", ["README.md", "configs/README.md"])
+def test_commands_of_the_readmes_are_understood(repository, monkeypatch, file):
+    monkeypatch.chdir(repository)
+    text = (repository / file).read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.strip().startswith("python train.py c")]
+    assert len(commands) > 3
+    for command in commands:
+        _, _, spec, *words = shlex.split(command, comments=True)
+        if not {"--help", "--runtime.distributed"} & set(words):
+            default = train.Arguments(config.load(spec))
+            command_line.parse(train.Arguments, args=words, default=default, flat="config")

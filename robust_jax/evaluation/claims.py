@@ -7,7 +7,6 @@ attack, certificate or sanity check keeps what is finished, and what changes a r
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
 
@@ -89,18 +88,12 @@ def read(directory: pathlib.Path) -> Description:
     return _as_today(_stored(directory / "evaluation.json"))
 
 
-def of_evaluation(evaluation: Evaluation) -> Description:
-    """Returns what a description says of an evaluation."""
-    # What a paper prints, and what else is asked, changes no record.
-    return serialization.to_json(dataclasses.replace(evaluation, printed=None, measures=None))
-
-
-def has_ended(directory: pathlib.Path, evaluation: Evaluation) -> bool:
-    """Returns whether a directory holds this evaluation, to its end."""
+def has_ended(directory: pathlib.Path, evaluation: Description) -> bool:
+    """Returns whether a directory holds this evaluation, described, to its end."""
     if not (directory / "summary.json").is_file():
         return False
     with contextlib.suppress(ValueError, OSError):  # torn, newer or gone: whoever goes on says so
-        return read(directory)["evaluation"] == of_evaluation(evaluation)
+        return read(directory)["evaluation"] == evaluation
     return False
 
 

@@ -1,5 +1,6 @@
 """The library's one way to judge a model: attacked, certified, measured, checked, summed up."""
 
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from robust_jax import formats
+from robust_jax import formats, serialization
 from robust_jax.certify import Certificate
 from robust_jax.data import Split, fingerprint, from_arrays
 from robust_jax.evaluation import (
@@ -269,12 +270,18 @@ def _attacked_and_certified(
     return of_all, certificates
 
 
+def described(wanted: Evaluation) -> claims.Description:
+    """Returns what a description says of an evaluation."""
+    # What a paper prints, and what else is asked, changes no record.
+    return serialization.to_json(dataclasses.replace(wanted, printed=None, measures=None))
+
+
 def _description(
     model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
 ) -> claims.Description:
     return {
         **model.described,
         "data": fingerprint(split),
-        "evaluation": claims.of_evaluation(wanted),
+        "evaluation": described(wanted),
         "sources": {name: one.described for name, one in sources.items()},
     }

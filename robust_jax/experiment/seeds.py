@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from robust_jax.evaluation import claims
+from robust_jax.evaluation.run import described
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.experiment.run import overfits
@@ -39,4 +40,4 @@ def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
 def is_done(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
     """Returns whether a run is trained, and its evaluation, as it is configured, has ended."""
     trained = is_trained(config, workdir, plan)
-    return trained and claims.has_ended(workdir, config.evaluation)
+    return trained and claims.has_ended(workdir, described(config.evaluation))

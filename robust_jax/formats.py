@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-FORMAT = 4
+FORMAT = 5
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
 Tree = dict[str, object]
@@ -168,6 +168,13 @@ STEPS: dict[int, Step] = {
     # Format 4: runs are planned by one class, so `parallel` is of runs and `parallel_draws` of
     # draws in all attacks; an evaluation's fields are grouped, and {} measures are none.
     3: Step({"claim": _without_measures}, config=lambda tree: _grouped(_with_names_of_4(tree))),
+    # Format 5: records hold the passes of an attack, and summaries their means.
+    4: Step(
+        {
+            "record": lambda tree: {"passes": None, **tree},
+            "summary": lambda tree: {"passes": {}, **tree},
+        }
+    ),
 }
 """By the format that a step begins with."""
 

@@ -18,7 +18,7 @@ from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, RUNTIME,
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 STORED = sorted(path.parent.parts[-2:] for path in FIXTURES.glob("*/*/scores.json"))
 """Commits and names of runs."""
-FORMATS = {"c6714d0": 1, "9833d00": 3}
+FORMATS = {"c6714d0": 1, "9833d00": 3, "9aaf6a6": 4}
 """By commit, the number of what it wrote."""
 
 # The same arrays through the same operations in float32, compiled by another version for another
@@ -80,6 +80,11 @@ def test_stored_run(commit, name, tmp_path, monkeypatch):
         stopped = workdir / "stopped"
         evaluate.main(evaluate.Arguments(workdir, out=stopped, runtime=RUNTIME))
         check_same(records.read_records(stopped), expected, judged_alike=judged_alike)
+        if FORMATS[commit] == 4:  # what was stored has no passes, what was attacked since has
+            last = records.read_records(stopped)["pgd"].values()
+            attacked = [record.passes for record in last if record.linf > 0]
+            assert None in attacked
+            assert attacked[-1] == [4, 3]
         kept = [file.name for file in (stopped / "records").glob("*.format2")]
         assert bool(kept) != judged_alike
         found, said = claims.read(stopped), claims.read(ended)

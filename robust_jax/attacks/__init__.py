@@ -33,7 +33,8 @@ From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
 What they share: the ball (`threat.py`), losses (`losses.py`), views made of views (`views.py`),
 which of several ends is kept (`runs.py`), suites on the examples that still stand (`suites.py`),
-linearised boundaries (`linearised.py`), an attack's way (`trajectories.py`), as many images as
+linearised boundaries (`linearised.py`), an attack's way (`trajectories.py`), what it costs in
+passes (`passes.py`), as many images as
 there are (`dataset.py`), what is refused (`checks.py`).
 """
 
@@ -50,6 +51,7 @@ from robust_jax.attacks.ensembles import MORA
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.pgd import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.smallest_eps import SmallestEps
@@ -95,6 +97,7 @@ __all__ = [
     "DeepFool",
     "HopSkipJump",
     "MinimumNormAttack",
+    "Passes",
     "Rescaled",
     "SmallestEps",
     "Spatial",

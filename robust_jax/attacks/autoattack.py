@@ -17,6 +17,7 @@ from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
+from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.suites import Report, run_suite
@@ -173,9 +174,23 @@ class AutoAttack(BoundedAttack):
         starts: ArrayLike | None = None,
     ) -> Array:
         """Returns the adversarial images; see `Attack`."""
+        return self.counted(view, images, labels, key=key, index=index, starts=starts)[0]
+
+    def counted(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> tuple[Array, Passes]:
+        """Returns the adversarial images and each one's passes; see `Attack`."""
         if starts is not None:
             raise ValueError("Expected starts to be None: AutoAttack begins at the images.")
-        return jnp.asarray(self.report(view, images, labels, key=key, index=index).images)
+        report = self.report(view, images, labels, key=key, index=index)
+        return jnp.asarray(report.images), report.passes
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns what a call gives: a suite plans the runs of its attacks itself."""
@@ -239,7 +254,8 @@ class AutoAttack(BoundedAttack):
             attack.check(images)
         if not len(images):
             empty = np.zeros(0, bool)
-            return Report(images, empty, np.zeros(0, np.int32), (), ())
+            none = np.zeros(0, np.int64)
+            return Report(images, empty, np.zeros(0, np.int32), (), (), Passes(none, none))
         checks.check_images(images, self.box)
         view = held(view)
         check_key = rng.stream(key, "check")

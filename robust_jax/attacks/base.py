@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from robust_jax import rng
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
+from robust_jax.attacks.passes import Passes, counted, marked
 from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import without_nan
 from robust_jax.runtime.live import as_pytree, compiled
@@ -204,13 +205,52 @@ class Attack(abc.ABC):
         given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
         return _perturbed(self, given) if len(given.images) else given.images
 
+    def counted(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> tuple[Array, Passes]:
+        """Returns the images of a call with these arguments, and the passes that they cost.
 
-@functools.partial(compiled, static_argnames=("attack",))
-def _perturbed(attack: Attack, given: Given) -> Images:
+        Images of one batch cost the same, whichever of them fell early: all are computed until
+        the last is done. How many that are can depend on who is in the batch.
+
+        Args:
+            view: as in a call.
+            images: as in a call.
+            labels: as in a call.
+            key: as in a call.
+            index: as in a call.
+            starts: as in a call.
+        """
+        given = self.prepared(view, images, labels, key=key, index=index, starts=starts)
+        if not len(given.images):
+            none = jnp.zeros(0, jnp.int32)
+            return given.images, Passes(none, none)
+        return _counted(self, given)
+
+
+def _perturbed_of(attack: Attack, given: Given) -> Images:
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((given.view, given.images))
     adversarial = attack.perturb(given._replace(view=view, images=images))
     return jax.lax.stop_gradient(without_nan(adversarial, images))
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _counted(attack: Attack, given: Given) -> tuple[Images, Passes]:
+    given = given._replace(view=marked(given.view))
+    return counted(functools.partial(_perturbed_of, attack), given.images)(given)
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _perturbed(attack: Attack, given: Given) -> Images:
+    return _perturbed_of(attack, given)
 
 
 @functools.partial(compiled, static_argnames=("attack",))

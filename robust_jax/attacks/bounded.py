@@ -5,7 +5,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
@@ -69,12 +69,22 @@ class BoundedAttack(Attack):
         """Returns the number of runs."""
         return self.num_restarts * max(self.num_targets, 1)
 
-    def planned(self, number: Number, given: Given) -> Run:
-        """Returns the run of this number: all restarts towards the likeliest class come first."""
+    def targets(self, given: Given) -> Int[Array, "b t"] | None:
+        """Returns the classes that runs are made towards, in their order; None without targets."""
         if not self.num_targets:
-            return Run(number, restart=number)
+            return None
         logits = losses.decision(given.view(given.images, key=rng.stream(given.key, "targets")))
-        targets = losses.ranked_targets(logits, given.labels, self.num_targets)
+        return losses.ranked_targets(logits, given.labels, self.num_targets)
+
+    def planned(self, number: Number, targets: Int[Array, "b t"] | None) -> Run:
+        """Returns the run of this number: all restarts towards the first of `targets` come first.
+
+        Args:
+            number: which run.
+            targets: from `targets`, found once for all runs.
+        """
+        if targets is None:
+            return Run(number, restart=number)
         target = targets[:, number // self.num_restarts]
         return Run(number, restart=number % self.num_restarts, target=target)
 
@@ -84,8 +94,9 @@ class BoundedAttack(Attack):
 
     def perturb(self, given: Given) -> Images:
         """Returns the images of the best run."""
+        targets = self.targets(given)
         return best_of(
-            lambda number: self.run(self.planned(number, given), given),
+            lambda number: self.run(self.planned(number, targets), given),
             self.num_runs,
             given.images,
             parallel=self.parallel,

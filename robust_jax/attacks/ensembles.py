@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
@@ -92,16 +92,20 @@ class MORA(BoundedAttack):
         """Returns the number of runs: restarts, each untargeted and towards every target."""
         return self.num_restarts * (1 + self.num_targets)
 
-    def planned(self, number: Number, given: Given) -> Run:
-        """Returns the run of this number; of each restart the first, untargeted, has no target."""
+    def targets(self, given: Given) -> Int[Array, "b t"] | None:
+        """Returns what runs of one restart are made towards; the untargeted first has the label."""
         if not self.num_targets:
-            return Run(number, restart=number)
+            return None
         members = given.view(given.images, key=rng.stream(given.key, "targets"))
         ranked = losses.ranked_targets(decide(members, "softmax"), given.labels, self.num_targets)
-        restart, kind = number // (1 + self.num_targets), number % (1 + self.num_targets)
-        # Where it is traced which run it is, the untargeted one has its label in a target's place.
-        target = jnp.where(kind > 0, ranked[:, jnp.maximum(kind - 1, 0)], given.labels)
-        return Run(number, restart=restart, target=target)
+        return jnp.concatenate([given.labels[:, None].astype(ranked.dtype), ranked], axis=1)
+
+    def planned(self, number: Number, targets: Int[Array, "b t"] | None) -> Run:
+        """Returns the run of this number: all kinds of runs of the first restart come first."""
+        if targets is None:
+            return Run(number, restart=number)
+        num_kinds = 1 + self.num_targets
+        return Run(number, restart=number // num_kinds, target=targets[:, number % num_kinds])
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the best point of one run from one random start."""

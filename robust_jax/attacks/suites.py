@@ -20,6 +20,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.checks import check_finite
 from robust_jax.attacks.dataset import Batches
+from robust_jax.attacks.passes import Passes, counted, marked
 from robust_jax.attacks.runs import Given, Number
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import l2_norm, unit_l2, without_nan
@@ -34,11 +35,13 @@ class Stage(NamedTuple):
         attack: its configuration.
         num_standing: examples still right after it.
         seconds: wall time, compilation included.
+        num_passes: forward and backward passes of all examples together.
     """
 
     attack: BoundedAttack
     num_standing: int
     seconds: float
+    num_passes: int
 
 
 class Report(NamedTuple):
@@ -51,6 +54,7 @@ class Report(NamedTuple):
             where the clean image is misclassified.
         stages: one per attack that ran.
         warnings: why the result may overstate robustness, in words.
+        passes: of each example, what is asked of the clean images included.
     """
 
     images: np.ndarray
@@ -58,6 +62,7 @@ class Report(NamedTuple):
     fallen_to: np.ndarray
     stages: tuple[Stage, ...]
     warnings: tuple[str, ...]
+    passes: Passes
 
 
 def run_suite(
@@ -82,8 +87,10 @@ def run_suite(
     images, standing = np.array(batches.images), np.zeros(len(batches), bool)
     fallen_to = np.full(len(standing), -2, np.int32)
     is_random, num_flat = False, 0
+    passes = Passes(*(np.zeros(len(standing), np.int64) for _ in Passes._fields))
     for rows, (part, labels, _) in batches.of(np.arange(len(standing))):
-        seen = jax.device_get(_inspect(view, part, labels, rng.stream(key, "inspect")))
+        seen, cost = jax.device_get(_inspect(view, part, labels, rng.stream(key, "inspect")))
+        add_passes(passes, rows, cost)
         right, differs, flat, logits = (values[: len(rows)] for values in seen)
         check_finite(logits, batches.index[rows])
         standing[rows] = right
@@ -92,12 +99,13 @@ def run_suite(
     fallen_to[standing] = -1
     stages = []
     for number, attack in enumerate(attacks):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), total_of(passes)
         attack_key = rng.stream(key, "attack", number)
         for run in range(attack.num_runs):
             for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
                 given = Given(view, part, labels, attack_key, index)
-                points, fallen = _one_run(attack, jnp.asarray(run), given)
+                points, fallen, cost = _one_run(attack, jnp.asarray(run), given)
+                add_passes(passes, rows, cost)
                 fallen = np.asarray(fallen)[: len(rows)]
                 images[rows[fallen]] = np.asarray(points)[: len(rows)][fallen]
                 standing[rows[fallen]] = False
@@ -106,7 +114,8 @@ def run_suite(
                     f"{type(attack).__name__} {number + 1}/{len(attacks)}, run {run + 1}"
                     f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
                 )
-        stages.append(Stage(attack, int(standing.sum()), time.perf_counter() - began))
+        seconds, cost = time.perf_counter() - began, total_of(passes) - spent
+        stages.append(Stage(attack, int(standing.sum()), seconds, cost))
     warnings = []
     if is_random and not for_random:
         warnings.append("randomized: the view's scores change from call to call; use 'rand'.")
@@ -122,18 +131,35 @@ def run_suite(
                 f"Square fooled {won} images that the attacks before it could not: gradients "
                 "may be masked; add queries, restarts or an adaptive attack."
             )
-    return Report(images, standing, fallen_to, tuple(stages), tuple(warnings))
+    return Report(images, standing, fallen_to, tuple(stages), tuple(warnings), passes)
+
+
+def add_passes(passes: Passes, rows: np.ndarray, cost: Passes) -> None:
+    """Adds what a batch cost to the passes of its rows; the rows behind them are padding."""
+    for total, added in zip(passes, jax.device_get(cost), strict=True):
+        total[rows] += added[: len(rows)]
+
+
+def total_of(passes: Passes) -> int:
+    """Returns the passes of all images, forward and backward."""
+    return int(sum(np.sum(each) for each in passes))
 
 
 @functools.partial(compiled, static_argnames=("attack",))
 def _one_run(
     attack: BoundedAttack, number: Number, given: Given
-) -> tuple[Images, Bool[Array, " b"]]:
-    """Returns the images of one run, and which are in the ball and misclassified."""
-    points = attack.run(attack.planned(number, given), given).images
-    points = attack.threat.project(without_nan(points, given.images), given.images)
-    logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
-    return points, losses.misclassified(logits, given.labels)
+) -> tuple[Images, Bool[Array, " b"], Passes]:
+    """Returns the images of one run, which are in the ball and misclassified, and its passes."""
+
+    def one_run(number: Number, given: Given) -> tuple[Images, Bool[Array, " b"]]:
+        points = attack.run(attack.planned(number, attack.targets(given)), given).images
+        points = attack.threat.project(without_nan(points, given.images), given.images)
+        logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
+        return points, losses.misclassified(logits, given.labels)
+
+    given = given._replace(view=marked(given.view))
+    (points, fallen), passes = counted(one_run, given.images)(number, given)
+    return points, fallen, passes
 
 
 class _Inspected(NamedTuple):
@@ -146,11 +172,16 @@ class _Inspected(NamedTuple):
 
 
 @compiled
-def _inspect(view: View, images: Images, labels: Labels, key: KeyArray) -> _Inspected:
-    gradient, _, logits = losses.gradient(
-        losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
-    )
-    again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
-    apart = l2_norm(unit_l2(logits) - unit_l2(again))
-    right = ~losses.misclassified(logits, labels)
-    return _Inspected(right, apart > 1e-4, l2_norm(gradient) == 0, logits)
+def _inspect(
+    view: View, images: Images, labels: Labels, key: KeyArray
+) -> tuple[_Inspected, Passes]:
+    def inspect(view: View) -> _Inspected:
+        gradient, _, logits = losses.gradient(
+            losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
+        )
+        again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
+        apart = l2_norm(unit_l2(logits) - unit_l2(again))
+        right = ~losses.misclassified(logits, labels)
+        return _Inspected(right, apart > 1e-4, l2_norm(gradient) == 0, logits)
+
+    return counted(inspect, images)(marked(view))

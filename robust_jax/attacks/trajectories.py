@@ -69,8 +69,10 @@ def _follow(attack: BoundedAttack, given: Given) -> Trajectory:
     view, images = jax.lax.stop_gradient((given.view, given.images))
     given = given._replace(view=view, images=images)
 
+    targets = attack.targets(given)
+
     def run(number: Number) -> Found:
-        return attack.run(attack.planned(number, given)._replace(watched=True), given)
+        return attack.run(attack.planned(number, targets)._replace(watched=True), given)
 
     ends = jax.lax.map(run, jnp.arange(attack.num_runs))
     path, ends = ends.path, ends._replace(path=None)

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from robust_jax import rng
@@ -96,9 +96,13 @@ class OnAnotherView(WrappedAttack):
         """Returns whether all runs of the attack are made at once."""
         return self.attack.parallel
 
-    def planned(self, number: Number, given: Given) -> Run:
+    def targets(self, given: Given) -> Int[Array, "b t"] | None:
+        """Returns the classes that runs of the attack are made towards."""
+        return self.attack.targets(given._replace(view=self.attacked(given.view)))
+
+    def planned(self, number: Number, targets: Int[Array, "b t"] | None) -> Run:
         """Returns the run of this number of the attack."""
-        return self.attack.planned(number, given._replace(view=self.attacked(given.view)))
+        return self.attack.planned(number, targets)
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one run of the attack."""

@@ -126,7 +126,8 @@ def evaluate(
 
     Guarantees:
         Every chosen example once. Records do not depend on the number of devices; for a
-        deterministic method not on the batch size either.
+        deterministic method not on the batch size either, but for the passes of an attack that
+        ends when all images of its batch have fallen.
 
     Raises:
         ValueError: nothing is chosen, a score of a clean image is NaN, or an attack returned
@@ -246,5 +247,7 @@ def records_of(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         }
         fooled = bool(judgement.view_fooled[i])
         started = judgement.started is None or bool(judgement.started[i])
-        records.append(Record(index, label, linf, l2, fooled, decisions, started))
+        counts = judgement.passes
+        passes = None if counts is None else [int(counts.forward[i]), int(counts.backward[i])]
+        records.append(Record(index, label, linf, l2, fooled, decisions, started, passes))
     return records

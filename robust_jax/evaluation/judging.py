@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import metrics, rng
-from robust_jax.attacks import bind, eot, losses
+from robust_jax.attacks import Passes, bind, eot, losses
 from robust_jax.evaluation.judges import Judge
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
@@ -44,6 +44,7 @@ class Judgement(NamedTuple):
             clean images.
         shown: the first `NUM_SHOWN` images, for the report.
         started: of an attack that begins at other images, which images it found a start for.
+        passes: of the attack.
     """
 
     decisions: dict[str, Decisions]
@@ -52,6 +53,7 @@ class Judgement(NamedTuple):
     view_fooled: Bool[Array, " b"]
     shown: Float[Array, "n ..."]
     started: Bool[Array, " b"] | None = None
+    passes: Passes | None = None
 
 
 NUM_SHOWN = 8

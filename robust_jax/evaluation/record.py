@@ -34,6 +34,9 @@ class Record(NamedTuple):
         view_fooled: does what the attack saw have it wrong? False on clean images.
         decisions: by judge.
         started: False where the attack begins at other images and found none to begin at.
+        passes: forward and backward passes of the attack, as `attacks.Passes` counts them, the
+            one part of a record that depends on which images were attacked together. None of
+            clean images, and of records of formats before 5.
     """
 
     index: int  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
@@ -43,6 +46,7 @@ class Record(NamedTuple):
     view_fooled: bool
     decisions: dict[str, Decision]
     started: bool = True
+    passes: list[int] | None = None
 
     def headline(self, judges: Iterable[str] = ()) -> Decision:
         """Returns the decision of the first of the protocol's judges.

@@ -7,7 +7,14 @@ from robust_jax import metrics
 from robust_jax.evaluation.attack_runs import balls
 from robust_jax.evaluation.protocol import CLEAN, Evaluation, Printed
 from robust_jax.evaluation.record import Records
-from robust_jax.evaluation.summary import BesidePaper, JudgeSummary, Rejudged, Successes, Summary
+from robust_jax.evaluation.summary import (
+    AttackPasses,
+    BesidePaper,
+    JudgeSummary,
+    Rejudged,
+    Successes,
+    Summary,
+)
 
 SUBMISSIONS = (10, 100)
 """How often an image is submitted, where the draws are enough."""
@@ -52,12 +59,24 @@ def summarize(
         "draws": "row",
         "wall_seconds": sum((seconds or {}).values()),
         "seconds": dict(seconds or {}),
+        "passes": _passes(records),
         "clean_accuracy": headline["clean_accuracy"],
         "robust_accuracy": headline["robust_accuracy"],
         "worst_case_accuracy": headline["worst_case_accuracy"],
         "intervals": headline["intervals"],
         "judges": judges,
     }
+
+
+def _passes(records: Records) -> dict[str, AttackPasses]:
+    """Returns what each attack cost on average, of images that were attacked and counted."""
+    found = {}
+    for name, rows in records.items():
+        counts = [record.passes for record in rows.values() if record.passes is not None]
+        if counts:
+            forward, backward = (sum(each) / len(counts) for each in zip(*counts, strict=True))
+            found[name] = AttackPasses(forward=forward, backward=backward, num_images=len(counts))
+    return found
 
 
 def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
 from robust_jax import rng
-from robust_jax.attacks import BoundedAttack, bind, eot
+from robust_jax.attacks import BoundedAttack, Passes, bind, eot
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
 from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
@@ -72,6 +72,20 @@ def source_step(method: Method, mesh: Mesh, precision: Precision, seed: int) -> 
     return _sharded(step, mesh, precision)
 
 
+class _AttackedImages(NamedTuple):
+    """What an attack gives.
+
+    Attributes:
+        images: the attacked ones.
+        passes: that it made; None of a dry run on the host.
+        started: which images it found a start for; None where it needs none.
+    """
+
+    images: Array
+    passes: Passes | None = None
+    started: Bool[Array, " b"] | None = None
+
+
 class _Attacked(NamedTuple):
     """A row of the table with all that its steps close over.
 
@@ -110,21 +124,25 @@ class _Attacked(NamedTuple):
         batch: Batch,
         labels: Int[Array, " b"],
         key: Key[Array, ""],
-    ) -> tuple[Array, Bool[Array, " b"] | None]:
-        """Returns the attacked images, and which of them the attack found a start for."""
+    ) -> _AttackedImages:
+        """Returns the attacked images, and how the attack came to them."""
         attack, view = self.run.attack, self.view(variables, source)
         key = rng.stream(key, f"attack {self.name}")
         if attack.targeted:
             labels = random_targets(view, batch, self.seed)
         if attack.on_host and isinstance(batch.image, Tracer):
-            return attack.dry_run(view, batch.image, labels, key=key, index=batch.index), None
+            images = attack.dry_run(view, batch.image, labels, key=key, index=batch.index)
+            return _AttackedImages(images)
         if not attack.takes_starts:
-            return attack(view, batch.image, labels, key=key, index=batch.index), None
+            images, passes = attack.counted(view, batch.image, labels, key=key, index=batch.index)
+            return _AttackedImages(images, passes)
         started = attack.started(
             view, batch.image, labels, key=key, index=batch.index, starts=starts
         )
-        images = attack(view, batch.image, labels, key=key, index=batch.index, starts=starts)
-        return images, started
+        images, passes = attack.counted(
+            view, batch.image, labels, key=key, index=batch.index, starts=starts
+        )
+        return _AttackedImages(images, passes, started)
 
     def judge(
         self,
@@ -162,8 +180,9 @@ def _device_step(row: _Attacked) -> StepFn:
     """Returns attack and judgement as one program."""
 
     def step(variables, source, starts, batch, labels, key):
-        images, started = row.attack(variables, source, starts, batch, labels, key)
-        return row.judge(variables, source, batch, images, key)._replace(started=started)
+        images, passes, started = row.attack(variables, source, starts, batch, labels, key)
+        judgement = row.judge(variables, source, batch, images, key)
+        return judgement._replace(started=started, passes=passes)
 
     return _sharded(step, row.mesh, row.precision)
 
@@ -177,16 +196,18 @@ def _host_step(row: _Attacked) -> StepFn:
 
     judge_step = _sharded(judge, row.mesh, row.precision)
 
-    def attacked_images(variables, source, batch, labels, key):
+    def attacked(variables, source, batch, labels, key):
         if isinstance(batch.image, Tracer):  # a dry run
-            return row.attack(variables, source, None, batch, labels, key)[0]
+            return row.attack(variables, source, None, batch, labels, key)
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             variables, source = local((variables, source))
             batch, labels = jax.device_put(on_host((batch, labels)))
-        return spread(row.attack(variables, source, None, batch, labels, key)[0], row.mesh)
+        found = row.attack(variables, source, None, batch, labels, key)
+        return found._replace(images=spread(found.images, row.mesh))
 
     def step(variables, source, starts, batch, labels, key):
-        images = attacked_images(variables, source, batch, labels, key)
-        return judge_step(variables, source, starts, batch, images, key)
+        images, passes, _ = attacked(variables, source, batch, labels, key)
+        judgement = judge_step(variables, source, starts, batch, images, key)
+        return judgement._replace(passes=passes)
 
     return at_precision(step, row.precision)

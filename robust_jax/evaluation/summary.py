@@ -143,6 +143,20 @@ class Candidates(TypedDict):
     interval: list[float]
 
 
+class AttackPasses(TypedDict):
+    """What an attack cost, in passes of the network (`attacks.Passes`).
+
+    Attributes:
+        forward: passes of an image, the mean over those that were attacked and counted.
+        backward: likewise.
+        num_images: how many those are.
+    """
+
+    forward: float
+    backward: float
+    num_images: int
+
+
 class Summary(Accuracies):
     """The numbers of an evaluation: its headline judge's at the top, every judge's below.
 
@@ -153,6 +167,7 @@ class Summary(Accuracies):
         draws: of a random method belong to a "row" ("batch" in formats before 3).
         wall_seconds: of all attacks.
         seconds: of each.
+        passes: of each whose records hold any.
         judges: by name.
         candidates: of a selection by correctness.
         environment: where the numbers were computed, see `environment.py`.
@@ -171,6 +186,7 @@ class Summary(Accuracies):
     draws: Literal["row", "batch"]
     wall_seconds: float
     seconds: dict[str, float]
+    passes: dict[str, AttackPasses]
     judges: dict[str, JudgeSummary]
     candidates: NotRequired[Candidates]
     environment: NotRequired[Mapping[str, object]]

@@ -69,6 +69,16 @@ def test_what_falls_is_fooled_inside_the_ball(digits):
     left = [stage.num_standing for stage in report.stages]
     assert left == sorted(left, reverse=True)
     assert left[-1] == report.standing.sum()
+    # Two forward passes and a backward one look at each image. Then an attack costs those that
+    # stood before each of its runs: a run of k steps of APGD k + 1 of both kinds, one forward
+    # pass to be judged and one to rank its targets.
+    assert (report.passes.forward[0], report.passes.backward[0]) == (2, 1)
+    assert report.stages[0].num_passes == 15 * (7 + 7 + 1)
+    assert report.stages[1].num_passes <= 3 * left[0] * (7 + 7 + 1 + 1)
+    last = report.stages[2].num_passes / left[1]
+    assert last <= 30 + 1 + 1
+    total = 3 * 16 + sum(stage.num_passes for stage in report.stages)
+    assert report.passes.forward.sum() + report.passes.backward.sum() == total
 
 
 @pytest.mark.slow
@@ -91,9 +101,9 @@ def test_sharded_over_devices(digits, monkeypatch):
     one_run, rows_of_device = suites._one_run, []
 
     def watched(*arguments):
-        found, fallen = one_run(*arguments)
+        found, *rest = one_run(*arguments)
         rows_of_device.extend(shard.data.shape[0] for shard in found.addressable_shards)
-        return found, fallen
+        return found, *rest
 
     monkeypatch.setattr(suites, "_one_run", watched)
     there = attack.report(digits.view, spread, digits.labels, key=KEY)

@@ -102,6 +102,11 @@ def test_the_harness_keeps_the_ball_and_measures(model, data):
     assert max(r.linf for r in attacked) <= 0.1 + 1e-6
     assert max(r.l2 for r in attacked) <= 0.1 * 8 + 1e-5
     assert all(r.linf == r.l2 == 0 for r in found["clean"].values())
+    # FGSM is one step; PGD's three are one forward pass more, by which the end is judged.
+    assert all(r.passes is None for r in found["clean"].values())
+    attacked = [row for row, record in found["clean"].items() if record.headline().correct]
+    assert all(found["fgsm"][row].passes == [1, 1] for row in attacked)
+    assert all(found["pgd"][row].passes == [4, 3] for row in attacked)
 
 
 @BOTH_MODELS
@@ -276,6 +281,10 @@ def test_suites_run_on_the_host(standard, data, tmp_path):
         # What the attack alone fools the suite fools; what it does not is given back clean.
         assert record.headline().correct == found["apgd"][row].headline().correct
         assert record.linf == 0 or not record.headline().correct
+        # The suite asks twice forward and once back of the clean images, and judges its end.
+        if record.passes is not None:
+            assert found["apgd"][row].passes == [4, 4]
+            assert record.passes == [4 + 3, 4 + 1]
 
 
 @pytest.mark.parametrize(

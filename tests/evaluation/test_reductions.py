@@ -29,10 +29,14 @@ def test_summary_is_a_reduction_of_the_records():
         judges={"softmax": Judge(adaptive=False), "borda": Judge()},
         worst_of={"both": ("a", "b")},
     )
+    attacked = {
+        row: record._replace(passes=[10 * row, 4] if row else None)
+        for row, record in rows([True, False, False, False], [True, True, False, True]).items()
+    }
     summary = reductions.summarize(
         {
             "clean": rows([True, True, True, False], [True, False, True, True]),
-            "a": rows([True, False, False, False], [True, True, False, True]),
+            "a": attacked,
             "b": rows([False, True, True, True], [True, True, True, False]),
         },
         wanted,
@@ -40,6 +44,7 @@ def test_summary_is_a_reduction_of_the_records():
     )
     assert summary["num_examples"] == 4
     assert summary["wall_seconds"] == 2.0
+    assert summary["passes"] == {"a": {"forward": 20.0, "backward": 4.0, "num_images": 3}}
     assert summary["clean_accuracy"] == 0.75
     assert summary["robust_accuracy"] == {"a": 0.25}
     assert summary["worst_case_accuracy"] == {"linf eps 0.1": 0.25}

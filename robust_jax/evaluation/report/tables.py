@@ -123,7 +123,7 @@ def checks(findings: Sequence[Finding]) -> str:
 
 
 def details(summary: Summary) -> str:
-    """Returns what the papers count besides, the time of each attack, and the command."""
+    """Returns what the papers count besides, passes and time of each attack, the command."""
     judges = summary["judges"]
     headings = ["attack"]
     for judge in judges:
@@ -142,8 +142,11 @@ def details(summary: Summary) -> str:
                 percent(judge["top5_accuracy"][name]),
                 f"{successes['count']}, {percent(successes['accuracy'])}",
             ]
-        seconds = summary["seconds"].get(name)
-        rows.append([*row, NOTHING if seconds is None else f"{seconds:.1f} s"])
+        passes, seconds = summary["passes"].get(name), summary["seconds"].get(name)
+        cost = NOTHING
+        if passes is not None:
+            cost = f"{passes['forward']:,.0f} + {passes['backward']:,.0f}"
+        rows.append([*row, cost, NOTHING if seconds is None else f"{seconds:.1f} s"])
     words = (
         "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
         "a column has right of those alone is what some papers print; it is no robust accuracy. "
@@ -152,7 +155,8 @@ def details(summary: Summary) -> str:
         + text(
             ", ".join(f"{n} {percent(one['top5_accuracy'][CLEAN])}" for n, one in judges.items())
         )
-        + ".</p>"
+        + ". Passes: forward and backward ones of the network on an image, the mean of those that "
+        "were attacked.</p>"
     )
     command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
-    return words + table([*headings, "time"], rows) + command if rows else command
+    return words + table([*headings, "passes", "time"], rows) + command if rows else command

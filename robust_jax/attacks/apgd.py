@@ -200,6 +200,7 @@ class APGD(BoundedAttack):
         loss: what the steps raise, towards a target in its targeted form.
         num_targets: how many of the likeliest other classes are tried in turn; 0 to leave the
             label.
+        target_order: which of them come first, see `BoundedAttack`.
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -212,8 +213,9 @@ class APGD(BoundedAttack):
     parallel: bool = False
     num_steps: int = 100
     rho: float = 0.75
-    loss: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dlr", "margin", "probability_margin"] = "cross_entropy"
     num_targets: int = 0
+    target_order: Literal["logits", "malt"] = "logits"
 
     def __post_init__(self) -> None:
         """Raises ValueError for steps, restarts, a share or a loss that make no sense."""
@@ -252,7 +254,7 @@ class APGDT(APGD):
         Croce and Hein, 2020, as for `APGD` (section 4.1).
     """
 
-    loss: Literal["cross_entropy", "dlr", "margin"] = "dlr"
+    loss: Literal["cross_entropy", "dlr", "margin", "probability_margin"] = "dlr"
     num_targets: int = 9
 
     def __post_init__(self) -> None:

@@ -10,10 +10,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
-from robust_jax.attacks.checks import check_counts
+from robust_jax.attacks.checks import check_choice, check_counts
+from robust_jax.attacks.linearised import nearest_classes
 from robust_jax.attacks.runs import Found, Given, Number, Run, best_of
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.types import Images, Index, KeyArray, Labels, View
+
+MOST_CANDIDATES = 100
+"""Classes whose boundaries are linearised to find the nearest, the likeliest first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,22 @@ class BoundedAttack(Attack):
             attacks that have a choice.
         num_targets: the likeliest other classes that the restarts are made towards, one after the
             other; 0 to leave the label.
+        target_order: which classes come first: "logits", the likeliest; "malt", those of the
+            nearest linearised boundaries: the gap of the logits over the dual norm of its
+            gradient, for a forward pass and one backward pass for each other class (of the
+            likeliest `MOST_CANDIDATES` at most).
         parallel: all runs at once, at so many times the memory; in turn the memory is that of one
             batch.
+
+    References:
+        Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024.
     """
 
     in_steps: ClassVar[bool] = False
     # Without annotations, so that subclasses may make them fields.
     num_restarts = 1
     num_targets = 0
+    target_order = "logits"
     parallel = False
 
     threat: ThreatModel
@@ -54,6 +66,11 @@ class BoundedAttack(Attack):
         check_counts(self, "num_restarts")
         if self.num_targets < 0:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")
+        check_choice(self, "target_order", ("logits", "malt"))
+        if self.target_order != "logits" and not self.num_targets:
+            raise ValueError(
+                f"Expected target_order={self.target_order!r} with num_targets=0 to be 'logits'."
+            )
 
     @property
     def box(self) -> tuple[float, float]:
@@ -73,8 +90,16 @@ class BoundedAttack(Attack):
         """Returns the classes that runs are made towards, in their order; None without targets."""
         if not self.num_targets:
             return None
-        logits = losses.decision(given.view(given.images, key=rng.stream(given.key, "targets")))
-        return losses.ranked_targets(logits, given.labels, self.num_targets)
+        view, images, labels, key, *_ = given
+
+        def logits_fn(images: Images) -> Float[Array, "b c"]:
+            return losses.decision(view(images, key=rng.stream(key, "targets")))
+
+        if self.target_order == "logits":
+            return losses.ranked_targets(logits_fn(images), labels, self.num_targets)
+        return nearest_classes(
+            logits_fn, images, labels, self.num_targets, MOST_CANDIDATES, norm=self.threat.norm
+        )
 
     def planned(self, number: Number, targets: Int[Array, "b t"] | None) -> Run:
         """Returns the run of this number: all restarts towards the first of `targets` come first.
@@ -115,7 +140,7 @@ class LossAttack(BoundedAttack):
 
     random_start = False  # a field of the attacks that have a choice
 
-    loss: Literal["cross_entropy", "dlr", "margin", "kl"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dlr", "margin", "probability_margin", "kl"] = "cross_entropy"
     targeted: bool = False
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ class FAB(BoundedAttack):
         shrink: an adversarial point is pulled towards the clean image by this factor (beta).
         num_targets: how many of the likeliest other classes are tried in turn; 0 for the nearest
             boundary of all.
+        target_order: which of them come first, see `BoundedAttack`.
 
     References:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
@@ -48,6 +50,7 @@ class FAB(BoundedAttack):
     overshoot: float = 1.05
     shrink: float = 0.9
     num_targets: int = 0
+    target_order: Literal["logits", "malt"] = "logits"
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""

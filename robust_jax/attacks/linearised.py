@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from robust_jax.attacks.losses import ranked_targets
 from robust_jax.attacks.threat import ThreatModel, expand, l2_norm
 from robust_jax.types import Images, Labels
 
@@ -70,6 +71,49 @@ def nearest_boundary(
     zeros = jnp.zeros(labels.shape, logits.dtype)
     nothing = LinearBoundary(far, jnp.zeros_like(points), zeros, labels.astype(candidates.dtype))
     return jax.lax.fori_loop(0, candidates.shape[1], compare, nothing)
+
+
+def nearest_classes(
+    logits_fn: Callable[[Array], Array],
+    points: Images,
+    labels: Labels,
+    num_targets: int,
+    num_candidates: int,
+    *,
+    norm: str,
+) -> Int[Array, "b t"]:
+    """Returns the other classes whose linearised boundaries are nearest, the nearest first.
+
+    A boundary that is passed already is nearer than any other. One forward pass, and a backward
+    pass for each candidate.
+
+    Args:
+        logits_fn: function of points to logits.
+        points: where the boundaries are linearised.
+        labels: class of each point.
+        num_targets: how many classes.
+        num_candidates: of how many of the likeliest other classes, where there are more.
+        norm: norm of the distance.
+
+    Raises:
+        ValueError: there are not so many other classes.
+
+    References:
+        Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024.
+    """
+    logits, pullback = jax.vjp(logits_fn, points)
+    num_candidates = max(min(num_candidates, logits.shape[1] - 1), num_targets)
+    candidates = ranked_targets(logits, labels, num_candidates)
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+
+    def distance(target: Labels) -> Float[Array, " b"]:
+        other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
+        gap = jnp.sum(logits * (own - other), axis=1)
+        return gap / (dual_norm(norm, pullback(other - own)[0]) + _TINY)
+
+    distances = jax.lax.map(distance, candidates.T).T
+    nearest = jnp.argsort(distances, axis=1)[:, :num_targets]
+    return jnp.take_along_axis(candidates, nearest, axis=1)
 
 
 _TINY = 1e-12  # keeps a vanished gradient from dividing by zero

@@ -1,11 +1,14 @@
-"""The way onto a hyperplane, by linear and quadratic programmes."""
+"""The way onto a hyperplane, by linear and quadratic programmes; which boundary is nearest."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 
-from robust_jax.attacks import ThreatModel
+from robust_jax.attacks import APGD, APGDT, ThreatModel, passes
 from robust_jax.attacks.linearised import project_on_hyperplane
 
 
@@ -63,3 +66,32 @@ def test_an_unreachable_hyperplane_gives_the_nearest_corner():
         jnp.asarray([5.0]),
     )
     np.testing.assert_allclose(steps, [[0.8, -0.6]], atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
+def test_malt_orders_classes_by_gap_over_gradient(digits, norm):
+    attack = APGDT(ThreatModel(norm, 0.1), num_targets=4, target_order="malt", num_steps=1)
+    view, images, labels = digits
+    given = attack.prepared(view, images, labels, key=jax.random.key(0))
+    count = jax.jit(passes.counted(attack.targets, images))
+    found, cost = count(given._replace(view=passes.marked(view)))
+    assert (cost.forward[0], cost.backward[0]) == (1, 9)
+
+    def row_of_jacobian(image, number):
+        return jax.grad(lambda x: view(x[None], key=None)[0, number])(image)
+
+    jacobian = np.asarray(
+        jax.jit(jax.vmap(jax.vmap(row_of_jacobian, (None, 0)), (0, None)))(images, jnp.arange(10))
+    ).reshape(16, 10, -1)
+    logits = np.asarray(view(images, key=None))
+    for i, label in enumerate(np.asarray(labels)):
+        scores = {}
+        for other in set(range(10)) - {label}:
+            slope = jacobian[i, label] - jacobian[i, other]
+            size = np.abs(slope).sum() if norm == "linf" else np.sqrt((slope**2).sum())
+            scores[other] = (logits[i, label] - logits[i, other]) / size
+        assert found[i].tolist() == sorted(scores, key=scores.get)[:4]
+    by_logits = dataclasses.replace(attack, target_order="logits").targets(given)
+    assert np.any(np.asarray(found) != np.asarray(by_logits))
+    with pytest.raises(ValueError, match="target_order='malt' with num_targets=0"):
+        APGD(attack.threat, target_order="malt")

@@ -19,7 +19,7 @@ import tyro
 from autoattack_parity import Arguments as Parity
 from autoattack_parity import load
 
-from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, ThreatModel
+from robust_jax.attacks import APGD, APGDT, FABT, FrugalAttack, Suite, ThreatModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +98,10 @@ def main(arguments: Arguments) -> None:
     )
     say(f"{'design':26}{'standing':>9}{'forward':>10}{'backward':>10}{'seconds':>9}")
     table = designs(threat)
-    for name in arguments.designs or table:
-        suite = AutoAttack(
-            threat, version="custom", attacks=table[name], batch_size=arguments.batch_size
-        )
+    for name in arguments.designs or (*table, "FrugalAttack"):
+        suite = FrugalAttack(threat, batch_size=arguments.batch_size)
+        if name != "FrugalAttack":
+            suite = Suite(threat, attacks=table[name], batch_size=arguments.batch_size)
         began = time.perf_counter()
         report = suite.report(view, images, labels, key=jax.random.key(0))
         seconds = time.perf_counter() - began

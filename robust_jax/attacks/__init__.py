@@ -11,6 +11,8 @@
 | `FAB`, `FABT` | `fab.py` | Linf, L2 | gradients | Croce and Hein, 2020 |
 | `Square` | `square.py` | Linf, L2 | scores | Andriushchenko et al., 2020 |
 | `AutoAttack` | `autoattack.py` | Linf, L2 | gradients and scores | Croce and Hein, 2020 |
+| `FrugalAttack` | `suite.py` | Linf, L2 | gradients | Melamed et al., 2024 |
+| `Suite` | `suite.py` | Linf, L2 | as its attacks | |
 | `SPSA` | `scores.py` | Linf, L2 | scores | Uesato et al., 2018 |
 | `NES` | `scores.py` | Linf, L2 | scores | Ilyas et al., 2018 |
 | `MORA` | `ensembles.py` | Linf, L2 | gradients of members | Yu et al., 2022 |
@@ -58,6 +60,7 @@ from robust_jax.attacks.smallest_eps import SmallestEps
 from robust_jax.attacks.sparse import JSMA
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
+from robust_jax.attacks.suite import FrugalAttack, Suite
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.trajectories import Trajectory, trajectory
 from robust_jax.attacks.transfer import MDI2FGSM
@@ -95,6 +98,7 @@ __all__ = [
     "BoundedAttack",
     "CarliniWagner",
     "DeepFool",
+    "FrugalAttack",
     "HopSkipJump",
     "MinimumNormAttack",
     "Passes",
@@ -102,6 +106,7 @@ __all__ = [
     "SmallestEps",
     "Spatial",
     "Square",
+    "Suite",
     "ThreatModel",
     "Trajectory",
     "TrustRegion",

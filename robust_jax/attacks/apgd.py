@@ -1,6 +1,7 @@
 """APGD: projected gradient ascent that halves its own step where it stops improving."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
-from robust_jax.attacks.runs import Found, Given, Path, Run, keep_better, nothing
+from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
 from robust_jax.types import Images, KeyArray, Labels, View
 
@@ -48,7 +49,7 @@ def random_start(threat: ThreatModel, images: Images, keys: Key[Array, " b"]) ->
     return threat.project(images + threat.eps * noise, images)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """What algorithm 1 carries from step to step, in its letters; rows are examples."""
 
     x: Images  # x^(k)
@@ -100,11 +101,66 @@ def climb(
         decide_fn: how a view of an ensemble's members decides, see `losses.evaluate`.
         watched: is the path noted?
     """
+    f = jax.eval_shape(
+        lambda: losses.evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)[0]
+    )
+    state = first_state(start, threat, f, num_steps if watched else None)
+    step = algorithm_1(
+        view, images, labels, loss_fn=loss_fn, threat=threat, num_steps=num_steps, rho=rho,
+        key=key, decide_fn=decide_fn,
+    )  # fmt: skip
+    state = jax.lax.fori_loop(-1, num_steps, step, state)
+    return state.best._replace(path=state.path)
+
+
+def first_state(
+    start: Images, threat: ThreatModel, f: jax.ShapeDtypeStruct, num_watched: int | None = None
+) -> State:
+    """Returns what algorithm 1 begins with; `f` is like its losses.
+
+    Args:
+        start: x^(0).
+        threat: the ball.
+        f: shape and dtype of the losses.
+        num_watched: steps whose path is noted; None for no path.
+    """
+    rows, dtype = start.shape[:1], start.dtype
+    lowest = jnp.full(rows, -jnp.inf, f.dtype)
+    return State(
+        x=start,
+        x_before=start,
+        gradient=jnp.zeros_like(start),
+        f=lowest,
+        eta=jnp.full(rows, 2 * threat.eps, dtype),
+        x_max=start,
+        gradient_max=jnp.zeros_like(start),
+        f_max=lowest,
+        num_rises=jnp.zeros(rows, jnp.int32),
+        f_max_checkpoint=lowest,
+        eta_was_halved=jnp.ones(rows, bool),
+        best=nothing(start, f),
+        path=None if num_watched is None else Path.empty(num_watched, f),
+    )
+
+
+def algorithm_1(
+    view: View,
+    images: Images,
+    labels: Labels,
+    *,
+    loss_fn: losses.Loss,
+    threat: ThreatModel,
+    num_steps: int,
+    rho: float,
+    key: KeyArray,
+    decide_fn: losses.Decide | None = None,
+) -> Callable[[Number, State], State]:
+    """Returns step k of algorithm 1, from -1, which evaluates the start alone; see `climb`."""
     is_checkpoint, interval = checkpoints(num_steps)
     # Counts are whole: n <= rho * interval is n <= its floor.
     few = jnp.asarray(np.floor(rho * interval).astype(np.int32))
     is_checkpoint = jnp.asarray(is_checkpoint)
-    rows, dtype = images.shape[:1], images.dtype
+    dtype = images.dtype
 
     def pick(mask, yes, no):
         return jnp.where(expand(mask, yes), yes, no)
@@ -120,7 +176,7 @@ def climb(
     def step(k, state):
         # Step -1 only evaluates the start, so that the network is compiled once.
         is_start = k < 0
-        x = jnp.where(is_start, start, moved(k, state))
+        x = jnp.where(is_start, state.x, moved(k, state))
         gradient, f, logits = losses.gradient(
             loss_fn, view, x, labels, key=rng.stream(key, "step", k + 1), decide_fn=decide_fn
         )
@@ -139,9 +195,9 @@ def climb(
         condition_2 = ~state.eta_was_halved & (state.f_max_checkpoint >= f_max)
         stalled = condition_1 | condition_2
         halve = reviewed & stalled
-        return _State(
+        return State(
             x=pick(halve, x_max, x),
-            x_before=jnp.where(is_start, start, state.x),
+            x_before=state.x,
             gradient=pick(halve, gradient_max, gradient),
             f=f,
             eta=jnp.where(halve, state.eta / 2, state.eta),
@@ -155,27 +211,7 @@ def climb(
             path=None if state.path is None else state.path.noted(k + 1, f, success),
         )
 
-    f = jax.eval_shape(
-        lambda: losses.evaluate(loss_fn, view, images, labels, key=key, decide_fn=decide_fn)[0]
-    )
-    lowest = jnp.full(rows, -jnp.inf, f.dtype)
-    state = _State(
-        x=start,
-        x_before=start,
-        gradient=jnp.zeros_like(images),
-        f=lowest,
-        eta=jnp.full(rows, 2 * threat.eps, dtype),
-        x_max=start,
-        gradient_max=jnp.zeros_like(images),
-        f_max=lowest,
-        num_rises=jnp.zeros(rows, jnp.int32),
-        f_max_checkpoint=lowest,
-        eta_was_halved=jnp.ones(rows, bool),
-        best=nothing(start, f),
-        path=Path.empty(num_steps, f) if watched else None,
-    )
-    state = jax.lax.fori_loop(-1, num_steps, step, state)
-    return state.best._replace(path=state.path)
+    return step
 
 
 def check_share(rho: float) -> None:
@@ -227,6 +263,29 @@ class APGD(BoundedAttack):
     def reduced(self) -> "APGD":
         """Returns the attack with one restart."""
         return self.at_most(num_restarts=1)
+
+    def begin(self, run: Run, given: Given) -> State:
+        """Returns what a run begins with, to be gone on with by `advance` from step -1."""
+        f = jax.ShapeDtypeStruct(given.labels.shape, given.images.dtype)
+        key = rng.stream(given.key, "restart", run.number)
+        start = random_start(self.threat, given.images, start_keys(key, given.index))
+        return first_state(start, self.threat, f)
+
+    def advance(self, state: State, first: Number, last: Number, run: Run, given: Given) -> State:
+        """Returns the state after the steps from `first` to before `last`, as a run makes them."""
+        view, images, labels, key, *_ = given
+        key = rng.stream(key, "restart", run.number)
+        step = algorithm_1(
+            view,
+            images,
+            labels,
+            loss_fn=losses.named(self.loss, run.target),
+            threat=self.threat,
+            num_steps=self.num_steps,
+            rho=self.rho,
+            key=rng.stream(key, "view"),
+        )
+        return jax.lax.fori_loop(first, last, step, state)
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the best point of one run from one random start."""

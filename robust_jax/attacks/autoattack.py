@@ -1,30 +1,17 @@
 """AutoAttack: which attacks it is made of, in which order."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array
-from numpy.typing import ArrayLike
-
-from robust_jax import rng
 from robust_jax.attacks import checks
 from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.bounded import BoundedAttack
-from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.fab import FAB, FABT
-from robust_jax.attacks.passes import Passes
-from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.suites import Report, run_suite
+from robust_jax.attacks.suite import SuiteAttack, check_members, suited
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.views import eot
-from robust_jax.runtime.live import held
-from robust_jax.types import KeyArray, View
+from robust_jax.types import View
 
 
 def standard(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
@@ -49,30 +36,8 @@ def rand(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
     return APGD(threat), APGD(threat, loss="dlr")
 
 
-def suited(attack: BoundedAttack, num_classes: int) -> BoundedAttack:
-    """Returns the attack with as many targets as there are, the margin where DLR is not defined.
-
-    The DLR loss takes three classes, four with a target. A run towards the only other class, or
-    the better of two, is one that raises the margin.
-    """
-    is_apgd = isinstance(attack, APGD)
-    if is_apgd and attack.loss == "dlr" and attack.num_targets and num_classes < 4:
-        return APGD(
-            attack.threat,
-            loss="margin",
-            num_restarts=attack.num_restarts,
-            num_steps=attack.num_steps,
-            rho=attack.rho,
-        )
-    if attack.num_targets:
-        return dataclasses.replace(attack, num_targets=min(attack.num_targets, num_classes - 1))
-    if getattr(attack, "loss", None) == "dlr" and num_classes < 3:
-        return dataclasses.replace(attack, loss="margin")
-    return attack
-
-
 @dataclasses.dataclass(frozen=True)
-class AutoAttack(BoundedAttack):
+class AutoAttack(SuiteAttack):
     """The suite of Croce and Hein, with the official code's hyper-parameters.
 
     A call gives the images alone; `report` gives also who fell to what, times and warnings. Both
@@ -103,8 +68,6 @@ class AutoAttack(BoundedAttack):
         parameter-free attacks", 2020.
     """
 
-    on_host: ClassVar[bool] = True
-
     version: Literal["standard", "plus", "rand", "custom"] = "standard"
     attacks: tuple[BoundedAttack, ...] = ()
     batch_size: int = 128
@@ -125,18 +88,7 @@ class AutoAttack(BoundedAttack):
                 f"Expected parallel_draws=True to be False with version={self.version!r}, which "
                 "draws nothing."
             )
-        for attack in self.attacks:
-            if not isinstance(attack, BoundedAttack) or attack.on_host:
-                raise ValueError(f"Expected attack={attack} to be a bounded one made of runs.")
-            if attack.parallel:
-                raise ValueError(
-                    f"Expected attack={attack} not to be parallel: the suite makes one run at a "
-                    "time, on the examples that still stand."
-                )
-            if attack.threat != self.threat:
-                raise ValueError(f"Expected threat={attack.threat!r} to be {self.threat!r}.")
-            if attack.targeted:
-                raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
+        check_members(self.attacks, self.threat)
         checks.check_counts(self, "batch_size", "num_samples")
 
     def reduced(self) -> "AutoAttack":
@@ -163,111 +115,13 @@ class AutoAttack(BoundedAttack):
         members = {"standard": standard, "plus": plus, "rand": rand}[self.version](self.threat)
         return members if num_classes is None else tuple(suited(a, num_classes) for a in members)
 
-    def __call__(
-        self,
-        view: View,
-        images: ArrayLike,
-        labels: ArrayLike,
-        *,
-        key: KeyArray,
-        index: ArrayLike | None = None,
-        starts: ArrayLike | None = None,
-    ) -> Array:
-        """Returns the adversarial images; see `Attack`."""
-        return self.counted(view, images, labels, key=key, index=index, starts=starts)[0]
+    @property
+    def for_random(self) -> bool:
+        """Returns whether the version is for random models."""
+        return self.version == "rand"
 
-    def counted(
-        self,
-        view: View,
-        images: ArrayLike,
-        labels: ArrayLike,
-        *,
-        key: KeyArray,
-        index: ArrayLike | None = None,
-        starts: ArrayLike | None = None,
-    ) -> tuple[Array, Passes]:
-        """Returns the adversarial images and each one's passes; see `Attack`."""
-        if starts is not None:
-            raise ValueError("Expected starts to be None: AutoAttack begins at the images.")
-        report = self.report(view, images, labels, key=key, index=index)
-        return jnp.asarray(report.images), report.passes
-
-    def run(self, run: Run, given: Given) -> Found:
-        """Returns what a call gives: a suite plans the runs of its attacks itself."""
-        view, images, labels, key, index, _ = given
-        report = self.report(view, images, labels, key=key, index=index)
-        fallen = jnp.asarray(~report.standing)
-        return Found(jnp.asarray(report.images), fallen, fallen.astype(images.dtype))
-
-    def dry_run(
-        self,
-        view: View,
-        images: ArrayLike,
-        labels: ArrayLike,
-        *,
-        key: KeyArray,
-        index: ArrayLike | None = None,
-    ) -> Array:
-        """Returns images of the same shape, every attack traced on them; see `Attack`."""
-        images = jnp.asarray(images)
-        num_classes = jax.eval_shape(lambda images: view(images, key=key), images).shape[-1]
-        if self.version == "rand":
-            view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
-        for attack in self.members(num_classes):
-            images = attack(view, images, labels, key=key, index=index)
-        return images
-
-    def report(
-        self,
-        view: View,
-        images: ArrayLike,
-        labels: ArrayLike,
-        *,
-        key: KeyArray,
-        index: ArrayLike | None = None,
-        progress_fn: Callable[[str], None] | None = None,
-    ) -> Report:
-        """Returns the adversarial images, what stands, and how it came to that.
-
-        Args:
-            view: the model under attack.
-            images: clean images; where they are split over devices, so is every batch.
-            labels: class of each image.
-            key: root of all draws.
-            index: dataset row of each image; default 0, 1, ...
-            progress_fn: called with one line after every batch.
-
-        Raises:
-            ValueError: shapes, dtypes or values do not fit, the arrays are being traced, or the
-                images lie on the devices of several hosts.
-        """
-        if isinstance(images, Tracer) or isinstance(labels, Tracer):
-            raise ValueError(
-                f"Expected images={images} to be concrete: {type(self).__name__} runs on the host."
-            )
-        index = np.arange(np.shape(labels)[0]) if index is None else index
-        batches = Batches(self.batch_size, images, labels, index, quarters=True)
-        images, labels = batches.images, batches.labels
-        batches.labels = labels.astype(np.int32)
-        self.check(images)
-        for attack in self.members():
-            attack.check(images)
-        if not len(images):
-            empty = np.zeros(0, bool)
-            none = np.zeros(0, np.int64)
-            return Report(images, empty, np.zeros(0, np.int32), (), (), Passes(none, none))
-        checks.check_images(images, self.box)
-        view = held(view)
-        check_key = rng.stream(key, "check")
-        num_classes = checks.check_logits(view, images[:8], labels, key=check_key)
-        members = self.members(num_classes)
-        if self.version == "rand":
-            view = eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)
-        return run_suite(
-            members,
-            view,
-            batches,
-            key=key,
-            for_random=self.version == "rand",
-            progress_fn=progress_fn or (lambda line: None),
-        )
+    def attacked(self, view: View) -> View:
+        """Returns the view that the attacks see."""
+        if self.version != "rand":
+            return view
+        return eot(view, self.num_samples, average="gradients", parallel=self.parallel_draws)

@@ -7,16 +7,17 @@ nothing and nothing is compiled per batch.
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
+from robust_jax.attacks.apgd import APGD, State
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.checks import check_finite
 from robust_jax.attacks.dataset import Batches
@@ -73,6 +74,7 @@ def run_suite(
     key: KeyArray,
     for_random: bool,
     progress_fn: Callable[[str], None],
+    drop_every: int | None = None,
 ) -> Report:
     """Returns what the attacks leave of the examples, run by run, and how it came to that.
 
@@ -83,6 +85,8 @@ def run_suite(
         key: root of all draws.
         for_random: is the suite made for random models? Else one is warned of.
         progress_fn: called with one line after every batch.
+        drop_every: an image that has fallen to APGD is left out after so many steps at most, and
+            its place is taken; None for the end of the run, as after every other attack.
     """
     images, standing = np.array(batches.images), np.zeros(len(batches), bool)
     fallen_to = np.full(len(standing), -2, np.int32)
@@ -101,6 +105,21 @@ def run_suite(
     for number, attack in enumerate(attacks):
         began, spent = time.perf_counter(), total_of(passes)
         attack_key = rng.stream(key, "attack", number)
+        if drop_every is not None and isinstance(attack, APGD):
+            for rows, points in in_segments(
+                attack, view, batches, standing, passes, key=attack_key, every=drop_every
+            ):
+                images[rows], standing[rows], fallen_to[rows] = points, False, number
+            progress_fn(f"{type(attack).__name__} {number + 1}/{len(attacks)}: {standing.sum()}")
+            stages.append(
+                Stage(
+                    attack,
+                    int(standing.sum()),
+                    time.perf_counter() - began,
+                    total_of(passes) - spent,
+                )
+            )
+            continue
         for run in range(attack.num_runs):
             for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
                 given = Given(view, part, labels, attack_key, index)
@@ -160,6 +179,111 @@ def _one_run(
     given = given._replace(view=marked(given.view))
     (points, fallen), passes = counted(one_run, given.images)(number, given)
     return points, fallen, passes
+
+
+def in_segments(
+    attack: APGD,
+    view: View,
+    batches: Batches,
+    standing: np.ndarray,
+    passes: Passes,
+    *,
+    key: KeyArray,
+    every: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the rows that have fallen and their images, after every few steps.
+
+    Between these steps the batches are made anew of the rows that stand: none costs more than
+    `every` steps after its fall. What stands is attacked as by `attack.run`.
+
+    Args:
+        attack: the attack.
+        view: the model under attack.
+        batches: the examples.
+        standing: which are attacked, changed by the caller as they fall.
+        passes: so far, to which those of each row are added.
+        key: of the attack.
+        every: steps.
+    """
+    pool = targets = None
+
+    def taken(tree, rows, size):
+        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
+        return jax.tree.map(lambda leaf: jax.device_put(leaf[padded], batches.sharding), tree)
+
+    def kept(tree, rows, part):
+        part = jax.device_get(part)
+        if tree is None:
+            n = len(standing)
+            tree = jax.tree.map(lambda leaf: np.zeros((n, *leaf.shape[1:]), leaf.dtype), part)
+        for whole, leaf in zip(jax.tree.leaves(tree), jax.tree.leaves(part), strict=True):
+            whole[rows] = leaf[: len(rows)]
+        return tree
+
+    if attack.num_targets:
+        for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
+            found, cost = _targets(attack, Given(view, part, labels, key, index))
+            targets = kept(targets, rows, found)
+            add_passes(passes, rows, cost)
+    for run in range(attack.num_runs):
+        for first in range(-1, attack.num_steps, every):
+            last = min(first + every, attack.num_steps)
+            for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
+                given = Given(view, part, labels, key, index)
+                ranked = None if targets is None else taken(targets, rows, len(part))
+                state = None if first < 0 else taken(pool, rows, len(part))
+                state, cost = _segment(attack, run, ranked, state, first, last, given)
+                pool = kept(pool, rows, state)
+                add_passes(passes, rows, cost)
+            if pool is None:
+                return
+            for rows, arrays in batches.of(np.flatnonzero(standing & pool.best.success)):
+                part, labels, index = arrays
+                given = Given(view, part, labels, key, index)
+                points = taken(pool.best.images, rows, len(part))
+                (points, fallen), cost = _judged(attack, points, run, given)
+                add_passes(passes, rows, cost)
+                fallen = np.asarray(fallen)[: len(rows)]
+                yield rows[fallen], np.asarray(points)[: len(rows)][fallen]
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _targets(attack: APGD, given: Given) -> tuple[Int[Array, "b t"] | None, Passes]:
+    return counted(attack.targets, given.images)(given._replace(view=marked(given.view)))
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _segment(
+    attack: APGD,
+    number: Number,
+    targets: Int[Array, "b t"] | None,
+    state: State | None,
+    first: Number,
+    last: Number,
+    given: Given,
+) -> tuple[State, Passes]:
+    """Returns the state after some steps of a run, from its beginning where there is none."""
+
+    def segment(state: State | None, given: Given) -> State:
+        run = attack.planned(number, targets)
+        state = attack.begin(run, given) if state is None else state
+        return attack.advance(state, first, last, run, given)
+
+    return counted(segment, given.images)(state, given._replace(view=marked(given.view)))
+
+
+@functools.partial(compiled, static_argnames=("attack",))
+def _judged(
+    attack: APGD, points: Images, number: Number, given: Given
+) -> tuple[tuple[Images, Bool[Array, " b"]], Passes]:
+    """Returns the points in the balls, and which are misclassified under a key of their own."""
+
+    def judged(points: Images, given: Given) -> tuple[Images, Bool[Array, " b"]]:
+        points = attack.threat.project(without_nan(points, given.images), given.images)
+        logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
+        return points, losses.misclassified(logits, given.labels)
+
+    return counted(judged, given.images)(points, given._replace(view=marked(given.view)))
 
 
 class _Inspected(NamedTuple):

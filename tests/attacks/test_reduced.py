@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from robust_jax import attacks
-from robust_jax.attacks import MORA, PGD, Attack, AutoAttack, Averaged, BoundedAttack, ThreatModel
+from robust_jax.attacks import (
+    MORA,
+    PGD,
+    Attack,
+    AutoAttack,
+    Averaged,
+    BoundedAttack,
+    Suite,
+    ThreatModel,
+)
 
 KEY = jax.random.key(3)
 THREAT = ThreatModel("linf", 0.05)
@@ -23,6 +32,7 @@ def at_defaults(one):
     """Returns an attack as it is by default, with the restarts of a thorough evaluation."""
     fields = {"num_restarts": 5} if "num_restarts" in one.__dataclass_fields__ else {}
     inner = {"attack": PGD(THREAT)} if "attack" in one.__dataclass_fields__ else {}
+    inner |= {"attacks": (PGD(THREAT),)} if one is Suite else {}
     return one(THREAT, **inner, **fields) if issubclass(one, BoundedAttack) else one()
 
 
@@ -38,7 +48,7 @@ def test_it_is_the_same_attack_and_reduced_once(one):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "one", [one for one in ALL if one is not AutoAttack], ids=lambda one: one.__name__
+    "one", [one for one in ALL if not one.on_host], ids=lambda one: one.__name__
 )
 def test_a_trial_costs_few_passes(one):
     """A view whose decision nothing changes, so that no search ends before its time.

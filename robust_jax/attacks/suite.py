@@ -1,0 +1,326 @@
+"""Suites as attacks: any attacks, and few passes for the same verdict."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+from numpy.typing import ArrayLike
+
+from robust_jax import rng
+from robust_jax.attacks import checks
+from robust_jax.attacks.apgd import APGD, APGDT
+from robust_jax.attacks.base import Attack
+from robust_jax.attacks.bounded import BoundedAttack
+from robust_jax.attacks.dataset import Batches
+from robust_jax.attacks.minimum_norm import MinimumNormAttack
+from robust_jax.attacks.passes import Passes
+from robust_jax.attacks.runs import Found, Given, Run
+from robust_jax.attacks.suites import Report, run_suite
+from robust_jax.attacks.threat import ThreatModel
+from robust_jax.runtime.live import held
+from robust_jax.types import KeyArray, View
+
+
+def suited(attack: BoundedAttack, num_classes: int) -> BoundedAttack:
+    """Returns the attack with as many targets as there are, the margin where DLR is not defined.
+
+    The DLR loss takes three classes, four with a target. A run towards the only other class, or
+    the better of two, is one that raises the margin.
+    """
+    is_apgd = isinstance(attack, APGD)
+    if is_apgd and attack.loss == "dlr" and attack.num_targets and num_classes < 4:
+        return APGD(
+            attack.threat,
+            loss="margin",
+            num_restarts=attack.num_restarts,
+            num_steps=attack.num_steps,
+            rho=attack.rho,
+        )
+    if attack.num_targets:
+        return dataclasses.replace(attack, num_targets=min(attack.num_targets, num_classes - 1))
+    if getattr(attack, "loss", None) == "dlr" and num_classes < 3:
+        return dataclasses.replace(attack, loss="margin")
+    return attack
+
+
+def check_members(attacks: Sequence[BoundedAttack], threat: ThreatModel) -> None:
+    """Raises ValueError where an attack cannot be a part of a suite in this ball."""
+    for attack in attacks:
+        if not isinstance(attack, BoundedAttack) or attack.on_host:
+            raise ValueError(f"Expected attack={attack} to be a bounded one made of runs.")
+        if attack.parallel:
+            raise ValueError(
+                f"Expected attack={attack} not to be parallel: the suite makes one run at a "
+                "time, on the examples that still stand."
+            )
+        if attack.threat != threat:
+            raise ValueError(f"Expected threat={attack.threat!r} to be {threat!r}.")
+        if attack.targeted:
+            raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteAttack(BoundedAttack):
+    """Attacks one after the other, run by run, each on the images that still stand.
+
+    It runs on the host: it cannot be traced by `jit`. A call gives the images alone; `report` also
+    who fell to what, passes, times and warnings.
+
+    Attributes:
+        batch_size: largest number of examples at a time, of those that have a choice; the rest
+            of a batch is padded to the next multiple of a quarter of it.
+        drop_every: steps of APGD after which images that have fallen are left out; None for the
+            end of a run, as after every other attack.
+        for_random: is it made for random models? Else one is warned of.
+    """
+
+    on_host: ClassVar[bool] = True
+    # Without annotations, so that subclasses may make them fields.
+    batch_size = 128
+    drop_every = None
+    for_random = False
+
+    @abc.abstractmethod
+    def members(self, num_classes: int | None = None) -> tuple[BoundedAttack, ...]:
+        """Returns the attacks in their order.
+
+        Args:
+            num_classes: of the view; None for as many as the attacks ask for.
+        """
+
+    def attacked(self, view: View) -> View:
+        """Returns the view that the attacks see."""
+        return view
+
+    def __call__(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> Array:
+        """Returns the adversarial images; see `Attack`."""
+        return self.counted(view, images, labels, key=key, index=index, starts=starts)[0]
+
+    def counted(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
+    ) -> tuple[Array, Passes]:
+        """Returns the adversarial images and each one's passes; see `Attack`."""
+        if starts is not None:
+            raise ValueError("Expected starts to be None: a suite begins at the images.")
+        report = self.report(view, images, labels, key=key, index=index)
+        return jnp.asarray(report.images), report.passes
+
+    def run(self, run: Run, given: Given) -> Found:
+        """Returns what a call gives: a suite plans the runs of its attacks itself."""
+        view, images, labels, key, index, _ = given
+        report = self.report(view, images, labels, key=key, index=index)
+        fallen = jnp.asarray(~report.standing)
+        return Found(jnp.asarray(report.images), fallen, fallen.astype(images.dtype))
+
+    def dry_run(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+    ) -> Array:
+        """Returns images of the same shape, every attack traced on them; see `Attack`."""
+        images = jnp.asarray(images)
+        num_classes = jax.eval_shape(lambda images: view(images, key=key), images).shape[-1]
+        view = self.attacked(view)
+        for attack in self.members(num_classes):
+            images = attack(view, images, labels, key=key, index=index)
+        return images
+
+    def report(
+        self,
+        view: View,
+        images: ArrayLike,
+        labels: ArrayLike,
+        *,
+        key: KeyArray,
+        index: ArrayLike | None = None,
+        progress_fn: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Returns the adversarial images, what stands, and how it came to that.
+
+        Args:
+            view: the model under attack.
+            images: clean images; where they are split over devices, so is every batch.
+            labels: class of each image.
+            key: root of all draws.
+            index: dataset row of each image; default 0, 1, ...
+            progress_fn: called with one line after every batch.
+
+        Raises:
+            ValueError: shapes, dtypes or values do not fit, the arrays are being traced, or the
+                images lie on the devices of several hosts.
+        """
+        if isinstance(images, Tracer) or isinstance(labels, Tracer):
+            raise ValueError(
+                f"Expected images={images} to be concrete: {type(self).__name__} runs on the host."
+            )
+        index = np.arange(np.shape(labels)[0]) if index is None else index
+        batches = Batches(self.batch_size, images, labels, index, quarters=True)
+        images, labels = batches.images, batches.labels
+        batches.labels = labels.astype(np.int32)
+        self.check(images)
+        for attack in self.members():
+            attack.check(images)
+        if not len(images):
+            empty = np.zeros(0, bool)
+            none = np.zeros(0, np.int64)
+            return Report(images, empty, np.zeros(0, np.int32), (), (), Passes(none, none))
+        checks.check_images(images, self.box)
+        view = held(view)
+        check_key = rng.stream(key, "check")
+        num_classes = checks.check_logits(view, images[:8], labels, key=check_key)
+        members = self.members(num_classes)
+        view = self.attacked(view)
+        return run_suite(
+            members,
+            view,
+            batches,
+            key=key,
+            for_random=self.for_random,
+            progress_fn=progress_fn or (lambda line: None),
+            drop_every=self.drop_every,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite(SuiteAttack):
+    """Any attacks, one after the other, each on the images that still stand.
+
+    Attributes:
+        attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of
+            which counts what they find inside the ball.
+        batch_size: largest number of examples at a time.
+        drop_every: steps of APGD after which images that have fallen are left out; None for the
+            end of a run. All other attacks finish their run.
+
+    Example:
+        >>> threat = ThreatModel("linf", 8 / 255)
+        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000)))
+        >>> report = suite.report(view, images, labels, key=jax.random.key(0))
+        >>> report.standing, report.fallen_to, report.passes
+    """
+
+    attacks: tuple[Attack, ...] = ()
+    batch_size: int = 128
+    drop_every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where there is no attack, or one that does not fit the ball."""
+        super().__post_init__()
+        if not self.attacks:
+            raise ValueError("Expected attacks=() to hold one at least.")
+        check_members(self.members(), self.threat)
+        checks.check_counts(self, "batch_size")
+        if self.drop_every is not None:
+            checks.check_counts(self, "drop_every")
+
+    def reduced(self) -> "Suite":
+        """Returns the same of the attacks at the small budget of a trial."""
+        attacks = tuple(attack.reduced() for attack in self.attacks)
+        return dataclasses.replace(self, attacks=attacks)
+
+    def members(self, num_classes: int | None = None) -> tuple[BoundedAttack, ...]:
+        """Returns the attacks in their order, minimum-norm ones held to the ball.
+
+        Raises:
+            ValueError: an attack asks for more classes, or cannot be held to a ball.
+        """
+        members = []
+        for attack in self.attacks:
+            if isinstance(attack, MinimumNormAttack):
+                members.append(attack.within(self.threat.eps, norm=self.threat.norm))
+            elif isinstance(attack, BoundedAttack):
+                members.append(attack)
+            else:
+                raise ValueError(f"Expected attack={attack} to be bounded or of minimum norm.")
+            if num_classes is not None and suited(members[-1], num_classes) != members[-1]:
+                raise ValueError(f"Expected num_classes={num_classes} to suffice for {attack}.")
+        return tuple(members)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrugalAttack(SuiteAttack):
+    """Short targeted APGD in MALT's order: AutoAttack's verdict for a tenth of its passes or less.
+
+    One run of APGD on the probability margin fells the easy images. What stands is attacked
+    towards its nearest classes, and what stands then towards all of them, for more steps. An image
+    that has fallen costs at most `drop_every` steps more. It has no attack without gradients: where
+    those are masked AutoAttack's Square sees what this does not.
+
+    On 128 images of the public ResNet-20 it leaves as many as AutoAttack, 69
+    (`benchmarks/frugal.py`).
+
+    Attributes:
+        num_steps: of each of the short runs.
+        num_near: nearest classes that these are made towards.
+        num_long_steps: of the runs towards `num_targets` classes on what stands then.
+        num_targets: classes of these; 0 leaves them out.
+        batch_size: largest number of examples at a time.
+        drop_every: steps after which images that have fallen are left out.
+
+    References:
+        Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024; Xie
+        et al., arXiv 2411.15210, 2024 (the loss).
+    """
+
+    num_steps: int = 20
+    num_near: int = 3
+    num_long_steps: int = 30
+    num_targets: int = 9
+    batch_size: int = 128
+    drop_every: int = 10
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for counts that make no sense."""
+        super().__post_init__()
+        names = ("num_steps", "num_near", "num_long_steps", "batch_size", "drop_every")
+        checks.check_counts(self, *names)
+
+    def reduced(self) -> "FrugalAttack":
+        """Returns the attack without its long runs."""
+        return dataclasses.replace(self, num_targets=0)
+
+    def members(self, num_classes: int | None = None) -> tuple[BoundedAttack, ...]:
+        """Returns the attacks in their order, with as many targets as there are classes."""
+        threat, steps = self.threat, self.num_steps
+        members = [
+            APGD(threat, loss="probability_margin", num_steps=steps),
+            APGDT(threat, num_targets=self.num_near, target_order="malt", num_steps=steps),
+        ]
+        if self.num_targets:
+            members.append(
+                APGDT(
+                    threat,
+                    num_targets=self.num_targets,
+                    target_order="malt",
+                    num_steps=self.num_long_steps,
+                )
+            )
+        if num_classes is None:
+            return tuple(members)
+        return tuple(suited(attack, num_classes) for attack in members)

@@ -1,0 +1,56 @@
+"""Suites of any attacks, images that are left out once they have fallen, few passes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_jax.attacks import APGD, AutoAttack, DeepFool, FrugalAttack, Suite, ThreatModel
+
+KEY = jax.random.key(13)
+THREAT = ThreatModel("linf", 0.14)
+LONG = Suite(THREAT, attacks=(APGD(THREAT, num_steps=12),), batch_size=16)
+
+
+def test_an_image_that_has_fallen_costs_few_steps_more(digits):
+    whole = LONG.report(*digits, key=KEY)
+    cut = dataclasses.replace(LONG, drop_every=3).report(*digits, key=KEY)
+    np.testing.assert_array_equal(cut.standing, whole.standing)
+    logits = digits.view(jnp.asarray(cut.images), key=None)
+    np.testing.assert_array_equal(np.argmax(logits, axis=1) == digits.labels, cut.standing)
+    assert np.abs(cut.images - digits.images).max() <= THREAT.eps + 1e-6
+    # Two forward passes look at the clean image; then 13 points, and one that is judged.
+    assert np.all(whole.passes.forward == 2 + 13 + 1)
+    assert np.all(cut.passes.forward[cut.standing] == 2 + 13)
+    fallen = cut.passes.forward[~cut.standing]
+    assert set(fallen - 2 - 1) <= {3, 6, 9, 12, 13}
+    assert fallen.min() == 2 + 3 + 1
+
+
+@pytest.mark.slow
+def test_any_attacks_and_who_felled_what(digits):
+    suite = Suite(THREAT, attacks=(DeepFool(), APGD(THREAT, num_steps=12)), batch_size=16)
+    report = suite.report(*digits, key=KEY)
+    assert set(report.fallen_to) == {-1, 0, 1}
+    np.testing.assert_array_equal(report.standing, report.fallen_to == -1)
+    assert np.abs(report.images - digits.images).max() <= THREAT.eps + 1e-6
+
+
+@pytest.mark.slow
+def test_the_frugal_verdict_is_autoattacks(many_digits):
+    frugal = FrugalAttack(THREAT, batch_size=64).report(*many_digits, key=KEY)
+    whole = AutoAttack(THREAT, batch_size=64).report(*many_digits, key=KEY)
+    assert frugal.standing.sum() <= whole.standing.sum() + 1
+    spent, price = (sum(map(np.sum, one.passes)) for one in (frugal, whole))
+    assert 5 * spent < price
+
+
+def test_bad_suites():
+    with pytest.raises(ValueError, match="to hold one at least"):
+        Suite(THREAT)
+    with pytest.raises(ValueError, match="Expected drop_every=0 >= 1"):
+        dataclasses.replace(LONG, drop_every=0)
+    with pytest.raises(ValueError, match="Expected threat=ThreatModel"):
+        dataclasses.replace(LONG, threat=ThreatModel("linf", 0.1))

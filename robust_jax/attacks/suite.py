@@ -209,7 +209,7 @@ class SuiteAttack(BoundedAttack):
 
 @dataclasses.dataclass(frozen=True)
 class Suite(SuiteAttack):
-    """Any attacks, one after the other, each on the images that still stand.
+    """Attacks of all kinds, one after the other, each on the images that still stand.
 
     Attributes:
         attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of

@@ -71,7 +71,7 @@ def to_torch(images):
     return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
 
 
-NORMS = {"linf": "Linf", "l2": "L2"}
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 NAMES = {
     "apgd_ce": "apgd-ce",
     "apgd_dlr": "apgd-dlr",
@@ -90,7 +90,7 @@ def official(module, images, labels, threat, names, *, num_queries=5000, batch_s
         images: clean images [b h w k].
         labels: class of each image.
         threat: the ball.
-        names: keys of `NAMES`, or "standard" for the suite.
+        names: keys of `NAMES`, each with one restart, or "standard" for the suite.
         num_queries: of Square.
         batch_size: images at a time.
         seed: of the official code.
@@ -103,8 +103,12 @@ def official(module, images, labels, threat, names, *, num_queries=5000, batch_s
     suite = AutoAttack(
         module.eval(), norm=NORMS[threat.norm], eps=threat.eps, seed=seed, device="cpu", **fields
     )
-    # One restart everywhere, as in version "standard".
-    suite.apgd.n_restarts, suite.fab.n_restarts = 1, 1
+    if names != "standard":
+        suite.apgd.n_restarts = 1
+    suite.fab.n_restarts = 1
+    if threat.norm == "l1":  # as in version "standard"
+        suite.apgd.use_largereps = suite.apgd_targeted.use_largereps = True
+        suite.apgd_targeted.n_target_classes = 5
     suite.square.n_queries = num_queries
     found = suite.run_standard_evaluation(
         to_torch(images), torch.from_numpy(np.asarray(labels)).long(), batch_size=batch_size

@@ -16,12 +16,20 @@ from robust_jax import metrics
 from robust_jax.analysis import style
 from robust_jax.analysis.diversity import keep_rate
 from robust_jax.analysis.style import AnyArray
+from robust_jax.attacks.threat import Norm
 from robust_jax.methods import LaplaceRates
 
 Correct = Bool[AnyArray, " _"]  # groups may differ in size
-Norm = Literal["linf", "l2"]
 
-NORMS = {"linf": r"$L_\infty$", "l2": r"$L_2$"}
+NORMS: dict[Norm, str] = {
+    "linf": r"$L_\infty$",
+    "l2": r"$L_2$",
+    "l1": r"$L_1$",
+    "l0": r"$L_0$",
+    "l0_values": r"$L_0$",
+}
+COUNTED: dict[Norm, str] = {"l0": "pixels changed", "l0_values": "channels of pixels changed"}
+"""What a radius is, of norms that count."""
 
 
 class Shares(NamedTuple):
@@ -77,7 +85,7 @@ def accuracy_curves(
         axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     style.percent(axes.yaxis)
-    units = "1/255" if unit == "1/255" else "pixels in [0, 1]"
+    units = COUNTED.get(norm, "1/255" if unit == "1/255" else "pixels in [0, 1]")
     axes.set(xlabel=f"perturbation ε, {NORMS[norm]} ({units})", ylabel="accuracy")
     style.legend(figure, axes)
     return figure

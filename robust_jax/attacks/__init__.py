@@ -2,17 +2,17 @@
 
 | attack | file | norms | sees | reference |
 |---|---|---|---|---|
-| `FGSM` | `pgd.py` | Linf, L2 | gradients | Goodfellow et al., 2015 |
-| `BIM` | `pgd.py` | Linf, L2 | gradients | Kurakin et al., 2017 |
+| `FGSM` | `pgd.py` | Linf, L2, L1 | gradients | Goodfellow et al., 2015 |
+| `BIM` | `pgd.py` | Linf, L2, L1 | gradients | Kurakin et al., 2017 |
 | `MIM` | `pgd.py` | Linf, L2 | gradients | Dong et al., 2018 |
-| `PGD` | `pgd.py` | Linf, L2 | gradients | Madry et al., 2018 |
+| `PGD` | `pgd.py` | Linf, L2, L1 | gradients | Madry et al., 2018 |
 | `MDI2FGSM` | `transfer.py` | Linf, L2 | gradients of a source | Xie et al., 2019 |
-| `APGD`, `APGDT` | `apgd.py` | Linf, L2 | gradients | Croce and Hein, 2020 |
-| `FAB`, `FABT` | `fab.py` | Linf, L2 | gradients | Croce and Hein, 2020 |
-| `Square` | `square.py` | Linf, L2 | scores | Andriushchenko et al., 2020 |
-| `AutoAttack` | `autoattack.py` | Linf, L2 | gradients and scores | Croce and Hein, 2020 |
+| `APGD`, `APGDT` | `apgd.py` | Linf, L2, L1 | gradients | Croce and Hein, 2020 |
+| `FAB`, `FABT` | `fab.py` | Linf, L2, L1 | gradients | Croce and Hein, 2020 |
+| `Square` | `square.py` | Linf, L2, L1 | scores | Andriushchenko et al., 2020 |
+| `AutoAttack` | `autoattack.py` | Linf, L2, L1 | gradients and scores | Croce and Hein, 2020 |
 | `FrugalAttack` | `suite.py` | Linf, L2 | gradients | Melamed et al., 2024 |
-| `Suite` | `suite.py` | Linf, L2 | as its attacks | |
+| `Suite` | `suite.py` | those of its attacks | as its attacks | |
 | `SPSA` | `scores.py` | Linf, L2 | scores | Uesato et al., 2018 |
 | `NES` | `scores.py` | Linf, L2 | scores | Ilyas et al., 2018 |
 | `MORA` | `ensembles.py` | Linf, L2 | gradients of members | Yu et al., 2022 |
@@ -25,7 +25,9 @@
 | `SmallestEps` | `smallest_eps.py` | least Linf or L2 | gradients | Rauber et al., 2017 |
 | `Boundary` | `decision.py` | least L2 | decisions | Brendel et al., 2018 |
 | `HopSkipJump` | `hop_skip_jump.py` | least Linf or L2 | decisions | Chen et al., 2020 |
-| `JSMA` | `sparse.py` | few features | gradients | Papernot et al., 2016 |
+| `JSMA` | `sparse.py` | few values | gradients | Papernot et al., 2016 |
+| `SigmaZero` | `sigma_zero.py` | least values | gradients | Cinà et al., 2025 |
+| `SparseRS` | `sparse_rs.py` | L0 (pixels or values) | scores | Croce et al., 2022 |
 | `Spatial` | `spatial.py` | rotations, shifts | scores | Engstrom et al., 2019 |
 
 A class is an attack's hyper-parameters and its one function: `run` of those inside a ball
@@ -33,11 +35,11 @@ A class is an attack's hyper-parameters and its one function: `run` of those ins
 (`base.py`; `minimum_norm.py` for those that make a distance small, `.within(eps)` for a ball).
 From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
-What they share: the ball (`threat.py`), losses (`losses.py`), views made of views (`views.py`),
-which of several ends is kept (`runs.py`), suites on the examples that still stand (`suites.py`),
-linearised boundaries (`linearised.py`), an attack's way (`trajectories.py`), what it costs in
-passes (`passes.py`), as many images as
-there are (`dataset.py`), what is refused (`checks.py`).
+What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`losses.py`), views
+made of views (`views.py`), which of several ends is kept (`runs.py`), suites on the examples that
+still stand (`suites.py`), linearised boundaries (`linearised.py`), an attack's way
+(`trajectories.py`), what it costs in passes (`passes.py`), as many images as there are
+(`dataset.py`), what is refused (`checks.py`).
 """
 
 from robust_jax.attacks.apgd import APGD, APGDT
@@ -56,8 +58,10 @@ from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.pgd import BIM, FGSM, MIM, PGD
 from robust_jax.attacks.scores import NES, SPSA
+from robust_jax.attacks.sigma_zero import SigmaZero
 from robust_jax.attacks.smallest_eps import SmallestEps
 from robust_jax.attacks.sparse import JSMA
+from robust_jax.attacks.sparse_rs import SparseRS
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.suite import FrugalAttack, Suite
@@ -103,7 +107,9 @@ __all__ = [
     "MinimumNormAttack",
     "Passes",
     "Rescaled",
+    "SigmaZero",
     "SmallestEps",
+    "SparseRS",
     "Spatial",
     "Square",
     "Suite",

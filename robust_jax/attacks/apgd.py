@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
-from robust_jax.attacks import losses
+from robust_jax.attacks import apgd_l1, losses
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
-from robust_jax.attacks.threat import ThreatModel, expand, unit_l2
+from robust_jax.attacks.threat import Norm, ThreatModel, expand, unit_l2
 from robust_jax.types import Images, KeyArray, Labels, View
 
 ALPHA = 0.75
@@ -39,8 +39,14 @@ def checkpoints(num_steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def random_start(threat: ThreatModel, images: Images, keys: Key[Array, " b"]) -> Images:
-    """Returns a random point on the surface of each ball, clipped to the box."""
+    """Returns a random point on the surface of each ball, clipped to the box.
+
+    In L1, Gaussian noise brought into the ball: a point with few changes.
+    """
     shape, dtype = images.shape[1:], images.dtype
+    if threat.norm == "l1":
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+        return threat.project(images + noise, images)
     if threat.norm == "linf":
         noise = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1, 1))(keys)
         noise = noise / jnp.max(jnp.abs(noise), axis=tuple(range(1, noise.ndim)), keepdims=True)
@@ -227,6 +233,9 @@ class APGD(BoundedAttack):
     Every restart is from another random point. For a random model attack
     `eot(view, 20, average="gradients")`, as AutoAttack's version "rand" does.
 
+    In L1 it is another algorithm (`apgd_l1.py`): steps of few values, without momentum, in balls
+    of three, two and one times eps, as AutoAttack has it. rho has no part in it.
+
     Attributes:
         num_restarts: runs, each with draws of its own; of so many towards each target.
         parallel: all runs at once, at so many times the memory.
@@ -240,10 +249,12 @@ class APGD(BoundedAttack):
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-        parameter-free attacks", 2020 (algorithm 1).
+        parameter-free attacks", 2020 (algorithm 1). "Mind the box: l1-APGD for sparse adversarial
+        attacks on image classifiers", 2021.
     """
 
     in_steps: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     num_restarts: int = 1
     parallel: bool = False
@@ -291,12 +302,25 @@ class APGD(BoundedAttack):
         """Returns the best point of one run from one random start."""
         view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
+        loss_fn, keys = losses.named(self.loss, run.target), start_keys(key, index)
+        if self.threat.norm == "l1":
+            return apgd_l1.climb(
+                view,
+                images,
+                labels,
+                keys,
+                loss_fn=loss_fn,
+                threat=self.threat,
+                num_steps=self.num_steps,
+                key=rng.stream(key, "view"),
+                watched=run.watched,
+            )
         return climb(
             view,
             images,
             labels,
-            random_start(self.threat, images, start_keys(key, index)),
-            loss_fn=losses.named(self.loss, run.target),
+            random_start(self.threat, images, keys),
+            loss_fn=loss_fn,
             threat=self.threat,
             num_steps=self.num_steps,
             rho=self.rho,

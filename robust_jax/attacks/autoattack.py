@@ -1,7 +1,7 @@
 """AutoAttack: which attacks it is made of, in which order."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 from robust_jax.attacks import checks
 from robust_jax.attacks.apgd import APGD, APGDT
@@ -9,13 +9,19 @@ from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.suite import SuiteAttack, check_members, suited
-from robust_jax.attacks.threat import ThreatModel
+from robust_jax.attacks.threat import Norm, ThreatModel
 from robust_jax.attacks.views import eot
 from robust_jax.types import View
 
 
 def standard(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
-    """Returns AutoAttack's four attacks: APGD-CE, APGD-T, FAB-T and Square."""
+    """Returns AutoAttack's four attacks: APGD-CE, APGD-T, FAB-T and Square.
+
+    In L1 five restarts of APGD-CE, and five classes for APGD-T.
+    """
+    if threat.norm == "l1":
+        targeted = APGDT(threat, num_targets=5)
+        return APGD(threat, num_restarts=5), targeted, FABT(threat), Square(threat)
     return APGD(threat), APGDT(threat), FABT(threat), Square(threat)
 
 
@@ -67,6 +73,8 @@ class AutoAttack(SuiteAttack):
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
         parameter-free attacks", 2020.
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)  # its attacks say which
 
     version: Literal["standard", "plus", "rand", "custom"] = "standard"
     attacks: tuple[BoundedAttack, ...] = ()

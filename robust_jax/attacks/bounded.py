@@ -13,7 +13,7 @@ from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_choice, check_counts
 from robust_jax.attacks.linearised import nearest_classes
 from robust_jax.attacks.runs import Found, Given, Number, Run, best_of
-from robust_jax.attacks.threat import ThreatModel
+from robust_jax.attacks.threat import Norm, ThreatModel
 from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 MOST_CANDIDATES = 100
@@ -34,6 +34,7 @@ class BoundedAttack(Attack):
     Attributes:
         threat: the ball.
         in_steps: can a run be watched (`Run.watched`)?
+        norms: those of balls that it knows.
         num_restarts: runs, each with draws of its own. This and the next two are fields of the
             attacks that have a choice.
         num_targets: the likeliest other classes that the restarts are made towards, one after the
@@ -50,6 +51,7 @@ class BoundedAttack(Attack):
     """
 
     in_steps: ClassVar[bool] = False
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     # Without annotations, so that subclasses may make them fields.
     num_restarts = 1
     num_targets = 0
@@ -63,6 +65,11 @@ class BoundedAttack(Attack):
         super().__post_init__()
         if not isinstance(self.threat, ThreatModel):
             raise ValueError(f"Expected threat={self.threat!r} to be a ThreatModel.")
+        if self.threat.norm not in self.norms:
+            raise ValueError(
+                f"Expected norm={self.threat.norm!r} to be one of {sorted(self.norms)} for "
+                f"{type(self).__name__}."
+            )
         check_counts(self, "num_restarts")
         if self.num_targets < 0:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")

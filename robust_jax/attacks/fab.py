@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.linearised import nearest_boundary, project_on_hyperplane
 from robust_jax.attacks.runs import Found, Given, Run
-from robust_jax.attacks.threat import size
+from robust_jax.attacks.threat import Norm, size
 from robust_jax.types import Labels
 
 
@@ -42,6 +42,8 @@ class FAB(BoundedAttack):
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
         attack", 2020 (algorithm 1).
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     num_restarts: int = 1
     parallel: bool = False

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from robust_jax.attacks.losses import ranked_targets
-from robust_jax.attacks.threat import ThreatModel, expand, l2_norm
+from robust_jax.attacks.sparsity import share_spent
+from robust_jax.attacks.threat import ThreatModel, expand, l2_norm, size
 from robust_jax.types import Images, Labels
 
 
 def dual_norm(norm: str, gradient: Images) -> Float[Array, " b"]:
     """Returns the size of a gradient by which a logit gap is divided to give a distance."""
     if norm == "linf":
-        return jnp.sum(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-    return l2_norm(gradient)
+        return size("l1", gradient)
+    return size("linf", gradient) if norm == "l1" else l2_norm(gradient)
 
 
 class LinearBoundary(NamedTuple):
@@ -131,24 +132,27 @@ def project_on_hyperplane(
     nearest corner. The step is sign * min(t * speed, room) with speed 1 (Linf) or |normal| (L2),
     and the progress towards the plane is concave, piecewise linear in t, so that Newton's
     iteration from t = 0 never overshoots and ends exactly after finitely many steps: no sorting.
+    In L1 the coordinates of largest |normal| take all of their room until the plane is reached.
 
     References:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
         attack", 2020 (section 2.2).
     """
     low, high = threat.bounds
-    size = jnp.abs(normal)
-    speed = jnp.ones_like(size) if threat.norm == "linf" else size
+    slope = jnp.abs(normal)
+    speed = jnp.ones_like(slope) if threat.norm == "linf" else slope
     gap = offset - jnp.sum(normal * points, axis=1)
     ahead = jnp.sign(normal) * jnp.sign(gap)[:, None]
     room = jnp.where(ahead > 0, high - points, points - low) * jnp.abs(jnp.sign(normal))
     needed = jnp.abs(gap)
+    if threat.norm == "l1":
+        return ahead * room * share_spent(slope, slope * room, needed)
 
     def newton(carry):
         length, _, count = carry
         step = jnp.minimum(length[:, None] * speed, room)
-        rate = jnp.sum(jnp.where(length[:, None] * speed < room, size * speed, 0), axis=1)
-        missing = needed - jnp.sum(size * step, axis=1)
+        rate = jnp.sum(jnp.where(length[:, None] * speed < room, slope * speed, 0), axis=1)
+        missing = needed - jnp.sum(slope * step, axis=1)
         growth = jnp.where((missing > 0) & (rate > 0), missing / jnp.where(rate > 0, rate, 1), 0)
         return length + growth, jnp.any(growth > 1e-6 * length), count + 1
 

@@ -10,7 +10,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.runs import Found, Given, Run
-from robust_jax.attacks.threat import ThreatModel, check_bounds, expand
+from robust_jax.attacks.threat import Norm, ThreatModel, check_bounds, expand
 from robust_jax.attacks.wrapped import WrappedAttack
 from robust_jax.types import Labels
 
@@ -42,24 +42,18 @@ class MinimumNormAttack(Attack):
         return self.bounds
 
     @property
-    def norm(self) -> Literal["linf", "l2", "l0"]:
+    def norm(self) -> Norm:
         """Returns the norm that is made small."""
         return "l2"
 
-    def within(self, eps: float, *, norm: Literal["linf", "l2"] | None = None) -> "WithinBall":
+    def within(self, eps: float, *, norm: Norm | None = None) -> "WithinBall":
         """Returns the bounded attack that keeps what this one finds inside a ball.
 
         Args:
             eps: radius of the ball.
             norm: its norm; default the norm that the attack makes small.
-
-        Raises:
-            ValueError: that is L0, which has no balls here, and no other is given.
         """
-        chosen = norm or self.norm
-        if chosen == "l0":
-            raise ValueError(f"Expected norm={chosen!r} to be one of ['l2', 'linf'].")
-        return WithinBall(ThreatModel(chosen, eps, self.bounds), self)
+        return WithinBall(ThreatModel(norm or self.norm, eps, self.bounds), self)
 
     def succeeded(
         self, logits: Float[Array, "b c"], labels: Labels, confidence: float = 0.0

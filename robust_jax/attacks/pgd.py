@@ -12,7 +12,7 @@ from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack, start_keys
 from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
-from robust_jax.attacks.threat import expand
+from robust_jax.attacks.threat import Norm, expand
 from robust_jax.types import Images, KeyArray, Labels
 
 
@@ -29,7 +29,7 @@ def climb(
     eps: Float[Array, " b"] | None = None,
     loss_fn: losses.Loss | None = None,
 ) -> Found:
-    """Returns the end of one run of x <- project(x + step_size * steepest(direction)).
+    """Returns the end of one run of x <- project(ascend(x, direction, step_size)).
 
     Args:
         attack: says what is raised, which ball it is, what counts as success.
@@ -70,7 +70,7 @@ def climb(
             size = jnp.mean(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
             gradient = gradient / expand(jnp.where(size > 0, size, 1), gradient)
             gradient = momentum = decay * momentum + gradient
-        points = threat.project(points + step_size * threat.steepest(gradient), images, eps=eps)
+        points = threat.project(threat.ascend(points, gradient, step_size), images, eps=eps)
         return points, momentum, best, path
 
     momentum = None if decay is None else jnp.zeros_like(images)
@@ -96,6 +96,7 @@ class FGSM(LossAttack):
     """
 
     in_steps: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     def reduced(self) -> "FGSM":
         """Returns the attack itself."""
@@ -119,6 +120,7 @@ class BIM(LossAttack):
     """
 
     in_steps: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     num_steps: int = 10
     step_size: float | None = None
@@ -203,6 +205,7 @@ class PGD(LossAttack):
     """
 
     in_steps: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     num_steps: int = 10
     step_size: float | None = None

@@ -76,9 +76,9 @@ class JSMA(MinimumNormAttack):
             raise ValueError(f"Expected num_candidates={self.num_candidates} >= 2.")
 
     @property
-    def norm(self) -> Literal["l0"]:
+    def norm(self) -> Literal["l0_values"]:
         """Returns the norm that is made small."""
-        return "l0"
+        return "l0_values"
 
     @classmethod
     def art(cls, theta: float = 0.1, gamma: float = 1.0) -> "JSMA":

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.suites import Report, run_suite
-from robust_jax.attacks.threat import ThreatModel
+from robust_jax.attacks.threat import Norm, ThreatModel
 from robust_jax.runtime.live import held
 from robust_jax.types import KeyArray, View
 
@@ -224,6 +224,8 @@ class Suite(SuiteAttack):
         >>> report = suite.report(view, images, labels, key=jax.random.key(0))
         >>> report.standing, report.fallen_to, report.passes
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)  # its attacks say which
 
     attacks: tuple[Attack, ...] = ()
     batch_size: int = 128

@@ -5,7 +5,7 @@ Transfer from the noise-off copy of the same weights needs no attack of its own:
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from robust_jax.attacks.base import Attack
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Run
+from robust_jax.attacks.threat import Norm
 from robust_jax.attacks.views import Average, eot
 from robust_jax.types import KeyArray, View
 
@@ -30,6 +31,8 @@ class WrappedAttack(BoundedAttack):
     Attributes:
         attack: that attack.
     """
+
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)  # that attack says which
 
     attack: Attack
 

@@ -41,10 +41,9 @@ class AttackRun:
     def described(self) -> str:
         """Returns a line on it: the attack's class, ball and steps, and what it is aimed at."""
         fields = serialization.to_json(self.attack)
-        threat = fields.get("threat")
         words = [type(self.attack).__name__]
-        if isinstance(threat, dict):
-            words.append(f"{threat['norm']} eps {threat['eps']:.4g}")
+        if isinstance(self.attack, BoundedAttack):
+            words.append(str(self.attack.threat))
         words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
         words.append(f"on {self.view}")
         if self.draws == "fixed":

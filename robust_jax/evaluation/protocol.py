@@ -8,6 +8,7 @@ rule and an honest one stand beside each other on the same adversarial images.
 import dataclasses
 from typing import Literal
 
+from robust_jax.attacks import PGD
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.evaluation.attack_runs import AttackRun, balls
 from robust_jax.evaluation.judges import HONEST, PAPER, Judge, side_by_side
@@ -255,7 +256,9 @@ class Evaluation:
         """Returns the measures; where they are left open, those that every report shows."""
         if self.measures is not None:
             return self.measures
-        threats = sorted(balls(self.attacks), key=lambda ball: (ball.norm == "l2", ball.eps))
+        # Members are attacked by PGD, in the first ball that it knows.
+        known = [ball for ball in balls(self.attacks) if ball.norm in PGD.norms]
+        threats = sorted(known, key=lambda ball: (PGD.norms.index(ball.norm), ball.eps))
         return dict(standard(next(iter(threats), None)))
 
     @property

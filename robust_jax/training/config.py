@@ -82,6 +82,11 @@ class FreeAdversarialTraining:
     def __post_init__(self) -> None:
         if self.num_replays < 1:
             raise ValueError(f"Expected num_replays={self.num_replays} >= 1.")
+        if self.threat.norm not in PGD.norms:
+            raise ValueError(
+                f"Expected norm={self.threat.norm!r} to be one of {sorted(PGD.norms)}: the "
+                "perturbation moves by steps."
+            )
         if self.step_size is not None and self.step_size <= 0:
             raise ValueError(f"Expected step_size={self.step_size} > 0.")
 

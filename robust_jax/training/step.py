@@ -100,7 +100,7 @@ def _ascended(config: FreeAdversarialTraining, images: Array, clean: Array, slop
     """Returns the images after a step up the loss, in the ball around the clean ones."""
     threat = config.threat
     step_size = threat.eps if config.step_size is None else config.step_size
-    return threat.project(images + step_size * threat.steepest(slope), clean)
+    return threat.project(threat.ascend(images, slope, step_size), clean)
 
 
 def perturb_weights(params: PyTree, slopes: PyTree, gamma: float) -> PyTree:

@@ -28,7 +28,9 @@ from robust_jax.attacks import (
     DeepFool,
     HopSkipJump,
     Rescaled,
+    SigmaZero,
     SmallestEps,
+    SparseRS,
     Spatial,
     Square,
     ThreatModel,
@@ -36,7 +38,7 @@ from robust_jax.attacks import (
 )
 from robust_jax.attacks.decision import DecisionAttack
 
-EPS = {"linf": 0.2, "l2": 1.2}
+EPS = {"linf": 0.2, "l2": 1.2, "l1": 4.0, "l0": 6.0}
 BOUNDED = {
     "fgsm": FGSM,
     "bim": partial(BIM, num_steps=5),
@@ -76,9 +78,14 @@ BOUNDED = {
         distance_norm=threat.norm, initial_eps=0.1, num_searches=8, num_steps=8, relative_step=0.2
     ).within(threat.eps),
     "square": partial(Square, num_queries=60, rescale_schedule=True),
+    "sparse_rs": partial(SparseRS, num_queries=100),
 }
+# Rows in another ball than Linf and L2, and those that L1 is asked of besides.
+HOME = {"sparse_rs": "l0"}
+IN_L1 = ("pgd", "apgd", "fab", "square")
 UNBOUNDED = {
     "jsma": JSMA(gamma=0.3),
+    "sigma_zero": SigmaZero(num_steps=40),
     "spatial": Spatial(max_angle=20.0, max_shift=2, num_angles=3, num_shifts=3),
 }
 # These do not climb a loss to the corner of a linear model's ball, or need more classes than two.
@@ -96,6 +103,7 @@ NOT_STEEPEST = (
     "nes",
     "rescaled",
     "smallest_eps",
+    "sparse_rs",
     "spsa",
     "square",
     "trust_region",
@@ -151,7 +159,7 @@ def attacked(attack, victim):
 def bounded(name):
     """Returns a bounded attack as a function of the norm and eps."""
 
-    def make(norm="linf", eps=None):
+    def make(norm=HOME.get(name, "linf"), eps=None):
         return BOUNDED[name](ThreatModel(norm, EPS[norm] if eps is None else eps))
 
     return make
@@ -172,13 +180,13 @@ def attack(request):
     """Every attack."""
     if request.param in UNBOUNDED:
         return UNBOUNDED[request.param]
-    return BOUNDED[request.param](ThreatModel("linf", EPS["linf"]))
+    return bounded(request.param)()
 
 
 @pytest.fixture
 def victim(attack, digits, integer_digits):
     """What an attack is compared with itself on; of the last bit a search makes a new path."""
-    searches = isinstance(getattr(attack, "attack", attack), DecisionAttack)
+    searches = isinstance(getattr(attack, "attack", attack), (DecisionAttack, SigmaZero))
     return integer_digits if searches else digits
 
 
@@ -191,9 +199,12 @@ def goals(attack, victim):
     ("norm", "name"),
     [
         pytest.param(norm, name, marks=slow_among(SIBLINGS if norm != "linf" else SETTINGS, name))
-        for norm in EPS
+        for norm in ("linf", "l2")
         for name in BOUNDED
-    ],
+        if name not in HOME
+    ]
+    + [(norm, name) for name, norm in HOME.items()]
+    + [pytest.param("l1", name, marks=slow_among(("fab", "square"), name)) for name in IN_L1],
 )
 def test_box_ball_shape_dtype(name, norm, digits):
     attack = bounded(name)(norm)
@@ -291,7 +302,7 @@ def test_fools_more_with_more_eps(name, digits):
 
 def test_targeted_attacks_say_so():
     threat = ThreatModel("linf", 0.1)
-    assert [name for name, make in BOUNDED.items() if make(threat).targeted] == []
+    assert [name for name in BOUNDED if bounded(name)().targeted] == []
     assert [name for name, attack in UNBOUNDED.items() if attack.targeted] == ["jsma"]
     pgd = PGD(threat, targeted=True)
     for attack in (pgd, Averaged(threat, pgd), JSMA().within(0.1, norm="linf")):

@@ -30,7 +30,7 @@ labels = jnp.argmax(view(images, key=key), axis=1)
 view64, images64 = in_float64((view, images))
 assert images.dtype == jnp.float32 and view(images, key=key).dtype == jnp.float32
 
-rows = {n: make(ThreatModel("linf", 0.2)) for n, make in contract.BOUNDED.items()}
+rows = {name: contract.bounded(name)() for name in contract.BOUNDED}
 for name, attack in (rows | contract.UNBOUNDED).items():
     for given, dtype in ((images64, jnp.float64), (images, jnp.float32)):
         seen = view64 if dtype == jnp.float64 else view

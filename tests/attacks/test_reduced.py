@@ -33,7 +33,9 @@ def at_defaults(one):
     fields = {"num_restarts": 5} if "num_restarts" in one.__dataclass_fields__ else {}
     inner = {"attack": PGD(THREAT)} if "attack" in one.__dataclass_fields__ else {}
     inner |= {"attacks": (PGD(THREAT),)} if one is Suite else {}
-    return one(THREAT, **inner, **fields) if issubclass(one, BoundedAttack) else one()
+    if not issubclass(one, BoundedAttack):
+        return one()
+    return one(THREAT if "linf" in one.norms else ThreatModel("l0", 4.0), **inner, **fields)
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.__name__)

@@ -171,5 +171,5 @@ def test_rejects(digits):
             JSMA(**fields)
     with pytest.raises(ValueError, match=r"Expected gamma=0\.01 to allow two of the 64 features"):
         JSMA(gamma=0.01)(*digits, key=KEY)
-    with pytest.raises(ValueError, match="Expected norm='l0' to be one of"):
+    with pytest.raises(ValueError, match=r"Expected eps=0\.1 to be a whole number of places"):
         JSMA().within(0.1)

@@ -1,11 +1,13 @@
 """The report's sections, each made of what an evaluation wrote."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
+from robust_jax.attacks.threat import Norm
 from robust_jax.certify import Certificate
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.protocol import CLEAN, AttackRun, Printed
@@ -81,7 +83,7 @@ def _accuracy_over_eps(
 ) -> Iterator[str]:
     """Yields a figure for each norm of which attacks come at two eps or more."""
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
-    for norm in ("linf", "l2"):
+    for norm in get_args(Norm):
         series: dict[str, dict[float, np.ndarray]] = {}
         for name, run in attacks.items():
             if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:

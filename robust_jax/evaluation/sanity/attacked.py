@@ -1,7 +1,6 @@
 """The probe's own attacks on a view: PGD of every loss and length, Square, noise."""
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from robust_jax.attacks import PGD, Square, ThreatModel, bind, eot, losses
 from robust_jax.attacks.bounded import start_keys
 from robust_jax.attacks.pgd import climb
 from robust_jax.attacks.runs import Given, Run
-from robust_jax.attacks.threat import expand, unit_l2
+from robust_jax.attacks.threat import Norm, expand, unit_l2
 from robust_jax.methods.base import MethodView
 from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Variables, View
@@ -168,7 +167,7 @@ def _adversarial(
     num_steps: Array | int,
     key: Key[Array, ""],
     *,
-    norm: Literal["linf", "l2"],
+    norm: Norm,
     bounds: tuple[float, float],
     num_classes: int,
 ) -> Array:
@@ -197,7 +196,8 @@ def _adversarial(
 def _moved(images: Array, key: Key[Array, ""], eps: Array, threat: ThreatModel) -> Array:
     """Returns the images moved by random signs onto the surface of a ball, then into the box."""
     signs = jax.random.rademacher(key, images.shape, images.dtype)
-    signs = signs if threat.norm == "linf" else unit_l2(signs)
+    if threat.norm != "linf":
+        signs = unit_l2(signs) if threat.norm == "l2" else signs / signs[0].size
     return threat.project(images + eps * signs, images, eps=jnp.broadcast_to(eps, len(images)))
 
 
@@ -208,7 +208,7 @@ def _margin_changes(
     eps: Array,
     key: Key[Array, ""],
     *,
-    norm: Literal["linf", "l2"],
+    norm: Norm,
     bounds: tuple[float, float],
 ) -> tuple[Array, Array]:
     """Returns by how much the margin changes along random signs: predicted, and in truth."""
@@ -234,7 +234,7 @@ def _first_that_fools(
     eps: Array,
     key: Key[Array, ""],
     *,
-    norm: Literal["linf", "l2"],
+    norm: Norm,
     bounds: tuple[float, float],
 ) -> Array:
     """Returns the first draw of random signs that fools, the last one where none does."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from robust_jax import rng
-from robust_jax.attacks import FGSM, BoundedAttack, ThreatModel, losses
+from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel, losses
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
@@ -79,13 +79,16 @@ def attacked_views(method: Method, attacks: Mapping[str, AttackRun]) -> dict[str
 def balls_of(
     view: str, attacks: Mapping[str, AttackRun], fooled: Mapping[str, Sequence[bool]]
 ) -> list[referees.Ball]:
-    """Returns the balls that white-box attacks on a view stay in, the smaller ones first."""
+    """Returns the balls that white-box attacks on a view stay in, the smaller ones first.
+
+    Those in which PGD, the referee of all of them, has no steps (L0) are left out.
+    """
     found: dict[ThreatModel, np.ndarray | None] = {}
     for name, run in attacks.items():
         attack = run.attack
         if run.view != view or not is_white_box(run) or not isinstance(attack, BoundedAttack):
             continue
-        if attack.threat.eps > 0:
+        if attack.threat.eps > 0 and attack.threat.norm in PGD.norms:
             known = found.setdefault(attack.threat, None)
             # One step is known to leave more than several, which shows no mask.
             if name in fooled and not isinstance(attack, FGSM):

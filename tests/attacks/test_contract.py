@@ -131,6 +131,8 @@ SEARCHES = (
     "hop_skip_jump",
     "averaged",
     "smallest_eps",
+    "sparse_rs",
+    "sigma_zero",
 )
 # Other settings of an attack that is asked itself.
 SETTINGS = ("pgd_margin_restarts", "pgd_parallel_restarts_last", "apgd_dlr", "fab_t")
@@ -204,7 +206,10 @@ def goals(attack, victim):
         if name not in HOME
     ]
     + [(norm, name) for name, norm in HOME.items()]
-    + [pytest.param("l1", name, marks=slow_among(("fab", "square"), name)) for name in IN_L1],
+    + [
+        pytest.param("l1", name, marks=slow_among(("apgd", "fab", "square"), name))
+        for name in IN_L1
+    ],
 )
 def test_box_ball_shape_dtype(name, norm, digits):
     attack = bounded(name)(norm)

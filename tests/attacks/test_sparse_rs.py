@@ -23,7 +23,7 @@ def test_the_schedule():
     assert [few.num_exchanged(9000, places) for places in (64, 4, 3)] == [1, 1, 0]
 
 
-@pytest.mark.parametrize("norm", ["l0", "l0_values"])
+@pytest.mark.parametrize("norm", ["l0", pytest.param("l0_values", marks=pytest.mark.slow)])
 def test_it_finds_the_one_pixel_that_counts(norm):
     """Corners of the box at so many places at most, and by scores without a gradient."""
 
@@ -41,8 +41,13 @@ def test_it_finds_the_one_pixel_that_counts(norm):
     assert float(size(norm, found - images).max()) <= 3
     changed = np.asarray(found != images)
     assert set(np.unique(np.asarray(found)[changed])) <= {0.0, 1.0}
-    everywhere = SparseRS(ThreatModel(norm, 36.0 if norm == "l0" else 108.0), num_queries=3)
-    assert set(np.unique(everywhere(votes, images, labels, key=KEY))) == {0.0, 1.0}
+
+
+@pytest.mark.slow
+def test_all_pixels_and_none(digits):
+    for eps, expected in ((64.0, {0.0, 1.0}), (0.0, set(np.unique(digits.images)))):
+        attack = SparseRS(ThreatModel("l0", eps), num_queries=3)
+        assert set(np.unique(attack(*digits, key=KEY))) == expected
 
 
 def test_rejects():

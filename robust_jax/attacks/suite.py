@@ -75,8 +75,8 @@ class SuiteAttack(BoundedAttack):
     Attributes:
         batch_size: largest number of examples at a time, of those that have a choice; the rest
             of a batch is padded to the next multiple of a quarter of it.
-        drop_every: steps of APGD after which images that have fallen are left out; None for the
-            end of a run, as after every other attack.
+        drop_every: steps of APGD (in Linf and L2) after which images that have fallen are left out;
+            None for the end of a run, as after every other attack.
         for_random: is it made for random models? Else one is warned of.
     """
 
@@ -215,8 +215,8 @@ class Suite(SuiteAttack):
         attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of
             which counts what they find inside the ball.
         batch_size: largest number of examples at a time.
-        drop_every: steps of APGD after which images that have fallen are left out; None for the
-            end of a run. All other attacks finish their run.
+        drop_every: steps of APGD (in Linf and L2) after which images that have fallen are left out;
+            None for the end of a run. All other attacks finish their run.
 
     Example:
         >>> threat = ThreatModel("linf", 8 / 255)

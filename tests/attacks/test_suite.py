@@ -30,6 +30,16 @@ def test_an_image_that_has_fallen_costs_few_steps_more(digits):
 
 
 @pytest.mark.slow
+def test_a_run_in_l1_is_not_parted(digits):
+    threat = ThreatModel("l1", 4.0)
+    whole = Suite(threat, attacks=(APGD(threat, num_steps=6),), batch_size=16)
+    cut = dataclasses.replace(whole, drop_every=3)
+    reports = [suite.report(*digits, key=KEY) for suite in (whole, cut)]
+    np.testing.assert_array_equal(*(report.images for report in reports))
+    assert not reports[0].standing.all()
+
+
+@pytest.mark.slow
 def test_any_attacks_and_who_felled_what(digits):
     suite = Suite(THREAT, attacks=(DeepFool(), APGD(THREAT, num_steps=12)), batch_size=16)
     report = suite.report(*digits, key=KEY)

@@ -23,11 +23,10 @@ one step together, which is the same, since they share no weight.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -36,66 +35,48 @@ from robust_jax.methods.layer_calls import noting_calls
 from robust_jax.methods.network import EnsembleMethod, forward_fn
 from robust_jax.methods.runs import Member, cross_entropy
 from robust_jax.methods.terms import Pass, Term, Value
-from robust_jax.models import Activation, LayerChange
+from robust_jax.models import Activation
 from robust_jax.models.ensemble import of_ensemble
 from robust_jax.types import Variables
 
 
-def pre_activations(
-    network: nn.Module,
-    variables: Variables,
-    images: Float[Array, "b h w k"],
-    changes: Sequence[LayerChange] = (),
-) -> list[Array]:
-    """Returns what each activation function of a network is given, in order, and the logits last.
+def pre_activations(member: Member, images: Float[Array, "b h w k"]) -> list[Array]:
+    """Returns what each activation function of a member is given, in order, and the logits last.
 
     Args:
-        network: a classifier around one network.
-        variables: its variables; running statistics stay as they are.
+        member: which draws nothing here, and whose running statistics stay as they are.
         images: normalised by the batch's statistics.
-        changes: of the network, which draw nothing here.
     """
     found: list[Array] = []
     with noting_calls(Activation, lambda layer, given, returned: found.append(given)):
-        outputs, _ = forward_fn(network, changes)(
-            variables, images, key=None, train=True, deterministic=True
+        outputs, _ = forward_fn(member.network, member.changes)(
+            member.variables, images, key=None, train=True, deterministic=True
         )
     return [*found, outputs.logits]
 
 
 def distill(
-    network: nn.Module,
-    variables: Variables,
+    member: Member,
     images: Float[Array, "b h w k"],
     targets: Float[Array, "b h w k"],
     layer: Int[Array, ""],
-    *,
-    eps: float,
-    step_size: float,
-    num_steps: int,
-    momentum: float,
-    changes: Sequence[LayerChange] = (),
+    how: "_Symbols",
 ) -> Float[Array, "b h w k"]:
     """Returns images near the given ones whose features are those of the targets, for one member.
 
     Only the part of the network up to the layer runs, and only its gradient at the images.
 
     Args:
-        network: a classifier around the member.
-        variables: its variables.
+        member: whose features they are.
         images: the sources.
         targets: whose features to take.
         layer: number of the features, from 0; may be traced.
-        eps: largest change of a pixel, which stays in [0, 1].
-        step_size: change of a pixel in one step.
-        num_steps: steps.
-        momentum: share of the sum of the former gradients that a step keeps.
-        changes: of the network, which draw nothing here.
+        how: radius, steps and momentum.
     """
 
     @jax.jit  # traced once for all layers
     def features(images: Array) -> list[Array]:
-        return pre_activations(network, variables, images, changes)
+        return pre_activations(member, images)
 
     wanted = features(targets)
 
@@ -103,16 +84,16 @@ def distill(
         return jax.grad(lambda x: jnp.mean(jnp.square(features(x)[number] - wanted[number])))
 
     branches = [slope(number) for number in range(len(wanted))]
-    low, high = jnp.maximum(images - eps, 0.0), jnp.minimum(images + eps, 1.0)
+    low, high = jnp.maximum(images - how.eps, 0.0), jnp.minimum(images + how.eps, 1.0)
 
     def step(_: Int[Array, ""], state: tuple[Array, Array]) -> tuple[Array, Array]:
         x, total = state
         gradient = lax.switch(layer, branches, x)
         size = jnp.sum(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
-        total = momentum * total + gradient / jnp.maximum(size, 1e-12)
-        return jnp.clip(x - step_size * jnp.sign(total), low, high), total
+        total = how.momentum * total + gradient / jnp.maximum(size, 1e-12)
+        return jnp.clip(x - how.step_size * jnp.sign(total), low, high), total
 
-    distilled, _ = lax.fori_loop(0, num_steps, step, (images, jnp.zeros_like(images)))
+    distilled, _ = lax.fori_loop(0, how.num_steps, step, (images, jnp.zeros_like(images)))
     return distilled
 
 
@@ -171,16 +152,11 @@ class Distillation(_Symbols, Term):
         """Returns every member's distilled images, and the layer."""
         images = passed.batch.image
         targets = jnp.roll(images, 1, axis=0)
-        how = {name: getattr(self, name) for name in ("eps", "step_size", "num_steps", "momentum")}
 
         def by_member(member: Member) -> tuple[Array, Array]:
-            network, variables, changes = member.network, member.variables, member.changes
-            layers = jax.eval_shape(
-                lambda x: pre_activations(network, variables, x, changes), images
-            )
+            layers = jax.eval_shape(lambda x: pre_activations(member, x), images)
             layer = self.draw_layer(passed.epoch.number, len(layers))
-            found = distill(network, variables, images, targets, layer, **how, changes=changes)
-            return found, layer
+            return distill(member, images, targets, layer, self), layer
 
         found, layers = passed.over_members(by_member, lax.stop_gradient(passed.variables))
         return lax.stop_gradient(found), layers[0]

@@ -80,12 +80,14 @@ def network_method(
         # Shapes do not depend on sampling, so no second key is asked for.
         return dict(network.init(key, images, train=False, deterministic=True))
 
+    def outputs(variables, images, key):
+        return forward(variables, images, key=key, train=False, deterministic=False)[0]
+
     def members(variables, images, *, key=None):
-        mode = {"train": False, "deterministic": False}
-        return forward(variables, images, key=key, **mode)[0].member_logits
+        return outputs(variables, images, key).member_logits
 
     def taps(variables, images, *, key):
-        return forward(variables, images, key=key, train=False, deterministic=False)[0].taps
+        return outputs(variables, images, key).taps
 
     def noise_off(variables, images, *, key=None):
         del key

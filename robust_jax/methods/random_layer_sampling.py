@@ -80,11 +80,7 @@ def group_loss(
 
 @dataclasses.dataclass(frozen=True)
 class GroupLoss(Term):
-    """The loss of the K models of a step, `group_loss`.
-
-    Attributes:
-        kind: which.
-    """
+    """The loss of the K models of a step: `group_loss`, of a kind."""
 
     kind: Kind = "cross_entropy_of_mean"
 
@@ -111,7 +107,7 @@ class RandomLayerSampling(MethodConfig):
         noise_off: the mean of the M pure sub-models, model m having the m-th weights everywhere.
         members: logits of the pure sub-models [m b c].
         train: the mean of the K draws of a training step, with batch statistics.
-        taps: of one fresh draw.
+        taps: of one draw, fresh as the deployment is.
 
     Attributes:
         num_choices: M, weights per unit.
@@ -149,10 +145,8 @@ class RandomLayerSampling(MethodConfig):
             )
         check_single(self.network)
         if any(getattr(change, "order", "") == "conv_norm_pool" for change in self.all_changes):
-            raise ValueError(
-                "Expected order='conv_norm_pool' to be 'conv_pool' under RandomLayerSampling: its "
-                "convolutions have no normalisation of their own to put before the pool."
-            )
+            # Its convolutions have no normalisation of their own to put before the pool.
+            raise ValueError("Expected order='conv_pool' of pools under RandomLayerSampling.")
 
     @property
     def own_terms(self) -> tuple[Term, ...]:
@@ -176,6 +170,7 @@ class RandomLayerSampling(MethodConfig):
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
         models, deployment = self.models(task), self.deployed_by or self.own_deployment
+        random, noisy = deployment.draws == "fresh", super().samples_in("prediction")
 
         def init(*, key):
             return models.init(key, task.input_shape)
@@ -184,16 +179,18 @@ class RandomLayerSampling(MethodConfig):
             return models.mean(variables, images, key, deployment.num_draws)
 
         # Noise has one key for all rows.
-        of_rows = together if super().samples_in("prediction") else rows_apart(together)
+        of_rows = together if noisy else rows_apart(together)
 
         def drawn(variables, images, *, key=None):
             return of_rows(variables, images, rng.required_key(key))
 
-        def still(size: int, seed: int):
+        def still(size: int, seed: int, apart: bool = False):
             def view(variables, images, *, key=None):
                 del key
                 root = rng.stream(jax.random.key(seed), "frozen", size)
-                return models.mean(variables, images, root, size)
+                found = functools.partial(models.mean, variables, key=root, num_draws=size)
+                # Noise belongs to rows, an image's decision to none.
+                return jax.vmap(lambda x: found(x[None])[0])(images) if apart else found(images)
 
             return view
 
@@ -207,7 +204,8 @@ class RandomLayerSampling(MethodConfig):
             return models.one(variables, images, rng.required_key(key)).logits
 
         def taps(variables, images, *, key):
-            return models.one(variables, images, rng.required_key(key)).taps
+            key = rng.required_key(key) if random else jax.random.key(deployment.seed)
+            return models.one(variables, images, key).taps
 
         def runs(averaging: bool = False) -> Runs:
             def draw(variables, images, key, number):
@@ -220,8 +218,7 @@ class RandomLayerSampling(MethodConfig):
 
             return by_draw(self, self.num_samples, draw)
 
-        random = deployment.draws == "fresh"
-        deployed = drawn if random else still(deployment.num_draws, deployment.seed)
+        deployed = drawn if random else still(deployment.num_draws, deployment.seed, noisy)
         views = {
             "deployed": deployed,
             "fresh": fresh,

@@ -92,6 +92,17 @@ def test_frozen_layer_sampling_is_the_view_of_its_name():
     np.testing.assert_array_equal(
         method.predict(variables, IMAGES), method.views["frozen_2"](variables, IMAGES)
     )
+    assert method.taps(variables, IMAGES, key=None)  # asks for no key
+
+
+def test_frozen_layer_sampling_with_noise_is_one_network_for_every_image():
+    noise = methods.ActivationNoise(0.5)
+    config = dataclasses.replace(RLS, deployment=FROZEN, changes=(noise,))
+    method = config.make(TASK)
+    variables = method.init(key=KEY)
+    scores = method.predict(variables, IMAGES)
+    turned = method.predict(variables, IMAGES[::-1])[::-1]
+    np.testing.assert_allclose(turned, scores, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

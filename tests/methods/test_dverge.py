@@ -10,7 +10,7 @@ import pytest
 
 from robust_jax.methods import DVERGE, Epochs
 from robust_jax.methods.dverge import pre_activations
-from robust_jax.methods.runs import cross_entropy
+from robust_jax.methods.runs import Member, cross_entropy
 from robust_jax.models import (
     Classifier,
     CNNConfig,
@@ -41,8 +41,8 @@ def distilled_by_loops(alone, layer):
     """Returns one member's distilled images: the neighbour's features, one step at a time."""
 
     def distance(x):
-        wanted = pre_activations(MEMBER, alone, jnp.roll(IMAGES, 1, axis=0))[layer]
-        return jnp.mean((pre_activations(MEMBER, alone, x)[layer] - wanted) ** 2)
+        wanted = pre_activations(Member(MEMBER, alone, IMAGES), jnp.roll(IMAGES, 1, axis=0))[layer]
+        return jnp.mean((pre_activations(Member(MEMBER, alone, IMAGES), x)[layer] - wanted) ** 2)
 
     slope = jax.jit(jax.value_and_grad(distance))
     x, total = np.asarray(IMAGES), np.zeros(IMAGES.shape, np.float32)
@@ -61,7 +61,7 @@ def distilled_by_loops(alone, layer):
 @pytest.mark.slow
 def test_features_are_inputs_of_activations(variables):
     alone = member_variables(variables, 0)
-    found = pre_activations(MEMBER, alone, IMAGES)
+    found = pre_activations(Member(MEMBER, alone, IMAGES), IMAGES)
     outputs, _ = MEMBER.apply(alone, IMAGES, **MODE)
     taps = outputs.taps["00.conv1"]
     by_hand = (taps - taps.mean((0, 1, 2))[None, None, None]) / jnp.sqrt(
@@ -78,7 +78,7 @@ def test_a_resnet20_has_twenty_layers():
 
     def shapes(key):
         fresh = network.init(key, images, train=False, deterministic=True)
-        return pre_activations(network, fresh, images)
+        return pre_activations(Member(network, fresh, images), images)
 
     found = jax.eval_shape(shapes, jax.random.key(0))
     assert [each.shape[-1] for each in found] == [2] * 7 + [4] * 6 + [8] * 6 + [3]

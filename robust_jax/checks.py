@@ -1,10 +1,12 @@
 """Whether the numbers of a configuration are in their range: one-line errors, by field name."""
 
+import dataclasses
+import typing
 from collections.abc import Callable, Collection
 
 
 def at_least(config: object, least: int | float, *names: str) -> None:
-    """Checks that fields are at least a number; None passes, of a tuple each entry counts.
+    """Checks that fields are at least a number; of a tuple each, and None only where it may be.
 
     Args:
         config: whose fields they are.
@@ -50,8 +52,12 @@ def _check(
     low: str,
     high: str,
 ) -> None:
+    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
+    optional = {field.name for field in fields if type(None) in typing.get_args(field.type)}
     for name in names:
         value = getattr(config, name)
-        entries = value if isinstance(value, tuple) else () if value is None else (value,)
-        if not all(map(holds, entries)):
+        if value is None and name in optional:
+            continue
+        entries = value if isinstance(value, tuple) else (value,)
+        if not all(entry is not None and holds(entry) for entry in entries):
             raise ValueError(f"Expected {low}{name}={value}{high}.")

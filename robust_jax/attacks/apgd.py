@@ -277,8 +277,11 @@ class APGD(BoundedAttack):
 
     def begin(self, run: Run, given: Given) -> State:
         """Returns what a run begins with, to be gone on with by `advance` from step -1."""
-        f = jax.ShapeDtypeStruct(given.labels.shape, given.images.dtype)
-        key = rng.stream(given.key, "restart", run.number)
+        view, images, labels, root, *_ = given
+        key, loss_fn = rng.stream(root, "restart", run.number), losses.named(self.loss, run.target)
+        f = jax.eval_shape(
+            lambda: losses.evaluate(loss_fn, view, images, labels, key=rng.stream(key, "view"))[0]
+        )
         start = random_start(self.threat, given.images, start_keys(key, given.index))
         return first_state(start, self.threat, f)
 

@@ -46,6 +46,8 @@ def rand(threat: ThreatModel) -> tuple[BoundedAttack, ...]:
 class AutoAttack(SuiteAttack):
     """The suite of Croce and Hein, with the official code's hyper-parameters.
 
+    In L1 that is said of "standard"; "plus" and "rand" take the same APGD-L1 there, of three radii.
+
     A call gives the images alone; `report` gives also who fell to what, times and warnings. Both
     run on the host: they cannot be traced by `jit`. Examples that are misclassified as they are
     have fallen, and are given back unchanged.
@@ -96,7 +98,7 @@ class AutoAttack(SuiteAttack):
                 f"Expected parallel_draws=True to be False with version={self.version!r}, which "
                 "draws nothing."
             )
-        check_members(self.attacks, self.threat)
+        check_members(self.members(), self.threat)
         checks.check_counts(self, "batch_size", "num_samples")
 
     def reduced(self) -> "AutoAttack":

@@ -142,7 +142,10 @@ class SparseRS(LossAttack):
         _, into = jax.lax.top_k(jnp.where(changed, -1, draws), most)
         count = jnp.asarray(counts)[query]
         # What is not exchanged is written beyond the end, where it is dropped.
-        out, into = (jnp.where(jnp.arange(most) < count, at, num_places) for at in (out, into))
+        out, into = (
+            jnp.where(jnp.arange(most, dtype=count.dtype) < count, at, num_places)
+            for at in (out, into)
+        )
         colors = self._colors(rng.stream(key, "colors"), points[:most])
         # One pixel alone must not be given the colour that it has.
         same = jnp.all(colors == clean[jnp.minimum(into, num_places - 1)], axis=1) & (count == 1)

@@ -63,6 +63,10 @@ def check_members(attacks: Sequence[BoundedAttack], threat: ThreatModel) -> None
             raise ValueError(f"Expected threat={attack.threat!r} to be {threat!r}.")
         if attack.targeted:
             raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
+        if attack.takes_starts and getattr(getattr(attack, "attack", None), "start", "") != "noise":
+            raise ValueError(
+                f"Expected attack={attack} to begin at start='noise': a suite hands on no images."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +197,9 @@ class SuiteAttack(BoundedAttack):
         checks.check_images(images, self.box)
         view = held(view)
         check_key = rng.stream(key, "check")
-        num_classes = checks.check_logits(view, images[:8], labels, key=check_key)
+        num_classes = checks.check_logits(
+            view, images[:8], labels, key=check_key, allow_probabilities=not self.needs_logits
+        )
         members = self.members(num_classes)
         view = self.attacked(view)
         return run_suite(
@@ -216,11 +222,12 @@ class Suite(SuiteAttack):
             which counts what they find inside the ball.
         batch_size: largest number of examples at a time.
         drop_every: steps of APGD (in Linf and L2) after which images that have fallen are left out;
-            None for the end of a run. All other attacks finish their run.
+            None for the end of a run. All other attacks finish their run. Of a random model a
+            success is judged again after each such part: what stands is then a lower bound.
 
     Example:
         >>> threat = ThreatModel("linf", 8 / 255)
-        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000)))
+        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000, start="noise")))
         >>> report = suite.report(view, images, labels, key=jax.random.key(0))
         >>> report.standing, report.fallen_to, report.passes
     """
@@ -240,6 +247,11 @@ class Suite(SuiteAttack):
         checks.check_counts(self, "batch_size")
         if self.drop_every is not None:
             checks.check_counts(self, "drop_every")
+
+    @property
+    def needs_logits(self) -> bool:  # type: ignore[override]
+        """Returns whether one of its attacks does."""
+        return any(attack.needs_logits for attack in self.attacks)
 
     def reduced(self) -> "Suite":
         """Returns the same of the attacks at the small budget of a trial."""

@@ -89,7 +89,8 @@ class ThreatModel:
     Guarantees:
         `project` and `sample` give images in the box exactly and in the ball up to rounding:
         one unit in the last place of each pixel, that is 1e-6 in Linf, per image
-        1e-6 * max(1, eps) in L2 and 1e-5 * max(1, eps) in L1; in L0 exactly.
+        1e-6 * max(1, eps) in L2 and, up to 32 x 32 x 3, 1e-5 * max(1, eps) in L1 (of flat images
+        of 224 x 224 the last places of all pixels may add up to 1e-4 of eps); in L0 exactly.
 
     Attributes:
         norm: norm of the ball, see `Norm`.

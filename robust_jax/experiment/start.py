@@ -127,6 +127,9 @@ def _check(
         normalization = found.config.method.normalization
         method = dataclasses.replace(method, normalization=normalization)
     check_architecture(given, expected, name=f"init_from {name!r}")
+    if found.config.method.normalization != method.normalization:
+        # Its constants are among the arrays that are taken: the network goes on with them.
+        logging.say(f"Warning: init_from {name!r}: images are normalised by its numbers.")
     try:
         check_function(found.config.method, method, found.task, found.variables)
     except ValueError as error:
@@ -140,7 +143,8 @@ def _check_constants(names: Sequence[str], arrays: Sequence[Variables]) -> None:
     first = jax.tree.map(np.asarray, local(arrays[0].get("constants", {})))
     for name, one in zip(names, arrays, strict=True):
         here = jax.tree.map(np.asarray, local(one.get("constants", {})))
-        if not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, here))):
+        alike = jax.tree.structure(first) == jax.tree.structure(here)
+        if not alike or not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, here))):
             raise ValueError(
                 f"Expected init_from={name!r} to normalise images by the numbers of {names[0]!r}."
             )

@@ -31,6 +31,8 @@ class Deployment:
     def __post_init__(self) -> None:
         checks.at_least(self, 1, "num_draws")
         checks.one_of(self, "draws", ("fresh", "frozen"))
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"Expected 0 <= seed={self.seed} < 2**32, a key's.")
 
 
 OfKey = Callable[[Key[Array, ""]], Float[Array, "m b c"]]

@@ -89,7 +89,8 @@ def deployed_as(method: Method, config: MethodConfig, passes: Passes | None = No
 
     Views: `deployed` (the vote of the passes), `members` (every pass, [m b c]; of an ensemble every
     member's, pass after pass), and where draws are fresh `one_draw` (a single pass); the others
-    stay as they are. Terms of a loss that attack `deployed` attack a single pass.
+    stay as they are. Frozen there is no `skip_gradient`, and taps are those of the first pass, or
+    none. Terms of a loss that attack `deployed` attack a single pass.
 
     Args:
         method: whose `members` view samples anew for every key.
@@ -135,6 +136,7 @@ def deployed_as(method: Method, config: MethodConfig, passes: Passes | None = No
         return jax.tree.map(lambda each: jnp.squeeze(each, axis + 1), found)
 
     predict, views = voted(still, vote)
+    views = {name: view for name, view in method.views.items() if name != "skip_gradient"} | views
     return method._replace(
-        predict=predict, views={**method.views, **views}, vote=vote, stochastic=False, taps=first
+        predict=predict, views=views, vote=vote, stochastic=False, taps=None if passes else first
     )

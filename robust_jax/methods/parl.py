@@ -136,17 +136,24 @@ class _Symbols:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairwiseAdversarial(_Symbols, Term):
-    """R, the pairs' cosines of the gradients of their first convolutions (section 4.2).
-
-    Reports `gradient_cosine` (mean over pairs, layers and examples) and `dead_gradients` (how many
-    of the members' G are zero; they count as 0).
+class _Weight:
+    """What comes first among the term's fields.
 
     Attributes:
         weight: gamma 2, of the penalty, summed over pairs.
     """
 
     weight: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseAdversarial(_Symbols, _Weight, Term):
+    """R, the pairs' cosines of the gradients of their first convolutions (section 4.2).
+
+    Reports `gradient_cosine` (mean over pairs, layers and examples) and `dead_gradients` (how many
+    of the members' G are zero; they count as 0).
+
+    """
 
     def __post_init__(self) -> None:
         checks.at_least(self, 0, "weight")

@@ -98,18 +98,24 @@ class _Symbols:
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterGradientCosines(_Symbols, Term):
-    """gamma / H times the sum of cosines times that of correlations.
-
-    Reports `gradient_cosine` and `output_correlation`, means over pairs and layers.
+class _Weight:
+    """What comes first among the term's fields.
 
     Attributes:
         weight: gamma.
     """
 
-    pairs_of_members = True
-
     weight: float = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGradientCosines(_Symbols, _Weight, Term):
+    """gamma / H times the sum of cosines times that of correlations.
+
+    Reports `gradient_cosine` and `output_correlation`, means over pairs and layers.
+    """
+
+    pairs_of_members = True
 
     def __post_init__(self) -> None:
         checks.at_least(self, 0, "weight")

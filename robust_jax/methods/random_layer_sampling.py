@@ -107,7 +107,7 @@ class RandomLayerSampling(MethodConfig):
         noise_off: the mean of the M pure sub-models, model m having the m-th weights everywhere.
         members: logits of the pure sub-models [m b c].
         train: the mean of the K draws of a training step, with batch statistics.
-        taps: of one draw, fresh as the deployment is.
+        taps: of one fresh draw; none of a frozen deployment.
 
     Attributes:
         num_choices: M, weights per unit.
@@ -204,8 +204,7 @@ class RandomLayerSampling(MethodConfig):
             return models.one(variables, images, rng.required_key(key)).logits
 
         def taps(variables, images, *, key):
-            key = rng.required_key(key) if random else jax.random.key(deployment.seed)
-            return models.one(variables, images, key).taps
+            return models.one(variables, images, rng.required_key(key)).taps
 
         def runs(averaging: bool = False) -> Runs:
             def draw(variables, images, key, number):
@@ -228,8 +227,9 @@ class RandomLayerSampling(MethodConfig):
             "train": training_view(runs(), self.vote),
         }
         loss, in_run = objective(self, task, runs(), init, {**views, "decision": deployed})
-        method = Method(init, loss, deployed, views, random, in_run=in_run, taps=taps)
-        method = method._replace(draws_per="call" if random else "row")
+        method = Method(init, loss, deployed, views, random, in_run=in_run)
+        if random:
+            method = method._replace(draws_per="call", taps=taps)
         if self.statistics == "training":
             return method
         shapes = jax.eval_shape(lambda key: init(key=key), jax.random.key(0))

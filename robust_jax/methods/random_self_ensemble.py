@@ -75,7 +75,7 @@ def is_first(path: tuple[str, ...]) -> bool:
 class RandomSelfEnsemble(Sigmas, AveragedMethod):
     """A network, or an ensemble, with noise before every convolution.
 
-    Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
+    Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one (the authors' attack sees fresh noise at every
     step), `noise_off` none of the noise, `taps` those of one pass.
     """

@@ -121,7 +121,7 @@ class Pruning(LayerChange):
 class StochasticActivationPruning(AveragedMethod):
     """A plain network, or an ensemble, pruned at prediction.
 
-    Views: those of `network_method` and of `averaged`: `deployed` is the mean probability of
+    Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one, `noise_off` the plain network, `train` the plain
     network with batch statistics (training prunes nothing), `taps` those of one pass.
 

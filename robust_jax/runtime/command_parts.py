@@ -84,7 +84,7 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
         ((8, 8), ['--vote', 'borda'])
     """
     tree, left, rest = serialization.to_json(config), list(words), []
-    changed = False
+    put: list[str] = []
     while left:
         word = left.pop(0)
         flag, given, value = word.partition("=")
@@ -92,10 +92,13 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
         if place is None:
             rest.append(word)
             continue
+        inner = next((earlier for earlier in put if earlier.startswith(f"{flag}.")), None)
+        if inner is not None:
+            raise ValueError(f"Expected {flag} to be given before {inner}, which it replaces.")
         values = [value] if given else _values(left, several=place.is_several)
         _put(place, flag, values)
-        changed = True
-    if not changed:
+        put.append(flag)
+    if not put:
         return config, rest
     return serialization.draft(type(config), tree), rest
 

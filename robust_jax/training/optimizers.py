@@ -122,7 +122,7 @@ class OptimizerConfig:
     clip_norm: float | None = None
     schedule: Schedule = Schedule()
     frozen: tuple[str, ...] = ()
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0:

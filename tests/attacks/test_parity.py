@@ -77,7 +77,9 @@ LINF, L1 = ThreatModel("linf", 0.5 / 255), ThreatModel("l1", 0.8)
     [
         pytest.param("apgd_ce", APGD(LINF), range(64), 64, id="apgd_ce", marks=pytest.mark.slow),
         pytest.param("apgd_ce", APGD(L1), range(16), 16, id="apgd_ce_l1", marks=pytest.mark.slow),
-        pytest.param("apgd_t", APGDT(LINF), ROWS_APGD_T, 16, id="apgd_t", marks=pytest.mark.slow),
+        pytest.param(
+            "apgd_t", APGDT(LINF), ROWS_APGD_T, 16, id="apgd_t", marks=pytest.mark.nightly
+        ),
         pytest.param(
             "apgd_t", APGDT(LINF), range(64), 16, id="apgd_t_64", marks=pytest.mark.nightly
         ),

@@ -68,6 +68,18 @@ def suite(model):
     return attack.report(model.view, IMAGES, LABELS, key=KEY).images
 
 
+def own_suite(model):
+    attack = attacks.Suite(THREAT, attacks=(PGD(THREAT, num_steps=2),))
+    return attack.report(model.view, IMAGES, LABELS, key=KEY).images
+
+
+def frugal(model):
+    # In so large a ball the first run fells all: what runs does not depend on the model.
+    ball = ThreatModel("linf", 1.0)
+    attack = attacks.FrugalAttack(ball, num_steps=10, num_near=1, num_targets=0, drop_every=10)
+    return attack.report(model.view, IMAGES, LABELS, key=KEY).images
+
+
 def whether_finite(model):
     try:
         attacks.check_logits(model.view, IMAGES, LABELS, key=KEY)
@@ -80,6 +92,8 @@ def whether_finite(model):
 MADE = {
     "Attack": lambda m: fgsm(m.view),
     "AutoAttack": suite,
+    "FrugalAttack": frugal,
+    "Suite": own_suite,
     "as_view": lambda m: fgsm(m.held_view),
     "bind": lambda m: fgsm(bind(of_weights, {"weights": m.weights})),
     "check_logits": whether_finite,

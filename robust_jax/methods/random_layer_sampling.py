@@ -146,7 +146,9 @@ class RandomLayerSampling(MethodConfig):
         check_single(self.network)
         if any(getattr(change, "order", "") == "conv_norm_pool" for change in self.all_changes):
             # Its convolutions have no normalisation of their own to put before the pool.
-            raise ValueError("Expected order='conv_pool' of pools under RandomLayerSampling.")
+            raise ValueError(
+                "Expected order='conv_norm_pool' to be 'conv_pool' in RandomLayerSampling."
+            )
 
     @property
     def own_terms(self) -> tuple[Term, ...]:

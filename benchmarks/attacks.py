@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from timing import teller
 
 from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, bind, suites
 from robust_jax.models import Classifier, Normalization, ResNetConfig, default_layers
@@ -134,11 +135,7 @@ def main(arguments: Arguments) -> None:
     # The model's own decisions: every image counts as right, so that no attack skips any.
     labels = np.argmax(view(jnp.asarray(images), key=None), axis=1).astype(np.int32)
 
-    def say(line):
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(arguments.out)
 
     say(f"batch {arguments.batch_size}, jax {jax.__version__} on {jax.default_backend()}")
     say(f"{'attack':22}{'library':20}{'seconds':>9}{'of ours':>9}")

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from timing import teller
 
 from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, bind, suites
 from robust_jax.data import TFDS
@@ -112,11 +113,7 @@ def main(arguments: Arguments) -> None:
         logits = [forward(view, jnp.asarray(part)) for part in parts]
         return np.argmax(np.concatenate(logits), axis=1) == labels
 
-    def say(line):
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(arguments.out)
 
     say(
         f"{len(images)} images, clean {standing(images).sum()}, {threat}, batch "

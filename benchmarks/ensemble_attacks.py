@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from timing import teller
 
 from robust_jax.attacks import APGD, MORA, ThreatModel, bind, ensembles, over_dataset
 from robust_jax.data import TFDS
@@ -91,11 +92,7 @@ def main(arguments: Arguments) -> None:
         scores = [decide(variables, jnp.asarray(part)) for part in parts]
         return int(np.sum(np.argmax(np.concatenate(scores), axis=1) == labels))
 
-    def say(line):
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(arguments.out)
 
     say(
         f"{len(images)} images, clean {standing(images)}, {arguments.num_steps} steps, rule "

@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from autoattack_parity import Arguments as Parity
 from autoattack_parity import load
+from timing import teller
 
 from robust_jax.attacks import APGD, APGDT, FABT, FrugalAttack, Suite, ThreatModel
 
@@ -86,11 +87,7 @@ def main(arguments: Arguments) -> None:
         logits = [forward(view, jnp.asarray(part)) for part in parts]
         return np.argmax(np.concatenate(logits), axis=1) == labels
 
-    def say(line):
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(arguments.out)
 
     say(
         f"{len(images)} images, clean {standing(images).sum()}, eps=0.5/255, batch "

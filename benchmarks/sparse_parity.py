@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import tyro
 from attack_referees import TorchView, to_torch
+from timing import teller
 
 from robust_jax.attacks import SigmaZero, SparseRS, ThreatModel
 from robust_jax.attacks.threat import distance
@@ -78,11 +79,7 @@ def main(arguments: Arguments) -> None:
     module, classes = TorchView(view).eval(), torch.from_numpy(labels).long()
     forward = jax.jit(lambda images: view(images, key=None))
 
-    def say(line):
-        print(line, flush=True)
-        if arguments.out:
-            with arguments.out.open("a") as file:
-                file.write(line + "\n")
+    say = teller(arguments.out)
 
     def judged(found, clean, norm):
         fooled = np.argmax(forward(jnp.asarray(found)), axis=1) != labels

@@ -36,6 +36,18 @@ def interleaved(
     return {name: reduce(values) for name, values in seconds.items()}
 
 
+def teller(out: pathlib.Path | None) -> Callable[[str], None]:
+    """Returns a function that prints a line, and adds it to a file where there is one."""
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        if out:
+            with out.open("a") as file:
+                file.write(line + "\n")
+
+    return say
+
+
 def peak_bytes(compiled: Any) -> int:
     """Returns XLA's count of a compiled call's bytes: arguments, outputs and temporaries."""
     memory = compiled.memory_analysis()

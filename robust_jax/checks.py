@@ -17,6 +17,7 @@ def at_least(config: object, least: int | float, *names: str) -> None:
         ValueError: names the first that is smaller, or not a number.
 
     Example:
+        >>> import types
         >>> at_least(types.SimpleNamespace(eps=-0.1), 0, "eps")
         Traceback (most recent call last):
         ValueError: Expected eps=-0.1 >= 0.

@@ -8,9 +8,10 @@ from robust_jax.attacks.apgd import APGD, APGDT
 from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.suite import SuiteAttack, check_members, suited
+from robust_jax.attacks.suite import SuiteAttack, check_classes, check_members, suited
 from robust_jax.attacks.threat import Norm, ThreatModel
 from robust_jax.attacks.views import eot
+from robust_jax.checks import one_of
 from robust_jax.types import View
 
 
@@ -87,7 +88,7 @@ class AutoAttack(SuiteAttack):
     def __post_init__(self) -> None:
         """Raises ValueError where attacks, version and batch size do not fit together."""
         super().__post_init__()
-        checks.check_choice(self, "version", ("standard", "plus", "rand", "custom"))
+        one_of(self, "version", ("standard", "plus", "rand", "custom"))
         if bool(self.attacks) != (self.version == "custom"):
             raise ValueError(
                 f"Expected {len(self.attacks)} attacks to be given with version='custom' and "
@@ -118,9 +119,7 @@ class AutoAttack(SuiteAttack):
             ValueError: an attack of version "custom" asks for more classes.
         """
         if self.version == "custom":
-            for attack in self.attacks:
-                if num_classes is not None and suited(attack, num_classes) != attack:
-                    raise ValueError(f"Expected num_classes={num_classes} to suffice for {attack}.")
+            check_classes(self.attacks, num_classes)
             return self.attacks
         members = {"standard": standard, "plus": plus, "rand": rand}[self.version](self.threat)
         return members if num_classes is None else tuple(suited(a, num_classes) for a in members)

@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
-from robust_jax.attacks.checks import check_choice, check_counts
+from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.linearised import nearest_classes
 from robust_jax.attacks.runs import Found, Given, Number, Run, best_of
 from robust_jax.attacks.threat import Norm, ThreatModel
+from robust_jax.checks import one_of
 from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 MOST_CANDIDATES = 100
@@ -73,7 +74,7 @@ class BoundedAttack(Attack):
         check_counts(self, "num_restarts")
         if self.num_targets < 0:
             raise ValueError(f"Expected num_targets={self.num_targets} >= 0.")
-        check_choice(self, "target_order", ("logits", "malt"))
+        one_of(self, "target_order", ("logits", "malt"))
         if self.target_order != "logits" and not self.num_targets:
             raise ValueError(
                 f"Expected target_order={self.target_order!r} with num_targets=0 to be 'logits'."

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
+from robust_jax.attacks.checks import check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.runs import Given, Number
 from robust_jax.attacks.threat import distance, expand
+from robust_jax.checks import one_of
 from robust_jax.types import Images, Labels
 
 LARGEST_CONSTANT = 1e10
@@ -216,7 +217,7 @@ class EAD(ConstantSearchAttack):
         super().__post_init__()
         check_positive(self, "learning_rate")
         check_nonnegative(self, "beta")
-        check_choice(self, "decision", ("elastic_net", "l1"))
+        one_of(self, "decision", ("elastic_net", "l1"))
 
     def size(self, points: Images, images: Images) -> Float[Array, " b"]:
         """Returns what the decision rule makes small."""

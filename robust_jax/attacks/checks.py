@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 from numpy.typing import ArrayLike
 
+from robust_jax.checks import at_least
 from robust_jax.runtime.live import as_pytree, compiled
 from robust_jax.types import Images, KeyArray, View
 
@@ -19,8 +20,7 @@ def check_counts(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not isinstance(value, (int, np.integer)):
             raise ValueError(f"Expected {name}={value!r} to be an integer.")
-        if value < 1:
-            raise ValueError(f"Expected {name}={value} >= 1.")
+    at_least(config, 1, *names)
 
 
 def check_positive(config: object, *names: str) -> None:
@@ -37,14 +37,6 @@ def check_nonnegative(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"Expected {name}={value} >= 0 and finite.")
-
-
-def check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless this field is one of the choices."""
-    if getattr(config, name) not in choices:
-        raise ValueError(
-            f"Expected {name}={getattr(config, name)!r} to be one of {sorted(choices)}."
-        )
 
 
 def check_height_and_width(images: Array | np.ndarray) -> None:

@@ -10,10 +10,11 @@ from jaxtyping import Array, Bool
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.checks import check_choice, check_counts, check_positive
+from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance, expand, l2_norm, unit_l2
+from robust_jax.checks import one_of
 from robust_jax.types import Images, KeyArray, Labels, View
 
 
@@ -46,7 +47,7 @@ class DecisionAttack(MinimumNormAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        check_choice(self, "start", ("image", "noise"))
+        one_of(self, "start", ("image", "noise"))
         check_counts(self, "num_start_draws", "num_blends")
 
     def fooled(

@@ -11,8 +11,9 @@ from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import check_share, climb, random_start
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
-from robust_jax.attacks.checks import check_choice, check_counts, check_positive
+from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Run
+from robust_jax.checks import one_of
 from robust_jax.types import Labels
 
 
@@ -80,7 +81,7 @@ class MORA(BoundedAttack):
         super().__post_init__()
         check_counts(self, "num_steps")
         check_share(self.rho)
-        check_choice(self, "rule", ("softmax", "logits", "voting"))
+        one_of(self, "rule", ("softmax", "logits", "voting"))
         check_positive(self, "sharpness")
 
     def reduced(self) -> "MORA":

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust_jax import rng
-from robust_jax.attacks.checks import check_choice, check_counts, check_positive
+from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.decision import DecisionAttack
 from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import distance, expand, l2_norm
+from robust_jax.checks import one_of
 from robust_jax.types import Images
 
 
@@ -53,7 +54,7 @@ class HopSkipJump(DecisionAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
-        check_choice(self, "distance_norm", ("linf", "l2"))
+        one_of(self, "distance_norm", ("linf", "l2"))
         check_counts(self, "num_steps", "num_first_queries", "num_most_queries")
         check_positive(self, "threshold")
 

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float
 
 from robust_jax.attacks import losses
 from robust_jax.attacks.base import Attack
-from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.runs import Found, Given, Run
 from robust_jax.attacks.threat import Norm, ThreatModel, check_bounds, expand
 from robust_jax.attacks.wrapped import WrappedAttack
+from robust_jax.checks import one_of
 from robust_jax.types import Labels
 
 
@@ -83,7 +83,7 @@ class EitherNormAttack(MinimumNormAttack):
     def __post_init__(self) -> None:
         """Raises ValueError for another norm."""
         super().__post_init__()
-        check_choice(self, "distance_norm", ("linf", "l2"))
+        one_of(self, "distance_norm", ("linf", "l2"))
 
     @property
     def norm(self) -> Literal["linf", "l2"]:

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack, start_keys
-from robust_jax.attacks.checks import check_choice, check_counts, check_nonnegative, check_positive
+from robust_jax.attacks.checks import check_counts, check_nonnegative, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import Norm, expand
+from robust_jax.checks import one_of
 from robust_jax.types import Images, KeyArray, Labels
 
 
@@ -231,7 +232,7 @@ class PGD(LossAttack):
             )
         if not 0 <= self.min_probability < 1:
             raise ValueError(f"Expected min_probability={self.min_probability} in [0, 1).")
-        check_choice(self, "keep", ("best", "last"))
+        one_of(self, "keep", ("best", "last"))
 
     def reduced(self) -> "PGD":
         """Returns the attack with one restart."""

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.checks import check_choice
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.runs import Given
+from robust_jax.checks import one_of
 from robust_jax.types import Images
 
 
@@ -70,8 +70,8 @@ class JSMA(MinimumNormAttack):
             raise ValueError(f"Expected theta={self.theta} in [-{width}, {width}] and not 0.")
         if not 0 < self.gamma <= 1:
             raise ValueError(f"Expected gamma={self.gamma} in (0, 1].")
-        check_choice(self, "saliency", ("pair", "target"))
-        check_choice(self, "stop", ("before", "passed", "iterations"))
+        one_of(self, "saliency", ("pair", "target"))
+        one_of(self, "stop", ("before", "passed", "iterations"))
         if self.num_candidates < 2:
             raise ValueError(f"Expected num_candidates={self.num_candidates} >= 2.")
 

@@ -49,6 +49,13 @@ def suited(attack: BoundedAttack, num_classes: int) -> BoundedAttack:
     return attack
 
 
+def check_classes(attacks: Sequence[BoundedAttack], num_classes: int | None) -> None:
+    """Raises ValueError where an attack asks for more classes; None is as many as it asks for."""
+    for attack in attacks:
+        if num_classes is not None and suited(attack, num_classes) != attack:
+            raise ValueError(f"Expected num_classes={num_classes} to suffice for {attack}.")
+
+
 def check_members(attacks: Sequence[BoundedAttack], threat: ThreatModel) -> None:
     """Raises ValueError where an attack cannot be a part of a suite in this ball."""
     for attack in attacks:
@@ -272,8 +279,7 @@ class Suite(SuiteAttack):
                 members.append(attack)
             else:
                 raise ValueError(f"Expected attack={attack} to be bounded or of minimum norm.")
-            if num_classes is not None and suited(members[-1], num_classes) != members[-1]:
-                raise ValueError(f"Expected num_classes={num_classes} to suffice for {attack}.")
+        check_classes(members, num_classes)
         return tuple(members)
 
 

@@ -104,36 +104,19 @@ def run_suite(
     stages = []
     for number, attack in enumerate(attacks):
         began, spent = time.perf_counter(), total_of(passes)
+        going = (view, batches, standing, passes)
         attack_key = rng.stream(key, "attack", number)
         # In L1 it is another algorithm, in balls that shrink: a run of it is not parted.
         if drop_every is not None and isinstance(attack, APGD) and attack.threat.norm != "l1":
-            for rows, points in in_segments(
-                attack, view, batches, standing, passes, key=attack_key, every=drop_every
-            ):
-                images[rows], standing[rows], fallen_to[rows] = points, False, number
-            progress_fn(f"{type(attack).__name__} {number + 1}/{len(attacks)}: {standing.sum()}")
-            stages.append(
-                Stage(
-                    attack,
-                    int(standing.sum()),
-                    time.perf_counter() - began,
-                    total_of(passes) - spent,
-                )
+            found = in_segments(attack, *going, key=attack_key, every=drop_every)
+        else:
+            found = in_runs(attack, *going, key=attack_key)
+        for run, rows, points in found:
+            images[rows], standing[rows], fallen_to[rows] = points, False, number
+            progress_fn(
+                f"{type(attack).__name__} {number + 1}/{len(attacks)}, run {run + 1}"
+                f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
             )
-            continue
-        for run in range(attack.num_runs):
-            for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
-                given = Given(view, part, labels, attack_key, index)
-                points, fallen, cost = _one_run(attack, jnp.asarray(run), given)
-                add_passes(passes, rows, cost)
-                fallen = np.asarray(fallen)[: len(rows)]
-                images[rows[fallen]] = np.asarray(points)[: len(rows)][fallen]
-                standing[rows[fallen]] = False
-                fallen_to[rows[fallen]] = number
-                progress_fn(
-                    f"{type(attack).__name__} {number + 1}/{len(attacks)}, run {run + 1}"
-                    f"/{attack.num_runs}: {standing.sum()} of {len(standing)} standing"
-                )
         seconds, cost = time.perf_counter() - began, total_of(passes) - spent
         stages.append(Stage(attack, int(standing.sum()), seconds, cost))
     warnings = []
@@ -165,6 +148,15 @@ def total_of(passes: Passes) -> int:
     return int(sum(np.sum(each) for each in passes))
 
 
+def _judge(
+    attack: BoundedAttack, points: Images, number: Number, given: Given
+) -> tuple[Images, Bool[Array, " b"]]:
+    """Returns the points in the balls, and which are misclassified under a key of their own."""
+    points = attack.threat.project(without_nan(points, given.images), given.images)
+    logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
+    return points, losses.misclassified(logits, given.labels)
+
+
 @functools.partial(compiled, static_argnames=("attack",))
 def _one_run(
     attack: BoundedAttack, number: Number, given: Given
@@ -173,13 +165,39 @@ def _one_run(
 
     def one_run(number: Number, given: Given) -> tuple[Images, Bool[Array, " b"]]:
         points = attack.run(attack.planned(number, attack.targets(given)), given).images
-        points = attack.threat.project(without_nan(points, given.images), given.images)
-        logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
-        return points, losses.misclassified(logits, given.labels)
+        return _judge(attack, points, number, given)
 
     given = given._replace(view=marked(given.view))
     (points, fallen), passes = counted(one_run, given.images)(number, given)
     return points, fallen, passes
+
+
+def in_runs(
+    attack: BoundedAttack,
+    view: View,
+    batches: Batches,
+    standing: np.ndarray,
+    passes: Passes,
+    *,
+    key: KeyArray,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields the run, the rows that have fallen and their images, after every batch of a run.
+
+    Args:
+        attack: the attack.
+        view: the model under attack.
+        batches: the examples.
+        standing: which are attacked, changed by the caller as they fall.
+        passes: so far, to which those of each row are added.
+        key: of the attack.
+    """
+    for run in range(attack.num_runs):
+        for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
+            given = Given(view, part, labels, key, index)
+            points, fallen, cost = _one_run(attack, jnp.asarray(run), given)
+            add_passes(passes, rows, cost)
+            fallen = np.asarray(fallen)[: len(rows)]
+            yield run, rows[fallen], np.asarray(points)[: len(rows)][fallen]
 
 
 def in_segments(
@@ -191,19 +209,19 @@ def in_segments(
     *,
     key: KeyArray,
     every: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the rows that have fallen and their images, after every few steps.
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields the run, the rows that have fallen and their images, after every few steps.
 
     Between these steps the batches are made anew of the rows that stand: none costs more than
     `every` steps after its fall. What stands is attacked as by `attack.run`.
 
     Args:
         attack: the attack.
-        view: the model under attack.
-        batches: the examples.
-        standing: which are attacked, changed by the caller as they fall.
-        passes: so far, to which those of each row are added.
-        key: of the attack.
+        view: as of `in_runs`.
+        batches: likewise.
+        standing: likewise.
+        passes: likewise.
+        key: likewise.
         every: steps.
     """
     pool = targets = None
@@ -245,7 +263,7 @@ def in_segments(
                 (points, fallen), cost = _judged(attack, points, run, given)
                 add_passes(passes, rows, cost)
                 fallen = np.asarray(fallen)[: len(rows)]
-                yield rows[fallen], np.asarray(points)[: len(rows)][fallen]
+                yield run, rows[fallen], np.asarray(points)[: len(rows)][fallen]
 
 
 @functools.partial(compiled, static_argnames=("attack",))
@@ -277,14 +295,9 @@ def _segment(
 def _judged(
     attack: APGD, points: Images, number: Number, given: Given
 ) -> tuple[tuple[Images, Bool[Array, " b"]], Passes]:
-    """Returns the points in the balls, and which are misclassified under a key of their own."""
-
-    def judged(points: Images, given: Given) -> tuple[Images, Bool[Array, " b"]]:
-        points = attack.threat.project(without_nan(points, given.images), given.images)
-        logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
-        return points, losses.misclassified(logits, given.labels)
-
-    return counted(judged, given.images)(points, given._replace(view=marked(given.view)))
+    """Returns what `_judge` does, and its passes."""
+    judge = functools.partial(_judge, attack)
+    return counted(judge, given.images)(points, number, given._replace(view=marked(given.view)))
 
 
 class _Inspected(NamedTuple):

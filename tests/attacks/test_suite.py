@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGD, AutoAttack, DeepFool, FrugalAttack, Suite, ThreatModel
+from robust_jax.attacks import (
+    APGD,
+    AutoAttack,
+    Boundary,
+    DeepFool,
+    FrugalAttack,
+    Square,
+    Suite,
+    ThreatModel,
+)
 
 KEY = jax.random.key(13)
 THREAT = ThreatModel("linf", 0.14)
@@ -64,3 +73,11 @@ def test_bad_suites():
         dataclasses.replace(LONG, drop_every=0)
     with pytest.raises(ValueError, match="Expected threat=ThreatModel"):
         dataclasses.replace(LONG, threat=ThreatModel("linf", 0.1))
+    with pytest.raises(ValueError, match="to begin at start='noise'"):
+        dataclasses.replace(LONG, threat=ThreatModel("l2", 1.0), attacks=(Boundary(),))
+
+
+def test_a_suite_asks_for_logits_where_one_of_its_attacks_does():
+    scores = dataclasses.replace(LONG, attacks=(Square(THREAT),))
+    assert not scores.needs_logits
+    assert dataclasses.replace(LONG, attacks=(Square(THREAT), *LONG.attacks)).needs_logits

@@ -59,6 +59,10 @@ def test_another_run_s_arrays(places, data, capsys):
     chex.assert_trees_all_equal(found, checkpoints.load(name, MESH).variables)
     with pytest.raises(ValueError, match="another architecture"):
         started(Standard(), data, name)
+    other = Standard(network=NETWORK, normalization=Normalization((0.1,), (0.25,)))
+    assert "Warning" not in capsys.readouterr().out
+    started(other, data, name)
+    assert "images are normalised by its numbers" in capsys.readouterr().out
     pooled = KAP(network=NETWORK, normalization=NORMALIZED)
     assert "Warning" not in capsys.readouterr().out
     started(pooled, data, name)

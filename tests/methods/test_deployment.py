@@ -9,7 +9,7 @@ import pytest
 
 from robust_jax import methods, rng, voting
 from robust_jax.methods import Deployment, MethodConfig
-from robust_jax.models import CNNConfig, EnsembleConfig
+from robust_jax.models import CNNConfig, EnsembleConfig, ResNetConfig
 from robust_jax.types import Task
 
 KEY = jax.random.key(3)
@@ -109,6 +109,7 @@ def test_frozen_layer_sampling_with_noise_is_one_network_for_every_image():
     ("make", "message"),
     [
         (lambda: Deployment(0), "Expected num_draws=0 >= 1."),
+        (lambda: Deployment(2, "frozen", seed=2**32), "Expected 0 <= seed=4294967296 < 2"),
         (lambda: methods.Standard(deployment=Deployment(2)), "of Standard: nothing draws"),
         (lambda: methods.BatchEnsemble(deployment=Deployment(2)), "nothing draws at prediction"),
         (lambda: methods.REGroup(deployment=Deployment(2)), "nothing draws at prediction"),
@@ -118,6 +119,17 @@ def test_frozen_layer_sampling_with_noise_is_one_network_for_every_image():
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_frozen_is_nothing_that_draws():
+    residual = ResNetConfig(depth=20, blocks=(1, 1, 1), widths=(4, 4, 4))
+    noise = methods.KAP(network=residual, pool=None)
+    assert "skip_gradient" in noise.make(TASK).views
+    assert "skip_gradient" not in dataclasses.replace(noise, deployment=FROZEN).make(TASK).views
+    # Its passes are made otherwise than its activations are shown.
+    dropout = methods.MonteCarloDropout(network=NETWORK)
+    assert dropout.make(TASK).taps is not None
+    assert dataclasses.replace(dropout, deployment=FROZEN).make(TASK).taps is None
 
 
 def test_every_random_preset_can_be_deployed_otherwise():

@@ -118,6 +118,10 @@ NETWORK, CHANGES, TERMS = "--method.network", "--method.changes", "--method.term
         ([CHANGES, "InputNoise(nan)"], "sigma='nan' to be of type float"),
         ([CHANGES, "InputNoise(True)"], "sigma=True to be of type float"),
         ([CHANGES, "InputNoise", "InputNoise"], "to have InputNoise once"),
+        (
+            [f"{NETWORK}.member", "ResNetConfig", NETWORK, "ResNetConfig"],
+            "network to be given before --method.network.member, which it replaces",
+        ),
         ([CHANGES, "-InputNoise"], r"changes -InputNoise to be one of \[\]"),
         ([CHANGES, "5"], "0]=5 to be a LayerChange"),
         ([TERMS, "+Divergence", "+Divergence"], "to have Divergence once"),

@@ -161,8 +161,9 @@ def climb(
         again = sparser & check
         path = state.path
         if path is not None:
-            inside = success & (radius[number] == 1)
-            path = path.noted(steps[number], f, inside)
+            # In larger balls a loss is no one's that is asked for.
+            asked = radius[number] == 1
+            path = path.noted(steps[number], jnp.where(asked, f, jnp.nan), success & asked)
         return _State(
             x=pick(again, x_max, x),
             gradient=pick(again, gradient_max, gradient),

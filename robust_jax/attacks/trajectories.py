@@ -20,7 +20,8 @@ class Trajectory(NamedTuple):
 
     Attributes:
         images: the adversarial images, as a call gives them.
-        losses: what is raised, of each run (restart, target) at its start and after every step.
+        losses: what is raised, of each run (restart, target) at its start and after every step;
+            NaN at the first points of APGD in L1, which are in larger balls.
         successes: where the goal is reached, likewise.
     """
 

@@ -44,7 +44,8 @@ def test_the_optimum_on_a_linear_model_and_the_path(linear):
     optimum = jnp.sum(best * towards, axis=(1, 2, 3))
     assert float(size("l1", found.images - linear.images).max()) <= 0.7 + 1e-5
     assert float(jnp.min(reached / optimum)) > 0.98
-    # In the larger balls nothing counts as a success.
+    # In the larger balls nothing counts, as a loss or as a success.
+    assert bool(jnp.all(jnp.isnan(found.losses[0]) == (jnp.arange(31) < 18)[:, None]))
     before = found.successes[0, : 3 * 9]
     assert not bool(before[1:18].any())
     logits = linear.view(found.images, key=None)

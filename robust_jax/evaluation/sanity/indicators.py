@@ -64,8 +64,9 @@ def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
             # Of a random view a success is a lucky draw, which may well be forgotten.
             once = np.asarray(found.successes).any(axis=(0, 1))
             forgotten[name] = float(np.mean(once & stands))
-        if found.losses.shape[1] > FEW_STEPS and stands.sum() >= FEW_IMAGES:
-            way = np.asarray(found.losses, np.float64)[0][:, stands]
+        way = np.asarray(found.losses, np.float64)[0][:, stands]
+        way = way[~np.isnan(way).any(axis=1)]  # the points that lie in the ball
+        if len(way) > FEW_STEPS and stands.sum() >= FEW_IMAGES:
             if getattr(run.attack, "loss", None) == "cross_entropy":
                 # Where a class is almost sure it is e^-margin, which rises late in any case.
                 way = np.log(np.expm1(np.maximum(way, SMALLEST)))

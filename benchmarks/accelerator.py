@@ -109,14 +109,18 @@ def run_section(arguments: argparse.Namespace) -> None:
     results.run(name, section.tasks(setting), setting)
 
 
-def environment(*, rehearse: bool) -> dict[str, str]:
+def environment(arguments: argparse.Namespace) -> dict[str, str]:
     """Returns the environment of a section."""
     found = dict(os.environ)
     # The repository's root: the package need not be installed, and the tests' small networks.
     found["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), found.get("PYTHONPATH", "")])
-    if rehearse:
+    if arguments.rehearse:
         found["JAX_PLATFORMS"] = "cpu"
+        # Compiled quickly, and what two processes compile only once.
         found["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        found["JAX_ENABLE_COMPILATION_CACHE"] = "true"
+        found["JAX_COMPILATION_CACHE_DIR"] = str(arguments.out.resolve() / "compiled")
+        found["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     else:
         # PyTorch needs its share of the memory.
         found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".55")
@@ -159,7 +163,7 @@ def run(arguments: argparse.Namespace) -> bool:
         try:
             done = subprocess.run(
                 command, check=False, timeout=seconds + GRACE, cwd=HERE.parent,
-                env=environment(rehearse=arguments.rehearse),
+                env=environment(arguments),
             )  # fmt: skip
             whole &= done.returncode == 0
         except subprocess.TimeoutExpired:
@@ -187,7 +191,7 @@ def main() -> int:
         run_section(arguments)
         return 0
     if arguments.prepare or arguments.rehearse:
-        os.environ.update(environment(rehearse=arguments.rehearse), JAX_PLATFORMS="cpu")
+        os.environ.update(environment(arguments), JAX_PLATFORMS="cpu")
         from on_accelerator import agreement, carried
         from on_accelerator.rows import Setting
 

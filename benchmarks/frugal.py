@@ -1,11 +1,13 @@
 """What a verdict costs: images left standing against passes, of several designs of a suite.
 
-python benchmarks/frugal.py --checkpoint FILE --data-dir DIR [--num-images 512] [--out LOG]
-    [--designs NAME ...]
+python benchmarks/frugal.py --checkpoints DIR --data-dir DIR [--num-images 512] [--out LOG]
+    [--network resnet20 surrogate1:majority ...] [--eps 0.5 1 ...] [--designs NAME ...] [--official]
 
-FILE is akamaster_resnet20_cifar10.th, DIR a folder of prepared TFDS datasets. Linf, eps = 0.5/255,
-the first test images. A forward pass of an image is one, a backward pass one. Every image that
-counts as fallen is judged again, apart from the attack.
+DIR are the folder of the public PyTorch files (`public_networks.py`) and one of prepared TFDS
+datasets; Linf, the first test images. A forward pass of an image is one, a backward pass one. Every
+image that counts as fallen is judged again, apart from the attack. Designs are those below,
+FrugalAttack and AutoAttack. With --official the official code attacks the public ResNet-20 in the
+same run, after ours.
 """
 
 import dataclasses
@@ -13,14 +15,12 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from autoattack_parity import Arguments as Parity
-from autoattack_parity import load
+from public_networks import FILES, load, standing_of
 from timing import teller
 
-from robust_jax.attacks import APGD, APGDT, FABT, FrugalAttack, Suite, ThreatModel
+from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, FrugalAttack, Suite, ThreatModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,24 +28,32 @@ class Arguments:
     """Arguments of the comparison.
 
     Attributes:
-        checkpoint: akamaster_resnet20_cifar10.th.
+        checkpoints: folder of the public PyTorch files.
         data_dir: folder of prepared TFDS datasets.
+        network: which of `public_networks.FILES`, an ensemble's with its rule.
+        eps: radii, of 255.
         num_images: how many test images.
-        designs: which; all of them where none is named.
+        designs: which.
         batch_size: images at a time.
+        seed: of the draws.
+        official: does the official code follow?
         out: file that the lines are appended to.
     """
 
-    checkpoint: pathlib.Path
+    checkpoints: pathlib.Path
     data_dir: str
+    network: tuple[str, ...] = ("resnet20",)
+    eps: tuple[float, ...] = (0.5,)
     num_images: int = 512
-    designs: tuple[str, ...] = ()
+    designs: tuple[str, ...] = ("FrugalAttack",)
     batch_size: int = 128
+    seed: int = 0
+    official: bool = False
     out: pathlib.Path | None = None
 
 
-def designs(threat):
-    """Returns the attacks of each design, in their order."""
+def designs(threat, batch_size):
+    """Returns the suite of each name."""
 
     def apgd(loss, num_steps):
         return APGD(threat, loss=loss, num_steps=num_steps)
@@ -56,7 +64,7 @@ def designs(threat):
         )
 
     pm = "probability_margin"
-    return {
+    parts = {
         "ce 100": (apgd("cross_entropy", 100),),
         "ce 20": (apgd("cross_entropy", 20),),
         "pma 20": (apgd(pm, 20),),
@@ -73,40 +81,66 @@ def designs(threat):
             FABT(threat, num_targets=3, target_order="malt", num_steps=30),
         ),
     }
+    whole = {
+        "FrugalAttack": FrugalAttack(threat, batch_size=batch_size),
+        "AutoAttack": AutoAttack(threat, batch_size=batch_size),
+    }
+    return whole | {
+        name: Suite(threat, attacks=attacks, batch_size=batch_size)
+        for name, attacks in parts.items()
+    }
 
 
 def main(arguments: Arguments) -> None:
-    """Prints one line per design."""
-    parity = Parity(arguments.checkpoint, arguments.data_dir, num_images=arguments.num_images)
-    view, images, labels = load(parity)
-    threat = ThreatModel("linf", 0.5 / 255)
-    forward = jax.jit(lambda view, images: view(images, key=None))
-
-    def standing(points):
-        parts = [points[first : first + 64] for first in range(0, len(points), 64)]
-        logits = [forward(view, jnp.asarray(part)) for part in parts]
-        return np.argmax(np.concatenate(logits), axis=1) == labels
-
+    """Prints one line per network, radius and design."""
     say = teller(arguments.out)
-
+    say(f"batch {arguments.batch_size}, jax {jax.__version__} on {jax.default_backend()}")
     say(
-        f"{len(images)} images, clean {standing(images).sum()}, eps=0.5/255, batch "
-        f"{arguments.batch_size}, jax {jax.__version__} on {jax.default_backend()}"
+        f"{'network':22}{'of 255':>7}{'clean':>6}  {'design':26}{'standing':>9}{'forward':>10}"
+        f"{'backward':>10}{'seconds':>9}"
     )
-    say(f"{'design':26}{'standing':>9}{'forward':>10}{'backward':>10}{'seconds':>9}")
-    table = designs(threat)
-    for name in arguments.designs or (*table, "FrugalAttack"):
-        suite = FrugalAttack(threat, batch_size=arguments.batch_size)
-        if name != "FrugalAttack":
-            suite = Suite(threat, attacks=table[name], batch_size=arguments.batch_size)
-        began = time.perf_counter()
-        report = suite.report(view, images, labels, key=jax.random.key(0))
-        seconds = time.perf_counter() - began
-        left = standing(report.images)
-        assert np.array_equal(left, report.standing), "a fallen image is classified right"
-        assert np.abs(report.images - images).max() <= threat.eps + 1e-6
-        num_forward, num_backward = (int(each.sum()) for each in report.passes)
-        say(f"{name:26}{left.sum():9}{num_forward:10,}{num_backward:10,}{seconds:9.0f}")
+    for network in arguments.network:
+        view, images, labels = load(
+            network, arguments.checkpoints, arguments.data_dir, arguments.num_images
+        )
+        clean = standing_of(view, images, labels).sum()
+        for eps in arguments.eps:
+            threat = ThreatModel("linf", eps / 255)
+            label = f"{network:22}{eps:7g}{clean:6}"
+            for name in arguments.designs:
+                suite = designs(threat, arguments.batch_size)[name]
+                began = time.perf_counter()
+                report = suite.report(view, images, labels, key=jax.random.key(arguments.seed))
+                seconds = time.perf_counter() - began
+                left = standing_of(view, report.images, labels)
+                assert np.array_equal(left, report.standing), "a fallen image is classified right"
+                assert np.abs(report.images - images).max() <= threat.eps + 1e-6
+                num_forward, num_backward = (int(each.sum()) for each in report.passes)
+                say(
+                    f"{label}  {name:26}{left.sum():9}{num_forward:10,}{num_backward:10,}"
+                    f"{seconds:9.0f}"
+                )
+            if arguments.official:
+                seconds, left = official(arguments, view, images, labels, threat)
+                say(f"{label}  {'the official code':26}{left:9}{'':20}{seconds:9.0f}")
+
+
+def official(arguments, view, images, labels, threat):
+    """Returns the official code's seconds and how many images it leaves standing."""
+    from attack_referees import official as attacked
+    from attacks import torch_network
+
+    from robust_jax.interop.torch import import_state_dict, load_state_dict
+
+    file, layout = FILES["resnet20"]
+    variables = import_state_dict(load_state_dict(arguments.checkpoints / file), layout)[2]
+    began = time.perf_counter()
+    found = attacked(
+        torch_network(variables), images, labels, threat, "standard",
+        batch_size=arguments.batch_size, seed=arguments.seed,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    return seconds, standing_of(view, found, labels).sum()
 
 
 if __name__ == "__main__":

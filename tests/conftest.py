@@ -22,12 +22,12 @@ gc.set_threshold(200_000, 20, 50)
 # No test reads or writes the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
-import jaxtyping  # noqa: E402
+from tests import type_checks  # noqa: E402
 
-# Shapes and types of every annotated function are checked while the tests run, and only then.
-jaxtyping.install_import_hook("robust_jax", "beartype.beartype")
+type_checks.install()
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from robust_jax.runtime import compilation  # noqa: E402

@@ -27,8 +27,15 @@ from robust_jax.attacks.threat import distance
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.models import Classifier, default_layers
+from robust_jax.runtime import compilation
 
 KEY = jax.random.key(17)
+
+
+@pytest.fixture(autouse=True)
+def _quick_programs(monkeypatch):
+    """Programs that run for thousands of passes are compiled as a user's are."""
+    monkeypatch.setitem(compilation.CPU_OPTIONS, "xla_backend_optimization_level", 2)
 
 
 @pytest.fixture(scope="module")

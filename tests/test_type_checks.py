@@ -1,0 +1,44 @@
+"""The checks of annotations that the tests run under."""
+
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array, Float, TypeCheckError
+
+from robust_jax.models import layers
+from tests.type_checks import checked_once
+
+
+def scaled(factor, shape=None):
+    @checked_once
+    def inner(x: Float[Array, "b c"], *, deeper: bool = False) -> Float[Array, "b c"]:
+        x = scaled(2 * factor)(x) if deeper else x
+        return jnp.zeros(shape) if shape else factor * x
+
+    return inner
+
+
+def test_a_function_of_the_same_code_is_itself():
+    ones = jnp.ones((2, 3))
+    twice, thrice = scaled(2), scaled(3)
+    assert float(twice(ones)[0, 0]) == 2
+    assert float(thrice(ones)[0, 0]) == 3
+    assert float(twice(ones, deeper=True)[0, 0]) == 8
+    assert float(twice(ones)[0, 0]) == 2
+    assert thrice.__name__ == "inner"
+
+
+def test_arguments_and_results_are_checked_every_time():
+    for factor in (2, 3):
+        with pytest.raises(TypeCheckError, match="the parameters of"):
+            scaled(factor)(jnp.ones(2))
+        with pytest.raises(TypeCheckError, match="the return value of"):
+            scaled(factor, shape=(2, 4))(jnp.ones((2, 3)))
+        with pytest.raises(TypeError, match="deepr"):
+            scaled(factor)(jnp.ones((2, 3)), deepr=True)
+        assert scaled(factor)(jnp.ones((2, 3))).shape == (2, 3)
+
+
+def test_functions_inside_those_of_the_package_are_checked():
+    for _ in range(2):
+        with pytest.raises(TypeCheckError, match="parameter 'key'"):
+            layers._uniform_fan_in(9)("no key", (3, 4))

@@ -1,0 +1,85 @@
+"""Shapes and types of the package's annotated functions are checked while the tests run.
+
+jaxtyping's import hook decorates every function where it is defined, those inside functions anew at
+every call of the outer one: a third of the time in which a network is traced. Here the checks of
+such a function are made once, by its code.
+"""
+
+import ast
+import functools
+import threading
+from collections.abc import Callable
+from types import CodeType
+from typing import ParamSpec, TypeVar
+
+import beartype
+import jaxtyping
+from jaxtyping import _import_hook
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CHECKED: dict[CodeType, Callable] = {}
+
+
+class _Running(threading.local):
+    """The functions whose checks are at work, the innermost last."""
+
+    def __init__(self) -> None:
+        self.functions: list[Callable] = []
+
+
+_RUNNING = _Running()
+
+
+def checked_once(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the function with its arguments and result checked, by checks of all with its code.
+
+    Of several, what their annotations name is the first one's.
+    """
+    checked = _CHECKED.get(function.__code__)
+    if checked is None:
+
+        @functools.wraps(function)
+        def innermost(*args: P.args, **kwargs: P.kwargs) -> R:
+            return _RUNNING.functions[-1](*args, **kwargs)
+
+        checked = jaxtyping.jaxtyped(innermost, typechecker=beartype.beartype)
+        _CHECKED[function.__code__] = checked
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _RUNNING.functions.append(function)
+        try:
+            return checked(*args, **kwargs)
+        finally:
+            _RUNNING.functions.pop()
+
+    return run
+
+
+class _Transformer(_import_hook.JaxtypingTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802 (its name)
+        if not any(isinstance(parent, ast.FunctionDef) for parent in self._parents):
+            return super().visit_FunctionDef(node)
+        if _is_annotated(node):
+            decorator = ast.parse("jaxtyping._import_hook.checked_once", mode="eval").body
+            node.decorator_list.append(ast.copy_location(decorator, node))
+        self._parents.append(node)
+        self.generic_visit(node)
+        self._parents.pop()
+        return node
+
+
+def _is_annotated(node: ast.FunctionDef) -> bool:
+    return node.returns is not None or any(
+        isinstance(part, ast.arg) and part.annotation is not None for part in ast.walk(node.args)
+    )
+
+
+def install() -> None:
+    """Checks every module of the package that is imported from now on."""
+    _import_hook.JaxtypingTransformer = _Transformer
+    _import_hook.checked_once = checked_once
+    # The blank gives compiled modules a name of their own: others' are decorated otherwise.
+    _import_hook.install_import_hook("robust_jax", "beartype.beartype ")

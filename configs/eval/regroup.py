@@ -204,7 +204,7 @@ UNTARGETED = {
     "cw": CarliniWagner(**CW).within(4.0),
     "trust_region": TrustRegion(distance_norm="linf", radius=0.2 / 255).within(2 / 255),
     "boundary": Boundary(num_steps=500).within(2.0),
-    "spatial": Spatial(max_angle=5.0, max_shift=5),
+    "spatial": Spatial(max_angle=5.0, max_shift=5, num_angles=5, num_shifts=5),
 }
 SEARCH = SmallestEps(initial_eps=0.3, relative_step=0.01 / 0.3, num_steps=40, num_searches=21)
 TARGETED = {

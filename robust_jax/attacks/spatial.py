@@ -54,6 +54,12 @@ class Spatial(Attack):
     Best is a misclassified image before one that is not, then the larger loss; the identity is
     on the grid's side too, so nothing found gives the clean image. Needs scores only.
 
+    The defaults are the paper's for CIFAR-10 and those of the authors' code: 31 angles of up to 30
+    degrees, 5 shifts of up to 3 pixels down and 5 to the right, 775 in all, at a forward pass each.
+    Pixels are interpolated bilinearly, once, and black comes in from outside. (So in their PyTorch
+    code and in the paper's formula; their TensorFlow code interpolates the rotated image again,
+    which blurs where a shift is half a pixel.)
+
     Attributes:
         max_angle: largest rotation either way, in degrees.
         max_shift: largest translation either way, in pixels, in both directions.
@@ -63,14 +69,14 @@ class Spatial(Attack):
 
     References:
         Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness",
-        2019 (grid search).
+        2019 (grid search; github.com/MadryLab/adversarial_spatial and spatial-pytorch).
     """
 
     needs_logits: ClassVar[bool] = False
 
-    max_angle: float = 5.0
-    max_shift: int = 5
-    num_angles: int = 5
+    max_angle: float = 30.0
+    max_shift: int = 3
+    num_angles: int = 31
     num_shifts: int = 5
     bounds: tuple[float, float] = (0.0, 1.0)
 
@@ -91,7 +97,7 @@ class Spatial(Attack):
         return self.bounds
 
     def reduced(self) -> "Spatial":
-        """Returns the attack at the small budget of a trial."""
+        """Returns the attack itself."""
         return self
 
     def check(self, images: Array | np.ndarray) -> None:

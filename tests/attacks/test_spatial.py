@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from robust_jax import attacks
+from robust_jax import attacks, serialization
 from robust_jax.attacks import Spatial, spatial
 
 KEY = jax.random.key(23)
@@ -26,7 +27,7 @@ def test_finds_the_shift_that_fools():
 
     images = jnp.zeros((3, 8, 8, 1)).at[0, 4, 3].set(1).at[1, 4, 0].set(1).at[2, 4, 7].set(1)
     labels = jnp.asarray([0, 0, 1])
-    attack = Spatial(max_angle=0.0, num_angles=1, max_shift=2)
+    attack = Spatial(max_angle=0.0, num_angles=1, max_shift=2, num_shifts=5)
     view = attacks.as_view(left_or_right)
     adversarial = attack(view, images, labels, key=KEY)
     decisions = jnp.argmax(left_or_right(adversarial), axis=1)
@@ -35,6 +36,37 @@ def test_finds_the_shift_that_fools():
     np.testing.assert_array_equal(adversarial[1], images[1])
     assert adversarial.shape == images.shape
     assert attack(view, images[:0], labels[:0], key=KEY).shape == (0, 8, 8, 1)
+
+
+def test_the_defaults_are_the_papers_grid():
+    found = {tuple(row) for row in np.round(Spatial().grid() * [180 / np.pi, 1, 1], 9)}
+    angles, shifts = range(-30, 31, 2), (-3, -1.5, 0, 1.5, 3)
+    assert found == {(a, down, right) for a in angles for down in shifts for right in shifts}
+    assert len(Spatial().grid()) == 775
+
+
+def test_what_was_stored_before_is_the_same_attack():
+    fields = {"max_angle": 5.0, "max_shift": 5, "num_angles": 5, "num_shifts": 5}
+    stored = {"type": "Spatial", **fields, "bounds": [0.0, 1.0]}
+    found = serialization.from_json(attacks.Attack, stored)
+    assert found == Spatial(**fields)
+    assert len(found.grid()) == 125
+
+
+def test_pixels_are_interpolated_once_and_black_comes_in():
+    """SciPy's interpolation of an oblong image at the paper's coordinates, no code of ours."""
+    image = np.random.default_rng(0).uniform(0.5, 1, (7, 10)).astype(np.float32)
+    angle, shift = np.deg2rad(28), np.array([-1.5, 3.0])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    middle = (np.array(image.shape) - 1) / 2
+    # The pixel at p comes from where turning and shifting it gives p.
+    expected = ndimage.affine_transform(
+        image, turn, middle - turn @ (middle + shift), order=1, mode="grid-constant"
+    )
+    images, at = jnp.asarray(image[None, ..., None]), (jnp.float32(angle), jnp.float32(shift))
+    found = jax.jit(spatial.transform)(images, *at)
+    np.testing.assert_allclose(found[0, ..., 0], expected, atol=1e-5)
+    assert 0 < np.sum(expected == 0) < 40
 
 
 def test_rejects():

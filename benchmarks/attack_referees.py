@@ -3,6 +3,11 @@
 Only calls of those libraries, no code of theirs.
 """
 
+import importlib
+import pathlib
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +74,21 @@ def to_jax(images):
 def to_torch(images):
     """Returns a batch [b h w k] as a torch batch [b k h w]."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
+
+
+def adv_lib(folder: pathlib.Path, name: str) -> types.ModuleType:
+    """Returns a module of adv-lib's attacks, without what its package imports besides.
+
+    Args:
+        folder: holds the package (pip install --no-deps --target FOLDER adv-lib).
+        name: of the module, "sigma_zero".
+    """
+    for package in ("adv_lib", "adv_lib.attacks", "adv_lib.utils", "adv_lib.distances"):
+        module = types.ModuleType(package)
+        module.__path__ = [str(folder / package.replace(".", "/"))]
+        sys.modules.setdefault(package, module)
+    sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # for its curves, not drawn here
+    return importlib.import_module(f"adv_lib.attacks.{name}")
 
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}

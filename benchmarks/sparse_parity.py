@@ -16,7 +16,6 @@ import importlib
 import pathlib
 import sys
 import time
-import types
 
 import autoattack_parity
 import jax
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import tyro
-from attack_referees import TorchView, to_torch
+from attack_referees import TorchView, adv_lib, to_torch
 from timing import teller
 
 from robust_jax.attacks import SigmaZero, SparseRS, ThreatModel
@@ -60,15 +59,6 @@ class Arguments:
     out: pathlib.Path | None = None
 
 
-def official_sigma_zero(folder: pathlib.Path):
-    """Returns adv-lib's sigma-zero, without what its package imports besides."""
-    for name in ("adv_lib", "adv_lib.attacks", "adv_lib.utils"):
-        package = types.ModuleType(name)
-        package.__path__ = [str(folder / name.replace(".", "/"))]
-        sys.modules[name] = package
-    return importlib.import_module("adv_lib.attacks.sigma_zero").sigma_zero
-
-
 def main(arguments: Arguments) -> None:
     """Prints one line per attack and repetition."""
     view, images, labels = autoattack_parity.load(
@@ -89,7 +79,8 @@ def main(arguments: Arguments) -> None:
         return found.numpy().transpose(0, 2, 3, 1)
 
     say(f"{len(images)} images, jax {jax.__version__} on {jax.default_backend()}")
-    theirs, noise = official_sigma_zero(arguments.adv_lib), np.random.default_rng(0)
+    theirs = adv_lib(arguments.adv_lib, "sigma_zero").sigma_zero
+    noise = np.random.default_rng(0)
     for repetition in range(arguments.repetitions):
         moved = 1e-6 * noise.standard_normal(images.shape).astype(np.float32)
         clean = np.clip(images + moved * (repetition > 0), 0, 1)

@@ -4,9 +4,9 @@
 |---|---|---|---|---|
 | `FGSM` | `pgd.py` | Linf, L2, L1 | gradients | Goodfellow et al., 2015 |
 | `BIM` | `pgd.py` | Linf, L2, L1 | gradients | Kurakin et al., 2017 |
-| `MIM` | `pgd.py` | Linf, L2 | gradients | Dong et al., 2018 |
 | `PGD` | `pgd.py` | Linf, L2, L1 | gradients | Madry et al., 2018 |
-| `MDI2FGSM` | `transfer.py` | Linf, L2 | gradients of a source | Xie et al., 2019 |
+| `MIM` | `transfer.py` | Linf, L2 | gradients (of a source) | Dong et al., 2018, and five more |
+| `MDI2FGSM` | `transfer.py` | Linf, L2 | gradients (of a source) | Xie et al., 2019 |
 | `APGD`, `APGDT` | `apgd.py` | Linf, L2, L1 | gradients | Croce and Hein, 2020 |
 | `FAB`, `FABT` | `fab.py` | Linf, L2, L1 | gradients | Croce and Hein, 2020 |
 | `Square` | `square.py` | Linf, L2, L1 | scores | Andriushchenko et al., 2020 |
@@ -26,6 +26,8 @@
 | `Boundary` | `decision.py` | least L2 | decisions | Brendel et al., 2018 |
 | `HopSkipJump` | `hop_skip_jump.py` | least Linf or L2 | decisions | Chen et al., 2020 |
 | `JSMA` | `sparse.py` | few values | gradients | Papernot et al., 2016 |
+| `FMN` | `fmn.py` | least Linf, L2, L1 or values | gradients | Pintor et al., 2021 |
+| `DDN` | `fmn.py` | least L2 | gradients | Rony et al., 2019 |
 | `SigmaZero` | `sigma_zero.py` | least values | gradients | Cinà et al., 2025 |
 | `SparseRS` | `sparse_rs.py` | L0 (pixels or values) | scores | Croce et al., 2022 |
 | `Spatial` | `spatial.py` | rotations, shifts | scores | Engstrom et al., 2019 |
@@ -53,10 +55,11 @@ from robust_jax.attacks.decision import Boundary
 from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.ensembles import MORA
 from robust_jax.attacks.fab import FAB, FABT
+from robust_jax.attacks.fmn import DDN, FMN
 from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
-from robust_jax.attacks.pgd import BIM, FGSM, MIM, PGD
+from robust_jax.attacks.pgd import BIM, FGSM, PGD
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.sigma_zero import SigmaZero
 from robust_jax.attacks.smallest_eps import SmallestEps
@@ -67,11 +70,12 @@ from robust_jax.attacks.square import Square
 from robust_jax.attacks.suite import FrugalAttack, Suite
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.trajectories import Trajectory, trajectory
-from robust_jax.attacks.transfer import MDI2FGSM
+from robust_jax.attacks.transfer import MDI2FGSM, MIM
 from robust_jax.attacks.views import (
     View,
     as_view,
     bind,
+    ensemble,
     eot,
     frozen,
     in_float64,
@@ -84,10 +88,12 @@ __all__ = [
     "APGD",
     "APGDT",
     "BIM",
+    "DDN",
     "EAD",
     "FAB",
     "FABT",
     "FGSM",
+    "FMN",
     "JSMA",
     "MDI2FGSM",
     "MIM",
@@ -121,6 +127,7 @@ __all__ = [
     "bind",
     "check_images",
     "check_logits",
+    "ensemble",
     "eot",
     "frozen",
     "in_float64",

@@ -101,15 +101,19 @@ class Marked:
         return _marked_passes(self.view(images, key=key), images.size)
 
 
-_INNER = ("view", "forward", "backward")
-"""Names of the fields of a view that hold another one."""
+_INNER = ("view", "views", "forward", "backward")
+"""Names of the fields of a view that hold another one, or several."""
 
 
 def marked(view: View) -> View:
     """Returns a view that gives the same, the innermost views in it marked."""
     if type(view).__module__.startswith("robust_jax.attacks.") and dataclasses.is_dataclass(view):
         names = [field.name for field in dataclasses.fields(view) if field.name in _INNER]
-        inner = {name: marked(getattr(view, name)) for name in names}
+        held = {name: getattr(view, name) for name in names}
+        inner = {
+            name: tuple(map(marked, one)) if isinstance(one, tuple) else marked(one)
+            for name, one in held.items()
+        }
         if inner:
             return dataclasses.replace(view, **inner)
     return Marked(view)

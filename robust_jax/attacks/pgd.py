@@ -1,4 +1,4 @@
-"""FGSM, BIM, MIM, PGD: steps of fixed length along the gradient of a loss."""
+"""FGSM, BIM, PGD: steps of fixed length along the gradient of a loss."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 from robust_jax import rng
 from robust_jax.attacks import losses
 from robust_jax.attacks.bounded import LossAttack, start_keys
-from robust_jax.attacks.checks import check_counts, check_nonnegative, check_positive
+from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import Norm, expand
 from robust_jax.checks import one_of
@@ -25,7 +25,6 @@ def climb(
     num_steps: Number,
     step_size: float | Array,
     start: Images | None = None,
-    decay: float | None = None,
     keep: Literal["best", "last"] = "last",
     eps: Float[Array, " b"] | None = None,
     loss_fn: losses.Loss | None = None,
@@ -39,8 +38,6 @@ def climb(
         num_steps: number of steps, which may be traced.
         step_size: length of a step, or one length per example [b].
         start: where to begin; None at the clean images.
-        decay: the direction is the gradient, or with a decay the running sum of gradients, each
-            divided by its mean absolute value.
         keep: "best": every point on the way competes, the start included; "last": the last one.
         eps: radius of each example's ball in place of the attack's.
         loss_fn: what is raised in place of the attack's loss.
@@ -58,7 +55,7 @@ def climb(
         return Found(points, attack.succeeded(logits, labels), values)
 
     def step(number, carry):
-        points, momentum, best, path = carry
+        points, best, path = carry
         gradient, values, logits = losses.gradient(
             loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
         )
@@ -67,20 +64,15 @@ def climb(
             path = path.noted(number, here.loss, here.success)
         if best is not None:
             best = keep_better(best, here)
-        if decay is not None:
-            size = jnp.mean(jnp.abs(gradient.reshape(gradient.shape[0], -1)), axis=1)
-            gradient = gradient / expand(jnp.where(size > 0, size, 1), gradient)
-            gradient = momentum = decay * momentum + gradient
         points = threat.project(threat.ascend(points, gradient, step_size), images, eps=eps)
-        return points, momentum, best, path
+        return points, best, path
 
-    momentum = None if decay is None else jnp.zeros_like(images)
     best = path = None
     if keep == "best" or run.watched:
         loss = jax.eval_shape(lambda: judge(images, key).loss)
         best = nothing(start, loss) if keep == "best" else None
         path = Path.empty(num_steps, loss) if run.watched else None
-    points, _, best, path = jax.lax.fori_loop(0, num_steps, step, (start, momentum, best, path))
+    points, best, path = jax.lax.fori_loop(0, num_steps, step, (start, best, path))
     # Where only the images are asked for, XLA leaves this pass out with keep="last".
     end = judge(points, rng.stream(view_key, "end"))
     if path is not None:
@@ -141,46 +133,6 @@ class BIM(LossAttack):
         steps = self.num_steps
         length = self.threat.eps / steps if self.step_size is None else self.step_size
         return climb(self, run, given, num_steps=steps, step_size=length)
-
-
-@dataclasses.dataclass(frozen=True)
-class MIM(LossAttack):
-    """BIM along a running sum of gradients, each divided by its mean absolute value.
-
-    CleverHans divides by the mean, the paper by the sum of absolute values: the sum differs by a
-    factor, and the steps not at all.
-
-    Attributes:
-        num_steps: number of steps.
-        step_size: length of a step; None is eps / num_steps.
-        decay: what is left of the sum at each step.
-
-    References:
-        Dong et al., "Boosting adversarial attacks with momentum", 2018.
-    """
-
-    in_steps: ClassVar[bool] = True
-
-    num_steps: int = 10
-    step_size: float | None = None
-    decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for steps or a decay that make no sense."""
-        super().__post_init__()
-        check_counts(self, "num_steps")
-        check_positive(self, "step_size")
-        check_nonnegative(self, "decay")
-
-    def reduced(self) -> "MIM":
-        """Returns the attack itself."""
-        return self
-
-    def run(self, run: Run, given: Given) -> Found:
-        """Returns the end of the steps."""
-        steps = self.num_steps
-        length = self.threat.eps / steps if self.step_size is None else self.step_size
-        return climb(self, run, given, num_steps=steps, step_size=length, decay=self.decay)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ Views made of views turn any attack into one on a random or opaque model.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +102,65 @@ def eot(
     """
     if num_samples < 1:
         raise ValueError(f"Expected num_samples={num_samples} >= 1.")
-    if average not in ("probabilities", "logits", "gradients"):
-        raise ValueError(
-            f"Expected average={average!r} to be one of ['gradients', 'logits', 'probabilities']."
-        )
+    check_average(average)
     return ExpectationOverTransformation(as_pytree(view), num_samples, average, parallel)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """The view that `ensemble` makes."""
+
+    views: tuple[View, ...]
+    average: Average = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
+        """Returns the averaged logits, or all of them where gradients are averaged."""
+        found = [
+            view(images, key=rng.stream(key, "member", member))
+            for member, view in enumerate(self.views)
+        ]
+        if self.average == "logits":
+            return jnp.mean(jnp.stack([losses.decision(logits) for logits in found]), axis=0)
+        if self.average == "probabilities":
+            return losses.decision(jnp.stack([losses.decision(logits) for logits in found]))
+        return jnp.concatenate([logits if logits.ndim == 3 else logits[None] for logits in found])
+
+
+def ensemble(views: Sequence[View], *, average: Average = "logits") -> Ensemble:
+    """Returns the view of several models at once: sources of a transfer attack.
+
+    Args:
+        views: models of the same classes, each with draws of its own.
+        average: "logits": their mean (which Dong et al. found to carry over best);
+            "probabilities": the log of the mean probability; "gradients": the logits of all
+            [s b c], of which an attack averages the losses.
+
+    Raises:
+        ValueError: no view, or an average that is none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> ones = as_view(lambda images: jnp.ones((len(images), 2)))
+        >>> tens = as_view(lambda images: jnp.full((len(images), 2), 10.0))
+        >>> ensemble([ones, tens])(jnp.zeros((1, 4)), key=jax.random.key(0)).tolist()
+        [[5.5, 5.5]]
+
+    References:
+        Liu, Chen, Liu, Song, "Delving into transferable adversarial examples and black-box
+        attacks", 2017; Dong et al., "Boosting adversarial attacks with momentum", 2018 (section
+        3.3, equations 11 to 13).
+    """
+    if not views:
+        raise ValueError("Expected views=[] to hold one at least.")
+    check_average(average)
+    return Ensemble(tuple(as_pytree(view) for view in views), average)
+
+
+def check_average(average: str) -> None:
+    """Raises ValueError for what is no `Average`."""
+    if average not in get_args(Average):
+        raise ValueError(f"Expected average={average!r} to be one of {sorted(get_args(Average))}.")
 
 
 @jax.tree_util.register_dataclass

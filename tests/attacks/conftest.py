@@ -120,6 +120,19 @@ def exact(linear):
 
 
 @pytest.fixture(scope="session")
+def fewest(linear):
+    """Returns how few: values of largest effect, each moved to its bound, until the sign turns."""
+    labels = linear.labels
+    weights = jax.grad(lambda x: jnp.diff(linear.view(x[None], key=None)[0])[0])(linear.images[0])
+    towards = jnp.where(labels == 0, 1.0, -1.0)[:, None, None, None] * weights[None]
+    room = jnp.where(towards > 0, 1 - linear.images, linear.images)
+    effects = jnp.sort((jnp.abs(towards) * room).reshape(8, -1), axis=1)[:, ::-1]
+    logits = linear.view(linear.images, key=None)
+    gaps = jnp.abs(logits[:, 1] - logits[:, 0])
+    return 1 + jnp.sum(jnp.cumsum(effects, axis=1) <= gaps[:, None], axis=1)
+
+
+@pytest.fixture(scope="session")
 def assert_exact(linear, exact):
     """A function that holds an attack to those distances.
 

@@ -12,10 +12,12 @@ from robust_jax.attacks import (
     APGD,
     APGDT,
     BIM,
+    DDN,
     EAD,
     FAB,
     FABT,
     FGSM,
+    FMN,
     JSMA,
     MDI2FGSM,
     MIM,
@@ -37,6 +39,7 @@ from robust_jax.attacks import (
     TrustRegion,
 )
 from robust_jax.attacks.decision import DecisionAttack
+from robust_jax.attacks.fmn import MovingBallAttack
 
 EPS = {"linf": 0.2, "l2": 1.2, "l1": 4.0, "l0": 6.0}
 BOUNDED = {
@@ -59,6 +62,8 @@ BOUNDED = {
     "ead": lambda threat: EAD(
         num_searches=3, num_steps=30, initial_constant=0.1, learning_rate=0.05, beta=0.01
     ).within(threat.eps, norm=threat.norm),
+    "fmn": lambda threat: FMN(distance_norm=threat.norm, num_steps=30).within(threat.eps),
+    "ddn": lambda threat: DDN(num_steps=30).within(threat.eps, norm=threat.norm),
     "deepfool": lambda threat: DeepFool(distance_norm=threat.norm).within(threat.eps),
     "trust_region": lambda threat: TrustRegion(
         distance_norm=threat.norm, radius=threat.eps / 20 or 0.01
@@ -73,6 +78,9 @@ BOUNDED = {
     "nes": partial(NES, num_steps=8, num_samples=8, sigma=0.01),
     "averaged": lambda threat: Averaged(threat, PGD(threat, num_steps=5), num_samples=2),
     "rescaled": lambda threat: Rescaled(threat, PGD(threat, num_steps=5)),
+    "mim_ni_si_ti_vmi": partial(
+        MIM, num_steps=4, nesterov=True, num_scales=2, kernel_size=3, num_neighbours=2
+    ),
     "mdi2fgsm": partial(MDI2FGSM, num_steps=5, smallest=0.7, probability=0.7),
     "smallest_eps": lambda threat: SmallestEps(
         distance_norm=threat.norm, initial_eps=0.1, num_searches=8, num_steps=8, relative_step=0.2
@@ -82,8 +90,9 @@ BOUNDED = {
 }
 # Rows in another ball than Linf and L2, and those that L1 is asked of besides.
 HOME = {"sparse_rs": "l0"}
-IN_L1 = ("pgd", "apgd", "fab", "square")
+IN_L1 = ("pgd", "apgd", "fab", "fmn", "square")
 UNBOUNDED = {
+    "fmn_l0": FMN(distance_norm="l0_values", num_steps=30),
     "jsma": JSMA(gamma=0.3),
     "sigma_zero": SigmaZero(num_steps=40),
     "spatial": Spatial(max_angle=20.0, max_shift=2, num_angles=3, num_shifts=3),
@@ -94,12 +103,15 @@ NOT_STEEPEST = (
     "apgd_t",
     "boundary",
     "carlini_wagner",
+    "ddn",
     "deepfool",
     "ead",
     "fab",
     "fab_t",
+    "fmn",
     "hop_skip_jump",
     "mdi2fgsm",
+    "mim_ni_si_ti_vmi",
     "nes",
     "rescaled",
     "smallest_eps",
@@ -117,14 +129,18 @@ VARIANTS = (
     "apgd_dlr",
     "apgd_t",
     "fab_t",
+    "fmn_l0",
+    "ddn",
     "ead",
     "nes",
     "rescaled",
+    "mim_ni_si_ti_vmi",
     "mdi2fgsm",
 )
 # These walk far or search: a second program of theirs takes twice as long to compile as another's.
 SEARCHES = (
     "fab",
+    "fmn",
     "deepfool",
     "trust_region",
     "boundary",
@@ -188,8 +204,8 @@ def attack(request):
 @pytest.fixture
 def victim(attack, digits, integer_digits):
     """What an attack is compared with itself on; of the last bit a search makes a new path."""
-    searches = isinstance(getattr(attack, "attack", attack), (DecisionAttack, SigmaZero))
-    return integer_digits if searches else digits
+    searches = DecisionAttack, SigmaZero, MovingBallAttack
+    return integer_digits if isinstance(getattr(attack, "attack", attack), searches) else digits
 
 
 def goals(attack, victim):
@@ -207,7 +223,7 @@ def goals(attack, victim):
     ]
     + [(norm, name) for name, norm in HOME.items()]
     + [
-        pytest.param("l1", name, marks=slow_among(("apgd", "fab", "square"), name))
+        pytest.param("l1", name, marks=slow_among(("apgd", "fab", "fmn", "square"), name))
         for name in IN_L1
     ],
 )

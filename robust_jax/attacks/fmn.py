@@ -23,8 +23,8 @@ from robust_jax.types import Images, Index, KeyArray
 
 BallNorm = Literal["linf", "l2", "l1", "l0_values"]
 
-LEAST_RISE = 1e-6
-"""Of a radius that has to grow, in widths of the box: an image may lie on the boundary itself."""
+LEAST_RADIUS = 1e-6
+"""FMN's at the start, in widths of the box: an image may lie on the boundary itself."""
 
 _DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
@@ -118,10 +118,10 @@ class MovingBallAttack(MinimumNormAttack):
 class FMN(MovingBallAttack):
     """Fast minimum-norm attack: the margin's gradient, in the ball of any norm.
 
-    Until an adversarial image is known the radius is the distance of the linearised boundary, but
-    grows by a share `change` at least, or it would end on the boundary of a linear model; then it
-    falls by that share while the image is adversarial, to the nearest one's distance at most, and
-    rises by it while not. In L0 it starts at one value, and is whole.
+    The radius falls by a share `change` while the image is adversarial, to the nearest one's
+    distance at most, and rises by it while not; until one is known it rises to the distance of the
+    linearised boundary, if that is farther. (In the paper it is that distance, and stays where the
+    boundary is linear, or behind the box.) In L0 it starts at one value, and is whole.
 
     In Linf networks that are far from linear want longer steps (`step_size=10.0`).
 
@@ -180,8 +180,8 @@ class FMN(MovingBallAttack):
             else:
                 slope = jnp.maximum(size(_DUAL[self.norm], gradient * width), 1e-12)
                 fewer, more = radius * (1 - share), radius * (1 + share)
-                rise = jnp.maximum(jnp.abs(margin) / slope, share * length + LEAST_RISE)
-                more = jnp.where(nearest.found, more, length + rise)
+                boundary = length + jnp.abs(margin) / slope
+                more = jnp.where(nearest.found, more, jnp.maximum(more, boundary))
             radius = jnp.where(success, jnp.minimum(fewer, nearest.size), more)
             radius = jnp.clip(radius, 0, farthest)
 
@@ -189,7 +189,7 @@ class FMN(MovingBallAttack):
             return self.moved(images, in_ball(self.norm, delta, radius)), radius, nearest
 
         nothing = jnp.full(labels.shape, jnp.inf, images.dtype)
-        radius = jnp.ones_like(nothing) if self.norm == "l0_values" else nothing
+        radius = jnp.full_like(nothing, 1 if self.norm == "l0_values" else LEAST_RADIUS)
         start = images, radius, Nearest(images, nothing)
         return jax.lax.fori_loop(0, self.num_steps, step, start)[2].images
 

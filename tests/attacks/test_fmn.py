@@ -32,6 +32,16 @@ def test_fewest_values_on_a_linear_model(linear, fewest):
     np.testing.assert_array_equal(distance("l0_values", found, linear.images), fewest)
 
 
+@pytest.mark.parametrize("norm", ["l2", pytest.param("l1", marks=pytest.mark.slow)])
+def test_a_boundary_behind_the_box_is_found(norm):
+    """At the nearest point of the linearised boundary the box ends, and the class stands."""
+    weights, bias = jnp.asarray([[1.0, 0.0], [0.5, 0.0]]), jnp.asarray([[0.0, 0.1]])
+    view = as_view(lambda images: images.reshape(-1, 2) @ weights + bias)
+    images = jnp.full((1, 1, 2, 1), 0.5)
+    found = FMN(distance_norm=norm)(view, images, jnp.zeros(1, int), key=KEY)
+    np.testing.assert_allclose(found.ravel(), [0.0, 0.2], atol=5e-3)
+
+
 def in_ball(norm, delta, radius):
     """The nearest point of a ball, by sorting; of one image."""
     size = np.abs(delta)
@@ -53,7 +63,7 @@ def plain_fmn(image, label, gradient_fn, norm, num_steps):
     order, dual = {"linf": (np.inf, 1), "l2": (2, 2), "l1": (1, np.inf), "l0_values": (0, 0)}[norm]
     farthest = np.linalg.norm(np.maximum(image, 1 - image).ravel(), order)
     delta, best, best_size = np.zeros_like(image), image, np.inf
-    radius = 1 if order == 0 else np.inf
+    radius = 1 if order == 0 else 1e-6
     for number in range(num_steps):
         cosine = (1 + np.cos(np.pi * number / num_steps)) / 2
         length, share = 0.01 + 0.99 * cosine, 0.001 + 0.049 * cosine
@@ -67,8 +77,7 @@ def plain_fmn(image, label, gradient_fn, norm, num_steps):
         else:
             fewer, more = radius * (1 - share), radius * (1 + share)
             if best_size == np.inf:
-                rise = abs(margin) / np.linalg.norm(gradient.ravel(), dual)
-                more = size + max(rise, share * size + 1e-6)
+                more = max(more, size + abs(margin) / np.linalg.norm(gradient.ravel(), dual))
         radius = np.clip(min(fewer, best_size) if margin > 0 else more, 0, farthest)
         delta = delta + length * gradient / np.linalg.norm(gradient)
         delta = np.clip(image + in_ball(norm, delta, radius), 0, 1) - image

@@ -6,6 +6,12 @@ DIR holds public checkpoints: sources are the first members of surrogate1 of the
 repository (parl_repo_surrogate1_cifar10_3x_resnet20.pth), targets its third member and
 akamaster_resnet20_cifar10.th, which others trained otherwise. First test images, Linf: of those
 that member 1 and the target get right clean, the share that the target gets wrong attacked.
+
+Kept in results/transfer.txt (128 images, 4/255, ten steps): to member 3 and to akamaster MIM takes
+72 % and 54 % of the images for 20 passes; with NI 75 % and 55 %; with VMI 78 % and 62 % for 220;
+from two sources by their mean logits 82 % and 66 % for 40. SI and TI, made for ImageNet, take fewer
+here (66 % and 42 %; 63 % and 43 %), and all together no more than VMI. Of 110 images a share is
+known to within 9 %.
 """
 
 import dataclasses

@@ -72,7 +72,7 @@ class MovingBallAttack(MinimumNormAttack):
         change: share by which the first step moves the radius (gamma_0).
     """
 
-    num_steps: int = 100
+    num_steps: int = 500
     step_size: float = 1.0
     last_step_size: float | None = None
     change: float = 0.05

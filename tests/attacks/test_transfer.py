@@ -33,6 +33,7 @@ def test_white_images_shrink_to_the_share_drawn():
     assert 20 <= int(jnp.sum(half == 1)) <= 44
 
 
+@pytest.mark.slow
 def test_without_transformations_it_is_mim(digits):
     threat = ThreatModel("linf", 0.1)
     still = MDI2FGSM(threat, num_steps=3, probability=0.0)(*digits, key=KEY)

@@ -15,6 +15,14 @@ best of all attacks of the norm. With the area A of an attack, A* of that best a
 accuracy r it is (r eps_0 - A) / (r eps_0 - A*): 1 where no image is nearer to any other attack, 0
 where it does nothing. It is relative to who takes part. --kept keeps distances, so that attacks
 can be run one by one and compared together.
+
+Kept in results/minimum_norm.txt (two shared cores: seconds are with compilation). Beside adv-lib
+at 100 steps, 32 images, median and mean of ours over theirs: FMN L0 1.000 and .996, L1 1.000 and
+1.004, L2 1.015 and .999, Linf 1.002 and 1.002; DDN 1.000 and 1.000. Radii follow decisions on the
+boundary: of images moved by 1e-6, three times, FMN's medians in L2 are .0919 .0908 .0895 here and
+.0910 .0920 .0901 there, and the median of the ratios by image is 1.0000 each time. Of 24 images, in
+L2: C&W 9 x 1000 median .0920 and optimality .905 for 18,018 passes; FMN .0910 and .930, DDN .0845
+and .965 for 200; both .082 and .987 for 1,000.
 """
 
 import dataclasses

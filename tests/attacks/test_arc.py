@@ -58,6 +58,7 @@ def test_a_classifier_that_cannot_fall_hides_one_that_can_from_the_mean_loss(nor
     assert expected_accuracy(view, found, LABELS).tolist() == [0.5]
 
 
+@pytest.mark.slow
 def test_consistent_where_classifiers_are_linear():
     # A point that fools a classifier exists wherever one's boundary is nearer than eps: in such
     # cases, and in no other, one iteration finds one (theorem 2), whatever the others want.
@@ -129,6 +130,7 @@ def test_one_member_is_a_pass_and_computed_alone_gives_the_same(ensemble):
     assert passes.forward.tolist() == [1 + 2 * 3 * (1 + 1)] * 12  # each of all members
 
 
+@pytest.mark.slow
 def test_sampled_draws_of_a_random_model_stay_the_same_and_are_computed_alone(digits):
     def noisy(images, *, key):
         return digits.view(images + 0.2 * jax.random.normal(key, images.shape), key=None)

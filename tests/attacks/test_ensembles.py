@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGD, MORA, ThreatModel, ensembles, losses, trajectory
+from robust_jax import serialization
+from robust_jax.attacks import APGD, MORA, Attack, ThreatModel, ensembles, losses, trajectory
 
 KEY = jax.random.key(29)
 THREAT = ThreatModel("linf", 0.1)
@@ -141,3 +142,11 @@ def test_rejects():
     ):
         with pytest.raises(ValueError, match=message):
             MORA(THREAT, **fields)
+
+
+def test_a_stored_attack_of_its_earlier_form_is_refused_in_a_line():
+    stored = serialization.to_json(MORA(THREAT))
+    assert serialization.from_json(Attack, stored) == MORA(THREAT)
+    with pytest.raises(ValueError, match="sharpness") as refused:
+        serialization.from_json(Attack, stored | {"sharpness": 4.0})
+    assert "\n" not in str(refused.value)

@@ -40,7 +40,8 @@ Ours: the full trainings are not yet run. Short ones from a public plain ensembl
 
 One FGSM step says nothing of robustness: these logits are larger at prediction than in training.
 `finetune` through `eval/lpd.py:honest` at the reduced budget, 64 images of which 93.8 % are right
-(intervals of 12 points; no check flagged), %:
+(intervals of 12 points; no check flagged), %; MORA was then APGD on the members' logits, each
+divided by its own gap:
 
 | eps  | the paper's PGD-10 | AutoAttack | PGD-100, rescaled | MORA |
 |------|--------------------|------------|-------------------|------|

@@ -25,7 +25,8 @@ clean (an earlier run of the same seed, compiled otherwise, 86.6), 42.6 % under 
 cosine falls from -.03 (steps 1 to 10) to -.39 (step 100) and -.45 (step 300; no three vectors can
 go below -.5), the members' summed cross-entropy rises from .81 to 1.28; no gradient is dead.
 `eval/parl.py:honest` at the reduced budget, of 64 random images (87.5 % right, no check flagged),
-after 300 steps, and after the first 100 (84.5 % of the 1,000 clean, 85.9 % of the 64):
+after 300 steps, and after the first 100 (84.5 % of the 1,000 clean, 85.9 % of the 64); MORA was
+then APGD on the members' logits, each divided by its own gap:
 
 | eps                  | .01 | .03 | .01, 100 steps | .03, 100 steps |
 |----------------------|------|------|------|------|

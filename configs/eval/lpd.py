@@ -34,8 +34,8 @@ changes of searches that fail, and the copy moves int(gamma n / 2) pairs at most
 * table6: FGSM and PGD on adversarially trained ensembles (CIFAR-100);
 * converged: PGD with 100 steps and 5 restarts, three losses, on logits as they are;
 * honest: the paper's PGD beside AutoAttack, PGD-100 on logits divided by their own gap (LPD's large
-  logits starve ten steps of gradient, see `lpd_cifar10.py`), and MORA on the members. Columns:
-  the paper's attacks, and all.
+  logits starve ten steps of gradient, see `lpd_cifar10.py`), MORA on the members, and ARC on one
+  of them at random. Columns: the paper's attacks, all, and all where one member at random decides.
 
 The paper counts only images that were right before the attack: so do its printed numbers' column
 and the paper's column of `honest`; of the others it is `given_clean_correct` of summary.json.
@@ -44,6 +44,8 @@ and the paper's column of `honest`; of the others it is `given_clean_correct` of
 import dataclasses
 
 from robust_jax.attacks import (
+    APGD,
+    ARC,
     BIM,
     FGSM,
     JSMA,
@@ -289,13 +291,17 @@ def honest() -> Evaluation:
             f"autoattack_{eps}": AttackRun(AutoAttack(threat)),
             f"rescaled_pgd100_{eps}": AttackRun(Rescaled(threat, long)),
             f"mora_{eps}": AttackRun(MORA(threat), view="members"),
+            f"arc_{eps}": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
         }
         attacks[f"pgd_{eps}"] = AttackRun(pgd(eps))
         attacks |= {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
+    judges = side_by_side(PAPERS_COUNT)
+    judges["one member"] = Judge(view="members", rule="paper")
     return Evaluation(
         attacks=attacks,
-        judges=side_by_side(PAPERS_COUNT),
-        adversary=FROM_PREDICTED,
+        judges=judges,
+        # Members may be right where the vote is wrong.
+        adversary=dataclasses.replace(FROM_PREDICTED, skip_misclassified=False),
         selection=Selection(num_examples=1000),
     )
 

@@ -15,20 +15,21 @@ BMVC 2020.
 * table4: FGSM, PGD and C&W on the mean of 1, 5, 10 and 15 frozen draws;
 * honest: beside the paper's FGSM and PGD, at eps .01 and .02 (the paper's) and 8/255: PGD-50 on
   what is deployed (fresh draws at every step) and on the pure sub-models, APGD on means of 20
-  fresh draws (of probabilities, and of the losses' gradients), APGD and Square on the predictor
-  under fixed draws (two predictions, 2 N models). Columns: the paper's rule, the mean of ten fresh
-  predictions, and the predictor under fixed draws;
+  fresh draws (of probabilities, and of the losses' gradients), ARC on one of 8 drawn models, APGD
+  and Square on the predictor under fixed draws (two predictions, 2 N models). Columns: the paper's
+  rule, the mean of ten fresh predictions, and the predictor under fixed draws;
 * honest_one_draw (RSE, SAP): beside the paper's FGSM and PGD on one fresh pass, both of them and
-  APGD on the mean of 20 fresh passes (EOT) and on the network without its randomness, APGD and
-  Square on the prediction under fixed draws. Columns: the paper's rule, the mean of two fresh
-  predictions, each a mean of the method's own passes, and the prediction under fixed draws.
+  APGD on the mean of 20 fresh passes (EOT) and on the network without its randomness, ARC on one
+  of 8 passes, APGD and Square on the prediction under fixed draws. Columns: the paper's rule, the
+  mean of two fresh predictions, each a mean of the method's own passes, and the prediction under
+  fixed draws.
 
 eps of the paper are for pixels in [-1, 1]; names keep them, attacks have half.
 """
 
 import dataclasses
 
-from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Square, ThreatModel
+from robust_jax.attacks import APGD, ARC, FGSM, PGD, Averaged, Square, ThreatModel
 from robust_jax.evaluation.measures import Agreement, PrintedNumbers
 from robust_jax.evaluation.protocol import (
     AttackRun,
@@ -150,6 +151,11 @@ def table6(view: str) -> Evaluation:
     )
 
 
+def sampled_arc(threat: ThreatModel) -> Averaged:
+    """Returns ARC on eight draws, each of which may be the one that decides."""
+    return Averaged(threat, ARC(threat, first=APGD(threat)), num_samples=8)
+
+
 def honest() -> Evaluation:
     """Returns the paper's PGD beside attacks on what is deployed."""
     found = recipes.attacks("cifar10", "resnet50")
@@ -163,6 +169,7 @@ def honest() -> Evaluation:
             f"pgd50_{name}_pure": AttackRun(pgd, view="noise_off"),
             f"apgd_{name}_eot20": AttackRun(apgd, view="fresh", eot_samples=20),
             f"apgd_{name}_gradients20": AttackRun(Averaged(threat, apgd), view="fresh"),
+            f"arc_{name}_draws8": AttackRun(sampled_arc(threat), view="fresh"),
             f"apgd_{name}_fixed": AttackRun(apgd, eot_samples=2, draws="fixed"),
             f"square_{name}_fixed": AttackRun(Square(threat), eot_samples=2, draws="fixed"),
         }
@@ -186,6 +193,7 @@ def honest_one_draw(eps: float = RADII["0.01"]) -> Evaluation:
     eot = {"view": "one_draw", "eot_samples": 20}
     adaptive = {f"{name}_eot20": AttackRun(attack, **eot) for name, attack in attacks.items()}
     adaptive |= {
+        "arc_draws8": AttackRun(sampled_arc(threat), view="one_draw"),
         "apgd_noise_off": AttackRun(APGD(threat), view="noise_off"),
         "apgd_fixed": AttackRun(APGD(threat), draws="fixed"),
         "square_fixed": AttackRun(Square(threat), draws="fixed"),

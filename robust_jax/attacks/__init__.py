@@ -16,6 +16,7 @@
 | `SPSA` | `scores.py` | Linf, L2 | scores | Uesato et al., 2018 |
 | `NES` | `scores.py` | Linf, L2 | scores | Ilyas et al., 2018 |
 | `MORA` | `ensembles.py` | Linf, L2 | gradients of members | Yu et al., 2022 |
+| `ARC` | `arc.py` | Linf, L2 | gradients of members | Dbouk and Shanbhag, 2022 |
 | `Averaged` | `wrapped.py` | as the inner attack | a random model's draws | Athalye et al., 2018 |
 | `Rescaled` | `wrapped.py` | as the inner attack | saturated logits | |
 | `DeepFool` | `deepfool.py` | least Linf or L2 | gradients | Moosavi-Dezfooli et al., 2016 |
@@ -39,12 +40,13 @@ From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
 What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`losses.py`), views
 made of views (`views.py`), which of several ends is kept (`runs.py`), suites on the examples that
-still stand (`suites.py`), linearised boundaries (`linearised.py`), an attack's way
-(`trajectories.py`), what it costs in passes (`passes.py`), as many images as there are
-(`dataset.py`), what is refused (`checks.py`).
+still stand (`suites.py`), linearised boundaries (`linearised.py`), members computed alone
+(`members.py`), an attack's way (`trajectories.py`), what it costs in passes (`passes.py`), as many
+images as there are (`dataset.py`), what is refused (`checks.py`).
 """
 
 from robust_jax.attacks.apgd import APGD, APGDT
+from robust_jax.attacks.arc import ARC
 from robust_jax.attacks.autoattack import AutoAttack
 from robust_jax.attacks.base import Attack
 from robust_jax.attacks.bounded import BoundedAttack
@@ -87,6 +89,7 @@ from robust_jax.attacks.wrapped import Averaged, Rescaled, standing_with_twice_t
 __all__ = [
     "APGD",
     "APGDT",
+    "ARC",
     "BIM",
     "DDN",
     "EAD",

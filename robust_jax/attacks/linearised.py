@@ -56,12 +56,36 @@ def nearest_boundary(
         norm: norm of the distance.
     """
     logits, pullback = jax.vjp(logits_fn, points)
+    return nearest_of(
+        logits, lambda slope: pullback(slope)[0], points, labels, candidates, norm=norm
+    )
+
+
+def nearest_of(
+    logits: Float[Array, "b c"],
+    pullback: Callable[[Array], Array],
+    points: Images,
+    labels: Labels,
+    candidates: Int[Array, "b t"],
+    *,
+    norm: str,
+) -> LinearBoundary:
+    """Returns what `nearest_boundary` does, of logits that are known.
+
+    Args:
+        logits: at the points.
+        pullback: a slope of the logits -> the one of the points.
+        points: where the boundaries are linearised.
+        labels: class of each point.
+        candidates: the other classes.
+        norm: norm of the distance.
+    """
     own = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
 
     def compare(number, nearest):
         target = candidates[:, number]
         other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
-        gradient = pullback(other - own)[0]
+        gradient = pullback(other - own)
         gap = jnp.sum(logits * (other - own), axis=1)
         distance = jnp.abs(gap) / (dual_norm(norm, gradient) + _TINY)
         other = LinearBoundary(distance, gradient, gap, target)

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, Int
 
+from robust_jax.attacks.members import MemberFn, member_of
 from robust_jax.types import Images, KeyArray, View
 
 P = ParamSpec("P")
@@ -99,6 +100,20 @@ class Marked:
     def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
         """Returns the view's logits."""
         return _marked_passes(self.view(images, key=key), images.size)
+
+    @property
+    def member(self) -> MemberFn | None:
+        """Returns the function of one member alone, where the view has one."""
+        alone = member_of(self.view)
+        if alone is None:
+            return None
+
+        def one(
+            images: Array, number: Int[Array, ""] | int, /, *, key: KeyArray
+        ) -> Float[Array, "b c"]:
+            return _marked_passes(alone(images, number, key=key), images.size)
+
+        return one
 
 
 _INNER = ("view", "views", "forward", "backward")

@@ -42,7 +42,7 @@ def trajectory(
     """Returns the adversarial images that a call gives, and the loss at every step.
 
     Args:
-        attack: one in steps: FGSM, BIM, MIM, PGD, MDI2FGSM, APGD, APGDT, MORA.
+        attack: one in steps: FGSM, BIM, MIM, PGD, MDI2FGSM, APGD, APGDT, ARC, MORA.
         view: as in a call.
         images: as in a call.
         labels: as in a call.
@@ -55,7 +55,7 @@ def trajectory(
     if not has_trajectory(attack):
         raise ValueError(
             f"Expected attack={type(attack).__name__} to be one in steps (FGSM, BIM, MIM, PGD, "
-            "MDI2FGSM, APGD, APGDT, MORA)."
+            "MDI2FGSM, APGD, APGDT, ARC, MORA)."
         )
     return _follow(attack, attack.prepared(view, images, labels, key=key, index=index))
 

@@ -9,10 +9,11 @@ from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from robust_jax import rng
 from robust_jax.attacks import losses
+from robust_jax.attacks.members import MemberFn
 from robust_jax.attacks.threat import expand
 from robust_jax.runtime.live import as_pytree
 from robust_jax.types import KeyArray, MethodView, Variables, View
@@ -77,6 +78,19 @@ class ExpectationOverTransformation:
         if self.average == "logits":
             return jnp.mean(logits, axis=0)
         return losses.decision(logits)
+
+    @property
+    def member(self) -> MemberFn | None:
+        """Returns the function of one draw alone, where draws are kept apart."""
+        if self.average != "gradients":
+            return None
+
+        def draw(
+            images: Array, number: Int[Array, ""] | int, /, *, key: KeyArray
+        ) -> Float[Array, "b c"]:
+            return self.view(images, key=rng.stream(key, "draw", number))
+
+        return draw
 
 
 def eot(

@@ -20,7 +20,9 @@ class Judge:
     that the evaluation's seed and i give, clean and under every attack, and no attack sees them.
 
     Attributes:
-        view: view of the method whose largest logit decides; None for the deployed rule.
+        view: view of the method whose largest logit decides; None for the deployed rule; "members"
+            for one member of an ensemble, drawn at random for each row (a randomised ensemble),
+            with rule="paper"; its draws are all members.
         rule: decisions of a stochastic method. "honest": the mean of `num_draws` predictions of
             each row's own draws. "paper": one such prediction. "fixed": the mean of `num_draws`
             predictions under keys that all rows share (an averaged predictor, deterministic; its
@@ -44,6 +46,16 @@ class Judge:
     def __post_init__(self) -> None:
         if self.num_draws < 1:
             raise ValueError(f"Expected num_draws={self.num_draws} >= 1.")
+        if self.of_a_member and self.rule != "paper":
+            raise ValueError(
+                f"Expected rule={self.rule!r} to be 'paper' with view='members': one member "
+                "decides; of all of them the vote is view=None."
+            )
+
+    @property
+    def of_a_member(self) -> bool:
+        """Returns whether one member at random decides, whose draws are all members."""
+        return self.view == "members"
 
     @property
     def num_deciding(self) -> int:

@@ -93,7 +93,21 @@ def predictor(method: Method, judge: Judge, seed: int) -> Predictor:
     Raises:
         ValueError: the method has no such view.
     """
-    return _draws(method, judge.view, seed, judge.num_deciding, shared=judge.rule == "fixed")
+    if not judge.of_a_member:
+        return _draws(method, judge.view, seed, judge.num_deciding, shared=judge.rule == "fixed")
+    members = _members(method)
+
+    def drawn(
+        variables: Variables,
+        images: Array,
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "1 b c"]:
+        return members(variables, images, key=key, index=index)[:1]
+
+    return drawn
 
 
 def panel(method: Method, judges: Mapping[str, Judge], seed: int, num_submissions: int) -> Panel:
@@ -111,13 +125,17 @@ def panel(method: Method, judges: Mapping[str, Judge], seed: int, num_submission
         ValueError: the method has no such view.
     """
     kinds = {name: (judge.view, judge.rule == "fixed") for name, judge in judges.items()}
-    counts = {name: judge.num_drawn(num_submissions) for name, judge in judges.items()}
-    predictors = {
-        kind: _draws(
-            method, kind[0], seed, max(counts[n] for n in kinds if kinds[n] == kind), shared=kind[1]
-        )
-        for kind in dict.fromkeys(kinds.values())
+    counts = {
+        name: None if judge.of_a_member else judge.num_drawn(num_submissions)
+        for name, judge in judges.items()
     }
+    predictors = {}
+    for view, shared in dict.fromkeys(kinds.values()):
+        most = [counts[name] for name in kinds if kinds[name] == (view, shared)]
+        numbers = [count for count in most if count is not None]
+        predictors[view, shared] = (
+            _draws(method, view, seed, max(numbers), shared=shared) if numbers else _members(method)
+        )
 
     def decisions(variables: Variables, batch: Batch, images: Array) -> dict[str, Decisions]:
         key = rng.stream(jax.random.key(seed), "judge")
@@ -180,6 +198,40 @@ def _draws(
         return jax.lax.map(draw, jnp.arange(num_draws))
 
     return drawn if method.stochastic else decided
+
+
+def _members(method: Method) -> Predictor:
+    """Returns the scores of all members, first the one that a row's own draw is.
+
+    Those of a random method are of one pass, drawn for the row.
+    """
+    view = method.view("members")
+
+    def members(
+        variables: Variables,
+        images: Array,
+        /,
+        *,
+        key: Key[Array, ""],
+        index: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "m b c"]:
+        keys = rng.per_example(key, jnp.arange(len(images)) if index is None else index)
+
+        def of_one(image: Array, key: Key[Array, ""]) -> Float[Array, "m c"]:
+            return view(variables, image[None], key=rng.stream(key, "draw", 0))[:, 0]
+
+        if method.stochastic:
+            logits = jax.vmap(of_one, out_axes=1)(images, keys)
+        else:
+            logits = view(variables, images, key=None)
+
+        def drawn(key: Key[Array, ""]) -> Int[Array, ""]:
+            return jax.random.randint(rng.stream(key, "member"), (), 0, len(logits))
+
+        order = (jnp.arange(len(logits))[:, None] + jax.vmap(drawn)(keys)[None]) % len(logits)
+        return jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order[..., None], axis=0)
+
+    return members
 
 
 def averaged(method_view: MethodView, num_draws: int, seed: int) -> MethodView:

@@ -87,7 +87,7 @@ class Adversary:
             is given a random other class.
         skip_misclassified: leave images that every judge has wrong already to themselves: they
             count as not robust, and are not attacked. Does not touch transfer, and is not for a
-            judge that counts all attacked images.
+            judge that counts all attacked images, or by one member (others may be right).
         num_submissions: draws of a random method that each image is submitted to, clean and
             attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
             summary; 0 for none but those that decide.
@@ -186,7 +186,9 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
-        everything = [name for name, one in self.judges.items() if one.counts == "attacked"]
+        everything = [
+            name for name, one in self.judges.items() if one.counts == "attacked" or one.of_a_member
+        ]
         if everything and self.adversary.skip_misclassified:
             skipped = [name for name, run in self.attacks.items() if run.source is None]
             if skipped:

@@ -162,9 +162,27 @@ def _of_draws(
     """Returns what submissions of an image, and judgements of the clean one, come to.
 
     Nothing of a method without randomness (whose draws agree on every image), and nothing of a
-    judge whose draws are no submissions.
+    judge whose draws are no submissions. Of one member at random it is exact; there is nothing
+    where the deployed rule is random, or no judge tells.
     """
     rule, names = config.judges[judge], [CLEAN, *counted]
+    if rule.of_a_member:
+        # Their share is known, unless they are drawn themselves; each submission draws a member.
+        others = [name for name, one in config.judges.items() if one.is_deployed]
+        if not others or any(
+            0 < record.decisions[other].share_correct < 1
+            for name in names for record in records[name].values() for other in others
+        ):  # fmt: skip
+            return {}, None
+        shares = {name: [record.decisions[judge].share_correct for record in records[name].values()]
+                  for name in names}  # fmt: skip
+        return {
+            str(k): {
+                name: 1 - sum(right**k for right in each) / len(each)
+                for name, each in shares.items()
+            }
+            for k in SUBMISSIONS
+        }, None
     num_drawn = rule.num_drawn(config.adversary.num_submissions)
     num_judgements = num_drawn // rule.num_deciding
     decisions = {name: [record.decisions[judge] for record in records[name].values()]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import checks, voting
 from robust_jax.types import MethodView, Variables
@@ -44,6 +44,40 @@ class Passes(Protocol):
     """Returns what makes a pass of its key; what is not random is computed."""
 
     def __call__(self, variables: Variables, images: Float[Array, "b h w k"], /) -> OfKey: ...
+
+
+@runtime_checkable
+class OneMember(Protocol):
+    """Returns the logits of one member, whose number may be traced."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        images: Float[Array, "b h w k"],
+        number: Int[Array, ""] | int,
+        /,
+        *,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "b c"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MembersView:
+    """A view `members` that also computes one member alone.
+
+    Attributes:
+        together: the view.
+        member: entry `number` of it.
+    """
+
+    together: MethodView
+    member: OneMember
+
+    def __call__(
+        self, variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "m b c"]:
+        """Returns the logits of all members."""
+        return self.together(variables, images, key=key)
 
 
 def voted(members: MethodView, vote: voting.Vote) -> tuple[MethodView, dict[str, MethodView]]:

@@ -8,13 +8,21 @@ from flax import linen as nn
 
 from robust_jax import rng, voting
 from robust_jax.methods.base import Forward, Method, MethodConfig
-from robust_jax.methods.deployment import Deployment, Passes, voted
+from robust_jax.methods.deployment import Deployment, MembersView, OneMember, Passes, voted
 from robust_jax.methods.draws import deployed_as
 from robust_jax.methods.objective import FeatureFactors, by_member, objective
 from robust_jax.methods.runs import Runs, training_view
 from robust_jax.methods.skip_gradient import with_skip_gradient
-from robust_jax.models import EnsembleConfig, LayerChange, Mode, NetworkConfig, ResNetConfig
+from robust_jax.models import (
+    Classifier,
+    EnsembleConfig,
+    LayerChange,
+    Mode,
+    NetworkConfig,
+    ResNetConfig,
+)
 from robust_jax.models.changes import on_images
+from robust_jax.models.ensemble import Ensemble, ensemble_of_one
 from robust_jax.types import Task
 
 
@@ -94,7 +102,9 @@ def network_method(
         quiet, _ = forward(variables, images, key=None, train=False, deterministic=True)
         return voting.logits(quiet.member_logits, config.vote)
 
-    predict, views = voted(members, config.vote)
+    random, vote = config.samples_in("prediction"), config.vote
+    alone = None if random else _member_alone(network, config)
+    predict, views = voted(members if alone is None else MembersView(members, alone), vote)
     views |= {"noise_off": noise_off, "train": training_view(runs, config.vote)}
     skipping = with_skip_gradient(network)
     if skipping is not None:
@@ -106,9 +116,25 @@ def network_method(
 
         views["skip_gradient"] = skip_gradient
     loss, in_run = objective(config, task, runs, init, {**views, "decision": predict})
-    random, vote = config.samples_in("prediction"), config.vote
     method = Method(init, loss, predict, views, random, in_run=in_run, vote=vote, taps=taps)
     return deployed_as(method, config, passes)
+
+
+def _member_alone(network: nn.Module, config: MethodConfig) -> OneMember | None:
+    """Returns the logits of one member of an ensemble without randomness; None of others."""
+    backbone = network.backbone if isinstance(network, Classifier) else None
+    if not isinstance(backbone, Ensemble):
+        return None
+    single = dataclasses.replace(backbone.config, num_members=1)
+    forward = forward_fn(network.clone(backbone=backbone.clone(config=single)), config.all_changes)
+
+    def member(variables, images, number, /, *, key=None):
+        del key
+        one = ensemble_of_one(variables, number)
+        outputs, _ = forward(one, images, key=None, train=False, deterministic=True)
+        return outputs.member_logits[0]
+
+    return member
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from robust_jax import checks
 from robust_jax.models.base import Backbone, NetworkConfig, Taps
@@ -155,6 +155,23 @@ def member_variables(variables: Variables, member: int) -> dict[str, PyTree]:
             raise ValueError(f"Expected 0 <= member={member} < {num_members}.")
         alone[name] = {"backbone": jax.tree.map(lambda leaf: leaf[member], stacked)}
     return alone
+
+
+def ensemble_of_one(variables: Variables, member: Int[Array, ""] | int) -> dict[str, PyTree]:
+    """Returns the variables of a classifier around an ensemble that has one of these members.
+
+    Args:
+        variables: of a `Classifier` around an ensemble.
+        member: which one; it may be traced.
+    """
+
+    def alone(leaf: Array) -> Array:
+        return lax.dynamic_slice_in_dim(leaf, member, 1)
+
+    return {
+        name: {"backbone": jax.tree.map(alone, value["backbone"])} if "backbone" in value else value
+        for name, value in variables.items()
+    }
 
 
 def stack_members(members: Sequence[Variables]) -> dict[str, PyTree]:

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from robust_jax.attacks import (
     APGD,
     APGDT,
+    ARC,
     BIM,
     DDN,
     EAD,
@@ -21,6 +22,7 @@ from robust_jax.attacks import (
     JSMA,
     MDI2FGSM,
     MIM,
+    MORA,
     NES,
     PGD,
     SPSA,
@@ -54,6 +56,8 @@ BOUNDED = {
     "apgd": partial(APGD, num_steps=8),
     "apgd_dlr": partial(APGD, num_steps=8, loss="dlr", num_restarts=2),
     "apgd_t": partial(APGDT, num_steps=8, num_targets=2),
+    "arc": partial(ARC, num_steps=3, num_candidates=4),
+    "mora": partial(MORA, num_steps=8, mixtures=(0.5,), num_targets=1),
     "fab": partial(FAB, num_steps=5, num_restarts=2),
     "fab_t": partial(FABT, num_steps=5, num_targets=2),
     "carlini_wagner": lambda threat: CarliniWagner(
@@ -101,6 +105,7 @@ UNBOUNDED = {
 NOT_STEEPEST = (
     "apgd_dlr",
     "apgd_t",
+    "arc",
     "boundary",
     "carlini_wagner",
     "ddn",
@@ -112,6 +117,7 @@ NOT_STEEPEST = (
     "hop_skip_jump",
     "mdi2fgsm",
     "mim_ni_si_ti_vmi",
+    "mora",
     "nes",
     "rescaled",
     "smallest_eps",
@@ -131,6 +137,7 @@ VARIANTS = (
     "fab_t",
     "fmn_l0",
     "ddn",
+    "mora",
     "ead",
     "nes",
     "rescaled",
@@ -139,6 +146,7 @@ VARIANTS = (
 )
 # These walk far or search: a second program of theirs takes twice as long to compile as another's.
 SEARCHES = (
+    "arc",
     "fab",
     "fmn",
     "deepfool",

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGD, MORA, ThreatModel, ensembles
+from robust_jax import serialization
+from robust_jax.attacks import APGD, MORA, Attack, ThreatModel, ensembles, losses, trajectory
 
 KEY = jax.random.key(29)
 THREAT = ThreatModel("linf", 0.1)
@@ -52,19 +53,51 @@ def test_rules_by_hand():
     )
 
 
-def test_loss_by_hand():
-    # Gaps of 2, 4 and 1: however sure a member is, the class it prefers has probability 4 / 6.
-    logits = jnp.log(2.0) * jnp.asarray([[[2.0, 0.0, 0.0]], [[0.0, 4.0, 0.0]], [[0.0, 0.0, 1.0]]])
-    own = jnp.asarray([0])
-    for rule in ("softmax", "voting"):
-        attack = MORA(THREAT, rule=rule, sharpness=2 * float(np.log(2)))
-        loss = attack.members_loss(logits, own, own)
-        np.testing.assert_allclose(loss, -np.log((4 / 6 + 1 / 6 + 1 / 6) / 3), rtol=1e-5)
-    # The mean is log 2 / 3 * (2, 4, 1), its gap log 2: with sharpness log 2 powers of two.
-    loss = MORA(THREAT, rule="logits", sharpness=float(np.log(2)))
-    found = loss.members_loss(logits, own, own)
-    powers = 2.0 ** (np.array([2, 4, 1]) / 3)
-    np.testing.assert_allclose(found, -np.log(powers[0] / powers.sum()), rtol=1e-5)
+def test_weights_are_the_derivative_of_the_mean_softmax():
+    logits = jax.random.normal(KEY, (4, 6, 5))
+    labels = jnp.argmax(logits.sum(axis=0), axis=1)
+
+    def rise(logits, rival):
+        log_mean = ensembles.decide(logits, "softmax")
+        return losses.gap(log_mean, labels, rival)
+
+    reweighed = jax.jit(
+        lambda *of, wrong_too: ensembles.reweighed(*of, 1.0, wrong_too), static_argnames="wrong_too"
+    )
+    rival = losses.ranked_targets(ensembles.decide(logits, "softmax"), labels, 1)[:, 0]
+    slope = jax.jit(jax.grad(lambda logits: rise(logits, rival).sum()))(logits)
+    weights = 4 * np.take_along_axis(np.asarray(slope), np.asarray(rival)[None, :, None], axis=2)
+    expected = (weights * logits).sum(axis=0) / weights.sum(axis=0)
+    found = reweighed(logits, labels, wrong_too=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Members that are wrong are left out; where all of them are, so is everything.
+    right = np.asarray(logits).argmax(axis=2)[..., None] == np.asarray(labels)[None, :, None]
+    assert 0 < right.mean() < 1
+    weights = weights * right.astype(weights.dtype)
+    found = reweighed(logits, labels, wrong_too=False)
+    expected = (weights * logits).sum(axis=0) / weights.sum(axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    worst = jnp.argmin(logits[0], axis=1)
+    found = reweighed(logits[:1], worst, wrong_too=False)
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_mixtures_by_hand():
+    # One member leads by 20: all logits are halved. With beta = 0 all members weigh the same.
+    logits = jnp.asarray([[[20.0, 0.0, 0.0]], [[2.0, 1.0, 0.0]]])
+    label = jnp.asarray([0])
+    logit_rule, votes = MORA(THREAT, rule="logits"), MORA(THREAT, rule="voting")
+    members = np.asarray([[5.5, 0.25, 0.0]])
+    np.testing.assert_allclose(logit_rule.mixed(logits, label, jnp.float32(1)), members, rtol=1e-6)
+    mean = np.asarray([[11, 0.5, 0.0]]) / 10.5
+    np.testing.assert_allclose(logit_rule.mixed(logits, label, jnp.float32(0)), mean, rtol=1e-6)
+    half = logit_rule.mixed(logits, label, jnp.float32(0.5))
+    np.testing.assert_allclose(half, (members + mean) / 2, rtol=1e-6)
+    # Of votes both members lead by one.
+    log_mean = np.log((jax.nn.softmax(jnp.asarray([[1.0, 0, 0], [2, 1, 0]]))).mean(axis=0))
+    lead = log_mean[0] - log_mean[1]
+    mixed = votes.mixed(logits, label, jnp.float32(0))
+    np.testing.assert_allclose(mixed, log_mean[None] / lead, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +105,9 @@ def test_loss_by_hand():
 )
 def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
     logits, images, labels = members
-    mora = MORA(THREAT, rule=rule, num_steps=30)(logits, images, labels, key=KEY)
+    attack = MORA(THREAT, rule=rule, num_steps=30, num_targets=2)
+    assert attack.num_runs == 7
+    mora = attack(logits, images, labels, key=KEY)
     assert float(THREAT.distance(mora, images).max()) <= THREAT.eps + 1e-6
 
     def mean_softmax(images, *, key):
@@ -84,16 +119,34 @@ def test_mora_beats_apgd_on_the_mean_softmax(rule, members):
 
 
 @pytest.mark.slow
-def test_mora_tries_targets_and_rows_are_independent(members):
+def test_each_kind_of_run_is_one_and_rows_are_independent(members):
     logits, images, labels = members
-    plain = MORA(THREAT, num_steps=10)(logits, images, labels, key=KEY)
-    attack = MORA(THREAT, num_steps=10, num_targets=2)
-    targeted = attack(logits, images, labels, key=KEY)
-    assert standing(members, targeted, "softmax") <= standing(members, plain, "softmax")
+    attack = MORA(THREAT, num_steps=10, num_targets=2, mixtures=(0.5, 0.0))
+    way = trajectory(attack, logits, images, labels, key=KEY)
+    assert way.losses.shape == (4, 11, 24)
+    np.testing.assert_array_equal(way.images, attack(logits, images, labels, key=KEY))
+    fallen = np.asarray(way.successes).any(axis=(0, 1))
+    assert standing(members, way.images, "softmax") == np.sum(~fallen)
+    # What a run towards a class raises is its probability's logarithm.
+    assert np.all(np.asarray(way.losses)[2:] <= 0)
     part = attack(logits, images[5:8], labels[5:8], key=KEY, index=jnp.asarray([5, 6, 7]))
-    np.testing.assert_allclose(part, targeted[5:8], atol=2e-5)
+    np.testing.assert_allclose(part, way.images[5:8], atol=2e-5)
 
 
 def test_rejects():
-    with pytest.raises(ValueError, match="Expected num_targets=-1 >= 0"):
-        MORA(THREAT, num_targets=-1)
+    for fields, message in (
+        ({"num_targets": -1}, "Expected num_targets=-1 >= 0"),
+        ({"beta": -1.0}, "Expected beta=-1.0 >= 0"),
+        ({"mixtures": (5.0,)}, r"Expected mixtures=\(5.0,\) to be shares in \[0, 1\]"),
+        ({"mixtures": (), "num_targets": 0}, r"Expected mixtures=\(\) with num_targets=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MORA(THREAT, **fields)
+
+
+def test_a_stored_attack_of_its_earlier_form_is_refused_in_a_line():
+    stored = serialization.to_json(MORA(THREAT))
+    assert serialization.from_json(Attack, stored) == MORA(THREAT)
+    with pytest.raises(ValueError, match="sharpness") as refused:
+        serialization.from_json(Attack, stored | {"sharpness": 4.0})
+    assert "\n" not in str(refused.value)

@@ -2,14 +2,18 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from robust_jax.attacks import FGSM, PGD, DeepFool, Spatial, ThreatModel
-from robust_jax.evaluation import records, reductions
+from robust_jax.evaluation import harness, judging, records, reductions
 from robust_jax.evaluation.attack_runs import balls
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.selection import chosen_of
+from robust_jax.methods import Method
+from robust_jax.types import Batch
 from tests import small
 
 
@@ -60,6 +64,47 @@ def test_summary_is_a_reduction_of_the_records():
     assert borda["top5_accuracy"] == {"clean": 0.75, "a": 0.75, "b": 0.75}
     low, high = summary["intervals"]["clean_accuracy"]
     assert 0 < low < 0.75 < high < 1
+
+
+def test_of_one_member_at_random_all_is_counted():
+    """Three members that say class 0, 1 and 1 + the image's number."""
+
+    def members(variables, images, /, *, key=None):
+        del variables, key
+        third = jax.nn.one_hot(1 + images[:, 0, 0, 0].astype(int), 3)
+        first, second = (jnp.broadcast_to(jnp.eye(3)[n], third.shape) for n in (0, 1))
+        return jnp.stack([first, second, third])
+
+    def predict(variables, images, /, *, key=None):
+        return members(variables, images).mean(axis=0)
+
+    views = {"deployed": predict, "members": members}
+    method = Method(lambda **_: {}, lambda **_: None, predict, views)
+    judges = {"vote": Judge(), "one": Judge(view="members", rule="paper")}
+    wanted = Evaluation(judges=judges, adversary=Adversary(skip_misclassified=False))
+    images = jnp.zeros((60, 1, 1, 1)).at[30:].set(1)
+    batch = Batch(images, jnp.ones(60, int), jnp.ones(60, bool), jnp.arange(60))
+    decide = jax.jit(judging.panel(method, judges, seed=0, num_submissions=100))
+    judged = judging.Judgement(decide({}, batch, images), *jnp.zeros((3, 60)), images)
+    rows = {row.index: row for row in harness.records_of(batch, judged, "clean")}
+    one = reductions.summarize({"clean": rows}, wanted)["judges"]["one"]
+    # Two of three are right on the first half, one on the other; the one that decides is drawn.
+    assert one["single_draw"]["clean"] == pytest.approx(1 / 2, abs=1e-6)
+    assert 0.35 < one["clean_accuracy"] < 0.65
+    ten = 1 - ((2 / 3) ** 10 + (1 / 3) ** 10) / 2
+    assert one["submissions"]["10"]["clean"] == pytest.approx(ten, abs=1e-5)
+    drawn = [rows[i].decisions["one"].prediction for i in range(30, 60)]
+    assert {*drawn} == {0, 1, 2}
+    again = decide({}, jax.tree.map(lambda leaf: leaf[30:], batch), images[30:])
+    assert again["one"].prediction.tolist() == drawn  # a row's own draw, whatever the batch
+    # Where members are drawn themselves theirs is an estimate, whose powers say nothing.
+    half = rows[0].decisions["vote"]._replace(share_correct=0.5)
+    rows[0] = rows[0]._replace(decisions=rows[0].decisions | {"vote": half})
+    assert reductions.summarize({"clean": rows}, wanted)["judges"]["one"]["submissions"] == {}
+    with pytest.raises(ValueError, match="Expected rule='honest' to be 'paper'"):
+        Judge(view="members")
+    with pytest.raises(ValueError, match="skip_misclassified=True to be False: judge 'one'"):
+        Evaluation({"fgsm": AttackRun(FGSM(small.THREAT))}, judges)
 
 
 def test_balls_of_one_norm_nest_and_hold_no_attack_without_a_bound():

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax.attacks import bind
+from robust_jax.attacks.members import member_logits, member_of
 from robust_jax.methods import (
     KAP,
     PARL,
@@ -50,6 +52,25 @@ def test_skip_gradient_is_the_deployed_view_with_another_gradient(config):
     ((_, logits), slope), ((_, same), other) = both(variables, IMAGES)
     np.testing.assert_allclose(same, logits, rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(slope - other).max()) > 0.1 * float(jnp.abs(slope).max())
+
+
+def test_a_member_of_an_ensemble_is_computed_alone():
+    network = EnsembleConfig(CNNConfig(widths=(4,), strides=(2,)), 3)
+    method = Standard(network=network).make(TASK)
+    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
+
+    @jax.jit
+    def both(variables, number):
+        view, key = bind(method.view("members"), variables), jax.random.key(3)
+        return member_logits(view, IMAGES, number, key=key), view(IMAGES, key=key)
+
+    for number in range(3):
+        alone, together = both(variables, number)
+        np.testing.assert_allclose(alone, together[number], rtol=1e-5, atol=1e-6)
+    assert member_of(bind(method.view("members"), variables)) is not None
+    # Of one that draws for all members at once there is none.
+    noisy = KAP(network=network, sigma=0.2).make(TASK)
+    assert member_of(bind(noisy.view("members"), variables)) is None
 
 
 def test_skip_gradient_is_there_where_there_are_skips():

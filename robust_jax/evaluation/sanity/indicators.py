@@ -5,14 +5,13 @@ References:
     adversarial examples", 2022 (silent success, incomplete optimisation).
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from robust_jax import rng
+from robust_jax import rng, serialization
 from robust_jax.attacks import BoundedAttack, bind, eot, losses, trajectory
 from robust_jax.attacks.trajectories import has_trajectory
 from robust_jax.evaluation.attack_runs import AttackRun
@@ -98,12 +97,11 @@ def _watched(probed: Probed) -> Iterator[tuple[str, AttackRun, View]]:
             continue
         if not has_trajectory(attack) or attack.threat.eps == 0:
             continue
-        threat = dataclasses.replace(attack.threat, eps=0.0)
-        kind: dict[str, object] = {"threat": threat}
+        described = _without_eps(serialization.to_json(attack))
         length = getattr(attack, "step_size", None)
         if length is not None:  # a step that follows eps belongs to it
-            length, kind["step_size"] = round(length / attack.threat.eps, 6), 1.0
-        kind_of = dataclasses.replace(attack, **kind), length
+            length, described["step_size"] = round(length / attack.threat.eps, 6), 1.0
+        kind_of = repr(described), length
         if (kind_of, run.view, run.eot_samples, run.draws) not in seen:
             seen.add((kind_of, run.view, run.eot_samples, run.draws))
             method_view = probed.method.view(run.view)
@@ -113,6 +111,15 @@ def _watched(probed: Probed) -> Iterator[tuple[str, AttackRun, View]]:
             if run.draws == "fresh" and run.eot_samples > 1:
                 view = eot(view, run.eot_samples)
             yield name, run, view
+
+
+def _without_eps(described: dict[str, object]) -> dict[str, object]:
+    """Returns an attack as JSON, and the attacks in it, without the radii of their balls."""
+    return {
+        name: _without_eps(value) if isinstance(value, dict) else value
+        for name, value in described.items()
+        if name != "eps"
+    }
 
 
 def _silent_success(forgotten: dict[str, float]) -> Finding:

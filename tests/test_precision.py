@@ -44,7 +44,8 @@ def test_steps_of_an_evaluation(precision, variables):
     evaluator = evaluation.make_evaluator(METHOD, config, sharding.make_mesh(1))
     for name, least in (("clean", 2), ("pgd", 6)):
         step = evaluator.steps[name]
-        traced = step.trace(variables, None, None, BATCH, BATCH.label, jax.random.key(0))
+        attack = None if name == "clean" else PGD_2
+        traced = step.trace(attack, variables, None, None, BATCH, BATCH.label, jax.random.key(0))
         found = products(traced.jaxpr)
         assert len(found) >= least
         assert set(found) == {(PRECISIONS[precision or "highest"],) * 2}

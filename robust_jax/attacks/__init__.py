@@ -42,7 +42,8 @@ What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`
 made of views (`views.py`), which of several ends is kept (`runs.py`), suites on the examples that
 still stand (`suites.py`), linearised boundaries (`linearised.py`), members computed alone
 (`members.py`), an attack's way (`trajectories.py`), what it costs in passes (`passes.py`), as many
-images as there are (`dataset.py`), what is refused (`checks.py`).
+images as there are (`dataset.py`), several radii (`radii.py`; `leaves.py` for why they are one
+program), what is refused (`checks.py`).
 """
 
 from robust_jax.attacks.apgd import APGD, APGDT
@@ -62,6 +63,7 @@ from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.pgd import BIM, FGSM, PGD
+from robust_jax.attacks.radii import Radii, over_radii
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.sigma_zero import SigmaZero
 from robust_jax.attacks.smallest_eps import SmallestEps
@@ -115,6 +117,7 @@ __all__ = [
     "HopSkipJump",
     "MinimumNormAttack",
     "Passes",
+    "Radii",
     "Rescaled",
     "SigmaZero",
     "SmallestEps",
@@ -136,6 +139,7 @@ __all__ = [
     "in_float64",
     "nes",
     "over_dataset",
+    "over_radii",
     "standing_with_twice_the_draws",
     "straight_through",
     "trajectory",

@@ -5,7 +5,6 @@ Nothing here knows of networks: a view is any JAX function from images to logits
 
 import abc
 import dataclasses
-import functools
 from typing import ClassVar, TypeVar
 
 import jax
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from robust_jax import rng
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
+from robust_jax.attacks.leaves import WithLeaves
 from robust_jax.attacks.passes import Passes, counted, marked
 from robust_jax.attacks.runs import Given
 from robust_jax.attacks.threat import without_nan
@@ -27,13 +27,14 @@ AttackType = TypeVar("AttackType", bound="Attack")
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack(abc.ABC):
+class Attack(WithLeaves, abc.ABC):
     """Hyper-parameters of an attack, called as `attack(view, images, labels, key=key)`.
 
     Subclasses add their fields and `perturb`. Where the arrays are concrete (a notebook), the
     call checks their values too. It attacks the view as it is at the call, whatever became of the
-    weights since the last one, and compiles once per attack, program of the view and shape; a plain
-    function is traced for that at every call, `bind` and `Partial` are not (see `as_view`). Inside
+    weights since the last one, and compiles once per attack, program of the view and shape; another
+    radius or step size compiles nothing (they are the attack's leaves, as a pytree); a plain
+    function is traced at every call, `bind` and `Partial` are not (see `as_view`). Inside
     a caller's `jit` only shapes and dtypes can be checked, and values are the caller's.
 
     Guarantees:
@@ -57,7 +58,7 @@ class Attack(abc.ABC):
     takes_starts: ClassVar[bool] = False
     targeted = False  # without an annotation, so that subclasses may make it a field
 
-    def __post_init__(self) -> None:  # noqa: B027 (an attack may have nothing to refuse)
+    def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
 
     @property
@@ -65,7 +66,7 @@ class Attack(abc.ABC):
     def box(self) -> tuple[float, float]:
         """Returns the smallest and largest pixel value."""
 
-    def check(self, images: Array | np.ndarray) -> None:  # noqa: B027
+    def check(self, images: Array | np.ndarray) -> None:
         """Raises ValueError where images of this shape do not suit the attack."""
 
     @abc.abstractmethod
@@ -235,24 +236,25 @@ class Attack(abc.ABC):
         return _counted(self, given)
 
 
-def _perturbed_of(attack: Attack, given: Given) -> Images:
+def perturbed(attack: Attack, given: Given) -> Images:
+    """Returns the images of a call, inside a caller's compiled function."""
     # The arguments are cut too, so that loops inside are not differentiated for nothing.
     view, images = jax.lax.stop_gradient((given.view, given.images))
     adversarial = attack.perturb(given._replace(view=view, images=images))
     return jax.lax.stop_gradient(without_nan(adversarial, images))
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _counted(attack: Attack, given: Given) -> tuple[Images, Passes]:
     given = given._replace(view=marked(given.view))
-    return counted(functools.partial(_perturbed_of, attack), given.images)(given)
+    return counted(perturbed, given.images)(attack, given)
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _perturbed(attack: Attack, given: Given) -> Images:
-    return _perturbed_of(attack, given)
+    return perturbed(attack, given)
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _started(attack: Attack, given: Given) -> Bool[Array, " b"]:
     return attack.has_start(given)

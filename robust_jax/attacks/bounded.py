@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, Literal
+import functools
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -16,6 +17,8 @@ from robust_jax.attacks.runs import Found, Given, Number, Run, best_of
 from robust_jax.attacks.threat import Norm, ThreatModel
 from robust_jax.checks import one_of
 from robust_jax.types import Images, Index, KeyArray, Labels, View
+
+BoundedType = TypeVar("BoundedType", bound="BoundedAttack")
 
 MOST_CANDIDATES = 100
 """Classes whose boundaries are linearised to find the nearest, the likeliest first."""
@@ -89,6 +92,12 @@ class BoundedAttack(Attack):
         """Raises ValueError where the ball is larger than the box of such images."""
         self.threat.check(images.shape[1:])
 
+    def with_eps(self: BoundedType, eps: float) -> BoundedType:
+        """Returns the attack in a ball of another radius; of one that holds others, these too."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved = {name: _with_eps(value, eps) for name, value in fields.items()}
+        return dataclasses.replace(self, **moved)
+
     @property
     def num_runs(self) -> int:
         """Returns the number of runs."""
@@ -136,6 +145,14 @@ class BoundedAttack(Attack):
         )
 
 
+def _with_eps(value: object, eps: float) -> object:
+    if isinstance(value, ThreatModel):
+        return dataclasses.replace(value, eps=eps)
+    if isinstance(value, BoundedAttack):
+        return value.with_eps(eps)
+    return tuple(_with_eps(part, eps) for part in value) if isinstance(value, tuple) else value
+
+
 @dataclasses.dataclass(frozen=True)
 class LossAttack(BoundedAttack):
     """An attack that raises a loss.
@@ -174,6 +191,35 @@ class LossAttack(BoundedAttack):
     def succeeded(self, logits: Float[Array, "b c"], labels: Labels) -> Bool[Array, " b"]:
         """Returns where the attack has reached its goal."""
         return losses.misclassified(logits, labels) != self.targeted
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSteps(LossAttack):
+    """An attack that raises a loss by steps of one length.
+
+    Attributes:
+        reach: how far all steps lead together, as a multiple of eps, where their length is left
+            open.
+        num_steps: number of steps; this and the next are fields.
+        step_size: length of a step; None is reach * eps / num_steps.
+    """
+
+    reach: ClassVar[float] = 1.0
+    # Without annotations, so that subclasses may make them fields.
+    num_steps = 10
+    step_size = None
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Returns the step size as it is given, and the length of a step."""
+        return (*super().leaves, "step_size", "length")
+
+    @functools.cached_property
+    def length(self) -> float:
+        """Returns the length of a step."""
+        if self.step_size is not None:
+            return self.step_size
+        return self.reach * self.threat.eps / self.num_steps
 
 
 def start_keys(key: KeyArray, index: Index, *counters: Number) -> Key[Array, " b"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.bounded import LossAttack, start_keys
+from robust_jax.attacks.bounded import FixedSteps, LossAttack, start_keys
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import Norm, expand
@@ -101,7 +101,7 @@ class FGSM(LossAttack):
 
 
 @dataclasses.dataclass(frozen=True)
-class BIM(LossAttack):
+class BIM(FixedSteps):
     """Steps from the clean image; the last iterate.
 
     Attributes:
@@ -130,13 +130,11 @@ class BIM(LossAttack):
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the end of the steps."""
-        steps = self.num_steps
-        length = self.threat.eps / steps if self.step_size is None else self.step_size
-        return climb(self, run, given, num_steps=steps, step_size=length)
+        return climb(self, run, given, num_steps=self.num_steps, step_size=self.length)
 
 
 @dataclasses.dataclass(frozen=True)
-class PGD(LossAttack):
+class PGD(FixedSteps):
     """Steps from random points of the ball.
 
     Attributes:
@@ -159,6 +157,7 @@ class PGD(LossAttack):
 
     in_steps: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    reach: ClassVar[float] = 2.5
 
     num_steps: int = 10
     step_size: float | None = None
@@ -211,13 +210,12 @@ class PGD(LossAttack):
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one restart."""
-        steps = self.num_steps
         return climb(
             self,
             run,
             given,
-            num_steps=steps,
-            step_size=2.5 * self.threat.eps / steps if self.step_size is None else self.step_size,
+            num_steps=self.num_steps,
+            step_size=self.length,
             start=self.start(given.images, start_keys(given.key, given.index, run.number)),
             keep=self.keep,
         )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.bounded import LossAttack
+from robust_jax.attacks.bounded import FixedSteps, LossAttack
 from robust_jax.attacks.carlini_wagner import adam_step
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Run
@@ -162,7 +162,7 @@ class SPSA(ScoreAttack):
 
 
 @dataclasses.dataclass(frozen=True)
-class NES(ScoreAttack):
+class NES(ScoreAttack, FixedSteps):
     """PGD whose gradient is estimated along Gaussian directions.
 
     Attributes:
@@ -174,6 +174,7 @@ class NES(ScoreAttack):
     """
 
     noise: ClassVar[Literal["gaussian", "rademacher"]] = "gaussian"
+    reach: ClassVar[float] = 2.5
 
     sigma: float = 0.001
     num_samples: int = 25
@@ -190,7 +191,4 @@ class NES(ScoreAttack):
     ) -> tuple[Array, tuple[Array, Array]]:
         """Returns the points after a step of fixed length."""
         del count
-        step_size = self.step_size
-        if step_size is None:
-            step_size = 2.5 * self.threat.eps / self.num_steps
-        return points + step_size * self.threat.steepest(gradient), moments
+        return points + self.length * self.threat.steepest(gradient), moments

@@ -77,6 +77,16 @@ class Square(LossAttack):
     initial_share: float = 0.8
     rescale_schedule: bool = False
 
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Returns the square of the radius, which L2 compares with."""
+        return (*super().leaves, "eps_squared")
+
+    @functools.cached_property
+    def eps_squared(self) -> float:
+        """Returns the square of the radius."""
+        return self.threat.eps**2
+
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
@@ -221,7 +231,7 @@ class Square(LossAttack):
                 spare = jnp.maximum(eps - jnp.sum(jnp.abs(delta)), 0) / num_channels
                 mass = num_channels * (spare + both)
             else:
-                spare = jnp.maximum(eps**2 - jnp.sum(delta**2), 0) / num_channels
+                spare = jnp.maximum(self.eps_squared - jnp.sum(delta**2), 0) / num_channels
                 mass = jnp.sqrt(spare + both**2)
             new = new * target
             new = new / (norms(new) + _TINY) * mass

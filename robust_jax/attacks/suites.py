@@ -4,7 +4,6 @@ A suite runs on the host over compiled runs of a few fixed batch sizes, so falle
 nothing and nothing is compiled per batch.
 """
 
-import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +147,7 @@ def total_of(passes: Passes) -> int:
     return int(sum(np.sum(each) for each in passes))
 
 
-def _judge(
+def judge(
     attack: BoundedAttack, points: Images, number: Number, given: Given
 ) -> tuple[Images, Bool[Array, " b"]]:
     """Returns the points in the balls, and which are misclassified under a key of their own."""
@@ -157,7 +156,7 @@ def _judge(
     return points, losses.misclassified(logits, given.labels)
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _one_run(
     attack: BoundedAttack, number: Number, given: Given
 ) -> tuple[Images, Bool[Array, " b"], Passes]:
@@ -165,7 +164,7 @@ def _one_run(
 
     def one_run(number: Number, given: Given) -> tuple[Images, Bool[Array, " b"]]:
         points = attack.run(attack.planned(number, attack.targets(given)), given).images
-        return _judge(attack, points, number, given)
+        return judge(attack, points, number, given)
 
     given = given._replace(view=marked(given.view))
     (points, fallen), passes = counted(one_run, given.images)(number, given)
@@ -266,12 +265,12 @@ def in_segments(
                 yield run, rows[fallen], np.asarray(points)[: len(rows)][fallen]
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _targets(attack: APGD, given: Given) -> tuple[Int[Array, "b t"] | None, Passes]:
     return counted(attack.targets, given.images)(given._replace(view=marked(given.view)))
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _segment(
     attack: APGD,
     number: Number,
@@ -291,13 +290,13 @@ def _segment(
     return counted(segment, given.images)(state, given._replace(view=marked(given.view)))
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _judged(
     attack: APGD, points: Images, number: Number, given: Given
 ) -> tuple[tuple[Images, Bool[Array, " b"]], Passes]:
-    """Returns what `_judge` does, and its passes."""
-    judge = functools.partial(_judge, attack)
-    return counted(judge, given.images)(points, number, given._replace(view=marked(given.view)))
+    """Returns what `judge` does, and its passes."""
+    given = given._replace(view=marked(given.view))
+    return counted(judge, given.images)(attack, points, number, given)
 
 
 class _Inspected(NamedTuple):

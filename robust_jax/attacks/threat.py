@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import sparsity
+from robust_jax.attacks.leaves import WithLeaves
 
 Norm = Literal["linf", "l2", "l1", "l0", "l0_values"]
 """L0 counts pixels: places of an image [h w k], whatever changes of their channels; "l0_values"
@@ -83,7 +85,7 @@ def places(values: Array) -> Float[Array, "b n k"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreatModel:
+class ThreatModel(WithLeaves):
     """A ball around the clean image, within the box of valid images.
 
     Guarantees:
@@ -119,11 +121,26 @@ class ThreatModel:
                 f"Expected eps={self.eps} <= {width}, the width of bounds={self.bounds}."
             )
 
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Returns the radius; in L0 it is a count, on which shapes may depend."""
+        return () if self.norm in COUNTS else ("eps",)
+
     def __str__(self) -> str:
         return f"{self.norm} eps {self.eps:{'.0f' if self.norm in COUNTS else '.4g'}}"
 
+    def contains(self, other: "ThreatModel") -> bool:
+        """Returns whether another ball around the same image lies in this one, of the same norm."""
+        same_kind = (other.norm, other.bounds) == (self.norm, self.bounds)
+        return same_kind and other.eps <= self.eps
+
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError where the ball is larger than the box of images of this shape."""
+        """Raises ValueError where the ball is larger than the box of images of this shape.
+
+        A radius that is being traced is its caller's.
+        """
+        if isinstance(self.eps, Tracer):
+            return
         width, number = self.bounds[1] - self.bounds[0], math.prod(shape)
         most, what = {
             "linf": (width, "the width"),

@@ -1,6 +1,5 @@
 """The way that an attack in steps takes: its loss at every step, for plots and for doubts."""
 
-import functools
 from typing import NamedTuple, TypeGuard
 
 import jax
@@ -65,7 +64,7 @@ def has_trajectory(attack: Attack) -> TypeGuard[BoundedAttack]:
     return isinstance(attack, BoundedAttack) and attack.in_steps
 
 
-@functools.partial(compiled, static_argnames=("attack",))
+@compiled
 def _follow(attack: BoundedAttack, given: Given) -> Trajectory:
     view, images = jax.lax.stop_gradient((given.view, given.images))
     given = given._replace(view=view, images=images)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.bounded import LossAttack
+from robust_jax.attacks.bounded import FixedSteps
 from robust_jax.attacks.checks import (
     check_counts,
     check_height_and_width,
@@ -97,7 +97,7 @@ def blurred(images: Float[Array, "b h w k"], size: int) -> Float[Array, "b h w k
 
 
 @dataclasses.dataclass(frozen=True)
-class MIM(LossAttack):
+class MIM(FixedSteps):
     """BIM along a running sum of gradients, each divided by its mean absolute value.
 
     CleverHans divides by the mean, the paper by the sum of absolute values: the sum differs by a
@@ -176,7 +176,7 @@ class MIM(LossAttack):
             seen = DiverseView(view, index, self.probability, self.smallest)
         loss_fn = self.loss_fn(view, images, key=key)
         root = rng.stream(key, "view", run.number)
-        length = self.threat.eps / self.num_steps if self.step_size is None else self.step_size
+        length = self.length
 
         def judge(points: Images, view: View, key: KeyArray) -> Found:
             values, logits = losses.evaluate(loss_fn, view, points, labels, key=key)

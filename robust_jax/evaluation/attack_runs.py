@@ -1,11 +1,12 @@
 """Attacks of an evaluation: what each is aimed at, and in which ball. A row of its table."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from robust_jax import serialization
 from robust_jax.attacks import Attack, BoundedAttack, ThreatModel
+from robust_jax.attacks.radii import check_rising
 from robust_jax.evaluation.judges import REDUCED_DRAWS
 
 
@@ -24,6 +25,10 @@ class AttackRun:
             the model itself. `evaluate.py --sources NAME DIR` says which it is. A transferred
             example is never left out because the model was wrong already.
         adaptive: designed against this defence, and not of its paper.
+        after: name of an earlier row whose ball lies in this one's: what a judge has wrong there
+            counts as wrong here, with the same image, and what all have wrong there is not attacked
+            again. So no number rises with the radius, and none is above that of the row by
+            itself with the same draws: see `over_radii`.
     """
 
     attack: Attack
@@ -32,6 +37,7 @@ class AttackRun:
     draws: Literal["fresh", "fixed"] = "fresh"
     source: str | None = None
     adaptive: bool = False
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if self.eot_samples < 1:
@@ -54,7 +60,66 @@ class AttackRun:
             words.append(f"of {self.source}")
         if self.adaptive:
             words.append("adaptive")
+        if self.after is not None:
+            words.append(f"after {self.after}")
         return ", ".join(words)
+
+    def over_radii(self, name: str, *, eps: Sequence[float]) -> "dict[str, AttackRun]":
+        """Returns a row of the table for each radius, each going on from the one before.
+
+        They are one program with the same draws: compiled once, and an image that has fallen costs
+        no more passes. The report shows them as a curve.
+
+        Args:
+            name: of the rows, before the radius.
+            eps: radii, rising. A step size that is given is kept; one that is None follows them.
+
+        Raises:
+            ValueError: the attack has no ball, or the radii do not rise.
+
+        Example:
+            >>> from robust_jax.attacks import APGD
+            >>> run = AttackRun(APGD(ThreatModel("linf", 8 / 255)))
+            >>> rows = run.over_radii("apgd", eps=[0.01, 0.02])
+            >>> {name: row.after for name, row in rows.items()}
+            {'apgd eps 0.01': None, 'apgd eps 0.02': 'apgd eps 0.01'}
+        """
+        if not isinstance(self.attack, BoundedAttack):
+            raise ValueError(f"Expected attack={self.attack} to be one inside a ball.")
+        check_rising(eps)
+        rows: dict[str, AttackRun] = {}
+        for radius in eps:
+            after, title = next(reversed(rows), None), f"{name} eps {radius:.4g}"
+            attack = self.attack.with_eps(radius)
+            rows[title] = dataclasses.replace(self, attack=attack, after=after)
+        return rows
+
+    def check_after(self, earlier: Mapping[str, "AttackRun"], name: str) -> None:
+        """Raises ValueError unless the row that this one goes on from is in a ball inside its own.
+
+        Args:
+            earlier: rows above it, by name.
+            name: its own.
+        """
+        before = earlier.get(self.after or "")
+        if before is None:
+            raise ValueError(
+                f"Expected after={self.after!r} of {name!r} to be a row above it: {[*earlier]}."
+            )
+        inner, outer = (
+            one.attack.threat if isinstance(one.attack, BoundedAttack) else None
+            for one in (before, self)
+        )
+        if inner is None or outer is None or not outer.contains(inner):
+            raise ValueError(
+                f"Expected after={self.after!r} of {name!r} to be in a ball inside its own, "
+                f"found {inner} and {outer}."
+            )
+        if before.adaptive != self.adaptive:
+            raise ValueError(
+                f"Expected adaptive={self.adaptive} of {name!r} to be that of {self.after!r}, from "
+                "which it goes on: a judge counts both or none."
+            )
 
     def reduced(self) -> "AttackRun":
         """Returns the run at the small budget: its attack's, and 4 draws of EOT."""

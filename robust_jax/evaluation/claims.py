@@ -123,8 +123,10 @@ def _narrowest(description: Description) -> Iterator[tuple[str, Description]]:
     yield f"records/{CLEAN}", _narrowed(description)
     for name in sources:
         yield f"records/{CLEAN}@{name}", _narrowed(description, others=[name])
-    for name, run in objects(evaluation, "attacks").items():
-        fields = {"attacks": {name: {**run, "adaptive": False}}, "others": asked}
+    attacks = objects(evaluation, "attacks")
+    for name in attacks:
+        chain = {one: {**attacks[one], "adaptive": False} for one in _up_to(attacks, name)}
+        fields = {"attacks": chain, "others": asked}
         yield f"records/{name}", _narrowed(description, **fields)
     for title, certifier in part(evaluation, "certificates").items():
         certificates = {title: certifier}
@@ -135,6 +137,12 @@ def _narrowest(description: Description) -> Iterator[tuple[str, Description]]:
                 f"certificates/{title}{ending}",
                 _narrowed(description, certificates=certificates, others=named),
             )
+
+
+def _up_to(attacks: Mapping[str, formats.Tree], name: str) -> list[str]:
+    """Returns the rows that the records of one depend on: those it goes on from, and itself."""
+    before = attacks[name].get("after")
+    return [*(_up_to(attacks, before) if isinstance(before, str) else ()), name]
 
 
 def part(tree: Mapping[str, object], name: str) -> formats.Tree:

@@ -84,8 +84,14 @@ def check(
         source = name.partition("@")[2] or None if run is None else run.source
         variables, other = models[None][1], None if source is None else models[source][1]
         what = "judging clean images" if run is None else f"attack {name!r}"
-        host = run is not None and run.attack.on_host
-        dry_run(step, variables, other, starts, batch, numbers, key, what=what, on_host=host)
+        attack, given = None, (variables, other, starts, batch, numbers, key)
+        if run is not None:
+            attack = run.attack
+            dry_run(attack.check, batch.image, what=what)  # of a radius that is a number
+        if attack is not None and attack.on_host:
+            dry_run(functools.partial(step, attack), *given, what=what, on_host=True)
+        else:
+            dry_run(step, attack, *given, what=what)
     one: PyTree = jax.ShapeDtypeStruct((1, *task.input_shape), jnp.float32)
     label: PyTree = jax.ShapeDtypeStruct((1,), jnp.int32)
     for title, certifier in config.certificates.items():

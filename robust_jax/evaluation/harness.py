@@ -5,6 +5,7 @@ attacks is taken per example, and an evaluation that was stopped goes on where i
 not the attack, enforces the ball, measures the distance and judges.
 """
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from jaxtyping import Array
 from robust_jax import rng, serialization
 from robust_jax.certify import Margins
 from robust_jax.data import Split, eval_batches
+from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judging import Judgement, panel
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.records import (
@@ -99,10 +101,20 @@ def make_evaluator(
     for name, source in sources.items():
         steps[f"{CLEAN}@{name}"] = source_step(source, mesh, config.precision, config.seed)
     for name, run in config.attacks.items():
+        if run.after is not None and _is_another_ball(run, config.attacks[run.after]):
+            steps[name] = steps[run.after]  # of the same draws too
+            continue
         attacked = method if run.source is None else sources[run.source]
         steps[name] = attack_step(name, run, attacked, judges, mesh, config.precision, config.seed)
     stochastic = any(one.stochastic for one in [method, *sources.values()])
     return Evaluator(config, mesh, stochastic, steps)
+
+
+def _is_another_ball(run: AttackRun, before: AttackRun) -> bool:
+    """Returns whether two rows differ in radius and step sizes alone: one program serves both."""
+    same_program = jax.tree.structure(run.attack) == jax.tree.structure(before.attack)
+    same_target = dataclasses.replace(run, attack=before.attack, after=before.after) == before
+    return same_program and same_target
 
 
 def evaluate(
@@ -160,8 +172,10 @@ def evaluate(
     records: Records = {CLEAN: {row: clean[CLEAN][row] for row in rows.tolist()}}
     for name, run in config.attacks.items():
         chosen, labels = rows, None
-        if config.adversary.skip_misclassified and run.source is None:
-            right = [row for row, record in records[CLEAN].items() if record.right_somewhere]
+        before = records[run.after or CLEAN]
+        skips = config.adversary.skip_misclassified and run.source is None
+        if run.after is not None or skips:
+            right = [row for row, record in before.items() if record.right_somewhere]
             chosen = np.asarray(right, np.int32)
         if config.adversary.labels == "predicted":
             known = clean[CLEAN if run.source is None else f"{CLEAN}@{run.source}"]
@@ -169,7 +183,12 @@ def evaluate(
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
         attacked = judged(name, chosen, labels, run.source)
         # An example that was already wrong is not robust, whatever was done to it.
-        records[name] = {row: attacked.get(row) or records[CLEAN][row] for row in rows.tolist()}
+        if run.after is None:
+            records[name] = {row: attacked.get(row) or before[row] for row in rows.tolist()}
+        else:
+            records[name] = {
+                row: before[row].in_a_larger_ball(attacked.get(row)) for row in rows.tolist()
+            }
     return records
 
 
@@ -206,7 +225,10 @@ def _gone_on_with(
         # they come in does not matter.
         key = rng.stream(root, "evaluation", number if evaluator.stochastic else 0)
         began = time.perf_counter()
-        judgement = jax.device_get(evaluator.steps[name](*models, batch, attack_labels, key))
+        row = config.attacks.get(name)
+        attack = None if row is None else row.attack
+        step = evaluator.steps[name]
+        judgement = jax.device_get(step(attack, *models, batch, attack_labels, key))
         # Records need no pixels: labels in their place spare the copy from the devices.
         rows_of_batch = on_host(batch._replace(image=batch.label))
         lines = records_of(rows_of_batch, judgement, name)

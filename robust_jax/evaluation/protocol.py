@@ -203,6 +203,11 @@ class Evaluation:
         for name in [*self.attacks, *self.judges, *self.certificates, *self.others]:
             if "/" in name or "@" in name:
                 raise ValueError(f"Expected name={name!r} without '/' and '@': it names a file.")
+        earlier: dict[str, AttackRun] = {}
+        for name, run in self.attacks.items():
+            if run.after is not None:
+                run.check_after(earlier, name)
+            earlier[name] = run
         for name, members in self.worst_of.items():
             unknown = [member for member in members if member not in self.attacks]
             if unknown or not members:

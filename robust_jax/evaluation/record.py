@@ -66,6 +66,22 @@ class Record(NamedTuple):
         """Returns whether any judge has it right."""
         return any(decision.correct for decision in self.decisions.values())
 
+    def in_a_larger_ball(self, found: "Record | None") -> "Record":
+        """Returns what counts of the example in a ball around this one's.
+
+        A judge that has it wrong here has it wrong there: the image lies in both balls.
+
+        Args:
+            found: of an attack in that ball; None where none was made.
+        """
+        if found is None:
+            return self._replace(passes=None)
+        decisions = {
+            judge: found.decisions[judge] if decision.correct else decision
+            for judge, decision in self.decisions.items()
+        }
+        return found._replace(decisions=decisions)
+
     def to_json(self) -> dict[str, object]:
         """Returns the line."""
         decisions = {judge: decision._asdict() for judge, decision in self.decisions.items()}

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
 from robust_jax import rng
-from robust_jax.attacks import BoundedAttack, Passes, bind, eot
+from robust_jax.attacks import Attack, BoundedAttack, Passes, bind, eot
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
 from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
@@ -24,13 +24,15 @@ from robust_jax.types import Batch, Variables, View
 class StepFn(Protocol):
     """Returns what all judges find on a batch, clean or after an attack; compiled.
 
-    Its arguments are those of every step, used or not: arrays of the model and of the source that
-    the step attacks or judges in its place, clean images to begin at, the batch, the labels to move
-    away from, and the batch's key.
+    Its arguments are those of every step, used or not: the attack, whose radius and step sizes may
+    be others from call to call, arrays of the model and of the source that the step attacks or
+    judges in its place, clean images to begin at, the batch, the labels to move away from, and the
+    batch's key.
     """
 
     def __call__(
         self,
+        attack: Attack | None,
         variables: Variables,
         source: Variables | None,
         starts: Array | None,
@@ -46,7 +48,7 @@ def _sharded(step: StepFn, mesh: Mesh, precision: Precision) -> StepFn:
     over_batch, everywhere = batched(mesh), replicated(mesh)
     return jitted(
         at_precision(step, precision),
-        in_shardings=(everywhere, everywhere, everywhere, over_batch, over_batch, everywhere),
+        in_shardings=(*[everywhere] * 4, over_batch, over_batch, everywhere),
         out_shardings=everywhere,
     )
 
@@ -54,8 +56,8 @@ def _sharded(step: StepFn, mesh: Mesh, precision: Precision) -> StepFn:
 def clean_step(judges: Panel, mesh: Mesh, precision: Precision) -> StepFn:
     """Returns the step that judges clean images by the model."""
 
-    def step(variables, source, starts, batch, labels, key):
-        del source, starts, labels  # of attacks alone
+    def step(attack, variables, source, starts, batch, labels, key):
+        del attack, source, starts, labels  # of attacks alone
         return judge_images(judges, variables, batch, batch.image, key)
 
     return _sharded(step, mesh, precision)
@@ -65,8 +67,8 @@ def source_step(method: Method, mesh: Mesh, precision: Precision, seed: int) -> 
     """Returns the step that judges clean images by a source, each by its mean prediction."""
     judges = panel(method, {"source": Judge()}, seed, num_submissions=0)
 
-    def step(variables, source, starts, batch, labels, key):
-        del variables, starts, labels
+    def step(attack, variables, source, starts, batch, labels, key):
+        del attack, variables, starts, labels
         return judge_images(judges, source, batch, batch.image, key)
 
     return _sharded(step, mesh, precision)
@@ -91,7 +93,7 @@ class _Attacked(NamedTuple):
 
     Attributes:
         name: of the row.
-        run: the attack.
+        run: what it is aimed at; its attack is that of a call.
         method_view: what it attacks.
         judges: who judge the images.
         mesh: devices.
@@ -116,8 +118,9 @@ class _Attacked(NamedTuple):
         averages = self.run.eot_samples > 1 and self.run.draws == "fresh"
         return eot(view, self.run.eot_samples) if averages else view
 
-    def attack(
+    def attacked(
         self,
+        attack: Attack,
         variables: Variables,
         source: Variables | None,
         starts: Array | None,
@@ -126,7 +129,7 @@ class _Attacked(NamedTuple):
         key: Key[Array, ""],
     ) -> _AttackedImages:
         """Returns the attacked images, and how the attack came to them."""
-        attack, view = self.run.attack, self.view(variables, source)
+        view = self.view(variables, source)
         key = rng.stream(key, f"attack {self.name}")
         if attack.targeted:
             labels = random_targets(view, batch, self.seed)
@@ -146,6 +149,7 @@ class _Attacked(NamedTuple):
 
     def judge(
         self,
+        attack: Attack,
         variables: Variables,
         source: Variables | None,
         batch: Batch,
@@ -153,8 +157,8 @@ class _Attacked(NamedTuple):
         key: Key[Array, ""],
     ) -> Judgement:
         """Returns what all judges find, once the images are inside the ball for sure."""
-        if isinstance(self.run.attack, BoundedAttack):
-            images = self.run.attack.threat.project(images, batch.image)
+        if isinstance(attack, BoundedAttack):
+            images = attack.threat.project(images, batch.image)
         key, view = rng.stream(key, f"judge {self.name}"), self.view(variables, source)
         return judge_images(self.judges, variables, batch, images, key, view)
 
@@ -179,9 +183,10 @@ def attack_step(
 def _device_step(row: _Attacked) -> StepFn:
     """Returns attack and judgement as one program."""
 
-    def step(variables, source, starts, batch, labels, key):
-        images, passes, started = row.attack(variables, source, starts, batch, labels, key)
-        judgement = row.judge(variables, source, batch, images, key)
+    def step(attack, variables, source, starts, batch, labels, key):
+        found = row.attacked(attack, variables, source, starts, batch, labels, key)
+        images, passes, started = found
+        judgement = row.judge(attack, variables, source, batch, images, key)
         return judgement._replace(started=started, passes=passes)
 
     return _sharded(step, row.mesh, row.precision)
@@ -190,24 +195,24 @@ def _device_step(row: _Attacked) -> StepFn:
 def _host_step(row: _Attacked) -> StepFn:
     """Returns an attack that runs on the host over programs of its own, and then the judgement."""
 
-    def judge(variables, source, starts, batch, images, key):
+    def judge(attack, variables, source, starts, batch, images, key):
         del starts  # the images stand where labels do in other steps
-        return row.judge(variables, source, batch, images, key)
+        return row.judge(attack, variables, source, batch, images, key)
 
     judge_step = _sharded(judge, row.mesh, row.precision)
 
-    def attacked(variables, source, batch, labels, key):
+    def attacked(attack, variables, source, batch, labels, key):
         if isinstance(batch.image, Tracer):  # a dry run
-            return row.attack(variables, source, None, batch, labels, key)
+            return row.attacked(attack, variables, source, None, batch, labels, key)
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
             variables, source = local((variables, source))
             batch, labels = jax.device_put(on_host((batch, labels)))
-        found = row.attack(variables, source, None, batch, labels, key)
+        found = row.attacked(attack, variables, source, None, batch, labels, key)
         return found._replace(images=spread(found.images, row.mesh))
 
-    def step(variables, source, starts, batch, labels, key):
-        images, passes, _ = attacked(variables, source, batch, labels, key)
-        judgement = judge_step(variables, source, starts, batch, images, key)
+    def step(attack, variables, source, starts, batch, labels, key):
+        images, passes, _ = attacked(attack, variables, source, batch, labels, key)
+        judgement = judge_step(attack, variables, source, starts, batch, images, key)
         return judgement._replace(passes=passes)
 
     return at_precision(step, row.precision)

@@ -126,7 +126,7 @@ NOT_STEEPEST = (
     "square",
     "trust_region",
 )
-# Each shares its code with another: a program compiled for one more eps or norm is slow for them.
+# Each shares its code with another: a program compiled for one more norm is slow for them.
 VARIANTS = (
     "bim",
     "mim",
@@ -165,9 +165,9 @@ SIBLINGS = (*VARIANTS, *SEARCHES, "carlini_wagner")
 KEY = jax.random.key(7)
 
 
-@partial(jax.jit, static_argnums=0)
+@jax.jit
 def run(attack, view, images, labels, index=None):
-    """Returns the adversarial images; compiled once for an attack and a shape."""
+    """Returns the adversarial images; compiled once for an attack and a shape, whatever its eps."""
     return attack(view, images, labels, key=KEY, index=index)
 
 

@@ -13,6 +13,7 @@ from robust_jax import analysis, attacks, certify
 from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, ThreatModel, as_view, bind
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.runtime import programs
+from tests.compilations import count_compilations
 
 KEY = jax.random.key(3)
 THREAT = ThreatModel("linf", 0.1)
@@ -104,6 +105,11 @@ MADE = {
     "over_dataset": lambda m: attacks.over_dataset(
         FGSM(THREAT), m.view, IMAGES, LABELS, key=KEY, batch_size=2, progress=False
     ),
+    "over_radii": lambda m: (
+        attacks.over_radii(
+            FGSM(THREAT), m.view, IMAGES, LABELS, eps=[0.05, 0.1], key=KEY, batch_size=4
+        ).images
+    ),
     "standing_with_twice_the_draws": lambda m: jnp.stack(
         attacks.standing_with_twice_the_draws(
             FGSM(THREAT), m.view, IMAGES, LABELS, num_samples=1, judge=m.view, key=KEY
@@ -160,21 +166,6 @@ def test_a_model_is_what_it_is_at_the_call(name):
     assert programs.executable.cache_info().misses == compilations
     assert not np.array_equal(before, after)
     np.testing.assert_array_equal(after, made(Model(model.weights)))
-
-
-def count_compilations(run) -> int:
-    count = 0
-
-    def listen(event, *_, **__):
-        nonlocal count
-        count += event == "/jax/core/compile/backend_compile_duration"
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        run()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return count
 
 
 def linear(weights):

@@ -12,8 +12,15 @@ from robust_jax.certify import Certificate
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.protocol import CLEAN, AttackRun, Printed
 from robust_jax.evaluation.records import Record, Records
+from robust_jax.evaluation.reductions import share
 from robust_jax.evaluation.report.page import Section, picture, table
-from robust_jax.evaluation.report.tables import checks, details, headline, papers_table
+from robust_jax.evaluation.report.tables import (
+    checks,
+    details,
+    headline,
+    papers_table,
+    with_interval,
+)
 from robust_jax.evaluation.sanity import Finding
 from robust_jax.evaluation.summary import CertificateSummary, Summary
 from robust_jax.runtime.wording import percent, text
@@ -56,7 +63,11 @@ def sections(
     yield Section("Can these numbers be trusted?", checks(findings))
     curves = list(_accuracy_over_eps(attacks, records, judge))
     if curves:
-        yield Section("Accuracy over eps", f'<div class="figures">{"".join(curves)}</div>')
+        pictures, rows = zip(*curves, strict=True)
+        numbers = table(["attack", "eps", "accuracy"], [row for each in rows for row in each])
+        folded = f"<details><summary>The curves' numbers</summary>{numbers}</details>"
+        body = f'<div class="figures">{"".join(pictures)}</div>{folded}'
+        yield Section("Accuracy over eps", body)
     if certificates:
         yield Section(
             "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
@@ -80,8 +91,8 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
 
 def _accuracy_over_eps(
     attacks: Mapping[str, AttackRun], records: Records, judge: str
-) -> Iterator[str]:
-    """Yields a figure for each norm of which attacks come at two eps or more."""
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yields for each norm of which attacks come at two eps or more a figure and its numbers."""
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in get_args(Norm):
         series: dict[str, dict[float, np.ndarray]] = {}
@@ -98,7 +109,17 @@ def _accuracy_over_eps(
         if series:
             unit = "1/255" if norm == "linf" else "1"
             figure = analysis.accuracy_curves(series, norm=norm, unit=unit)
-            yield picture(figure, f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals.")
+            rows = [
+                [text(name), _radius(eps, norm), with_interval(share(curve[eps].tolist()))]
+                for name, curve in series.items()
+                for eps in sorted(curve)
+            ]
+            words = f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals."
+            yield picture(figure, words), rows
+
+
+def _radius(eps: float, norm: str) -> str:
+    return f"{norm} {255 * eps:.4g}/255" if norm == "linf" else f"{norm} {eps:.4g}"
 
 
 def _certified(

@@ -24,7 +24,8 @@ from robust_jax.runtime.wording import NOTHING, percent, text
 STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
 
 
-def _with_interval(number: Cell) -> str:
+def with_interval(number: Cell) -> str:
+    """Returns a number and its interval as a cell."""
     if number is None:
         return NOTHING
     value, (low, high) = number
@@ -37,7 +38,7 @@ def headline(summary: Summary, descriptions: Mapping[str, str]) -> str:
     submitted = submissions(summary)
 
     def row(kind: Row, name: str) -> list[str]:
-        return [*map(_with_interval, cells(summary, kind, name)), *beside(name)]
+        return [*map(with_interval, cells(summary, kind, name)), *beside(name)]
 
     def beside(name: str) -> list[str]:
         draws = [percent(rows.get(name)) for rows in (submitted or {}).values()]
@@ -46,7 +47,7 @@ def headline(summary: Summary, descriptions: Mapping[str, str]) -> str:
     def named(name: str, what: str) -> str:
         return f"{text(name)}<br><small>{text(what)}</small>"
 
-    rows = [["clean", *map(_with_interval, clean_cells(summary)), *beside("clean")]]
+    rows = [["clean", *map(with_interval, clean_cells(summary)), *beside("clean")]]
     for name in names(summary, "robust_accuracy"):
         rows.append([named(name, descriptions.get(name, "")), *row("robust_accuracy", name)])
     for name in names(summary, "worst_of"):

@@ -60,6 +60,7 @@ def probe(probed: Probed, *, fooled: Mapping[str, Sequence[bool]] | None = None)
             key=on.stream("attacked view"),
         )
         findings += referees.findings(attacked, balls_of(name, attacks, fooled or {}))
+        findings += without_referee(name, attacks)
     findings += indicators(probed, key=on.stream("indicators"))
     return [*findings, enough_draws(probed, key=on.stream("draws"))]
 
@@ -96,6 +97,18 @@ def balls_of(
                 found[attack.threat] = new if known is None else known | new
     ordered = sorted(found, key=lambda threat: (threat.norm, threat.eps))
     return [referees.Ball(threat, found[threat]) for threat in ordered]
+
+
+def without_referee(view: str, attacks: Mapping[str, AttackRun]) -> list[Finding]:
+    """Returns that nothing was run against attacks on a view in balls without a referee (L0)."""
+    runs = [run for run in attacks.values() if run.view == view and run.source is None]
+    bounded = [run.attack.threat for run in runs if isinstance(run.attack, BoundedAttack)]
+    left = dict.fromkeys(str(threat) for threat in bounded if threat.norm not in PGD.norms)
+    if not left:
+        return []
+    text = f"PGD, queries of squares and noise have no steps in {', '.join(left)}."
+    step = "Compare attacks of several kinds there: SigmaZero(...).within(eps), SparseRS."
+    return [Finding(f"view {view!r}: referees in every ball", "not run", text, step)]
 
 
 def probe_split(

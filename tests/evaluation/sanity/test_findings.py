@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from robust_jax.attacks import FGSM, PGD, Square, ThreatModel
+from robust_jax.attacks import FGSM, PGD, SparseRS, Square, ThreatModel
 from robust_jax.certify import Certificate, Margins, Smoothing
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.evaluation.records import Decision, Record
-from robust_jax.evaluation.sanity import check_certificates, check_records, outranks
+from robust_jax.evaluation.sanity import check_certificates, check_records, outranks, probes
 from robust_jax.evaluation.sanity.from_records import pairs_by
 
 THREAT = ThreatModel("linf", 0.1)
@@ -179,3 +179,12 @@ def test_a_certified_image_that_is_wrong_clean_is_a_flag():
     # A judge of another view says nothing of the deployed rule.
     judge = Evaluation(judges={"a": Judge(view="noise_off")}).deployed
     assert check_certificates({"a": (certificate, np.zeros(2, int))}, found, asked[0], judge) == []
+
+
+def test_a_ball_without_a_referee_is_said():
+    pgd, rs = PGD(ThreatModel("linf", 0.1)), SparseRS(ThreatModel("l0", 5.0))
+    runs = {"pgd": AttackRun(pgd), "rs": AttackRun(rs), "far": AttackRun(rs, view="other")}
+    (finding,) = probes.without_referee("deployed", runs)
+    assert (finding.status, finding.check) == ("not run", "view 'deployed': referees in every ball")
+    assert "l0 eps 5" in finding.text
+    assert probes.without_referee("deployed", {"pgd": runs["pgd"]}) == []

@@ -1,6 +1,7 @@
 """ARC: members of a randomised ensemble pushed over their boundaries, one after the other."""
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar, NamedTuple
 
@@ -184,6 +185,11 @@ class ARC(BoundedAttack):
         return dataclasses.replace(small, num_candidates=few, first=first)
 
     @property
+    def leaves(self) -> tuple[str, ...]:
+        """Returns the step size as it is given, and the length of a local step."""
+        return (*super().leaves, "step_size", "eta")
+
+    @functools.cached_property
     def eta(self) -> float:
         """Returns the length of a local step."""
         if self.step_size is not None:

@@ -142,7 +142,10 @@ def _narrowest(description: Description) -> Iterator[tuple[str, Description]]:
 def _up_to(attacks: Mapping[str, formats.Tree], name: str) -> list[str]:
     """Returns the rows that the records of one depend on: those it goes on from, and itself."""
     before = attacks[name].get("after")
-    return [*(_up_to(attacks, before) if isinstance(before, str) else ()), name]
+    return [
+        *(_up_to(attacks, before) if isinstance(before, str) and before in attacks else ()),
+        name,
+    ]
 
 
 def part(tree: Mapping[str, object], name: str) -> formats.Tree:

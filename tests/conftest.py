@@ -68,6 +68,12 @@ def public_checkpoints() -> pathlib.Path:
 
 
 @pytest.fixture
+def quick_programs(monkeypatch):
+    """Programs that run for thousands of passes are compiled as a user's are."""
+    monkeypatch.setitem(compilation.CPU_OPTIONS, "xla_backend_optimization_level", 2)
+
+
+@pytest.fixture
 def without_type_checks(monkeypatch):
     """As the package is where nobody checks types: what it says itself counts."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

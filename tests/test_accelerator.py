@@ -42,7 +42,7 @@ def test_margins_that_are_none_are_loose(agreement):
     assert values["from the CPU's"] == np.inf
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_rehearsal_without_what_a_plain_node_lacks(tmp_path, repository):
     # Python runs `sitecustomize` in every process that the benchmark starts, too.
     (tmp_path / "sitecustomize.py").write_text(

@@ -234,6 +234,33 @@ def frozen(view: View, *, key: KeyArray) -> Frozen:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class EachAlone:
+    """The view that `each_alone` makes."""
+
+    view: View
+    key: KeyArray
+
+    def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "b c"]:
+        """Returns the logits of each image alone."""
+        del key
+        return jax.vmap(lambda image: self.view(image[None], key=self.key)[0])(images)
+
+
+def each_alone(view: View, *, key: KeyArray) -> EachAlone:
+    """Returns the view of a random model under one key, every image alone in its batch.
+
+    So all images see the same draws, whatever batch they are in. (In a batch that is `frozen` rows
+    have draws of their own.)
+
+    Args:
+        view: a random view of logits [b c].
+        key: what it is given.
+    """
+    return EachAlone(as_pytree(view), key)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class GradientFromScores:
     """The view that `nes` makes."""
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import metrics, rng
-from robust_jax.attacks import Passes, bind, eot, losses
+from robust_jax.attacks import Passes, eot, losses
+from robust_jax.attacks.views import each_alone
+from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
 from robust_jax.methods import Method
-from robust_jax.methods.base import MethodView
 from robust_jax.types import Batch, Variables, View
 
 
@@ -234,22 +235,26 @@ def _members(method: Method) -> Predictor:
     return members
 
 
-def averaged(method_view: MethodView, num_draws: int, seed: int) -> MethodView:
+def averaged(view: View, num_draws: int, seed: int) -> View:
     """Returns the view of the predictor that "fixed" judges: log of the mean probability.
 
     Under the seed's own key: the same draws for every image, whatever batch it is in, so that it is
     a deterministic model.
     """
+    return each_alone(eot(view, num_draws), key=rng.stream(jax.random.key(seed), "fixed judge"))
 
-    def of_batch(
-        variables: Variables, images: Array, /, *, key: Key[Array, ""] | None
-    ) -> Float[Array, "b c"]:
-        del key
-        view = eot(bind(method_view, variables), num_draws)
-        root = rng.stream(jax.random.key(seed), "fixed judge")
-        return jax.vmap(lambda image: view(image[None], key=root)[0])(images)
 
-    return of_batch
+def seen_by(run: AttackRun, view: View, seed: int) -> View:
+    """Returns the view that the attack of a row sees, of the view that it is aimed at.
+
+    Args:
+        run: the row.
+        view: of one draw.
+        seed: of the fixed predictor's draws.
+    """
+    if run.draws == "fixed":
+        return averaged(view, run.eot_samples, seed)
+    return eot(view, run.eot_samples) if run.eot_samples > 1 else view
 
 
 def judge_images(

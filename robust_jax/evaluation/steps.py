@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
 from robust_jax import rng
-from robust_jax.attacks import Attack, BoundedAttack, Passes, bind, eot
+from robust_jax.attacks import Attack, BoundedAttack, Passes, bind
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
-from robust_jax.evaluation.judging import Judgement, Panel, averaged, judge_images, panel
+from robust_jax.evaluation.judging import Judgement, Panel, judge_images, panel, seen_by
 from robust_jax.evaluation.targets import random_targets
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
@@ -98,7 +98,7 @@ class _Attacked(NamedTuple):
         judges: who judge the images.
         mesh: devices.
         precision: of products of float32.
-        seed: root of the targets.
+        seed: root of the targets, and of fixed draws.
     """
 
     name: str
@@ -114,9 +114,7 @@ class _Attacked(NamedTuple):
         attacked = variables if self.run.source is None else source
         if attacked is None:
             raise ValueError(f"Expected source={self.run.source!r} to be given.")
-        view = bind(self.method_view, attacked)
-        averages = self.run.eot_samples > 1 and self.run.draws == "fresh"
-        return eot(view, self.run.eot_samples) if averages else view
+        return seen_by(self.run, bind(self.method_view, attacked), self.seed)
 
     def attacked(
         self,
@@ -173,10 +171,7 @@ def attack_step(
     seed: int,
 ) -> StepFn:
     """Returns the step that attacks a batch and judges it, in one program where it can be."""
-    method_view = attacked.view(run.view)
-    if run.draws == "fixed":
-        method_view = averaged(method_view, run.eot_samples, seed)
-    row = _Attacked(name, run, method_view, judges, mesh, precision, seed)
+    row = _Attacked(name, run, attacked.view(run.view), judges, mesh, precision, seed)
     return _host_step(row) if run.attack.on_host else _device_step(row)
 
 

@@ -27,15 +27,10 @@ from robust_jax.attacks.threat import distance
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.models import Classifier, default_layers
-from robust_jax.runtime import compilation
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 KEY = jax.random.key(17)
-
-
-@pytest.fixture(autouse=True)
-def _quick_programs(monkeypatch):
-    """Programs that run for thousands of passes are compiled as a user's are."""
-    monkeypatch.setitem(compilation.CPU_OPTIONS, "xla_backend_optimization_level", 2)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +79,7 @@ LINF, L1 = ThreatModel("linf", 0.5 / 255), ThreatModel("l1", 0.8)
     [
         pytest.param("apgd_ce", APGD(LINF), range(64), 64, id="apgd_ce", marks=pytest.mark.slow),
         pytest.param("apgd_ce", APGD(L1), range(16), 16, id="apgd_ce_l1", marks=pytest.mark.slow),
-        pytest.param(
-            "apgd_t", APGDT(LINF), ROWS_APGD_T, 16, id="apgd_t", marks=pytest.mark.nightly
-        ),
+        pytest.param("apgd_t", APGDT(LINF), ROWS_APGD_T, 16, id="apgd_t", marks=pytest.mark.slow),
         pytest.param(
             "apgd_t", APGDT(LINF), range(64), 16, id="apgd_t_64", marks=pytest.mark.nightly
         ),

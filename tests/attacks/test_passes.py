@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import APGDT, PGD, Square, ThreatModel, eot, passes
+from robust_jax.attacks.views import each_alone
 
 KEY = jax.random.key(5)
 THREAT = ThreatModel("linf", 0.14)
@@ -41,6 +42,11 @@ def test_each_draw_is_a_pass_and_those_of_a_gradient_are_made_twice(digits, para
     # To spare memory the draws of a gradient are computed again on the way back.
     assert found.forward[0] == 5 * (3 * 2 + 1)
     assert found.backward[0] == 5 * 3
+    if not parallel:
+        alone = each_alone(draws, key=KEY)
+        counted = QUICK.counted(alone, digits.images, digits.labels, key=KEY)[1]
+        assert counted.forward.tolist() == found.forward.tolist()
+        assert counted.backward.tolist() == found.backward.tolist()
 
 
 def test_a_gradient_alone_is_both_passes(digits):

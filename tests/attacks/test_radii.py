@@ -76,7 +76,8 @@ def test_another_radius_compiles_nothing(name):
             found.append(KINDS[name](threat)(VIEW, IMAGES, LABELS, key=KEY))
 
     assert count_compilations(others) == 0
-    assert not np.array_equal(found[0], found[1])
+    if name != "fab_t":  # it seeks the nearest, which may lie in both balls
+        assert not np.array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[2], IMAGES)
 
 
@@ -101,7 +102,9 @@ def suites(threat):
     return {
         "suite": Suite(threat, attacks=(*members, Boundary(num_steps=20, start="noise"))),
         "autoattack": AutoAttack(threat, version="custom", attacks=members, batch_size=6),
-        "frugal": FrugalAttack(threat, num_steps=3, num_near=2, num_targets=0, batch_size=6),
+        "frugal": FrugalAttack(
+            threat, num_steps=3, num_near=2, num_untargeted_steps=0, num_targets=0, batch_size=6
+        ),
     }
 
 

@@ -201,7 +201,7 @@ def test_judges_of_a_random_method(noisy, data):
     np.testing.assert_allclose(fixed, other, rtol=1e-5, atol=1e-7)
     assert not np.allclose(fixed[0], fixed[1], atol=1e-3)
     # What "fixed" judges is what a run with fixed draws attacks.
-    view = bind(judging.averaged(method.views["deployed"], 3, 0), variables)
+    view = judging.averaged(bind(method.views["deployed"], variables), 3, 0)
     close(np.exp(jax.jit(lambda i: view(i, key=key))(images)), np.mean(fixed, axis=0))
 
 

@@ -128,12 +128,13 @@ def cifar10_test(tfds_dir):
     return images, np.array([row["label"] for row in rows])
 
 
+@pytest.mark.usefixtures("quick_programs")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "members", "majority", "mean_probability"),
     [
         ("akamaster", [9173], 9173, 9173),
-        pytest.param("surrogate1", [9173, 9119, 9163], 9309, 9354, marks=pytest.mark.nightly),
+        ("surrogate1", [9173, 9119, 9163], 9309, 9354),
         ("parl5", [8713, 8503, 8632], 8823, 8852),
     ],
 )

@@ -88,6 +88,7 @@ def test_it_is_the_function_that_pytorch_computes(load, name):
     np.testing.assert_allclose(jitted(logits)(jnp.asarray(images)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_programs")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_right"), [("resnet2b", 6925), ("resnet4b", 7720)])
 def test_published_accuracies(load, test_split, name, num_right):

@@ -77,7 +77,9 @@ def own_suite(model):
 def frugal(model):
     # In so large a ball the first run fells all: what runs does not depend on the model.
     ball = ThreatModel("linf", 1.0)
-    attack = attacks.FrugalAttack(ball, num_steps=10, num_near=1, num_targets=0, drop_every=10)
+    attack = attacks.FrugalAttack(
+        ball, num_steps=10, num_near=1, num_untargeted_steps=0, num_targets=0
+    )
     return attack.report(model.view, IMAGES, LABELS, key=KEY).images
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from robust_jax import rng, serialization
-from robust_jax.attacks import BoundedAttack, bind, eot, losses, trajectory
+from robust_jax.attacks import BoundedAttack, bind, losses, trajectory
 from robust_jax.attacks.trajectories import has_trajectory
 from robust_jax.evaluation.attack_runs import AttackRun
-from robust_jax.evaluation.judging import averaged
+from robust_jax.evaluation.judging import seen_by
 from robust_jax.evaluation.sanity.findings import Finding
 from robust_jax.evaluation.sanity.probed import Probed
 from robust_jax.runtime.compilation import jitted
@@ -104,13 +104,8 @@ def _watched(probed: Probed) -> Iterator[tuple[str, AttackRun, View]]:
         kind_of = repr(described), length
         if (kind_of, run.view, run.eot_samples, run.draws) not in seen:
             seen.add((kind_of, run.view, run.eot_samples, run.draws))
-            method_view = probed.method.view(run.view)
-            if run.draws == "fixed":
-                method_view = averaged(method_view, run.eot_samples, probed.seed)
-            view: View = bind(method_view, probed.variables)
-            if run.draws == "fresh" and run.eot_samples > 1:
-                view = eot(view, run.eot_samples)
-            yield name, run, view
+            view: View = bind(probed.method.view(run.view), probed.variables)
+            yield name, run, seen_by(run, view, probed.seed)
 
 
 def _without_eps(described: dict[str, object]) -> dict[str, object]:

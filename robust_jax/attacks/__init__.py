@@ -11,7 +11,7 @@
 | `FAB`, `FABT` | `fab.py` | Linf, L2, L1 | gradients | Croce and Hein, 2020 |
 | `Square` | `square.py` | Linf, L2, L1 | scores | Andriushchenko et al., 2020 |
 | `AutoAttack` | `autoattack.py` | Linf, L2, L1 | gradients and scores | Croce and Hein, 2020 |
-| `FrugalAttack` | `suite.py` | Linf, L2 | gradients | Melamed et al., 2024 |
+| `FrugalAttack` | `frugal.py` | Linf, L2 | gradients | Melamed et al., 2024 |
 | `Suite` | `suite.py` | those of its attacks | as its attacks | |
 | `SPSA` | `scores.py` | Linf, L2 | scores | Uesato et al., 2018 |
 | `NES` | `scores.py` | Linf, L2 | scores | Ilyas et al., 2018 |
@@ -59,6 +59,7 @@ from robust_jax.attacks.deepfool import DeepFool, TrustRegion
 from robust_jax.attacks.ensembles import MORA
 from robust_jax.attacks.fab import FAB, FABT
 from robust_jax.attacks.fmn import DDN, FMN
+from robust_jax.attacks.frugal import FrugalAttack
 from robust_jax.attacks.hop_skip_jump import HopSkipJump
 from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
@@ -71,7 +72,7 @@ from robust_jax.attacks.sparse import JSMA
 from robust_jax.attacks.sparse_rs import SparseRS
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
-from robust_jax.attacks.suite import FrugalAttack, Suite
+from robust_jax.attacks.suite import Suite
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.trajectories import Trajectory, trajectory
 from robust_jax.attacks.transfer import MDI2FGSM, MIM

@@ -39,11 +39,11 @@ A class is an attack's hyper-parameters and its one function: `run` of those ins
 From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
 What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`losses.py`), views
-made of views (`views.py`), which of several ends is kept (`runs.py`), suites on the examples that
-still stand (`suites.py`), linearised boundaries (`linearised.py`), members computed alone
-(`members.py`), an attack's way (`trajectories.py`), what it costs in passes (`passes.py`), as many
-images as there are (`dataset.py`), several radii (`radii.py`; `leaves.py` for why they are one
-program), what is refused (`checks.py`).
+made of views (`views.py`, `score_gradients.py`), which of several ends is kept (`runs.py`), suites
+on the examples that still stand (`suites.py`), linearised boundaries (`linearised.py`), members
+computed alone (`members.py`), an attack's way (`trajectories.py`), what it costs in passes
+(`passes.py`), as many images as there are (`dataset.py`), several radii
+(`radii.py`; `leaves.py` for why they are one program), what is refused (`checks.py`).
 """
 
 from robust_jax.attacks.apgd import APGD, APGDT
@@ -65,6 +65,7 @@ from robust_jax.attacks.minimum_norm import MinimumNormAttack
 from robust_jax.attacks.passes import Passes
 from robust_jax.attacks.pgd import BIM, FGSM, PGD
 from robust_jax.attacks.radii import Radii, over_radii
+from robust_jax.attacks.score_gradients import nes
 from robust_jax.attacks.scores import NES, SPSA
 from robust_jax.attacks.sigma_zero import SigmaZero
 from robust_jax.attacks.smallest_eps import SmallestEps
@@ -84,7 +85,6 @@ from robust_jax.attacks.views import (
     eot,
     frozen,
     in_float64,
-    nes,
     straight_through,
 )
 from robust_jax.attacks.wrapped import Averaged, Rescaled, standing_with_twice_the_draws

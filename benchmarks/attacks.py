@@ -86,8 +86,7 @@ def contenders(view, variables, images, labels):
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
     def ours(attack):
-        run = jax.jit(lambda view, images, labels: attack(view, images, labels, key=key))
-        return lambda: run(view, images, labels).block_until_ready()
+        return lambda: attack(view, images, labels, key=key).block_until_ready()
 
     table = {
         "PGD-20": {"robust_jax": ours(PGD(threat, num_steps=20, step_size=EPS / 4, keep="last"))},

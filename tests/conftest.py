@@ -81,7 +81,7 @@ def without_type_checks(monkeypatch):
 
 # Each compiled function keeps memory maps, of which Linux gives a process 65,530.
 MAPS = pathlib.Path("/proc/self/maps")
-MAX_MAPS = 12_000
+MAX_MAPS = 40_000
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -244,6 +244,7 @@ def test_recipes_of_the_baselines():
     assert load("kap_imagenet.py:max").method.pool.kind == "max"
 
 
+@pytest.mark.slow
 def test_images_are_not_normalised_in_kap():
     for spec in CONFIGS:
         method = load(spec).method

@@ -17,7 +17,7 @@ from robust_jax.evaluation.harness import Evaluator
 from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
-from robust_jax.runtime.compilation import dry_run
+from robust_jax.runtime.dry_run import dry_run
 from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.types import Batch, Task, Variables
 

@@ -13,7 +13,7 @@ from robust_jax import rng
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.measures import Found, Measure, PrintedNumbers, Subject
 from robust_jax.evaluation.model import Model
-from robust_jax.runtime.compilation import dry_run
+from robust_jax.runtime.dry_run import dry_run
 from robust_jax.runtime.sharding import local
 from robust_jax.runtime.wording import text
 from robust_jax.types import Variables

@@ -1,6 +1,5 @@
 """How the library compiles the functions that it calls itself, at the top level."""
 
-import contextvars
 import functools
 from collections.abc import Callable, Sequence
 from typing import (
@@ -16,9 +15,8 @@ from typing import (
 
 import jax
 from jax import lax
+from jax.extend.core import get_opaque_trace_state
 from jaxtyping import Array, PyTree
-
-from robust_jax.runtime.live import watched_for_host_draws
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,13 +40,6 @@ not lose on the other. `benchmarks/cpu.py` times what they make of a step and of
 LLVM's last level takes longer to compile, most of all noise, and what it makes is no faster. Of
 what XLA:CPU can hand to YNNPACK, products of matrices and sums gain; convolutions, in its list by
 default, are slower there than in Eigen, so they are not named."""
-
-
-_ASKS_FOR_NUMBERS = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 class JitFields(TypedDict, total=False):
@@ -77,31 +68,50 @@ class Compiled(Protocol[P, R_co]):
         ...
 
 
-def jitted(function: Callable[P, R], **fields: Unpack[JitFields]) -> Compiled[P, R]:
-    """Returns `jax.jit(function, **fields)`, on the CPU with `CPU_OPTIONS`.
-
-    Not for functions that are called inside others' jit: options belong to the outermost.
-    """
-    options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    compiled = jax.jit(function, compiler_options=options, **fields)
-    return compiled if options is None else _WithOptions(function, compiled)
+def at_top_level() -> bool:
+    """Returns whether JAX computes here, and traces or transforms nothing."""
+    return get_opaque_trace_state() == _TOP_LEVEL
 
 
-_DRY: contextvars.ContextVar[bool] = contextvars.ContextVar("dry run", default=False)
+_TOP_LEVEL = get_opaque_trace_state()
 
 
-class _WithOptions(Generic[P, R]):
-    """A compiled function; in a dry run, whose trace JAX lets no options into, the function."""
+class Jitted(Generic[P, R]):
+    """A function that `jitted` has compiled."""
 
-    def __init__(self, function: Callable[P, R], compiled: Compiled[P, R]) -> None:
-        self.function, self.compiled = function, compiled
-        self.lower, self.trace = compiled.lower, compiled.trace
+    def __init__(self, function: Callable[P, R], fields: JitFields) -> None:
+        self.inside = jax.jit(function, **fields)
+        self._function, self._fields = function, fields
+        functools.update_wrapper(self, function, updated=())
+
+    @functools.cached_property
+    def outermost(self) -> Compiled[P, R]:
+        """Returns what is called at the top level; the device is known at the first call."""
+        options = dict(CPU_OPTIONS) if jax.default_backend() == "cpu" else None
+        return jax.jit(self._function, compiler_options=options, **self._fields)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return (self.function if _DRY.get() else self.compiled)(*args, **kwargs)
+        """Returns what the function gives."""
+        return (self.outermost if at_top_level() else self.inside)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.compiled, name)
+        return getattr(self.outermost, name)
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        """Returns the program of a call with such arguments."""
+        return self.outermost.lower(*args, **kwargs)
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Traced:
+        """Returns the jaxpr of a call with such arguments."""
+        return self.outermost.trace(*args, **kwargs)
+
+
+def jitted(function: Callable[P, R], **fields: Unpack[JitFields]) -> Jitted[P, R]:
+    """Returns `jax.jit(function, **fields)`, on the CPU with `CPU_OPTIONS`.
+
+    Options belong to the outermost function: inside another's trace it is `jax.jit` alone.
+    """
+    return Jitted(function, fields)
 
 
 def at_precision(function: Callable[P, R], precision: Precision) -> Callable[P, R]:
@@ -113,38 +123,6 @@ def at_precision(function: Callable[P, R], precision: Precision) -> Callable[P, 
             return function(*args, **kwargs)
 
     return run
-
-
-def dry_run(
-    function: Callable[..., object], *arguments: PyTree, what: str, on_host: bool = False
-) -> None:
-    """Traces a function on the shapes of its arguments: nothing is computed or compiled.
-
-    A compiled function keeps what was traced for the call that follows.
-
-    Args:
-        function: the function.
-        arguments: arrays, or shapes of them.
-        what: how an error calls it.
-        on_host: does it look at numbers on the host? Then it is traced that far.
-
-    Raises:
-        ValueError: it fails; in one line.
-    """
-    token = _DRY.set(True)
-    try:
-        with watched_for_host_draws():
-            traced = function.compiled if isinstance(function, _WithOptions) else function
-            jax.eval_shape(traced, *arguments)
-    except Exception as error:  # a model's or an attack's own, of every kind
-        if on_host and isinstance(error, _ASKS_FOR_NUMBERS):
-            return
-        reason = (str(error).strip().splitlines() or [""])[0]
-        if not isinstance(error, ValueError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ValueError(f"Expected {what} to run on this model: {reason}") from error
-    finally:
-        _DRY.reset(token)
 
 
 def computed_once(x: Array) -> Array:

@@ -22,6 +22,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 from jax.tree_util import Partial
 from jaxtyping import PyTree
 
+from robust_jax.runtime.compilation import jitted
 from robust_jax.runtime.programs import Executable, Program, executable
 
 P = ParamSpec("P")
@@ -130,7 +131,7 @@ class CompiledAtCall(Generic[P, R]):
     """
 
     def __init__(self, function: Callable[P, R], static_argnames: Sequence[str]) -> None:
-        self.of_arrays = jax.jit(function, static_argnames=tuple(static_argnames))
+        self.of_arrays = jitted(function, static_argnames=tuple(static_argnames))
         self._function, self._static = function, frozenset(static_argnames)
         self._names = tuple(inspect.signature(function).parameters)
         functools.update_wrapper(self, function, updated=())

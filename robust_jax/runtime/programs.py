@@ -5,10 +5,11 @@ import functools
 from collections.abc import Hashable
 from typing import Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+
+from robust_jax.runtime.compilation import jitted
 
 MAX_PROGRAMS = 128
 """Compiled programs that are kept, the last ones used; a program holds no captured array."""
@@ -44,7 +45,7 @@ def executable(program: Program) -> Executable:
     def run(captured: list[object], *leaves: object) -> list[object]:
         return eval_jaxpr(closed.jaxpr, closed.consts, *captured, *leaves)
 
-    return jax.jit(run)
+    return jitted(run)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -42,12 +42,13 @@ def zeros(many_digits):
     return view, many_digits.images[rows], many_digits.labels[rows], many_digits.images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("boundary", marks=pytest.mark.slow),
+        "boundary",
         "hop_skip_jump",
-        pytest.param("within", marks=pytest.mark.slow),
+        "within",
     ],
 )
 def test_images_of_the_class_of_noise_begin_at_other_images(name, zeros):

@@ -141,12 +141,13 @@ def sampled_layers():
     return method, jax.tree_util.tree_map_with_path(decide, zeros)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param("a function", marks=pytest.mark.slow),
+        "a function",
         "the method",
-        pytest.param("an evaluation", marks=pytest.mark.slow),
+        "an evaluation",
     ],
 )
 def test_coverage_of_a_method_that_draws_once_a_call(way, tmp_path):

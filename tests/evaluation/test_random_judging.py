@@ -112,6 +112,7 @@ def noise():
     return random_method(noisy), trained
 
 
+@pytest.mark.slow
 def test_five_equal_attacks_are_not_five_rolls_of_a_die(noise, test_split):
     fields = {"judges": side_by_side(), "adversary": Adversary(num_submissions=60)}
     _, _, numbers = found(*noise, test_split, **fields)
@@ -123,6 +124,7 @@ def test_five_equal_attacks_are_not_five_rolls_of_a_die(noise, test_split):
     assert numbers["paper"]["rejudged"]["accuracy"] < paper - 0.1
 
 
+@pytest.mark.slow
 def test_draws_belong_to_the_row(test_split):
     task = Task((8, 8, 1), 10, 100)
     network = CNNConfig(widths=(4,), strides=(2,))

@@ -183,6 +183,7 @@ def test_only_named_convolutions_are_pooled():
     assert float(jnp.std(noise)) == pytest.approx(0.5 * 2**0.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_one_block_s_convolution_can_be_named_and_what_is_none_is_refused(monkeypatch):
     network = PreActResNetConfig(width_multiplier=1 / 16)
     noises = []

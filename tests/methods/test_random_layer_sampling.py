@@ -179,6 +179,7 @@ def test_frozen_and_fresh_views(config, variables):
         assert same == fixed
 
 
+@pytest.mark.slow
 def test_units():
     def units(network, size, unit):
         found = set()
@@ -232,6 +233,7 @@ def test_memory_does_not_grow_with_the_number_of_choices():
     assert room(8) < room(2) + activations / 2
 
 
+@pytest.mark.slow
 def test_reestimated_statistics(variables):
     config = RandomLayerSampling(network=CNN, num_choices=3, statistics="reestimated")
     method = config.make(TASK)

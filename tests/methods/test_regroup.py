@@ -192,6 +192,7 @@ def test_rule_of_layer_accuracy(trained):
     assert tuple(sorted(fitted["fitted"]["positive"])) == expected
 
 
+@pytest.mark.slow
 def test_signs_and_views(trained):
     _, batch = trained
     images = batch.image[:16]

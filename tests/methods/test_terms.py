@@ -54,6 +54,7 @@ def run(config, *, asked):
     return variables, runs.run(variables, IMAGES, BATCH.label, key=KEY, asked=asked)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_at_the_images_as_they_are_given():
     plain = methods.Standard(network=NETWORK)
     changed = dataclasses.replace(plain, changes=(Halved(),))

@@ -39,6 +39,7 @@ def loss(variables, step):
     return CONFIG.make(TASK).loss(variables, BATCH, key=jax.random.key(2), step=step)
 
 
+@pytest.mark.slow
 def test_loss_without_ascent(variables):
     """In the first epoch eps is 0 here: every point is its image."""
 

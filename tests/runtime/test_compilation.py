@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax.runtime import compilation
+from robust_jax.attacks import FGSM, ThreatModel, base, bind
+from robust_jax.runtime import compilation, programs
+from robust_jax.runtime.live import compiled
 
 
 def test_options_reach_the_compiler_of_the_cpu_alone(monkeypatch):
@@ -14,6 +16,25 @@ def test_options_reach_the_compiler_of_the_cpu_alone(monkeypatch):
         refused(jnp.ones(3))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compilation.jitted(lambda x: x + 1)(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+VIEWS = [lambda x, *, key: x[:, :2], bind(lambda v, x, *, key: x @ v["w"], {"w": jnp.eye(3, 2)})]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=["a function", "bound"])
+def test_options_reach_an_attack_that_is_called_at_the_top_level_alone(monkeypatch, view):
+    monkeypatch.setattr(compilation, "CPU_OPTIONS", {"xla_no_such_option": 1})
+    monkeypatch.setattr(base, "_perturbed", compiled(base.perturbed))
+    programs.executable.cache_clear()
+    arguments = jnp.full((2, 3), 0.4), jnp.zeros(2, int)
+
+    def attacked(images, labels):
+        return FGSM(ThreatModel("linf", 0.1))(view, images, labels, key=jax.random.key(0))
+
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        attacked(*arguments)
+    assert jax.jit(attacked)(*arguments).shape == (2, 3)
+    assert jax.vmap(attacked)(*jax.tree.map(lambda x: x[None], arguments)).shape == (1, 2, 3)
 
 
 def test_fields_are_those_of_jit():

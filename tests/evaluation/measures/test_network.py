@@ -19,7 +19,7 @@ from robust_jax.evaluation.measures import (
 from robust_jax.evaluation.measures.network import activations
 from robust_jax.methods import KAP, PriorityDropout, PriorityRates, REGroup, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
-from robust_jax.runtime.compilation import dry_run
+from robust_jax.runtime.dry_run import dry_run
 from tests import small
 
 THREAT = ThreatModel("linf", 0.1)
@@ -95,6 +95,7 @@ def fitted(data):
     return config, method.fit(variables, [batch], key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_voting_layers_agree_with_the_deployed_rule(subject, fitted):
     config, variables = fitted
     asked = subject(config, num_images=60, variables=variables)._replace(batch_size=20)

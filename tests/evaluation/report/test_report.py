@@ -166,6 +166,7 @@ def test_members_and_nothing_attacked(tmp_path, data):
     assert summary["worst_case_accuracy"] == {}
 
 
+@pytest.mark.slow
 def test_named_measures_and_no_others(tmp_path, data, capsys):
     printed = PrintedNumbers("table 5", {"<small> & co": {"entropy.mean": 0.125}})
     agreement = Agreement(num_examples=None, printed=printed)

@@ -85,6 +85,7 @@ def drowned(params, images, *, key):
     return network(params, images + 0.5 * jax.random.normal(key, images.shape[1:])[None])
 
 
+@pytest.mark.slow
 def test_draws_that_do_not_suffice(params, data):
     """One draw of a very noisy model raises the flag; 16 do not."""
     images = jnp.asarray(data.test.arrays[0] / 255, jnp.float32)

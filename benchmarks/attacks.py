@@ -5,8 +5,9 @@ python benchmarks/attacks.py [--checkpoint FILE] [--batch-size 64] [--suite-imag
 Prints a table: seconds of the fastest of some interleaved runs, compilation excluded, and the
 ratio to ours. FILE is akamaster_resnet20_cifar10.th; without it the same network has random
 weights. Rows of libraries that are not installed are left out: foolbox (on our JAX function),
-torchattacks and pyautoattack (on a PyTorch copy of the network). With --suite-images n AutoAttack
-standard runs once on n images beside the official code, compilation included (slow).
+PyTorch and pyautoattack (on a PyTorch copy of the network, in both orders of its memory). With
+--suite-images n AutoAttack standard runs once on n images beside the official code, compilation
+included (slow).
 """
 
 import dataclasses
@@ -103,27 +104,31 @@ def contenders(view, variables, images, labels):
     if not installed("torch"):
         return table
     import torch
+    from cpu_torch import pgd
 
-    model_torch = torch_network(variables)
-    images_torch = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
     labels_torch = torch.from_numpy(np.array(labels)).long()
-    apart = np.abs(model_torch(images_torch).numpy() - np.asarray(view(images, key=None))).max()
-    assert apart < 1e-2, f"the PyTorch copy differs by {apart}"
-    if installed("torchattacks"):
-        import torchattacks
-
-        pgd = torchattacks.PGD(model_torch, eps=EPS, alpha=EPS / 4, steps=20, random_start=True)
-        apgd = torchattacks.APGD(model_torch, eps=EPS, steps=100)
-        table["PGD-20"]["torchattacks"] = lambda: pgd(images_torch, labels_torch)
-        table["APGD-CE (100 steps)"]["torchattacks"] = lambda: apgd(images_torch, labels_torch)
-    if installed("pyautoattack"):
-        from pyautoattack.autopgd_base import APGDAttack
-
-        official = APGDAttack(model_torch, n_iter=100, norm="Linf", eps=EPS, device="cpu", seed=0)
-        table["APGD-CE (100 steps)"]["pyautoattack"] = lambda: official.perturb(
-            images_torch, labels_torch
-        )
+    for name, layout in (
+        ("PyTorch", torch.contiguous_format),
+        ("PyTorch, channels_last", torch.channels_last),
+    ):
+        model_torch = torch_network(variables).to(memory_format=layout)
+        images_torch = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
+        images_torch = images_torch.contiguous(memory_format=layout)
+        apart = np.abs(model_torch(images_torch).numpy() - np.asarray(view(images, key=None))).max()
+        assert apart < 1e-2, f"the PyTorch copy differs by {apart}"
+        given = model_torch, images_torch, labels_torch
+        table["PGD-20"][name] = pgd(*given, eps=EPS, step_size=EPS / 4, num_steps=20)
+        if installed("pyautoattack"):
+            table["APGD-CE (100 steps)"][f"pyautoattack on {name}"] = official_apgd(*given)
     return table
+
+
+def official_apgd(model, images, labels):
+    """Returns a call of the official APGD."""
+    from pyautoattack.autopgd_base import APGDAttack
+
+    attack = APGDAttack(model, n_iter=100, norm="Linf", eps=EPS, device="cpu", seed=0)
+    return lambda: attack.perturb(images, labels)
 
 
 def main(arguments: Arguments) -> None:
@@ -137,7 +142,7 @@ def main(arguments: Arguments) -> None:
     say = teller(arguments.out)
 
     say(f"batch {arguments.batch_size}, jax {jax.__version__} on {jax.default_backend()}")
-    say(f"{'attack':22}{'library':20}{'seconds':>9}{'of ours':>9}")
+    say(f"{'attack':22}{'library':40}{'seconds':>9}{'of ours':>9}")
     for attack, runs in contenders(view, variables, images, labels).items():
         for run in runs.values():
             run()  # compiles
@@ -148,7 +153,7 @@ def main(arguments: Arguments) -> None:
                 run()
                 seconds[library] = min(seconds[library], time.perf_counter() - began)
         for library, value in seconds.items():
-            say(f"{attack:22}{library:20}{value:9.2f}{value / seconds['robust_jax']:9.2f}")
+            say(f"{attack:22}{library:40}{value:9.2f}{value / seconds['robust_jax']:9.2f}")
     if arguments.suite_images:
         suite(view, variables, images, labels, arguments, say)
 

@@ -63,13 +63,18 @@ def training_step(batch_size: int, memory_format: torch.memory_format):
     return run
 
 
-def pgd(batch_size: int, num_steps: int, memory_format: torch.memory_format):
+def resnet20_pgd(batch_size: int, num_steps: int, memory_format: torch.memory_format):
     """Returns a call that attacks ResNet-20."""
     model = network((16, 32, 64), 3, "A").eval().to(memory_format=memory_format)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     images = torch.rand(batch_size, 3, 32, 32).contiguous(memory_format=memory_format)
-    labels, eps, step_size = torch.arange(batch_size) % 10, 8 / 255, 2 / 255
+    labels = torch.arange(batch_size) % 10
+    return pgd(model, images, labels, eps=8 / 255, step_size=2 / 255, num_steps=num_steps)
+
+
+def pgd(model, images, labels, *, eps: float, step_size: float, num_steps: int):
+    """Returns a call that attacks a network whose parameters ask for no gradient."""
 
     def run():
         adversarial = (images + torch.empty_like(images).uniform_(-eps, eps)).clamp(0, 1)
@@ -90,7 +95,7 @@ def main() -> None:
     sides = {}
     for name, layout in (("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)):
         sides[f"step {name}"] = training_step(train_size, layout)
-        sides[f"pgd {name}"] = pgd(attack_size, num_steps, layout)
+        sides[f"pgd {name}"] = resnet20_pgd(attack_size, num_steps, layout)
     print(torch.__version__, flush=True)
     for line in sys.stdin:
         sides[line.strip()]()

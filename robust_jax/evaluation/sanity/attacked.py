@@ -1,6 +1,11 @@
-"""The probe's own attacks on a view: PGD of every loss and length, Square, noise."""
+"""The probe's own attacks on a view: PGD of every loss and length, Square, noise.
+
+Of a view that does not draw only the images are attacked that a check asks about: those that still
+stand. It says the same as on all of them, in a batch of a quarter of the size where so few do.
+"""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +69,7 @@ class AttackedView:
         judged = eot(self.view, NUM_DRAWS) if self.random else self.view
         self._decided = functools.partial(jitted(_stands), judged)
         self._stood: dict[tuple[object, ...], Bool[np.ndarray, " b"]] = {}
+        self._sizes = (-(-len(images) // 4), len(images))
         self._climb = jitted(_adversarial, static_argnames=("norm", "bounds", "num_classes"))
         self.num_classes = logits.shape[-1]
         # Half of the margins are larger: a scale that leaves no softmax saturated.
@@ -72,6 +78,30 @@ class AttackedView:
     def standing(self, images: Array) -> Bool[np.ndarray, " b"]:
         """Returns which images the view has right."""
         return np.asarray(self._decided(images, self.labels, rng.stream(self.key, "judge")))
+
+    def _standing_under(
+        self,
+        attack: Callable[[Array, Array, Array], Array],
+        among: Bool[np.ndarray, " b"] | None,
+    ) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under an attack on images, labels and their numbers.
+
+        Args:
+            attack: returns the adversarial images.
+            among: the images that are asked about; of the others it says False where the view
+                does not draw. None for all.
+        """
+        if among is None or self.random:
+            among = np.ones(len(self.images), bool)
+        rows, stands = np.flatnonzero(among), np.zeros(len(among), bool)
+        if len(rows):
+            # Few sizes, few programs: what is missing is filled by images that are there.
+            index = np.resize(rows, next(size for size in self._sizes if size >= len(rows)))
+            labels = self.labels[index]
+            found = attack(self.images[index], labels, jnp.asarray(index))
+            decided = self._decided(found, labels, rng.stream(self.key, "judge"))
+            stands[rows] = np.asarray(decided)[: len(rows)]
+        return stands
 
     def pgd(
         self,
@@ -82,6 +112,7 @@ class AttackedView:
         relative_step: float | None = None,
         scale: float = 1.0,
         start: int = 0,
+        among: Bool[np.ndarray, " b"] | None = None,
     ) -> Bool[np.ndarray, " b"]:
         """Returns which images stand under PGD, one program for every radius, loss and length.
 
@@ -92,38 +123,56 @@ class AttackedView:
             relative_step: length of a step as a share of eps; None is 2.5 / num_steps.
             scale: what the logits are divided by.
             start: number of the random start.
+            among: the images that are asked about, see `_standing_under`.
         """
         relative_step = 2.5 / num_steps if relative_step is None else relative_step
         step_size, dtype = relative_step * threat.eps, self.images.dtype
         asked = threat, loss, num_steps, step_size, scale, start
         if asked in self._stood:
-            return self._stood[asked]
-        adversarial = self._climb(
-            self.view,
-            self.images,
-            self.labels,
-            jnp.asarray(threat.eps, dtype),
-            jnp.asarray(step_size, dtype),
-            jnp.asarray(scale, dtype),
-            LOSSES.index(loss),
-            num_steps,
-            rng.stream(self.key, "attack", start),
-            norm=threat.norm,
-            bounds=threat.bounds,
-            num_classes=self.num_classes,
-        )
-        return self._stood.setdefault(asked, self.standing(adversarial))
+            whole = self._stood[asked]
+            return whole if among is None or self.random else whole & among
 
-    def square(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
-        """Returns which images stand under Square."""
-        attack = Square(threat, num_queries=NUM_QUERIES)
-        # Traced, so that a view of probabilities is another check's finding and no error here.
-        run = jitted(lambda view, images, labels, key: attack(view, images, labels, key=key))
-        found = run(self.view, self.images, self.labels, rng.stream(self.key, "attack"))
-        return self.standing(found)
+        def attack(images: Array, labels: Array, index: Array) -> Array:
+            return self._climb(
+                self.view,
+                images,
+                labels,
+                index,
+                jnp.asarray(threat.eps, dtype),
+                jnp.asarray(step_size, dtype),
+                jnp.asarray(scale, dtype),
+                LOSSES.index(loss),
+                num_steps,
+                rng.stream(self.key, "attack", start),
+                norm=threat.norm,
+                bounds=threat.bounds,
+                num_classes=self.num_classes,
+            )
 
-    def noise(self, threat: ThreatModel) -> Bool[np.ndarray, " b"]:
-        """Returns which images stand under draws of random signs on the surface of the ball."""
+        stands = self._standing_under(attack, among)
+        if among is None or self.random:
+            self._stood[asked] = stands
+        return stands
+
+    def square(
+        self, threat: ThreatModel, among: Bool[np.ndarray, " b"] | None = None
+    ) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under Square; `among` is as of `pgd`."""
+        attack, key = Square(threat, num_queries=NUM_QUERIES), rng.stream(self.key, "attack")
+
+        def queried(images: Array, labels: Array, index: Array) -> Array:
+            return jitted(_queried)(attack, self.view, images, labels, key, index)
+
+        return self._standing_under(queried, among)
+
+    def noise(
+        self, threat: ThreatModel, among: Bool[np.ndarray, " b"] | None = None
+    ) -> Bool[np.ndarray, " b"]:
+        """Returns which images stand under draws of random signs on the surface of the ball.
+
+        All images, in the same batch, whichever are asked about: they share the draws.
+        """
+        del among
         run = jitted(_first_that_fools, static_argnames=("norm", "bounds"))
         eps = jnp.asarray(threat.eps, self.images.dtype)
         key = rng.stream(self.key, "attack")
@@ -150,6 +199,13 @@ def _stands(view: View, images: Array, labels: Array, key: Key[Array, ""]) -> Ar
     return ~losses.misclassified(_decided_logits(view, images, key), labels)
 
 
+def _queried(
+    attack: Square, view: View, images: Array, labels: Array, key: Key[Array, ""], index: Array
+) -> Array:
+    # Traced, so that a view of probabilities is another check's finding and no error here.
+    return attack(view, images, labels, key=key, index=index)
+
+
 def divided(view: View, scale: Array, images: Array, *, key: Key[Array, ""]) -> Array:
     """Returns the logits of a view over a scale."""
     logits = view(images, key=key)
@@ -160,6 +216,7 @@ def _adversarial(
     view: View,
     images: Array,
     labels: Array,
+    index: Array,
     eps: Array,
     step_size: Array,
     scale: Array,
@@ -179,11 +236,11 @@ def _adversarial(
 
     view = jax.tree_util.Partial(divided, view, scale)
     attack, radii = PGD(ThreatModel(norm, 0.0, bounds)), jnp.broadcast_to(eps, labels.shape)
-    keys = start_keys(key, jnp.arange(len(labels)), 0)
+    keys = start_keys(key, index, 0)
     return climb(
         attack,
         Run(0, restart=0),
-        Given(view, images, labels, key, jnp.arange(len(labels))),
+        Given(view, images, labels, key, index),
         num_steps=num_steps,
         step_size=step_size,
         start=attack.start(images, keys, eps=radii),

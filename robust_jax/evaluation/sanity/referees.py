@@ -8,8 +8,8 @@ what decides is asked of the records.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -38,6 +38,17 @@ was trained at, 3 to 6 %), and on enough images any such number is more than cha
 
 PREDICTED = 0.5
 """Correlation of predicted and true changes from which on a gradient is believed."""
+
+
+Standing = Bool[np.ndarray, " b"]
+"""Which images stand."""
+
+
+@runtime_checkable
+class Referee(Protocol):
+    """Returns which of the images that stand under gradients stand under it too, in a ball."""
+
+    def __call__(self, threat: ThreatModel, among: Standing, /) -> Standing: ...
 
 
 class Ball(NamedTuple):
@@ -130,7 +141,7 @@ def rescaling(view: AttackedView, ball: Ball) -> Finding:
     """Returns a flag where dividing logits by their median margin makes an attack stronger."""
     check = f"view {view.name!r}: the scale of the logits does not matter"
     plain = view.pgd(ball.threat)
-    rescaled = view.pgd(ball.threat, scale=view.scale)
+    rescaled = view.pgd(ball.threat, scale=view.scale, among=plain)
     better, alone = beats(view, rescaled, plain)
     text = (
         f"PGD-{NUM_STEPS} at {ball} leaves {sum(plain)} of {len(plain)}; with logits divided "
@@ -150,14 +161,16 @@ def referees(view: AttackedView, balls: Sequence[Ball]) -> list[Finding]:
     """Returns of each referee whether it beats gradients in any ball."""
     others = tuple(loss for loss in LOSSES[1:] if loss != "dlr" or view.num_classes > 2)
 
-    def other(loss: str) -> Callable[[ThreatModel], Bool[np.ndarray, " b"]]:
-        return lambda threat: view.pgd(threat, loss=loss)
+    def other(loss: str) -> Referee:
+        return lambda threat, among: view.pgd(threat, loss=loss, among=among)
 
-    def longer(threat: ThreatModel) -> Bool[np.ndarray, " b"]:
-        return view.pgd(threat, num_steps=2 * NUM_STEPS)
+    def longer(threat: ThreatModel, among: Standing) -> Standing:
+        return view.pgd(threat, num_steps=2 * NUM_STEPS, among=among)
 
-    def restarted(threat: ThreatModel) -> Bool[np.ndarray, " b"]:
-        return np.all([view.pgd(threat, start=start) for start in range(NUM_STARTS)], axis=0)
+    def restarted(threat: ThreatModel, among: Standing) -> Standing:
+        for start in range(NUM_STARTS):
+            among = view.pgd(threat, start=start, among=among)
+        return among
 
     further = {f"PGD-{2 * NUM_STEPS}": longer}
     if not view.random:  # of a random view the best of several is the luckiest
@@ -203,7 +216,7 @@ def referees(view: AttackedView, balls: Sequence[Ball]) -> list[Finding]:
 def compare(
     view: AttackedView,
     claim: str,
-    referees: Mapping[str, Callable[[ThreatModel], Bool[np.ndarray, " b"]]],
+    referees: Mapping[str, Referee],
     balls: Sequence[Ball],
     step: str,
     *,
@@ -224,7 +237,7 @@ def compare(
     for ball in balls:
         base = gradients(view, ball)
         for name, referee in referees.items():
-            beaten, alone = beats(view, referee(ball.threat), base, num_tests)
+            beaten, alone = beats(view, referee(ball.threat, base), base, num_tests)
             text = (
                 f"at {ball} gradients leave {sum(base)} of {len(base)}, of which {name} makes "
                 f"{alone} wrong"

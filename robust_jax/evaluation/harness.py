@@ -254,7 +254,7 @@ def records_of(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
     records = []
     for i in np.flatnonzero(batch.mask):
         index, label = int(batch.index[i]), int(batch.label[i])
-        linf, l2 = float(judgement.linf[i]), float(judgement.l2[i])
+        linf, l2, l1 = float(judgement.linf[i]), float(judgement.l2[i]), float(judgement.l1[i])
         if not np.isfinite(l2):
             raise ValueError(f"Expected {name} on example {index} to give finite images.")
         decisions = {
@@ -271,5 +271,6 @@ def records_of(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         started = judgement.started is None or bool(judgement.started[i])
         counts = judgement.passes
         passes = None if counts is None else [int(counts.forward[i]), int(counts.backward[i])]
-        records.append(Record(index, label, linf, l2, fooled, decisions, started, passes))
+        l0 = int(judgement.l0[i])
+        records.append(Record(index, label, linf, l2, fooled, decisions, started, passes, l1, l0))
     return records

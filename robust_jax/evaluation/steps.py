@@ -139,7 +139,10 @@ class _Attacked(NamedTuple):
         if attack.targeted:
             labels = random_targets(view, batch, self.seed)
         if attack.on_host and isinstance(batch.image, Tracer):
-            images = attack.dry_run(view, batch.image, labels, key=key, index=batch.index)
+            begin_at = starts if attack.takes_starts else None
+            images = attack.dry_run(
+                view, batch.image, labels, key=key, index=batch.index, starts=begin_at
+            )
             return _AttackedImages(images)
         if not attack.takes_starts:
             images, passes = attack.counted(view, batch.image, labels, key=key, index=batch.index)
@@ -214,18 +217,18 @@ def _host_step(row: _Attacked) -> StepFn:
 
     judge_step = _sharded(judge, row.mesh, row.precision)
 
-    def attacked(attack, variables, sources, batch, labels, key):
+    def attacked(attack, variables, sources, starts, batch, labels, key):
         if isinstance(batch.image, Tracer):  # a dry run
-            return row.attacked(attack, variables, sources, None, batch, labels, key)
+            return row.attacked(attack, variables, sources, starts, batch, labels, key)
         if jax.process_count() > 1:  # each host attacks the whole batch, on its own copies
-            variables, sources = local((variables, sources))
+            variables, sources, starts = local((variables, sources, starts))
             batch, labels = jax.device_put(on_host((batch, labels)))
-        found = row.attacked(attack, variables, sources, None, batch, labels, key)
+        found = row.attacked(attack, variables, sources, starts, batch, labels, key)
         return found._replace(images=spread(found.images, row.mesh))
 
     def step(attack, variables, sources, starts, batch, labels, key):
-        images, passes, _ = attacked(attack, variables, sources, batch, labels, key)
-        judgement = judge_step(attack, variables, sources, starts, batch, images, key)
-        return judgement._replace(passes=passes)
+        found = attacked(attack, variables, sources, starts, batch, labels, key)
+        judgement = judge_step(attack, variables, sources, starts, batch, found.images, key)
+        return judgement._replace(started=found.started, passes=found.passes)
 
     return at_precision(step, row.precision)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robust_jax import data, evaluation, serialization
-from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.attacks import FGSM, PGD, Boundary, Suite, ThreatModel
 from robust_jax.attacks.views import Average
 from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model
 from robust_jax.evaluation.protocol import Adversary
@@ -160,6 +160,23 @@ def test_attacks_are_transferred_from_several_functions_at_once():
     assert runs["outvoted"].described.endswith("on deployed, of opposite + weak, mean logits")
     for run in runs.values():
         assert serialization.from_json(AttackRun, serialization.to_json(run)) == run
+
+
+def test_a_suite_is_given_images_to_begin_at():
+    """Half of the images are found a way to the other half; noise is of no class."""
+    images = np.concatenate([np.full((4, 4, 4, 1), 0.85), np.ones((4, 4, 4, 1))])
+    labels = np.repeat([0, 1], 4)
+
+    def bright(images):
+        above = jnp.mean(images, axis=(1, 2, 3)) - 0.9
+        return jnp.stack([-above, above], axis=1)
+
+    threat = ThreatModel("l2", 0.5)
+    suite = Suite(threat, attacks=(Boundary(num_steps=1),), batch_size=4)
+    wanted = Evaluation({"suite": AttackRun(suite)}, batch_size=8, sanity=False, measures={})
+    found = judged(Model.of(bright, num_classes=2), (images, labels), wanted)
+    assert all(record.started for record in found.records["suite"].values())
+    assert found.summary["robust_accuracy"] == {"suite": 0.0}
 
 
 def three(images):

@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-FORMAT = 5
+FORMAT = 6
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
 Tree = dict[str, object]
@@ -173,6 +173,13 @@ STEPS: dict[int, Step] = {
         {
             "record": lambda tree: {"passes": None, **tree},
             "summary": lambda tree: {"passes": {}, **tree},
+        }
+    ),
+    # Format 6: records hold L1 and L0 of the change, and summaries medians of all four norms.
+    5: Step(
+        {
+            "record": lambda tree: {"l1": None, "l0": None, **tree},
+            "summary": lambda tree: {"distances": {}, **tree},
         }
     ),
 }

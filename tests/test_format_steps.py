@@ -79,6 +79,22 @@ def test_format_3_is_today_s(repository):
     assert serialization.completed(Evaluation, found) == stored
 
 
+def test_records_of_format_5_do_not_say_l1_and_l0(repository):
+    """Nor do numbers made of them: a 0 would be an image that nothing changed."""
+    workdir = repository / "tests" / "fixtures" / "f356365" / "plain"
+    (file,) = workdir.rglob("summary.json")
+    assert json.loads(file.read_text())["format"] == 5
+    assert compare.read(file.parent).summary["distances"] == {}
+    found = records.read_records(file.parent)
+    assert all(row.l1 is row.l0 is None for rows in found.values() for row in rows.values())
+    again = reductions.summarize(found, CONFIGS["plain"].evaluation)["distances"]
+    assert list(again) == ["fgsm", "pgd"]
+    for medians in again.values():
+        assert medians["num_images"] > 0
+        assert medians["linf"] == pytest.approx(0.05)
+        assert medians["l1"] is medians["l0"] is None
+
+
 MEASURED = {"agreement": {"type": "Agreement"}}
 
 

@@ -45,7 +45,7 @@ def test_steps_of_an_evaluation(precision, variables):
     for name, least in (("clean", 2), ("pgd", 6)):
         step = evaluator.steps[name]
         attack = None if name == "clean" else PGD_2
-        traced = step.trace(attack, variables, None, None, BATCH, BATCH.label, jax.random.key(0))
+        traced = step.trace(attack, variables, (), None, BATCH, BATCH.label, jax.random.key(0))
         found = products(traced.jaxpr)
         assert len(found) >= least
         assert set(found) == {(PRECISIONS[precision or "highest"],) * 2}

@@ -18,7 +18,7 @@ from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, RUNTIME,
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 STORED = sorted(path.parent.parts[-2:] for path in FIXTURES.glob("*/*/scores.json"))
 """Commits and names of runs."""
-FORMATS = {"c6714d0": 1, "9833d00": 3, "9aaf6a6": 4}
+FORMATS = {"c6714d0": 1, "9833d00": 3, "9aaf6a6": 4, "f356365": 5}
 """By commit, the number of what it wrote."""
 
 # The same arrays through the same operations in float32, compiled by another version for another
@@ -85,6 +85,10 @@ def test_stored_run(commit, name, tmp_path, monkeypatch):
             attacked = [record.passes for record in last if record.linf > 0]
             assert None in attacked
             assert attacked[-1] == [4, 3]
+        if FORMATS[commit] == 5:  # one whole batch of the last attack was stored, without L1 and L0
+            last = list(records.read_records(stopped)["pgd"].values())
+            assert all(record.l1 is record.l0 is None for record in last[:20])
+            assert all(r.linf <= r.l2 <= r.l1 <= r.l0 * r.linf + 1e-4 for r in last[20:])
         kept = [file.name for file in (stopped / "records").glob("*.format2")]
         assert bool(kept) != judged_alike
         found, said = claims.read(stopped), claims.read(ended)

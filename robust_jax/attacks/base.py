@@ -170,12 +170,13 @@ class Attack(WithLeaves, abc.ABC):
         *,
         key: KeyArray,
         index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
     ) -> Array:
         """Returns images of the same shape, of arrays that are being traced.
 
         Whatever a call would trace is traced. An attack on the host says here how.
         """
-        return self(view, images, labels, key=key, index=index)
+        return self(view, images, labels, key=key, index=index, starts=starts)
 
     def __call__(
         self,

@@ -71,7 +71,7 @@ def check_batch(
             )
 
 
-def check_starts(starts: Array, images: Array) -> None:
+def check_starts(starts: Array, images: Array | np.ndarray) -> None:
     """Raises ValueError unless these images to begin at fit those that are attacked."""
     if starts.ndim == 0 or not len(starts) or starts.shape[1:] != images.shape[1:]:
         raise ValueError(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 from numpy.typing import ArrayLike
 
 from robust_jax import rng
@@ -70,10 +70,6 @@ def check_members(attacks: Sequence[BoundedAttack], threat: ThreatModel) -> None
             raise ValueError(f"Expected threat={attack.threat!r} to be {threat!r}.")
         if attack.targeted:
             raise ValueError(f"Expected attack={attack} not to be targeted: the suite is not.")
-        if attack.takes_starts and getattr(getattr(attack, "attack", None), "start", "") != "noise":
-            raise ValueError(
-                f"Expected attack={attack} to begin at start='noise': a suite hands on no images."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +129,13 @@ class SuiteAttack(BoundedAttack):
         starts: ArrayLike | None = None,
     ) -> tuple[Array, Passes]:
         """Returns the adversarial images and each one's passes; see `Attack`."""
-        if starts is not None:
-            raise ValueError("Expected starts to be None: a suite begins at the images.")
-        report = self.report(view, images, labels, key=key, index=index)
+        report = self.report(view, images, labels, key=key, index=index, starts=starts)
         return jnp.asarray(report.images), report.passes
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns what a call gives: a suite plans the runs of its attacks itself."""
-        view, images, labels, key, index, _ = given
-        report = self.report(view, images, labels, key=key, index=index)
+        view, images, labels, key, index, starts = given
+        report = self.report(view, images, labels, key=key, index=index, starts=starts)
         fallen = jnp.asarray(~report.standing)
         return Found(jnp.asarray(report.images), fallen, fallen.astype(images.dtype))
 
@@ -153,13 +147,15 @@ class SuiteAttack(BoundedAttack):
         *,
         key: KeyArray,
         index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
     ) -> Array:
         """Returns images of the same shape, every attack traced on them; see `Attack`."""
         images = jnp.asarray(images)
         num_classes = jax.eval_shape(lambda images: view(images, key=key), images).shape[-1]
         view = self.attacked(view)
         for attack in self.members(num_classes):
-            images = attack(view, images, labels, key=key, index=index)
+            begin_at = starts if attack.takes_starts else None
+            images = attack(view, images, labels, key=key, index=index, starts=begin_at)
         return images
 
     def report(
@@ -170,6 +166,7 @@ class SuiteAttack(BoundedAttack):
         *,
         key: KeyArray,
         index: ArrayLike | None = None,
+        starts: ArrayLike | None = None,
         progress_fn: Callable[[str], None] | None = None,
     ) -> Report:
         """Returns the adversarial images, what stands, and how it came to that.
@@ -180,6 +177,7 @@ class SuiteAttack(BoundedAttack):
             labels: class of each image.
             key: root of all draws.
             index: dataset row of each image; default 0, 1, ...
+            starts: images for the attacks that begin at other ones, see `Attack`.
             progress_fn: called with one line after every batch.
 
         Raises:
@@ -202,6 +200,15 @@ class SuiteAttack(BoundedAttack):
             none = np.zeros(0, np.int64)
             return Report(images, empty, np.zeros(0, np.int32), (), (), Passes(none, none))
         checks.check_images(images, self.box)
+        if starts is not None:
+            if not self.takes_starts:
+                raise ValueError(
+                    f"Expected starts to be None: all attacks of this {type(self).__name__} begin "
+                    "at the images themselves."
+                )
+            starts = jnp.asarray(starts)
+            checks.check_starts(starts, images)
+            checks.check_images(starts, self.box, "starts")
         view = held(view)
         check_key = rng.stream(key, "check")
         num_classes = checks.check_logits(
@@ -217,6 +224,7 @@ class SuiteAttack(BoundedAttack):
             for_random=self.for_random,
             progress_fn=progress_fn or (lambda line: None),
             drop_every=self.drop_every,
+            starts=starts,
         )
 
 
@@ -234,8 +242,8 @@ class Suite(SuiteAttack):
 
     Example:
         >>> threat = ThreatModel("linf", 8 / 255)
-        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000, start="noise")))
-        >>> report = suite.report(view, images, labels, key=jax.random.key(0))
+        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000)))
+        >>> report = suite.report(view, images, labels, key=jax.random.key(0), starts=others)
         >>> report.standing, report.fallen_to, report.passes
     """
 
@@ -259,6 +267,20 @@ class Suite(SuiteAttack):
     def needs_logits(self) -> bool:  # type: ignore[override]
         """Returns whether one of its attacks does."""
         return any(attack.needs_logits for attack in self.attacks)
+
+    @property
+    def takes_starts(self) -> bool:  # type: ignore[override]
+        """Returns whether one of its attacks begins at other images."""
+        return any(attack.takes_starts for attack in self.attacks)
+
+    def has_start(self, given: Given) -> Bool[Array, " b"]:
+        """Returns which images one of the attacks has a start for."""
+        found = jnp.zeros(given.labels.shape, bool)
+        for number, attack in enumerate(self.attacks):
+            key = rng.stream(given.key, "attack", number)
+            starts = given.starts if attack.takes_starts else None
+            found |= attack.has_start(given._replace(key=key, starts=starts))
+        return found
 
     def reduced(self) -> "Suite":
         """Returns the same of the attacks at the small budget of a trial."""

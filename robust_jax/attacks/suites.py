@@ -25,7 +25,7 @@ from robust_jax.attacks.runs import Given, Number
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.threat import l2_norm, unit_l2, without_nan
 from robust_jax.runtime.live import compiled
-from robust_jax.types import Images, KeyArray, Labels, View
+from robust_jax.types import Images, KeyArray, Labels, Starts, View
 
 
 class Stage(NamedTuple):
@@ -74,6 +74,7 @@ def run_suite(
     for_random: bool,
     progress_fn: Callable[[str], None],
     drop_every: int | None = None,
+    starts: Starts | None = None,
 ) -> Report:
     """Returns what the attacks leave of the examples, run by run, and how it came to that.
 
@@ -86,6 +87,7 @@ def run_suite(
         progress_fn: called with one line after every batch.
         drop_every: an image that has fallen to APGD is left out after so many steps at most, and
             its place is taken; None for the end of the run, as after every other attack.
+        starts: images for those that begin at other ones.
     """
     images, standing = np.array(batches.images), np.zeros(len(batches), bool)
     fallen_to = np.full(len(standing), -2, np.int32)
@@ -109,7 +111,8 @@ def run_suite(
         if drop_every is not None and isinstance(attack, APGD) and attack.threat.norm != "l1":
             found = in_segments(attack, *going, key=attack_key, every=drop_every)
         else:
-            found = in_runs(attack, *going, key=attack_key)
+            begin_at = starts if attack.takes_starts else None
+            found = in_runs(attack, *going, key=attack_key, starts=begin_at)
         for run, rows, points in found:
             images[rows], standing[rows], fallen_to[rows] = points, False, number
             progress_fn(
@@ -179,6 +182,7 @@ def in_runs(
     passes: Passes,
     *,
     key: KeyArray,
+    starts: Starts | None = None,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields the run, the rows that have fallen and their images, after every batch of a run.
 
@@ -189,10 +193,11 @@ def in_runs(
         standing: which are attacked, changed by the caller as they fall.
         passes: so far, to which those of each row are added.
         key: of the attack.
+        starts: images that it may begin at.
     """
     for run in range(attack.num_runs):
         for rows, (part, labels, index) in batches.of(np.flatnonzero(standing)):
-            given = Given(view, part, labels, key, index)
+            given = Given(view, part, labels, key, index, starts)
             points, fallen, cost = _one_run(attack, jnp.asarray(run), given)
             add_passes(passes, rows, cost)
             fallen = np.asarray(fallen)[: len(rows)]

@@ -128,11 +128,18 @@ class Ensemble:
     average: Average = dataclasses.field(metadata={"static": True})
 
     def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
-        """Returns the averaged logits, or all of them where gradients are averaged."""
+        """Returns the averaged logits, or all of them where gradients are averaged.
+
+        Raises:
+            ValueError: the views have not one number of classes.
+        """
         found = [
             view(images, key=rng.stream(key, "member", member))
             for member, view in enumerate(self.views)
         ]
+        counts = [logits.shape[-1] for logits in found]
+        if len(set(counts)) > 1:
+            raise ValueError(f"Expected views of one number of classes, found {counts}.")
         if self.average == "logits":
             return jnp.mean(jnp.stack([losses.decision(logits) for logits in found]), axis=0)
         if self.average == "probabilities":

@@ -7,6 +7,7 @@ from typing import Literal
 from robust_jax import serialization
 from robust_jax.attacks import Attack, BoundedAttack, ThreatModel
 from robust_jax.attacks.radii import check_rising
+from robust_jax.attacks.views import Average, check_average
 from robust_jax.evaluation.judges import REDUCED_DRAWS
 
 
@@ -21,9 +22,13 @@ class AttackRun:
             Athalye et al., 2018); 1 for a single draw.
         draws: "fresh" at every call, or the "fixed" ones of a judge with that rule: the averaged
             predictor attacked as the deterministic model that it is.
-        source: name of the checkpoint that is attacked in the model's place (transfer); None for
-            the model itself. `evaluate.py --sources NAME DIR` says which it is. A transferred
-            example is never left out because the model was wrong already.
+        source: name of the checkpoint that is attacked in the model's place (transfer), or names
+            of several that are attacked at once; None for the model itself.
+            `evaluate.py --sources NAME DIR` says which they are. A transferred example is never
+            left out because the model was wrong already.
+        average: of several sources, as `attacks.ensemble` has it: of their "logits" (the mean),
+            of their "probabilities", or "gradients", those of each one's loss. Each source is
+            averaged over its own draws first.
         adaptive: designed against this defence, and not of its paper.
         after: name of an earlier row whose ball lies in this one's: what a judge has wrong there
             counts as wrong here, with the same image, and what all have wrong there is not attacked
@@ -35,13 +40,34 @@ class AttackRun:
     view: str = "deployed"
     eot_samples: int = 1
     draws: Literal["fresh", "fixed"] = "fresh"
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
     adaptive: bool = False
     after: str | None = None
+    average: Average = "logits"
 
     def __post_init__(self) -> None:
         if self.eot_samples < 1:
             raise ValueError(f"Expected eot_samples={self.eot_samples} >= 1.")
+        if self.source == () or len(set(self.sources)) < len(self.sources):
+            raise ValueError(f"Expected source={self.source!r} to name checkpoints, each once.")
+        check_average(self.average)
+        if self.average != "logits" and len(self.sources) < 2:
+            raise ValueError(
+                f"Expected average={self.average!r} of source={self.source!r} to be of several."
+            )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Returns the names of the checkpoints that are attacked in the model's place."""
+        if self.source is None:
+            return ()
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def origin(self) -> str:
+        """Returns where the examples are from, in words; nothing where it is the model itself."""
+        words = f"of {' + '.join(self.sources)}" if self.sources else ""
+        return f"{words}, mean {self.average}" if len(self.sources) > 1 else words
 
     @property
     def described(self) -> str:
@@ -56,8 +82,8 @@ class AttackRun:
             words.append(f"{self.eot_samples} fixed draws")
         elif self.eot_samples > 1:
             words.append(f"EOT {self.eot_samples}")
-        if self.source is not None:
-            words.append(f"of {self.source}")
+        if self.origin:
+            words.append(self.origin)
         if self.adaptive:
             words.append("adaptive")
         if self.after is not None:

@@ -178,11 +178,19 @@ def _narrowed(description: Description, **fields: object) -> Description:
     judges = {name: {**one, **counting} for name, one in objects(whole, "judges").items()}
     evaluation = whole | {key: neutral[key] for key in _CHANGE_NO_RECORD}
     evaluation |= {"judges": judges, **fields}
-    named = {run.get("source") for run in objects(evaluation, "attacks").values()}
+    named = {name for run in objects(evaluation, "attacks").values() for name in _sources(run)}
     others = evaluation["others"]
     named |= {*others} if isinstance(others, list) else set()
     sources = {name: one for name, one in part(description, "sources").items() if name in named}
     return {**description, "evaluation": evaluation, "sources": sources}
+
+
+def _sources(run: Mapping[str, object]) -> list[object]:
+    """Returns the names of the checkpoints that a row is transferred from."""
+    named = run.get("source")
+    if isinstance(named, list):
+        return named
+    return [] if named is None else [named]
 
 
 def _of_stored_file(directory: pathlib.Path, file: str) -> Description:

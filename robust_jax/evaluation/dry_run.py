@@ -81,10 +81,10 @@ def check(
         if known and not evaluator.stochastic:
             continue
         run = config.attacks.get(name)
-        source = name.partition("@")[2] or None if run is None else run.source
-        variables, other = models[None][1], None if source is None else models[source][1]
+        named = name.partition("@")[2:] if run is None else run.sources
+        variables, others = models[None][1], tuple(models[one][1] for one in named if one)
         what = "judging clean images" if run is None else f"attack {name!r}"
-        attack, given = None, (variables, other, starts, batch, numbers, key)
+        attack, given = None, (variables, others, starts, batch, numbers, key)
         if run is not None:
             attack = run.attack
             dry_run(attack.check, batch.image, what=what)  # of a radius that is a number
@@ -113,18 +113,24 @@ def _trace(
     certify(image, label, key=key, index=np.zeros(1, np.int32))
 
 
-def check_data(split: Split, model: Model) -> None:
+def check_data(split: Split, model: Model, *, source: str | None = None) -> None:
     """Checks that a split is one that a model takes.
+
+    Args:
+        split: the examples.
+        model: what they are for.
+        source: its name among the sources of an evaluation; None for what is evaluated.
 
     Raises:
         ValueError: another image shape or number of classes, or an empty split.
     """
     task = model.task(split.shape)
+    whose = "the network's" if source is None else f"that of source {source!r},"
     given = {"input_shape": split.shape, "num_classes": split.num_classes}
     for name, value in given.items():
         if value != getattr(task, name):
             raise ValueError(
-                f"Expected the dataset's {name}={value} to be the network's {getattr(task, name)}."
+                f"Expected the dataset's {name}={value} to be {whose} {getattr(task, name)}."
             )
     if len(split) == 0:
         raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")

@@ -8,7 +8,7 @@ not the attack, enforces the ball, measures the distance and judges.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -104,7 +104,7 @@ def make_evaluator(
         if run.after is not None and _is_another_ball(run, config.attacks[run.after]):
             steps[name] = steps[run.after]  # of the same draws too
             continue
-        attacked = method if run.source is None else sources[run.source]
+        attacked = [sources[one] for one in run.sources] or [method]
         steps[name] = attack_step(name, run, attacked, judges, mesh, config.precision, config.seed)
     stochastic = any(one.stochastic for one in [method, *sources.values()])
     return Evaluator(config, mesh, stochastic, steps)
@@ -156,16 +156,16 @@ def evaluate(
         name: str,
         rows: np.ndarray,
         labels: np.ndarray | None = None,
-        source: str | None = None,
+        named: Iterable[str] = (),
     ) -> dict[int, Record]:
         file = None if directory is None else directory / "records" / f"{name}.jsonl"
-        models = variables, None if source is None else sources[source], starts
+        models = variables, tuple(sources[one] for one in named), starts
         return _gone_on_with(evaluator, name, models, split, rows, labels, file, on_batch)
 
     clean = {CLEAN: judged(CLEAN, candidates)}
     for source in config.sources:
         if conditional or config.adversary.labels == "predicted":
-            clean[f"{CLEAN}@{source}"] = judged(f"{CLEAN}@{source}", candidates, source=source)
+            clean[f"{CLEAN}@{source}"] = judged(f"{CLEAN}@{source}", candidates, named=[source])
     rows = candidates
     if conditional:
         rows = chosen_of(config.selection, candidates, clean, config.judges)
@@ -178,10 +178,10 @@ def evaluate(
             right = [row for row, record in before.items() if record.right_somewhere]
             chosen = np.asarray(right, np.int32)
         if config.adversary.labels == "predicted":
-            known = clean[CLEAN if run.source is None else f"{CLEAN}@{run.source}"]
+            known = clean["@".join([CLEAN, *run.sources])]  # of one at most
             labels = np.zeros(len(split), np.int32)
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
-        attacked = judged(name, chosen, labels, run.source)
+        attacked = judged(name, chosen, labels, run.sources)
         # An example that was already wrong is not robust, whatever was done to it.
         if run.after is None:
             records[name] = {row: attacked.get(row) or before[row] for row in rows.tolist()}
@@ -195,7 +195,7 @@ def evaluate(
 def _gone_on_with(
     evaluator: Evaluator,
     name: str,
-    models: tuple[Variables, Variables | None, Array | None],
+    models: tuple[Variables, tuple[Variables, ...], Array | None],
     split: Split,
     rows: np.ndarray,
     labels: np.ndarray | None,
@@ -254,7 +254,7 @@ def records_of(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
     records = []
     for i in np.flatnonzero(batch.mask):
         index, label = int(batch.index[i]), int(batch.label[i])
-        linf, l2 = float(judgement.linf[i]), float(judgement.l2[i])
+        linf, l2, l1 = float(judgement.linf[i]), float(judgement.l2[i]), float(judgement.l1[i])
         if not np.isfinite(l2):
             raise ValueError(f"Expected {name} on example {index} to give finite images.")
         decisions = {
@@ -271,5 +271,6 @@ def records_of(batch: Batch, judgement: Judgement, name: str) -> list[Record]:
         started = judgement.started is None or bool(judgement.started[i])
         counts = judgement.passes
         passes = None if counts is None else [int(counts.forward[i]), int(counts.backward[i])]
-        records.append(Record(index, label, linf, l2, fooled, decisions, started, passes))
+        l0 = int(judgement.l0[i])
+        records.append(Record(index, label, linf, l2, fooled, decisions, started, passes, l1, l0))
     return records

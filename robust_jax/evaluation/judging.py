@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import metrics, rng
 from robust_jax.attacks import Passes, eot, losses
+from robust_jax.attacks.threat import size
 from robust_jax.attacks.views import each_alone
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
@@ -41,6 +42,8 @@ class Judgement(NamedTuple):
         decisions: by judge.
         linf: largest change of a pixel.
         l2: Euclidean norm of the change.
+        l1: sum of the absolute changes of all values.
+        l0: pixels that change, whatever of their channels (`attacks.threat.Norm`).
         view_fooled: does the attacked view itself, under a fresh key, have it wrong? False on
             clean images.
         shown: the first `NUM_SHOWN` images, for the report.
@@ -51,6 +54,8 @@ class Judgement(NamedTuple):
     decisions: dict[str, Decisions]
     linf: Float[Array, " b"]
     l2: Float[Array, " b"]
+    l1: Float[Array, " b"]
+    l0: Float[Array, " b"]
     view_fooled: Bool[Array, " b"]
     shown: Float[Array, "n ..."]
     started: Bool[Array, " b"] | None = None
@@ -275,7 +280,8 @@ def judge_images(
         key: of the attacked view, which no attack saw.
         attacked_view: what the attack saw; None for clean images.
     """
-    delta = (images - batch.image).reshape(len(images), -1)
+    change = images - batch.image
+    delta = change.reshape(len(images), -1)
     view_fooled = jnp.zeros(len(images), bool)
     if attacked_view is not None:
         logits = losses.decision(attacked_view(images, key=rng.stream(key, "attacked view")))
@@ -284,6 +290,8 @@ def judge_images(
         decisions=judges(variables, batch, images),
         linf=jnp.max(jnp.abs(delta), axis=-1),
         l2=jnp.sqrt(jnp.sum(jnp.square(delta), axis=-1)),
+        l1=size("l1", change),
+        l0=size("l0", change),
         view_fooled=view_fooled,
         shown=images[:NUM_SHOWN],
     )

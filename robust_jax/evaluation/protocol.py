@@ -207,6 +207,11 @@ class Evaluation:
         for name, run in self.attacks.items():
             if run.after is not None:
                 run.check_after(earlier, name)
+            if len(run.sources) > 1 and self.adversary.labels == "predicted":
+                raise ValueError(
+                    f"Expected labels='predicted' to be 'true': {name!r} is transferred from "
+                    f"several checkpoints, {[*run.sources]}, which need not predict the same."
+                )
             earlier[name] = run
         for name, members in self.worst_of.items():
             unknown = [member for member in members if member not in self.attacks]
@@ -276,7 +281,7 @@ class Evaluation:
     @property
     def sources(self) -> list[str]:
         """Returns the names of the checkpoints that attacks are transferred from, and of others."""
-        named = {run.source for run in self.attacks.values() if run.source is not None}
+        named = {name for run in self.attacks.values() for name in run.sources}
         return sorted(named | set(self.others))
 
     def reduced(self) -> "Evaluation":

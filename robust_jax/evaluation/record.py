@@ -37,6 +37,8 @@ class Record(NamedTuple):
         passes: forward and backward passes of the attack, as `attacks.Passes` counts them, the
             one part of a record that depends on which images were attacked together. None of
             clean images, and of records of formats before 5.
+        l1: sum of the absolute changes of all values; None in formats before 6.
+        l0: pixels that change, whatever of their channels; None in formats before 6.
     """
 
     index: int  # pyright: ignore[reportIncompatibleMethodOverride] (a tuple's own)
@@ -47,6 +49,8 @@ class Record(NamedTuple):
     decisions: dict[str, Decision]
     started: bool = True
     passes: list[int] | None = None
+    l1: float | None = None
+    l0: int | None = None
 
     def headline(self, judges: Iterable[str] = ()) -> Decision:
         """Returns the decision of the first of the protocol's judges.

@@ -1,6 +1,7 @@
 """Every number of an evaluation, a reduction of its records, judge by judge."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 
 from robust_jax import metrics
@@ -10,6 +11,7 @@ from robust_jax.evaluation.record import Records
 from robust_jax.evaluation.summary import (
     AttackPasses,
     BesidePaper,
+    Distances,
     JudgeSummary,
     Rejudged,
     Successes,
@@ -60,6 +62,7 @@ def summarize(
         "wall_seconds": sum((seconds or {}).values()),
         "seconds": dict(seconds or {}),
         "passes": _passes(records),
+        "distances": _distances(records, next(iter(config.judges))),
         "clean_accuracy": headline["clean_accuracy"],
         "robust_accuracy": headline["robust_accuracy"],
         "worst_case_accuracy": headline["worst_case_accuracy"],
@@ -76,6 +79,26 @@ def _passes(records: Records) -> dict[str, AttackPasses]:
         if counts:
             forward, backward = (sum(each) / len(counts) for each in zip(*counts, strict=True))
             found[name] = AttackPasses(forward=forward, backward=backward, num_images=len(counts))
+    return found
+
+
+def _distances(records: Records, judge: str) -> dict[str, Distances]:
+    """Returns how far the images lie that each attack turns wrong for a judge, in the median."""
+    clean = [row for row, record in records[CLEAN].items() if record.decisions[judge].correct]
+    found = {}
+    for name, rows in records.items():
+        fallen = [rows[row] for row in clean if not rows[row].decisions[judge].correct]
+        if not fallen:
+            continue
+        sums = [record.l1 for record in fallen if record.l1 is not None]
+        counts = [record.l0 for record in fallen if record.l0 is not None]
+        found[name] = Distances(
+            num_images=len(fallen),
+            linf=statistics.median(record.linf for record in fallen),
+            l2=statistics.median(record.l2 for record in fallen),
+            l1=statistics.median(sums) if len(sums) == len(fallen) else None,
+            l0=float(statistics.median(counts)) if len(counts) == len(fallen) else None,
+        )
     return found
 
 

@@ -185,8 +185,9 @@ def _judged(
     methods = {name: source.method for name, source in sources.items()}
     evaluator = evaluator or make_evaluator(model.method, wanted, mesh, methods)
     models = {None: model, **sources}
-    for one in models.values():
-        dry_run.check_data(split, one)
+    dry_run.check_data(split, model)
+    for name, source in sources.items():
+        dry_run.check_data(split, source, source=name)
     questions = measurement.Questions(
         wanted.asked, wanted.measures is not None, wanted.batch_size, wanted.seed
     )

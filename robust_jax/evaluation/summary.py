@@ -157,6 +157,25 @@ class AttackPasses(TypedDict):
     num_images: int
 
 
+class Distances(TypedDict):
+    """How far images lie that an attack makes wrong, right clean by the headline's judge.
+
+    Attributes:
+        num_images: how many.
+        linf: median over them of the largest change.
+        l2: likewise of the Euclidean norm of the change.
+        l1: likewise of the sum of absolute changes; None where records of formats before 6 do not
+            say it.
+        l0: likewise of the number of pixels that change.
+    """
+
+    num_images: int
+    linf: float
+    l2: float
+    l1: float | None
+    l0: float | None
+
+
 class Summary(Accuracies):
     """The numbers of an evaluation: its headline judge's at the top, every judge's below.
 
@@ -168,6 +187,7 @@ class Summary(Accuracies):
         wall_seconds: of all attacks.
         seconds: of each.
         passes: of each whose records hold any.
+        distances: of each that makes an image wrong; none in formats before 6.
         judges: by name.
         candidates: of a selection by correctness.
         environment: where the numbers were computed, see `environment.py`.
@@ -187,6 +207,7 @@ class Summary(Accuracies):
     wall_seconds: float
     seconds: dict[str, float]
     passes: dict[str, AttackPasses]
+    distances: dict[str, Distances]
     judges: dict[str, JudgeSummary]
     candidates: NotRequired[Candidates]
     environment: NotRequired[Mapping[str, object]]

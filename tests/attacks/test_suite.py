@@ -16,6 +16,7 @@ from robust_jax.attacks import (
     Square,
     Suite,
     ThreatModel,
+    as_view,
 )
 
 KEY = jax.random.key(13)
@@ -73,8 +74,34 @@ def test_bad_suites():
         dataclasses.replace(LONG, drop_every=0)
     with pytest.raises(ValueError, match="Expected threat=ThreatModel"):
         dataclasses.replace(LONG, threat=ThreatModel("linf", 0.1))
-    with pytest.raises(ValueError, match="to begin at start='noise'"):
-        dataclasses.replace(LONG, threat=ThreatModel("l2", 1.0), attacks=(Boundary(),))
+    images = jnp.zeros((2, 8, 8, 1))
+    with pytest.raises(ValueError, match="Expected starts to be None: all attacks of this Suite"):
+        LONG(bright, images, jnp.zeros(2, int), key=KEY, starts=images)
+
+
+@as_view
+def bright(images):
+    """Class 1 where the mean is above 0.9: no noise is."""
+    above = images.mean(axis=(1, 2, 3)) - 0.9
+    return jnp.stack([-above, above], axis=1)
+
+
+def test_attacks_of_a_suite_begin_at_the_images_that_are_handed_in():
+    threat = ThreatModel("l2", 1.0)
+    alone = Suite(threat, attacks=(Boundary(num_steps=1),), batch_size=4)
+    given = bright, jnp.full((4, 8, 8, 1), 0.85), jnp.zeros(4, int)
+    starts = jnp.ones((3, 8, 8, 1)).at[0].set(0.1)
+    assert alone.report(*given, key=KEY).standing.all()
+    assert not alone.started(*given, key=KEY).any()
+    report = alone.report(*given, key=KEY, starts=starts)
+    assert not report.standing.any()
+    assert alone.started(*given, key=KEY, starts=starts).all()
+    np.testing.assert_array_equal(alone(*given, key=KEY, starts=starts), report.images)
+    # From an image that Square leaves Boundary goes on; Square needs none.
+    both = Suite(threat, attacks=(Square(threat, num_queries=2), Boundary(num_steps=1)))
+    assert both.started(*given, key=KEY).all()
+    with pytest.raises(ValueError, match=r"Expected starts\.shape=\(3, 4, 4, 1\)"):
+        alone(*given, key=KEY, starts=jnp.ones((3, 4, 4, 1)))
 
 
 def test_a_suite_asks_for_logits_where_one_of_its_attacks_does():

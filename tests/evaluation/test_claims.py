@@ -127,6 +127,10 @@ def test_sources_are_held_against_what_asks_them(kap):
     sent = {**ATTACKS, "sent": AttackRun(FGSM(THREAT), source="s")}
     wanted = described(attacks=sent) | {"sources": {"s": model}}
     claims.claim(kap, wanted)
+    both = described(attacks={"both": AttackRun(FGSM(THREAT), source=("s", "t"))}) | {
+        "sources": dict.fromkeys(("s", "t", "u"), model)
+    }
+    assert list(claims.files(both)["records/both"]["sources"]) == ["s", "t"]
     line = (kap / "records" / "pgd.jsonl").read_text().splitlines(keepends=True)[0]
     other = copy.deepcopy(wanted)
     other["sources"]["s"]["weights"] = "another"

@@ -34,14 +34,18 @@ def test_summary_is_a_reduction_of_the_records():
         worst_of={"both": ("a", "b")},
     )
     attacked = {
-        row: record._replace(passes=[10 * row, 4] if row else None)
+        row: record._replace(
+            passes=[10 * row, 4] if row else None, linf=0.1 * row, l2=row, l1=2.0 * row, l0=3 * row
+        )
         for row, record in rows([True, False, False, False], [True, True, False, True]).items()
     }
+    adaptive = rows([False, True, True, True], [True, True, True, False])
+    adaptive[0] = adaptive[0]._replace(linf=0.5, l2=0.25)  # as a format before 6 left it
     summary = reductions.summarize(
         {
             "clean": rows([True, True, True, False], [True, False, True, True]),
             "a": attacked,
-            "b": rows([False, True, True, True], [True, True, True, False]),
+            "b": adaptive,
         },
         wanted,
         {"clean": 0.5, "a": 1.5},
@@ -49,6 +53,11 @@ def test_summary_is_a_reduction_of_the_records():
     assert summary["num_examples"] == 4
     assert summary["wall_seconds"] == 2.0
     assert summary["passes"] == {"a": {"forward": 20.0, "backward": 4.0, "num_images": 3}}
+    # Rows 1 and 2 are right clean and fall under a, row 0 under b.
+    assert summary["distances"] == {
+        "a": {"num_images": 2, "linf": pytest.approx(0.15), "l2": 1.5, "l1": 3.0, "l0": 4.5},
+        "b": {"num_images": 1, "linf": 0.5, "l2": 0.25, "l1": None, "l0": None},
+    }
     assert summary["clean_accuracy"] == 0.75
     assert summary["robust_accuracy"] == {"a": 0.25}
     assert summary["worst_case_accuracy"] == {"linf eps 0.1": 0.25}
@@ -85,7 +94,7 @@ def test_of_one_member_at_random_all_is_counted():
     images = jnp.zeros((60, 1, 1, 1)).at[30:].set(1)
     batch = Batch(images, jnp.ones(60, int), jnp.ones(60, bool), jnp.arange(60))
     decide = jax.jit(judging.panel(method, judges, seed=0, num_submissions=100))
-    judged = judging.Judgement(decide({}, batch, images), *jnp.zeros((3, 60)), images)
+    judged = judging.Judgement(decide({}, batch, images), *jnp.zeros((5, 60)), images)
     rows = {row.index: row for row in harness.records_of(batch, judged, "clean")}
     one = reductions.summarize({"clean": rows}, wanted)["judges"]["one"]
     # Two of three are right on the first half, one on the other; the one that decides is drawn.

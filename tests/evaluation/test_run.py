@@ -1,13 +1,17 @@
 """One way to judge any model: functions of images, with captured arrays or as arguments."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import data, evaluation
-from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax import data, evaluation, serialization
+from robust_jax.attacks import FGSM, PGD, Boundary, Suite, ThreatModel
+from robust_jax.attacks.views import Average
 from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model
+from robust_jax.evaluation.protocol import Adversary
 from robust_jax.runtime import sharding
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), np.uint8)
@@ -132,6 +136,80 @@ def test_attacks_are_transferred_from_another_function():
     wanted = Evaluation({"pgd": attack}, batch_size=12, sanity=False)
     found = judged(model(), wanted=wanted, sources={"opposite": opposite}).summary
     assert found["robust_accuracy"] == {"pgd": 1.0}
+
+
+def of_scale(scale):
+    return Model.of(lambda images: logits({"scale": scale}, images), num_classes=2)
+
+
+SEVERAL = {"opposite": of_scale(-1.0), "sure": of_scale(3.0), "weak": of_scale(0.1)}
+
+
+def test_attacks_are_transferred_from_several_functions_at_once():
+    """The mean of a source that sees the opposite and of a surer one sees what the model does."""
+    attack = FGSM(ThreatModel("linf", EPS))
+    runs = {
+        average: AttackRun(attack, source=("opposite", "sure"), average=average)
+        for average in get_args(Average)
+    }
+    runs["outvoted"] = AttackRun(attack, source=("opposite", "weak"))
+    wanted = Evaluation(runs, batch_size=12, sanity=False, measures={})
+    found = judged(model(), wanted=wanted, sources=SEVERAL).summary["robust_accuracy"]
+    assert found == {"probabilities": 0.5, "logits": 0.5, "gradients": 0.5, "outvoted": 1.0}
+    assert wanted.sources == ["opposite", "sure", "weak"]
+    assert runs["outvoted"].described.endswith("on deployed, of opposite + weak, mean logits")
+    for run in runs.values():
+        assert serialization.from_json(AttackRun, serialization.to_json(run)) == run
+
+
+def test_a_suite_is_given_images_to_begin_at():
+    """Half of the images are found a way to the other half; noise is of no class."""
+    images = np.concatenate([np.full((4, 4, 4, 1), 0.85), np.ones((4, 4, 4, 1))])
+    labels = np.repeat([0, 1], 4)
+
+    def bright(images):
+        above = jnp.mean(images, axis=(1, 2, 3)) - 0.9
+        return jnp.stack([-above, above], axis=1)
+
+    threat = ThreatModel("l2", 0.5)
+    suite = Suite(threat, attacks=(Boundary(num_steps=1),), batch_size=4)
+    wanted = Evaluation({"suite": AttackRun(suite)}, batch_size=8, sanity=False, measures={})
+    found = judged(Model.of(bright, num_classes=2), (images, labels), wanted)
+    assert all(record.started for record in found.records["suite"].values())
+    assert found.summary["robust_accuracy"] == {"suite": 0.0}
+
+
+def three(images):
+    return jnp.zeros((len(images), 3))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Model.of(three, num_classes=3), "num_classes=2 to be that of source 'other', 3"),
+        (Model.of(three, num_classes=2), r"Expected views of one number of classes, found \[2, 3"),
+    ],
+)
+def test_sources_of_another_number_of_classes_are_one_line(other, message):
+    run = AttackRun(FGSM(ThreatModel("linf", EPS)), source=("opposite", "other"))
+    sources = {"opposite": SEVERAL["opposite"], "other": other}
+    with pytest.raises(ValueError, match=message) as error:
+        judged(model(), wanted=Evaluation({"fgsm": run}, batch_size=12), sources=sources)
+    assert "\n" not in str(error.value)
+
+
+def test_sources_that_make_no_sense_are_refused():
+    attack = FGSM(ThreatModel("linf", EPS))
+    for names in ((), ("a", "b", "a")):
+        with pytest.raises(ValueError, match="to name checkpoints, each once"):
+            AttackRun(attack, source=names)
+    for source in (None, "a", ("a",)):
+        with pytest.raises(ValueError, match=r"Expected average='gradients' of source=.*several"):
+            AttackRun(attack, source=source, average="gradients")
+    adversary = Adversary(labels="predicted")
+    Evaluation({"sent": AttackRun(attack, source=("a",))}, adversary=adversary)
+    with pytest.raises(ValueError, match="Expected labels='predicted' to be 'true': 'sent' is"):
+        Evaluation({"sent": AttackRun(attack, source=("a", "b"))}, adversary=adversary)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def _accuracy_over_eps(
         series: dict[str, dict[float, np.ndarray]] = {}
         for name, run in attacks.items():
             if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:
-                kind = [type(run.attack).__name__, run.view, run.source and f"of {run.source}"]
+                kind = [type(run.attack).__name__, run.view, run.origin]
                 loss = getattr(run.attack, "loss", None)
                 key = ", ".join(str(word) for word in [*kind, loss] if word)
                 curve = series.setdefault(key, {0.0: clean})

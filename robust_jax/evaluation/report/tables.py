@@ -124,7 +124,7 @@ def checks(findings: Sequence[Finding]) -> str:
 
 
 def details(summary: Summary) -> str:
-    """Returns what the papers count besides, passes and time of each attack, the command."""
+    """Returns what papers count besides, distances, passes and time of each attack, the command."""
     judges = summary["judges"]
     headings = ["attack"]
     for judge in judges:
@@ -147,7 +147,8 @@ def details(summary: Summary) -> str:
         cost = NOTHING
         if passes is not None:
             cost = f"{passes['forward']:,.0f} + {passes['backward']:,.0f}"
-        rows.append([*row, cost, NOTHING if seconds is None else f"{seconds:.1f} s"])
+        took = NOTHING if seconds is None else f"{seconds:.1f} s"
+        rows.append([*row, *_distances(summary, name), cost, took])
     words = (
         "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
         "a column has right of those alone is what some papers print; it is no robust accuracy. "
@@ -156,8 +157,18 @@ def details(summary: Summary) -> str:
         + text(
             ", ".join(f"{n} {percent(one['top5_accuracy'][CLEAN])}" for n, one in judges.items())
         )
-        + ". Passes: forward and backward ones of the network on an image, the mean of those that "
-        "were attacked.</p>"
+        + ". Linf, L2, L1 and changed pixels (L0): medians over the images of #S. Passes: forward "
+        "and backward ones of the network on an image, the mean of those that were attacked.</p>"
     )
     command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
-    return words + table([*headings, "passes", "time"], rows) + command if rows else command
+    headings += ["Linf", "L2", "L1", "L0", "passes", "time"]
+    return words + table(headings, rows) + command if rows else command
+
+
+def _distances(summary: Summary, name: str) -> list[str]:
+    """Returns the medians of an attack's changes, a cell a norm."""
+    found = summary["distances"].get(name)
+    if found is None:
+        return [NOTHING] * 4
+    medians = (found["linf"], found["l2"], found["l1"], found["l0"])
+    return [NOTHING if value is None else f"{value:.4g}" for value in medians]

@@ -20,7 +20,16 @@ import tyro
 from public_networks import FILES, load, standing_of
 from timing import teller
 
-from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, FrugalAttack, Suite, ThreatModel
+from robust_jax.attacks import (
+    APGD,
+    APGDT,
+    FABT,
+    PGD,
+    AutoAttack,
+    FrugalAttack,
+    Suite,
+    ThreatModel,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +90,10 @@ def designs(threat, batch_size):
             FABT(threat, num_targets=3, target_order="malt", num_steps=30),
         ),
     }
+    circles = PGD(threat, num_steps=200, step_size=threat.eps / 4)
     whole = {
+        "pgd 200": Suite(threat, attacks=(circles,), batch_size=batch_size),
+        "pgd 200, drop 10": Suite(threat, attacks=(circles,), batch_size=batch_size, drop_every=10),
         "FrugalAttack": FrugalAttack(threat, batch_size=batch_size),
         "AutoAttack": AutoAttack(threat, batch_size=batch_size),
     }

@@ -40,9 +40,9 @@ From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
 What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`losses.py`), views
 made of views (`views.py`, `score_gradients.py`), which of several ends is kept (`runs.py`), suites
-on the examples that still stand (`suites.py`), linearised boundaries (`linearised.py`), members
-computed alone (`members.py`), an attack's way (`trajectories.py`), what it costs in passes
-(`passes.py`), as many images as there are (`dataset.py`), several radii
+(`suites.py`; `standing.py` for one attack on the examples that still stand), linearised boundaries
+(`linearised.py`), members computed alone (`members.py`), an attack's way (`trajectories.py`), what
+it costs in passes (`passes.py`), as many images as there are (`dataset.py`), several radii
 (`radii.py`; `leaves.py` for why they are one program), what is refused (`checks.py`).
 """
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import apgd_l1, losses
-from robust_jax.attacks.bounded import BoundedAttack, start_keys
+from robust_jax.attacks.bounded import SegmentedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import Norm, ThreatModel, expand, unit_l2
@@ -71,6 +71,11 @@ class State(NamedTuple):
     eta_was_halved: Bool[Array, " b"]  # at the last checkpoint
     best: Found  # what is returned: a success before a failure, then the larger f
     path: Path | None
+
+    @property
+    def ended(self) -> Bool[Array, " b"]:
+        """Returns no row: momentum and step belong to where it is, and are not compared."""
+        return jnp.zeros(self.f.shape, bool)
 
 
 def climb(
@@ -227,7 +232,7 @@ def check_share(rho: float) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class APGD(BoundedAttack):
+class APGD(SegmentedAttack[State]):
     """Auto-PGD: momentum, a step that starts at 2 eps and is halved where it stalls.
 
     Every restart is from another random point. For a random model attack
@@ -254,6 +259,7 @@ class APGD(BoundedAttack):
     """
 
     in_steps: ClassVar[bool] = True
+    first_step: ClassVar[int] = -1  # which evaluates the start
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
     num_restarts: int = 1
@@ -275,6 +281,11 @@ class APGD(BoundedAttack):
         """Returns the attack with one restart."""
         return self.at_most(num_restarts=1)
 
+    @property
+    def in_segments(self) -> bool:
+        """Returns whether a run is one of algorithm 1: in L1 it is another, which is not parted."""
+        return self.threat.norm != "l1"
+
     def begin(self, run: Run, given: Given) -> State:
         """Returns what a run begins with, to be gone on with by `advance` from step -1."""
         view, images, labels, root, *_ = given
@@ -283,7 +294,7 @@ class APGD(BoundedAttack):
             lambda: losses.evaluate(loss_fn, view, images, labels, key=rng.stream(key, "view"))[0]
         )
         start = random_start(self.threat, given.images, start_keys(key, given.index))
-        return first_state(start, self.threat, f)
+        return first_state(start, self.threat, f, self.num_steps if run.watched else None)
 
     def advance(self, state: State, first: Number, last: Number, run: Run, given: Given) -> State:
         """Returns the state after the steps from `first` to before `last`, as a run makes them."""
@@ -303,30 +314,20 @@ class APGD(BoundedAttack):
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the best point of one run from one random start."""
+        if self.threat.norm != "l1":
+            state = self.begin(run, given)
+            state = self.advance(state, self.first_step, self.num_steps, run, given)
+            return state.best._replace(path=state.path)
         view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
-        loss_fn, keys = losses.named(self.loss, run.target), start_keys(key, index)
-        if self.threat.norm == "l1":
-            return apgd_l1.climb(
-                view,
-                images,
-                labels,
-                keys,
-                loss_fn=loss_fn,
-                threat=self.threat,
-                num_steps=self.num_steps,
-                key=rng.stream(key, "view"),
-                watched=run.watched,
-            )
-        return climb(
+        return apgd_l1.climb(
             view,
             images,
             labels,
-            random_start(self.threat, images, keys),
-            loss_fn=loss_fn,
+            start_keys(key, index),
+            loss_fn=losses.named(self.loss, run.target),
             threat=self.threat,
             num_steps=self.num_steps,
-            rho=self.rho,
             key=rng.stream(key, "view"),
             watched=run.watched,
         )

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -19,6 +19,24 @@ from robust_jax.checks import one_of
 from robust_jax.types import Images, Index, KeyArray, Labels, View
 
 BoundedType = TypeVar("BoundedType", bound="BoundedAttack")
+
+
+@runtime_checkable
+class Underway(Protocol):
+    """What a run in segments has come to; a tree of arrays, rows are examples."""
+
+    @property
+    def best(self) -> Found:
+        """Returns the best point on the way."""
+        ...
+
+    @property
+    def ended(self) -> Bool[Array | np.ndarray, " b"]:
+        """Returns where all further steps only repeat earlier ones, if the view does not draw."""
+        ...
+
+
+UnderwayType = TypeVar("UnderwayType", bound=Underway)
 
 MOST_CANDIDATES = 100
 """Classes whose boundaries are linearised to find the nearest, the likeliest first."""
@@ -143,6 +161,38 @@ class BoundedAttack(Attack):
             given.images,
             parallel=self.parallel,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentedAttack(BoundedAttack, Generic[UnderwayType]):
+    """A bounded attack whose run can be made a few steps at a time.
+
+    Guarantees:
+        Where `in_segments`, the best point after the last segment is that of `run`.
+
+    Attributes:
+        first_step: number of the first step.
+        num_steps: the number after that of the last step; a field.
+    """
+
+    first_step: ClassVar[int] = 0
+    # Without an annotation, so that subclasses may make it a field.
+    num_steps = 1
+
+    @property
+    @abc.abstractmethod
+    def in_segments(self) -> bool:
+        """Returns whether a run in segments ends as `run` does."""
+
+    @abc.abstractmethod
+    def begin(self, run: Run, given: Given) -> UnderwayType:
+        """Returns what a run begins with, before `first_step`."""
+
+    @abc.abstractmethod
+    def advance(
+        self, state: UnderwayType, first: Number, last: Number, run: Run, given: Given
+    ) -> UnderwayType:
+        """Returns the state after the steps from `first` to before `last`."""
 
 
 def _with_eps(value: object, eps: float) -> object:

@@ -1,7 +1,8 @@
 """FGSM, BIM, PGD: steps of fixed length along the gradient of a loss."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,57 @@ from jaxtyping import Array, Bool, Float, Key
 
 from robust_jax import rng
 from robust_jax.attacks import losses
-from robust_jax.attacks.bounded import FixedSteps, LossAttack, start_keys
+from robust_jax.attacks.bounded import FixedSteps, LossAttack, SegmentedAttack, start_keys
 from robust_jax.attacks.checks import check_counts, check_positive
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
 from robust_jax.attacks.threat import Norm, expand
 from robust_jax.checks import one_of
-from robust_jax.types import Images, KeyArray, Labels
+from robust_jax.types import Images, Labels
+
+
+class Moves(NamedTuple):
+    """What runs of steps of one length are made of.
+
+    Attributes:
+        look: function of points to what is found there, by a key of its own.
+        step: function of a step's number and points to what is found there, and the next points.
+    """
+
+    look: Callable[[Images], Found]
+    step: Callable[[Number, Images], tuple[Found, Images]]
+
+
+def moves(
+    attack: LossAttack,
+    run: Run,
+    given: Given,
+    *,
+    step_size: float | Array,
+    eps: Float[Array, " b"] | None = None,
+    loss_fn: losses.Loss | None = None,
+) -> Moves:
+    """Returns the moves x <- project(ascend(x, direction, step_size)); arguments as of `climb`."""
+    view, images, labels, key, *_ = given
+    threat = attack.threat
+    loss_fn = loss_fn or attack.loss_fn(view, images, key=key)
+    view_key = rng.stream(key, "view", run.number)
+    if eps is not None:
+        step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
+
+    def look(points: Images) -> Found:
+        values, logits = losses.evaluate(
+            loss_fn, view, points, labels, key=rng.stream(view_key, "end")
+        )
+        return Found(points, attack.succeeded(logits, labels), values)
+
+    def step(number: Number, points: Images) -> tuple[Found, Images]:
+        gradient, values, logits = losses.gradient(
+            loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
+        )
+        here = Found(points, attack.succeeded(logits, labels), values)
+        return here, threat.project(threat.ascend(points, gradient, step_size), images, eps=eps)
+
+    return Moves(look, step)
 
 
 def climb(
@@ -42,42 +88,41 @@ def climb(
         eps: radius of each example's ball in place of the attack's.
         loss_fn: what is raised in place of the attack's loss.
     """
-    view, images, labels, key, *_ = given
-    threat = attack.threat
-    loss_fn = loss_fn or attack.loss_fn(view, images, key=key)
-    view_key = rng.stream(key, "view", run.number)
-    start = images if start is None else start
-    if eps is not None:
-        step_size = expand(jnp.broadcast_to(step_size, labels.shape), images)
-
-    def judge(points: Images, key: KeyArray) -> Found:
-        values, logits = losses.evaluate(loss_fn, view, points, labels, key=key)
-        return Found(points, attack.succeeded(logits, labels), values)
+    look, move = moves(attack, run, given, step_size=step_size, eps=eps, loss_fn=loss_fn)
+    start = given.images if start is None else start
 
     def step(number, carry):
         points, best, path = carry
-        gradient, values, logits = losses.gradient(
-            loss_fn, view, points, labels, key=rng.stream(view_key, "step", number)
-        )
-        here = Found(points, attack.succeeded(logits, labels), values)
+        here, points = move(number, points)
         if path is not None:
             path = path.noted(number, here.loss, here.success)
-        if best is not None:
-            best = keep_better(best, here)
-        points = threat.project(threat.ascend(points, gradient, step_size), images, eps=eps)
-        return points, best, path
+        return points, None if best is None else keep_better(best, here), path
 
     best = path = None
     if keep == "best" or run.watched:
-        loss = jax.eval_shape(lambda: judge(images, key).loss)
+        loss = jax.eval_shape(look, start).loss
         best = nothing(start, loss) if keep == "best" else None
         path = Path.empty(num_steps, loss) if run.watched else None
     points, best, path = jax.lax.fori_loop(0, num_steps, step, (start, best, path))
     # Where only the images are asked for, XLA leaves this pass out with keep="last".
-    end = judge(points, rng.stream(view_key, "end"))
+    end = look(points)
     if path is not None:
         path = path.noted(num_steps, end.loss, end.success)
     return (end if best is None else keep_better(best, end))._replace(path=path)
+
+
+class Way(NamedTuple):
+    """What PGD in segments carries from step to step; rows are examples.
+
+    On a view that does not draw, a point is all that the next one depends on: where a run comes
+    back to an earlier point it goes on as it did from there. The point at which a segment begins is
+    held against the others of it, so circles as long as a segment are found, and almost at once:
+    most have two to eight steps, which Brent's algorithm saw later or not at all.
+    """
+
+    points: Images
+    best: Found
+    ended: Bool[Array, " b"]  # has come back to the point at which a segment began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +179,7 @@ class BIM(FixedSteps):
 
 
 @dataclasses.dataclass(frozen=True)
-class PGD(FixedSteps):
+class PGD(FixedSteps, SegmentedAttack[Way]):
     """Steps from random points of the ball.
 
     Attributes:
@@ -152,7 +197,9 @@ class PGD(FixedSteps):
             counts as success; high-confidence PGD has .9.
 
     References:
-        Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018.
+        Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018. Doldo
+        et al., "Stop walking in circles! Bailing out early in projected gradient descent", 2025
+        (runs that end where they come back to an earlier point).
     """
 
     in_steps: ClassVar[bool] = True
@@ -207,6 +254,38 @@ class PGD(FixedSteps):
         shape, dtype = images.shape[1:], images.dtype
         noise = jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
         return self.threat.project(images + self.start_sigma * noise, images, eps=eps)
+
+    @property
+    def in_segments(self) -> bool:
+        """Returns whether the first point that is misclassified decides, whatever follows it."""
+        return self.keep == "best" and self.min_probability == 0
+
+    def begin(self, run: Run, given: Given) -> Way:
+        """Returns what a restart begins with, to be gone on with by `advance` from step 0."""
+        start = self.start(given.images, start_keys(given.key, given.index, run.number))
+
+        def look(points: Images) -> Found:
+            return moves(self, run, given, step_size=self.length).look(points)
+
+        best = nothing(start, jax.eval_shape(look, start).loss)
+        return Way(start, best, ended=jnp.zeros(len(start), bool))
+
+    def advance(self, state: Way, first: Number, last: Number, run: Run, given: Given) -> Way:
+        """Returns the state after the steps from `first` to before `last`, as a run makes them."""
+        look, move = moves(self, run, given, step_size=self.length)
+
+        def step(number, way):
+            here, points = move(number, way.points)
+            same = jnp.all((points == state.points).reshape(len(points), -1), axis=1)
+            return Way(points, keep_better(way.best, here), way.ended | same)
+
+        way = jax.lax.fori_loop(first, last, step, state)
+        best = jax.lax.cond(
+            jnp.asarray(last == self.num_steps),
+            lambda: keep_better(way.best, look(way.points)),
+            lambda: way.best,
+        )
+        return way._replace(best=best)
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one restart."""

@@ -13,8 +13,8 @@ from robust_jax.attacks.bounded import BoundedAttack
 from robust_jax.attacks.dataset import Batches
 from robust_jax.attacks.passes import Passes, counted, marked
 from robust_jax.attacks.runs import Given
+from robust_jax.attacks.standing import add_passes, judge
 from robust_jax.attacks.suite import SuiteAttack
-from robust_jax.attacks.suites import add_passes, judge
 from robust_jax.runtime.live import compiled, held
 from robust_jax.types import Images, KeyArray, View
 

@@ -82,8 +82,9 @@ class SuiteAttack(BoundedAttack):
     Attributes:
         batch_size: largest number of examples at a time, of those that have a choice; the rest
             of a batch is padded to the next multiple of a quarter of it.
-        drop_every: steps of APGD (in Linf and L2) after which images that have fallen are left out;
-            None for the end of a run, as after every other attack.
+        drop_every: steps of APGD (in Linf and L2) and PGD after which images are left out that have
+            fallen, or on which PGD goes in circles of so many steps at most; None for the end of a
+            run, as after every other attack.
         for_random: is it made for random models? Else one is warned of.
     """
 
@@ -236,9 +237,12 @@ class Suite(SuiteAttack):
         attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of
             which counts what they find inside the ball.
         batch_size: largest number of examples at a time.
-        drop_every: steps of APGD (in Linf and L2) after which images that have fallen are left out;
-            None for the end of a run. All other attacks finish their run. Of a random model a
-            success is judged again after each such part: what stands is then a lower bound.
+        drop_every: steps of APGD (in Linf and L2) and PGD (with keep="best" and no
+            `min_probability`) after which images are left out that have fallen; of PGD on a view
+            that gave the same scores of clean images twice also those on which it has come back to
+            where these steps began: from there it only repeats itself. None for the end of a run.
+            All other attacks finish their run. Of a random model a success is judged again after
+            each such part: what stands is then a lower bound.
 
     Example:
         >>> threat = ThreatModel("linf", 8 / 255)

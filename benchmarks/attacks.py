@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from timing import teller
 
-from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, bind, suites
+from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, bind, standing
 from robust_jax.models import Classifier, Normalization, ResNetConfig, default_layers
 
 EPS = 0.5 / 255
@@ -162,13 +162,13 @@ def suite(view, variables, images, labels, arguments, say):
     """Prints AutoAttack standard's wall time, ours and the official code's."""
     images, labels = images[: arguments.suite_images], labels[: arguments.suite_images]
     threat = ThreatModel("linf", EPS)
-    compiled = suites._one_run.of_arrays._cache_size()
+    compiled = standing._one_run.of_arrays._cache_size()
     began = time.perf_counter()
     report = AutoAttack(threat, batch_size=arguments.batch_size).report(
         view, images, labels, key=jax.random.key(0)
     )
     ours = time.perf_counter() - began
-    num_compiled = suites._one_run.of_arrays._cache_size() - compiled
+    num_compiled = standing._one_run.of_arrays._cache_size() - compiled
     # Two batch sizes of each of four attacks at most, whatever the number of images.
     assert num_compiled <= 8, num_compiled
     say(

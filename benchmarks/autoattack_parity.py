@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 from timing import teller
 
-from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, bind, suites
+from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, bind
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
 from robust_jax.models import Classifier, default_layers
@@ -108,7 +108,7 @@ def main(arguments: Arguments) -> None:
     }
     forward = jax.jit(lambda view, images: view(images, key=None))
 
-    def standing(points):
+    def right_on(points):
         parts = [points[first : first + 64] for first in range(0, len(points), 64)]
         logits = [forward(view, jnp.asarray(part)) for part in parts]
         return np.argmax(np.concatenate(logits), axis=1) == labels
@@ -116,17 +116,17 @@ def main(arguments: Arguments) -> None:
     say = teller(arguments.out)
 
     say(
-        f"{len(images)} images, clean {standing(images).sum()}, {threat}, batch "
+        f"{len(images)} images, clean {right_on(images).sum()}, {threat}, batch "
         f"{arguments.batch_size}, Square alone {arguments.num_queries} queries, "
         f"jax {jax.__version__} on {jax.default_backend()}"
     )
     for name in arguments.attacks:
-        compiled = suites._one_run.of_arrays._cache_size()
+        compiled = standing._one_run.of_arrays._cache_size()
         fields = {"version": "custom", "attacks": alone[name]} if name in alone else {}
         suite = AutoAttack(threat, batch_size=arguments.batch_size, **fields)
         began = time.perf_counter()
         report = suite.report(view, images, labels, key=jax.random.key(0))
-        ours, seconds = standing(report.images), time.perf_counter() - began
+        ours, seconds = right_on(report.images), time.perf_counter() - began
         far = float(np.max(threat.distance(jnp.asarray(report.images), jnp.asarray(images))))
         assert np.array_equal(ours, report.standing), "a fallen image is classified right"
         # As `ThreatModel` states the rounding.
@@ -134,7 +134,7 @@ def main(arguments: Arguments) -> None:
         assert far <= threat.eps + slack, f"distance {far}"
         line = (
             f"{name:9} ours {ours.sum():4} in {seconds:6.0f} s, "
-            f"{suites._one_run.of_arrays._cache_size() - compiled} compilations"
+            f"{standing._one_run.of_arrays._cache_size() - compiled} compilations"
         )
         if len(report.stages) > 1:
             steps = ", ".join(
@@ -159,7 +159,7 @@ def main(arguments: Arguments) -> None:
                 num_queries=arguments.num_queries if name in alone else 5000,
                 batch_size=arguments.batch_size,
             )
-            theirs = standing(found).sum()
+            theirs = right_on(found).sum()
             line += f"; official code here {theirs} in {time.perf_counter() - began:6.0f} s"
         if theirs is not None:
             # In L1 two, for the suite too.

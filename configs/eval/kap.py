@@ -44,7 +44,7 @@ so do the variants that attack without noise; with noise it judges by one draw. 
 import dataclasses
 from typing import Any, NamedTuple
 
-from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, Square, ThreatModel
+from robust_jax.attacks import APGD, FGSM, PGD, AutoAttack, FrugalAttack, Square, ThreatModel
 from robust_jax.certify import Smoothing
 from robust_jax.evaluation.measures import Activations, FilterSheet
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection, side_by_side
@@ -235,6 +235,7 @@ def honest() -> Evaluation:
         "apgd_eot20": AttackRun(APGD(threat), eot_samples=20),
         "apgd_dlr_eot20": AttackRun(APGD(threat, loss="dlr"), eot_samples=20),
         "autoattack_noise_off": AttackRun(AutoAttack(threat), view="noise_off"),
+        "frugal_noise_off": AttackRun(FrugalAttack(threat), view="noise_off"),
         "apgd_fixed20": AttackRun(APGD(threat), **fixed),
         "square_fixed20": AttackRun(Square(threat), **fixed),
     }

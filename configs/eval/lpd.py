@@ -33,9 +33,10 @@ changes of searches that fail, and the copy moves int(gamma n / 2) pairs at most
   of ADP). The attack starts from what the surrogate predicts;
 * table6: FGSM and PGD on adversarially trained ensembles (CIFAR-100);
 * converged: PGD with 100 steps and 5 restarts, three losses, on logits as they are;
-* honest: the paper's PGD beside AutoAttack, PGD-100 on logits divided by their own gap (LPD's large
-  logits starve ten steps of gradient, see `lpd_cifar10.py`), MORA on the members, and ARC on one
-  of them at random. Columns: the paper's attacks, all, and all where one member at random decides.
+* honest: the paper's PGD beside AutoAttack, FrugalAttack, PGD-100 on logits divided by their own
+  gap (LPD's large logits starve ten steps of gradient, see `lpd_cifar10.py`), MORA on the members,
+  and ARC on one of them at random. Columns: the paper's attacks, all, and all where one member at
+  random decides.
 
 The paper counts only images that were right before the attack: so do its printed numbers' column
 and the paper's column of `honest`; of the others it is `given_clean_correct` of summary.json.
@@ -53,6 +54,7 @@ from robust_jax.attacks import (
     PGD,
     AutoAttack,
     CarliniWagner,
+    FrugalAttack,
     Rescaled,
     ThreatModel,
 )
@@ -289,6 +291,7 @@ def honest() -> Evaluation:
         long = PGD(threat, num_steps=100, num_restarts=5, loss="margin")
         adaptive = {
             f"autoattack_{eps}": AttackRun(AutoAttack(threat)),
+            f"frugal_{eps}": AttackRun(FrugalAttack(threat)),
             f"rescaled_pgd100_{eps}": AttackRun(Rescaled(threat, long)),
             f"mora_{eps}": AttackRun(MORA(threat), view="members"),
             f"arc_{eps}": AttackRun(ARC(threat, first=APGD(threat)), view="members"),

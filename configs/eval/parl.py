@@ -23,9 +23,9 @@ numbers are means of three runs: `--seed` and `--workdir`, then `robust_jax.eval
 * figure2: linear CKA of every two members, layer by layer, on 1,000 images (figure 6 of the
   variants of table 2); of the authors' PARL ensemble, on 256 images, the means are .86, .78 and
   .76, and in the layers that PARL parts (the first seven convolutions) down to .1;
-* honest: AutoAttack on the mean probability, MORA on the members by the rule of the vote, ARC on
-  one of them at random, Square on the vote itself, at .01 and .03; columns: the paper's attacks,
-  all, and all where one member at random decides;
+* honest: AutoAttack and FrugalAttack on the mean probability, MORA on the members by the rule of
+  the vote, ARC on one of them at random, Square on the vote itself, at .01 and .03; columns: the
+  paper's attacks, all, and all where one member at random decides;
 * transfer: what a claim about transfer needs (DVERGE's any-of set): from a surrogate, FGSM with
   momentum and diverse inputs, PGD with momentum from three starts by two losses, and the same
   through SGM's gradient, 100 steps; the row `any of them` is the number to quote.
@@ -62,6 +62,7 @@ from robust_jax.attacks import (
     PGD,
     AutoAttack,
     BoundedAttack,
+    FrugalAttack,
     Square,
     ThreatModel,
 )
@@ -148,6 +149,7 @@ def honest(radii: tuple[float, ...] = (0.01, 0.03)) -> Evaluation:
         runs |= {
             f"pgd_{eps}": AttackRun(attacks(eps)["pgd"]),
             f"autoattack_{eps}": AttackRun(AutoAttack(threat), adaptive=True),
+            f"frugal_{eps}": AttackRun(FrugalAttack(threat), adaptive=True),
             f"mora_{eps}": AttackRun(MORA(threat, rule="voting"), view="members", adaptive=True),
             f"arc_{eps}": AttackRun(ARC(threat, first=APGD(threat)), view="members", adaptive=True),
             f"square_vote_{eps}": AttackRun(Square(threat), view="decision", adaptive=True),

@@ -19,7 +19,7 @@ from robust_jax.attacks import (
     Square,
     ThreatModel,
     autoattack,
-    suites,
+    standing,
 )
 
 KEY = jax.random.key(13)
@@ -83,12 +83,12 @@ def test_what_falls_is_fooled_inside_the_ball(digits):
 
 @pytest.mark.slow
 def test_few_compilations_and_any_batch_size(digits):
-    compiled = suites._one_run.of_arrays._cache_size()
+    compiled = standing._one_run.of_arrays._cache_size()
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK, batch_size=12)
     first = attack.report(digits.view, digits.images, digits.labels, key=KEY)
     again = attack.report(digits.view, digits.images[:7], digits.labels[:7], key=KEY)
     # Two batch sizes for each of the three attacks, however many runs and batches there were.
-    assert suites._one_run.of_arrays._cache_size() - compiled <= 6
+    assert standing._one_run.of_arrays._cache_size() - compiled <= 6
     np.testing.assert_array_equal(first.standing[:7], again.standing)
     np.testing.assert_allclose(first.images[:7], again.images, atol=2e-5)
 
@@ -98,14 +98,14 @@ def test_sharded_over_devices(digits, monkeypatch):
     attack = AutoAttack(THREAT, version="custom", attacks=QUICK[:1], batch_size=15)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(digits.images, NamedSharding(mesh, PartitionSpec("data")))
-    one_run, rows_of_device = suites._one_run, []
+    one_run, rows_of_device = standing._one_run, []
 
     def watched(*arguments):
         found, *rest = one_run(*arguments)
         rows_of_device.extend(shard.data.shape[0] for shard in found.addressable_shards)
         return found, *rest
 
-    monkeypatch.setattr(suites, "_one_run", watched)
+    monkeypatch.setattr(standing, "_one_run", watched)
     there = attack.report(digits.view, spread, digits.labels, key=KEY)
     # Sixteen images stand at first, of batches of 15 rounded up to the four devices.
     assert rows_of_device == [4, 4, 4, 4]

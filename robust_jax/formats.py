@@ -175,9 +175,11 @@ STEPS: dict[int, Step] = {
             "summary": lambda tree: {"passes": {}, **tree},
         }
     ),
-    # Format 6: records hold L1 and L0 of the change, and summaries medians of all four norms.
+    # Format 6: records hold L1 and L0 of the change, and summaries medians of all four norms;
+    # checkpoints say of which arrays a resumed run goes on besides.
     5: Step(
         {
+            "checkpoint": lambda tree: {"optimizer": None, **tree},
             "record": lambda tree: {"l1": None, "l0": None, **tree},
             "summary": lambda tree: {"distances": {}, **tree},
         }

@@ -23,7 +23,7 @@ from robust_jax import formats, serialization
 from robust_jax.evaluation.model import fingerprint
 from robust_jax.experiment.config import MAY_CHANGE, Config
 from robust_jax.experiment.meta import Meta, from_json, part
-from robust_jax.experiment.weights import check_architecture, check_function
+from robust_jax.experiment.weights import check_architecture, check_arrays, check_function
 from robust_jax.runtime import logging
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Task, Variables
@@ -140,6 +140,7 @@ def save(
             "metrics": dict(metrics or {}),
             # Files of arrays have no check sums of their own.
             "weights": fingerprint(model),
+            "optimizer": None if optimizer is None else fingerprint(optimizer),
         }
     )
     items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
@@ -205,11 +206,7 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     variables = _read_model(workdir, step, mesh)
     expected = jax.eval_shape(config.method.make(meta.task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
-    if meta.weights not in (None, fingerprint(variables)):
-        raise ValueError(
-            f"Expected checkpoint {str(workdir)!r}, step {step}, to hold the arrays that were "
-            f"saved, {meta.weights}; found {fingerprint(variables)}."
-        )
+    check_arrays(variables, meta.weights, name=f"checkpoint {str(workdir)!r}, step {step},")
     return Checkpoint(config, meta.task, meta.class_names, step, meta.metrics, variables)
 
 
@@ -242,9 +239,17 @@ def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
 
 
 def restore_optimizer(manager: Manager, step: int, abstract: PyTree) -> PyTree:
-    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`."""
+    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    directory, workdir = manager.directory, str(manager.directory.parent)
     args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
-    return _readable(lambda: manager.restore(step, args=args)["optimizer"], manager.directory, step)
+    found = _readable(lambda: manager.restore(step, args=args)["optimizer"], directory, step)
+    kept = _read_meta(workdir, step).optimizer
+    check_arrays(found, kept, name=f"checkpoint {workdir!r}, step {step}, optimizer,")
+    return found
 
 
 def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:

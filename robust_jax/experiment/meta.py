@@ -16,6 +16,7 @@ class Meta(NamedTuple):
         class_names: names of the classes.
         metrics: validation metrics; empty where none were measured.
         weights: fingerprint of the variables; None where none was kept.
+        optimizer: that of what a resumed run needs besides; None where none was kept.
     """
 
     config: Tree
@@ -23,6 +24,7 @@ class Meta(NamedTuple):
     class_names: tuple[str, ...]
     metrics: dict[str, float]
     weights: object
+    optimizer: object
 
     @property
     def best_value(self) -> float:
@@ -46,7 +48,7 @@ def from_json(tree: Tree) -> Meta:
         raise ValueError(f"Expected class_names={names!r} to be a list.")
     height, width, channels = task["input_shape"]
     made_for = Task((height, width, channels), task["num_classes"], task["num_train"])
-    return Meta(config, made_for, tuple(names), metrics, tree["weights"])
+    return Meta(config, made_for, tuple(names), metrics, tree["weights"], tree["optimizer"])
 
 
 def part(tree: Tree, names: Sequence[str]) -> Tree:

@@ -1,10 +1,12 @@
-"""Whether arrays fit a method, and make the same network."""
+"""Whether arrays are those that were saved, fit a method, and make the same network."""
 
 import dataclasses
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
+from robust_jax.evaluation.model import fingerprint
 from robust_jax.methods import MethodConfig
 from robust_jax.runtime.sharding import local
 from robust_jax.types import Task, Variables
@@ -74,3 +76,12 @@ def _logits(config: MethodConfig, task: Task, variables: Variables, images: jax.
     views = config.make(task).views
     view = views[next(name for name in _VIEWS if name in views)]
     return jax.jit(lambda arrays, images: view(arrays, images, key=None))(variables, images)
+
+
+def check_arrays(found: PyTree, kept: object, *, name: str) -> None:
+    """Raises ValueError where arrays are not those of the fingerprint that was kept, if any was."""
+    if kept not in (None, fingerprint(found)):
+        raise ValueError(
+            f"Expected {name} to hold the arrays that were saved, {kept}; "
+            f"found {fingerprint(found)}."
+        )

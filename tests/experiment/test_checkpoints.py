@@ -107,6 +107,22 @@ def test_truncated_arrays_are_found(tmp_path, variables):
         checkpoints.load(tmp_path, sharding.make_mesh(1))
 
 
+@pytest.mark.parametrize("item", ["weights", "optimizer"])
+def test_arrays_that_are_not_those_that_were_saved_are_found(tmp_path, variables, item):
+    write(tmp_path, variables, {1: None})
+    file = tmp_path / "checkpoints" / "1" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    kept, meta[item] = meta[item], "0" * 12
+    file.write_text(json.dumps(meta))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"step": jax.ShapeDtypeStruct((), jnp.int32, sharding=device)}
+    refused = pytest.raises(ValueError, match=f"the arrays that were saved, 0+; found {kept}")
+    with checkpoints.open_manager(tmp_path, best_by="accuracy") as manager, refused:
+        if item == "weights":
+            checkpoints.load(tmp_path, sharding.make_mesh(1))
+        checkpoints.restore_optimizer(manager, 1, wanted)
+
+
 def test_interrupted_save_leaves_the_previous_one(tmp_path, variables):
     write(tmp_path, variables, {1: None})
     # What a kill in the middle of a save leaves: a folder that was never renamed.

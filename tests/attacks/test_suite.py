@@ -86,6 +86,7 @@ def bright(images):
     return jnp.stack([-above, above], axis=1)
 
 
+@pytest.mark.slow
 def test_attacks_of_a_suite_begin_at_the_images_that_are_handed_in():
     threat = ThreatModel("l2", 1.0)
     alone = Suite(threat, attacks=(Boundary(num_steps=1),), batch_size=4)

@@ -51,6 +51,7 @@ def evaluated(model, data, attacks, directory=None, compiled=None):
     return found, reductions.summarize(found, wanted)
 
 
+@pytest.mark.slow
 def test_rows_of_several_radii(model, data, tmp_path):
     compiled = []
     alone = {name: dataclasses.replace(run, after=None) for name, run in ROWS.items()}

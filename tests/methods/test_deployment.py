@@ -53,9 +53,8 @@ def test_a_paper_s_draws_are_a_deployment():
     )
 
 
-@pytest.mark.parametrize(
-    "network", [NETWORK, pytest.param(EnsembleConfig(NETWORK, 2), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [NETWORK, EnsembleConfig(NETWORK, 2)])
 def test_frozen_draws_are_one_network_for_every_image_and_call(network):
     config = dataclasses.replace(KAP, network=network, deployment=FROZEN)
     single = dataclasses.replace(KAP, network=network)

@@ -163,6 +163,7 @@ def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
     assert "scores are numbers" in {f.check for f in findings if f.status == "flag"}
 
 
+@pytest.mark.slow
 def test_a_masked_view_beside_a_sound_rule_is_flagged(plain, data):
     def view(params, images, *, key=None):
         return flipped(params, images)

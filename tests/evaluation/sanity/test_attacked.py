@@ -69,3 +69,19 @@ def test_all_images_of_a_view_that_draws_are_attacked(digits):
     few = view.pgd(THREAT, among=np.arange(64) < 5)
     np.testing.assert_array_equal(few, attacked(digits, noisy, stochastic=True).pgd(THREAT))
     assert few[5:].any()
+
+
+def test_one_program_of_square_serves_all_radii(digits):
+    traced = []
+
+    def watched(params, images, *, key):
+        traced.append(len(images))
+        return fixed(params, images, key=key)
+
+    view = attacked(digits, watched)
+    first = view.square(THREAT)
+    assert traced
+    traced.clear()
+    second = view.square(ThreatModel("linf", 0.2))
+    assert not traced
+    assert second.sum() < first.sum()

@@ -1,7 +1,7 @@
 """Everything that only an accelerator can tell, by one command, on a node without a network.
 
     python benchmarks/accelerator.py --prepare --data-dir DIR --checkpoints DIR   # on the CPU
-    python benchmarks/accelerator.py --out DIR [--sections NAME ...] [--seconds 540]
+    python benchmarks/accelerator.py --out DIR [--sections NAME ...] [--rows REGEX] [--seconds 540]
     python benchmarks/accelerator.py --rehearse --out DIR     # all of it at toy size, on the CPU
 
 `--prepare` writes the folder that travels with the repository (`benchmarks/carried`); the run
@@ -9,6 +9,7 @@ needs what a plain JAX node has, and compares with PyTorch where that is install
 
 * agreement: attacks, five steps of every method and CROWN against the CPU's numbers;
 * attacks: PGD-20, APGD-CE and AutoAttack beside PyTorch and the official code;
+* verdicts: FrugalAttack beside AutoAttack and the official code on the public networks;
 * training: an epoch beside PyTorch's best, every method's step, members, what a step is made of;
 * certificates: smoothing beside the bare forward pass, CROWN;
 * profile: where the time of an attack and of a training step goes;
@@ -25,6 +26,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +35,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 LIMITS = {
     "agreement": 60,
     "attacks": 150,
+    "verdicts": 300,
     "training": 120,
     "certificates": 30,
     "profile": 60,
@@ -57,11 +60,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--limit", nargs="*", default=[], metavar="SECTION=S", help="another limit of a section"
     )
+    parser.add_argument(
+        "--rows", default="", metavar="REGEX", help="only rows whose table or name has it"
+    )
     parser.add_argument("--rehearse", action="store_true", help="toy sizes, on the CPU")
     parser.add_argument("--prepare", action="store_true", help="write the carried folder")
     parser.add_argument("--data-dir", help="of TFDS, for --prepare")
     parser.add_argument("--checkpoints", type=pathlib.Path, help="for --prepare")
     parser.add_argument("--num-train", type=int, default=16_000, help="images to carry")
+    parser.add_argument(
+        "--wheel-model", action="store_true", help="carry the ResNet-18 of pyautoattack's wheel"
+    )
     parser.add_argument("--commit", help="of the tree, where its history did not travel with it")
     parser.add_argument("--section", choices=LIMITS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -106,7 +115,9 @@ def run_section(arguments: argparse.Namespace) -> None:
     )
     results = Results(arguments.out, machine(arguments.carried, arguments.commit))
     section = importlib.import_module(f"on_accelerator.{name}")
-    results.run(name, section.tasks(setting), setting)
+    chosen = re.compile(arguments.rows).search
+    tasks = (task for task in section.tasks(setting) if chosen(task.table) or chosen(task.name))
+    results.run(name, tasks, setting)
 
 
 def environment(arguments: argparse.Namespace) -> dict[str, str]:
@@ -156,6 +167,7 @@ def run(arguments: argparse.Namespace) -> bool:
         command = [
             sys.executable, __file__, "--section", name, "--out", str(arguments.out),
             "--carried", str(arguments.carried), "--seconds", str(seconds),
+            "--rows", arguments.rows,
         ]  # fmt: skip
         command += ["--rehearse"] if arguments.rehearse else []
         command += ["--commit", arguments.commit] if arguments.commit else []
@@ -202,6 +214,7 @@ def main() -> int:
             carried.prepare(
                 arguments.carried, data_dir=arguments.data_dir,
                 checkpoints=arguments.checkpoints, num_train=arguments.num_train,
+                wheel_model=arguments.wheel_model,
             )  # fmt: skip
         carried.write_commit(arguments.carried)
         agreement.write_reference(

@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 import tyro
-from public_networks import FILES, load, standing_of
+from public_networks import load, parts_of, standing_of
 from timing import teller
 
 from robust_jax.attacks import (
@@ -142,10 +142,7 @@ def official(arguments, view, images, labels, threat):
     from attack_referees import official as attacked
     from attacks import torch_network
 
-    from robust_jax.interop.torch import import_state_dict, load_state_dict
-
-    file, layout = FILES["resnet20"]
-    variables = import_state_dict(load_state_dict(arguments.checkpoints / file), layout)[2]
+    variables = parts_of("resnet20", arguments.checkpoints)[2]
     began = time.perf_counter()
     found = attacked(
         torch_network(variables), images, labels, threat, "standard",

@@ -11,8 +11,14 @@ from robust_jax import voting
 from robust_jax.attacks import bind, straight_through
 from robust_jax.data import TFDS
 from robust_jax.interop.torch import import_state_dict, load_state_dict
-from robust_jax.models import Classifier, EnsembleConfig, default_layers
-from robust_jax.types import View
+from robust_jax.models import (
+    Classifier,
+    EnsembleConfig,
+    NetworkConfig,
+    Normalization,
+    default_layers,
+)
+from robust_jax.types import Variables, View
 
 FILES = {
     "resnet20": ("akamaster_resnet20_cifar10.th", "resnet20_akamaster"),
@@ -31,28 +37,41 @@ CNN-A are trained for robustness, the others are not."""
 def load(
     name: str, checkpoints: pathlib.Path, data_dir: str, num_images: int
 ) -> tuple[View, np.ndarray, np.ndarray]:
-    """Returns the view of a network, the first test images and their labels.
+    """Returns the view of a network, the first test images and their labels."""
+    test = TFDS(name="cifar10", data_dir=data_dir).load().test
+    images, labels = zip(*(test[row] for row in range(num_images)), strict=True)
+    images = np.stack(images).astype(np.float32) / np.float32(255)
+    return view_of(name, checkpoints), images, np.array(labels, np.int32)
+
+
+def view_of(name: str, checkpoints: pathlib.Path) -> View:
+    """Returns the view of a network.
 
     An ensemble decides by the mean of its members' probabilities; "parl5:majority" by the majority
     of their votes, with the gradient of that mean.
     """
     name, _, rule = name.partition(":")
-    file, layout = FILES[name]
-    if name == "resnet18":
-        spec = importlib.util.find_spec("pyautoattack")
-        assert spec, "pip install pyautoattack"
-        checkpoints = pathlib.Path(str(spec.origin)).parent
-    network, normalization, variables = import_state_dict(
-        load_state_dict(checkpoints / file), layout
-    )
+    network, normalization, variables = parts_of(name, checkpoints)
     classifier = Classifier(network.make(10, default_layers()), normalization)
     apply = functools.partial(_logits, classifier, isinstance(network, EnsembleConfig))
     view = bind(apply, variables)
     if rule:
         view = straight_through(bind(functools.partial(_votes, classifier), variables), view)
-    test = TFDS(name="cifar10", data_dir=data_dir).load().test
-    images, labels = zip(*(test[row] for row in range(num_images)), strict=True)
-    return view, np.stack(images).astype(np.float32) / np.float32(255), np.array(labels, np.int32)
+    return view
+
+
+def parts_of(
+    name: str, checkpoints: pathlib.Path
+) -> tuple[NetworkConfig, Normalization, Variables]:
+    """Returns a network's configuration, what it does to pixels, and its arrays."""
+    file, layout = FILES[name]
+    if name == "resnet18":
+        spec = importlib.util.find_spec("pyautoattack")
+        assert spec, "pip install pyautoattack"
+        checkpoints = pathlib.Path(str(spec.origin)).parent
+    network, known, variables = import_state_dict(load_state_dict(checkpoints / file), layout)
+    # A layout that fixes none: its examples take pixels in [0, 1] as they are.
+    return network, known or Normalization(), variables
 
 
 def _logits(classifier, is_ensemble, variables, images, *, key):

@@ -12,7 +12,8 @@ import pytest
 from tests.test_plain_node import MISSING
 
 SECTIONS = {
-    "agreement", "attacks", "training", "certificates", "profile", "settings", "first_row",
+    "agreement", "attacks", "verdicts", "training", "certificates", "profile", "settings",
+    "first_row",
 }  # fmt: skip
 
 

@@ -137,8 +137,7 @@ class Torch:
 
 def tasks(setting: Setting) -> Iterator[Task]:
     """Yields the rows, those that decide first."""
-    if (setting.carried / "pyautoattack").is_dir() and not sides.installed("pyautoattack"):
-        sys.path.append(str(setting.carried))
+    find_official(setting)
     sizes = (8,) if setting.toy else (256, 1024)
     found = {case.name: case for case in cases(setting)}
     data = functools.cache(lambda name, size: batch_of(setting, found[name], size))
@@ -237,25 +236,35 @@ def suite(setting: Setting, case: Case) -> dict[str, Value]:
     for stage in report.stages:
         values[f"{type(stage.attack).__name__} s"] = stage.seconds
     if sides.installed("torch", "pyautoattack"):
-        from pyautoattack import AutoAttack as Official
-
-        other = Torch(case, images, labels)
-        fields = {"version": "custom", "attacks": ["apgd-ce"]} if setting.toy else {}
-        official = Official(
-            other.model, norm="Linf", eps=case.threat.eps, seed=0, device=other.device, **fields
-        )
-        official.verbose = False
-        official.apgd.n_restarts = official.fab.n_restarts = 1
-        if setting.toy:
-            official.apgd.n_iter = 5
-        start = time.perf_counter()
-        with sides.torch_precision("default"):
-            found = official.run_standard_evaluation(other.images, other.labels, batch_size=size)
-        found = found[0] if isinstance(found, tuple) else found
-        values["theirs s"] = time.perf_counter() - start
+        found, values["theirs s"] = official(Torch(case, images, labels), size, toy=setting.toy)
         values["theirs / ours, compiling"] = values["theirs s"] / values["ours s, compiling"]
         values["theirs / ours, again"] = values["theirs s"] / values["ours s, again"]
-        again = np.asarray(found.detach().cpu()).transpose(0, 2, 3, 1)
-        logits = jax.jit(lambda v, i: v(i, key=None))(case.view(), jnp.asarray(again))
+        logits = jax.jit(lambda v, i: v(i, key=None))(case.view(), jnp.asarray(found))
         values["theirs, standing"] = int(np.sum(np.argmax(logits, axis=1) == labels))
     return values
+
+
+def find_official(setting: Setting) -> None:
+    """Makes the official attack that was carried importable, where none is installed."""
+    if (setting.carried / "pyautoattack").is_dir() and not sides.installed("pyautoattack"):
+        sys.path.append(str(setting.carried))
+
+
+def official(other: Torch, batch_size: int, *, toy: bool) -> tuple[np.ndarray, float]:
+    """Returns the images of the official AutoAttack standard [b h w k] and its seconds."""
+    from pyautoattack import AutoAttack as Official
+
+    fields = {"version": "custom", "attacks": ["apgd-ce"]} if toy else {}
+    attack = Official(
+        other.model, norm="Linf", eps=other.case.threat.eps, seed=0, device=other.device, **fields
+    )
+    attack.verbose = False
+    attack.apgd.n_restarts = attack.fab.n_restarts = 1
+    if toy:
+        attack.apgd.n_iter = 5
+    start = time.perf_counter()
+    with sides.torch_precision("default"):
+        found = attack.run_standard_evaluation(other.images, other.labels, batch_size=batch_size)
+    found = found[0] if isinstance(found, tuple) else found
+    seconds = time.perf_counter() - start
+    return np.asarray(found.detach().cpu()).transpose(0, 2, 3, 1), seconds

@@ -5,7 +5,9 @@ test.npz                     the first test images, uint8, and their labels
 train_00.npz, ...            training images in the dataset's order, parts of 12 MB
 reference.npz                what `agreement` found on the CPU
 commit.txt                   of the working tree
-pyautoattack/                the official attack's sources, without the model in its wheel
+pyautoattack/                the official attack's sources, without the model in its wheel (44 MB)
+                             unless it is asked for
+checkpoints/                 the public PyTorch files, for `verdicts`
 """
 
 import importlib.util
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import public_networks
 from flax import traverse_util
 
 from robust_jax import serialization
@@ -85,6 +88,7 @@ def prepare(
     data_dir: str,
     checkpoints: pathlib.Path,
     num_train: int,
+    wheel_model: bool = False,
 ) -> None:
     """Writes the folder from a prepared TFDS CIFAR-10 and the public checkpoints.
 
@@ -93,6 +97,7 @@ def prepare(
         data_dir: of TFDS.
         checkpoints: folder of the public PyTorch files.
         num_train: how many training images to carry.
+        wheel_model: carry the ResNet-18 in pyautoattack's wheel too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _prepare_networks(folder, checkpoints)
@@ -107,7 +112,11 @@ def prepare(
             images, labels = (array[rows] for array in split.arrays)
             np.savez_compressed(folder / name, images=images, labels=labels)
             assert (folder / name).stat().st_size <= PART_BYTES, name
-    copy_official_attack(folder)
+    copy_official_attack(folder, wheel_model=wheel_model)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    for file, _ in public_networks.FILES.values():
+        if (checkpoints / file).is_file():
+            shutil.copyfile(checkpoints / file, folder / "checkpoints" / file)
 
 
 def _prepare_networks(folder: pathlib.Path, checkpoints: pathlib.Path) -> None:
@@ -138,8 +147,8 @@ def prepare_toy(folder: pathlib.Path) -> None:
     copy_official_attack(folder)
 
 
-def copy_official_attack(folder: pathlib.Path) -> None:
-    """Copies the sources of pyautoattack where it is installed, without its bundled model."""
+def copy_official_attack(folder: pathlib.Path, *, wheel_model: bool = False) -> None:
+    """Copies the sources of pyautoattack where it is installed, and the model in its wheel."""
     spec = importlib.util.find_spec("pyautoattack")
     if spec is None or spec.origin is None:
         return
@@ -147,6 +156,10 @@ def copy_official_attack(folder: pathlib.Path) -> None:
     for file in pathlib.Path(spec.origin).parent.glob("*.py"):
         if file.resolve().parent != (folder / "pyautoattack").resolve():
             shutil.copy(file, folder / "pyautoattack" / file.name)
+    if wheel_model:
+        model = pathlib.Path("pyautoattack", public_networks.FILES["resnet18"][0])
+        (folder / model).parent.mkdir(exist_ok=True)
+        shutil.copyfile(pathlib.Path(spec.origin).parents[1] / model, folder / model)
 
 
 def write_commit(folder: pathlib.Path) -> None:

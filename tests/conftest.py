@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4"
     # The tests compile far more than they compute: LLVM at -O0 compiles Threefry ten times faster.
+    # What is named here the library leaves as it is, in processes that tests start too.
     + " --xla_backend_optimization_level=0"
     # Programs this small compile quicker whole than in parts.
     + " --xla_cpu_parallel_codegen_split_count=1"
@@ -31,9 +32,6 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from robust_jax.runtime import compilation  # noqa: E402
-
-# The library's own steps ask for a level of their own: here it is that of everything else.
-compilation.CPU_OPTIONS["xla_backend_optimization_level"] = 0
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

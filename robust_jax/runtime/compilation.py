@@ -1,6 +1,7 @@
 """How the library compiles the functions that it calls itself, at the top level."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import (
     Generic,
@@ -31,11 +32,18 @@ everywhere. The last three are other names of the first three in turn.
 """
 
 CPU_OPTIONS = {
-    "xla_backend_optimization_level": 2,
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    name: value
+    for name, value in {
+        "xla_backend_optimization_level": 2,
+        "xla_cpu_experimental_ynn_fusion_type": (
+            "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        ),
+    }.items()
+    if f"--{name}=" not in os.environ.get("XLA_FLAGS", "")
 }
 """Chosen by measurement on two cores with jax 0.10 and 0.12, for both alike: what won on one did
-not lose on the other. `benchmarks/cpu.py` times what they make of a step and of PGD.
+not lose on the other. `benchmarks/cpu.py` times what they make of a step and of PGD. What XLA_FLAGS
+names at the import stays as it says.
 
 LLVM's last level takes longer to compile, most of all noise, and what it makes is no faster. Of
 what XLA:CPU can hand to YNNPACK, products of matrices and sums gain; convolutions, in its list by

@@ -1,5 +1,7 @@
 """How the library compiles its own steps."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -16,6 +18,11 @@ def test_options_reach_the_compiler_of_the_cpu_alone(monkeypatch):
         refused(jnp.ones(3))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compilation.jitted(lambda x: x + 1)(jnp.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_what_xla_flags_names_stays_as_it_says():
+    assert "--xla_backend_optimization_level=0" in os.environ["XLA_FLAGS"]  # tests/conftest.py
+    assert compilation.CPU_OPTIONS.keys() == {"xla_cpu_experimental_ynn_fusion_type"}
 
 
 VIEWS = [lambda x, *, key: x[:, :2], bind(lambda v, x, *, key: x @ v["w"], {"w": jnp.eye(3, 2)})]

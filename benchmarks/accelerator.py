@@ -127,11 +127,14 @@ def environment(arguments: argparse.Namespace) -> dict[str, str]:
     found["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), found.get("PYTHONPATH", "")])
     if arguments.rehearse:
         found["JAX_PLATFORMS"] = "cpu"
-        # Compiled quickly, and what two processes compile only once.
-        found["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        # Compiled quickly, and what two processes compile only once. Of a flag the last one counts.
+        flags = ("--xla_backend_optimization_level=0", "--xla_force_host_platform_device_count=1")
+        found["XLA_FLAGS"] = " ".join((found.get("XLA_FLAGS", ""), *flags))
+        # At these sizes PyTorch's threads mostly wait for each other.
+        found["OMP_NUM_THREADS"] = "1"
         found["JAX_ENABLE_COMPILATION_CACHE"] = "true"
         found["JAX_COMPILATION_CACHE_DIR"] = str(arguments.out.resolve() / "compiled")
-        found["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     else:
         # PyTorch needs its share of the memory.
         found.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".55")

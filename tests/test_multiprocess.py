@@ -35,7 +35,9 @@ def get_config(variant):
 """
 
 
-def start(repository, config, workdir, *, num_processes, devices, process=0, port=0):
+def start(
+    repository, config, workdir, *, num_processes=1, devices=1, process=0, port=0, **environment
+):
     flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
     command = [sys.executable, "train.py", str(config), "--workdir", str(workdir)]
     if num_processes > 1:
@@ -45,7 +47,7 @@ def start(repository, config, workdir, *, num_processes, devices, process=0, por
             "--runtime.num-processes", str(num_processes),
             "--runtime.process-id", str(process),
         ]  # fmt: skip
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.Popen(
         command, cwd=repository, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -84,7 +86,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, repository, config_fi
     outputs = finish(pair)
     assert "worst case" in outputs[0]
     assert "worst case" not in outputs[1]
-    finish([start(repository, config, tmp_path / "one", num_processes=1, devices=4)])
+    finish([start(repository, config, tmp_path / "one", devices=4)])
     mesh = sharding.make_mesh(4)
     models = [checkpoints.load(tmp_path / name, mesh, step=22) for name in ("pair", "one")]
     chex.assert_trees_all_close(models[0].variables, models[1].variables, rtol=1e-5, atol=1e-6)
@@ -105,15 +107,21 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, repository, config_fi
 def test_killed_run_keeps_its_last_checkpoint(tmp_path, repository, config_file):
     config = config_file(noisy=False)
     workdir = tmp_path / "killed"
-    process = start(repository, config, workdir, num_processes=1, devices=1)
+    process = start(repository, config, workdir)
     deadline = time.monotonic() + 120
     while not (workdir / "checkpoints" / "11").is_dir() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert checkpoints.load(workdir, sharding.make_mesh(1)).step >= 11
-    finish([start(repository, config, workdir, num_processes=1, devices=1)])
-    finish([start(repository, config, tmp_path / "whole", num_processes=1, devices=1)])
+    # What these two compile, they compile once; a process that is killed may leave half a file.
+    cache = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    finish([start(repository, config, workdir, **cache)])
+    finish([start(repository, config, tmp_path / "whole", **cache)])
     models = [
         checkpoints.load(folder, sharding.make_mesh(1), step=22).variables
         for folder in (workdir, tmp_path / "whole")

@@ -21,6 +21,7 @@ from robust_jax.evaluation.protocol import Judge, Selection
 from robust_jax.experiment import config
 from robust_jax.methods import RandomLayerSampling, REGroup
 from robust_jax.models import ResNetConfig, imagenet_vgg
+from robust_jax.runtime.compilation import jitted
 from robust_jax.types import Batch, Task
 
 NUM_CLASSES = {"cifar10": 10, "tiny_imagenet": 200, "imagenet": 1000}
@@ -139,6 +140,7 @@ def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, m
         assert 0 < record.linf <= attack.attack.threat.eps * (1 + 1e-5)
 
 
+@pytest.mark.usefixtures("quick_programs")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "num_layers"),
@@ -148,7 +150,7 @@ def test_regroup_fits_attacks_and_predicts(network, num_layers):
     task = Task((224, 224, 3), 3, 3)
     method = REGroup(network=network).make(task)
     images = jax.random.uniform(jax.random.key(0), (3, 224, 224, 3))
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
+    variables = jitted(lambda key: method.init(key=key))(jax.random.key(1))
     taps = jax.eval_shape(lambda v: method.taps(v, images, key=None), variables)
     assert len([name for name in taps if "pre_act" not in name]) == num_layers
     # The head is replaced so that the images are of three classes, and all are right.

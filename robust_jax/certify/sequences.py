@@ -13,10 +13,9 @@ FIRST_LOOK = 100
 """Votes before a sequence is first looked at."""
 
 GROWTH = 1.1
-"""By what the number of votes grows from one look to the next. Of every question that was simulated
-(`benchmarks/votes.py`) it asks for the fewest votes but 6 %; more looks, or fewer, or a martingale's
-bound are that far behind on some or farther."""
-
+"""By what the number of votes grows from one look to the next. Of each question that was simulated
+(`benchmarks/votes.py`) it takes the fewest votes or 6 % more, as does 1.25; bounds of a martingale
+take a third more where a radius is asked."""
 
 Counts = Int[np.ndarray, "..."] | np.integer
 Values = Float[np.ndarray, "..."] | np.floating
@@ -123,7 +122,11 @@ class VoteSequence:
     total_variation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the looks are no increasing numbers of votes."""
+        """Raises ValueError where a field makes no sense."""
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"Expected alpha={self.alpha} in (0, 1).")
+        if not 0 <= self.total_variation < 0.5:
+            raise ValueError(f"Expected total_variation={self.total_variation} in [0, 1/2).")
         if not self.at or self.at[0] < 1 or list(self.at) != sorted(set(self.at)):
             raise ValueError(f"Expected at={self.at} to be increasing numbers of votes >= 1.")
 

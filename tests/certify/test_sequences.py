@@ -138,6 +138,10 @@ def test_looks():
     for at in ((), (0, 5), (5, 5), (7, 3)):
         with pytest.raises(ValueError, match="increasing numbers of votes >= 1"):
             VoteSequence(at, ALPHA, SIGMA)
+    with pytest.raises(ValueError, match=r"alpha=0\.0 in \(0, 1\)"):
+        VoteSequence((5,), 0.0, SIGMA)
+    with pytest.raises(ValueError, match=r"total_variation=0\.5 in \[0, 1/2\)"):
+        VoteSequence((5,), ALPHA, SIGMA, total_variation=0.5)
 
 
 @pytest.mark.parametrize("module", [base, sequences, smoothing])

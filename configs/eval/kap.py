@@ -31,7 +31,8 @@ Bashivan et al., "Learning robust kernel ensembles with kernel average pooling",
 * figureA8: randomized smoothing, sigma .12, .25, .5 and 1 of noise on the input, 500 images; the
   noise inside the network is part of the smoothed classifier; figureA8_sequences: votes end when
   a radius is within a tenth of what all 100,000 would give, so the curves lie to the left by that
-  tenth at most but for luck (a quarter of the votes on a linear classifier of digits);
+  tenth at most but for luck (a linear classifier of digits takes 30 % of the votes for 5 % of the
+  radius, 5 % for 20 %);
 * converged: PGD with 100 x 5 restarts and 1000 steps, three losses. PGD-20 at 2/255 is far from
   converged on these networks, so no PGD number of the paper should be quoted without this one.
 

@@ -15,7 +15,7 @@ FIRST_LOOK = 100
 GROWTH = 1.1
 """By what the number of votes grows from one look to the next. Of each question that was simulated
 (`benchmarks/votes.py`) it takes the fewest votes or 6 % more, as does 1.25; bounds of a martingale
-take a third more where a radius is asked."""
+take up to 37 % more where a radius is asked."""
 
 Counts = Int[np.ndarray, "..."] | np.integer
 Values = Float[np.ndarray, "..."] | np.floating

@@ -18,7 +18,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-FORMAT = 6
+FORMAT = 7
 
 Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
 Tree = dict[str, object]
@@ -149,6 +149,15 @@ def _with_names_of_4(tree: Tree) -> Tree:
     return {renamed.get(name, name): value for name, value in tree.items()}
 
 
+def _with_votes(summary: Tree) -> Tree:
+    """Returns a summary whose certificates do not say their intervals and votes."""
+    if "certificates" not in summary:
+        return summary
+    unknown = {"intervals": None, "num_votes": None, "most_votes": None}
+    found = {name: {**unknown, **one} for name, one in _items(summary["certificates"])}
+    return {**summary, "certificates": found}
+
+
 STEPS: dict[int, Step] = {
     # Format 2 gave the number to all kinds; only checkpoints had one.
     1: Step(),
@@ -184,6 +193,9 @@ STEPS: dict[int, Step] = {
             "summary": lambda tree: {"distances": {}, **tree},
         }
     ),
+    # Format 7: certificates hold the votes that tested them, and summaries their mean and the
+    # intervals of certified accuracy and mean radius.
+    6: Step({"certificate": lambda tree: {"num_votes": None, **tree}, "summary": _with_votes}),
 }
 """By the format that a step begins with."""
 

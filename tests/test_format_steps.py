@@ -7,6 +7,7 @@ import pytest
 
 from robust_jax import formats, serialization
 from robust_jax.attacks import PGD, Averaged, HopSkipJump, ThreatModel
+from robust_jax.certify import Smoothing
 from robust_jax.evaluation import claims, compare, records, reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Selection
 from robust_jax.experiment import checkpoints
@@ -72,6 +73,9 @@ def test_format_3_is_today_s(repository):
             for row, run in alone["evaluation"]["attacks"].items():
                 run = serialization.completed(AttackRun, run)
                 alone["evaluation"]["attacks"][row] = run
+            for title, one in alone["evaluation"]["certificates"].items():
+                one = serialization.completed(Smoothing, one)
+                alone["evaluation"]["certificates"][title] = one
             assert alone == claims.files(found)[name]
     stored = serialization.to_json(CONFIGS["kap"].evaluation)
     meta = workdir / "checkpoints" / str(NUM_STEPS) / "meta" / "metadata"
@@ -93,6 +97,18 @@ def test_records_of_format_5_do_not_say_l1_and_l0(repository):
         assert medians["num_images"] > 0
         assert medians["linf"] == pytest.approx(0.05)
         assert medians["l1"] is medians["l0"] is None
+
+
+def test_certificates_of_format_6_do_not_say_their_votes(repository):
+    """Nor does a summary of it: a 0 would be certificates without a test."""
+    workdir = repository / "tests" / "fixtures" / "9e86c57" / "kap"
+    (file,) = workdir.rglob("summary.json")
+    assert json.loads(file.read_text())["format"] == 6
+    (summary,) = compare.read(file.parent).summary["certificates"].values()
+    assert summary["num_votes"] is summary["most_votes"] is summary["intervals"] is None
+    assert summary["num_images"] == 4
+    lines = formats.read_lines("certificate", file.parent / "certificates" / "smoothing.jsonl")
+    assert [line["num_votes"] for line in lines] == [None] * 4
 
 
 MEASURED = {"agreement": {"type": "Agreement"}}

@@ -18,7 +18,7 @@ from tests.fixtures.runs import CONFIGS, EVALUATION_STOPPED, NUM_STEPS, RUNTIME,
 FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 STORED = sorted(path.parent.parts[-2:] for path in FIXTURES.glob("*/*/scores.json"))
 """Commits and names of runs."""
-FORMATS = {"c6714d0": 1, "9833d00": 3, "9aaf6a6": 4, "f356365": 5}
+FORMATS = {"c6714d0": 1, "9833d00": 3, "9aaf6a6": 4, "f356365": 5, "9e86c57": 6}
 """By commit, the number of what it wrote."""
 
 # The same arrays through the same operations in float32, compiled by another version for another
@@ -55,10 +55,15 @@ def check_same(found, expected, *, judged_alike):
 
 
 def check_same_certificates(found, expected):
-    """Checks that two evaluations certify the same; radii follow from counted votes."""
+    """Checks that two evaluations certify the same; radii follow from counted votes.
+
+    Whose number is of what was certified today alone.
+    """
     for file in (expected / "certificates").glob("*.jsonl"):
         lines = [formats.read_lines("certificate", path / file.relative_to(expected))
                  for path in (found, expected)]  # fmt: skip
+        num_votes = [line.pop("num_votes") for each in lines for line in each]
+        assert num_votes == [None, *[100] * (len(lines[0]) - 1), *[None] * len(lines[1])]
         assert lines[0] == lines[1]
 
 

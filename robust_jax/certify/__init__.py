@@ -1,10 +1,17 @@
 """Certificates: labels that no small perturbation changes, by votes or by bounds."""
 
-from robust_jax.certify.base import Certificate, average_certified_radius, certified_accuracy
+from robust_jax.certify.base import (
+    Certificate,
+    average_certified_radius,
+    average_certified_radius_interval,
+    certified_accuracy,
+    certified_accuracy_interval,
+)
 from robust_jax.certify.crown import TOLERANCE, certified, crown_margins, smallest_margin
 from robust_jax.certify.intervals import Bounds, interval_bounds
 from robust_jax.certify.margins import Margins
-from robust_jax.certify.smoothing import Smoothing, lower_confidence_bound
+from robust_jax.certify.sequences import VoteSequence, looks, lower_confidence_bound
+from robust_jax.certify.smoothing import Smoothing
 
 __all__ = [
     "TOLERANCE",
@@ -12,11 +19,15 @@ __all__ = [
     "Certificate",
     "Margins",
     "Smoothing",
+    "VoteSequence",
     "average_certified_radius",
+    "average_certified_radius_interval",
     "certified",
     "certified_accuracy",
+    "certified_accuracy_interval",
     "crown_margins",
     "interval_bounds",
+    "looks",
     "lower_confidence_bound",
     "smallest_margin",
 ]

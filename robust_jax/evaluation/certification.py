@@ -1,7 +1,8 @@
 """Certificates of an evaluation: made image by image, kept line by line, gone on with when stopped.
 
 `certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained),
-radius and, where the certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
+radius, the number of votes that tested it (None of bounds, and in formats before 7) and, where the
+certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
 """
 
 import pathlib
@@ -22,7 +23,9 @@ from robust_jax.certify import (
     Margins,
     Smoothing,
     average_certified_radius,
+    average_certified_radius_interval,
     certified_accuracy,
+    certified_accuracy_interval,
 )
 from robust_jax.data import Split, eval_batches
 from robust_jax.evaluation.records import append_lines
@@ -108,17 +111,20 @@ def certify(
                 "label": int(batch.label[0]),
                 "certified": int(one.label[0]),
                 "radius": float(one.radius[0]),
+                "num_votes": None if one.num_votes is None else int(one.num_votes[0]),
             }
             if one.margin is not None:
                 line["margin"] = float(one.margin[0])
             append_lines(file, [line])
             lines.append(line)
             on_image(name, len(lines), len(rows))
+        votes = [line["num_votes"] for line in lines]
         certificate = Certificate(
             np.asarray([line["certified"] for line in lines], np.int32),
             np.asarray([line["radius"] for line in lines], np.float64),
             np.asarray([line["margin"] for line in lines], np.float64)
             if isinstance(certifier, Margins) else None,
+            None if None in votes else np.asarray(votes, np.int64),
         )  # fmt: skip
         labels = np.asarray([line["label"] for line in lines], np.int32)
         certificates[name] = certificate, labels
@@ -174,7 +180,13 @@ def _decision(method: Method) -> Deterministic:
 def describe(certifier: Smoothing | Margins) -> str:
     """Returns what a certifier certifies, in words."""
     if isinstance(certifier, Smoothing):
-        return f"majority under noise of sigma {certifier.sigma:.4g}, l2"
+        drawn = "" if certifier.noise == "float" else " rounded to 1/255"
+        asked = ""
+        if certifier.radius is not None:
+            asked = f", votes until decided at radius {certifier.radius:.4g}"
+        if certifier.tolerance is not None:
+            asked = f", votes until decided within {certifier.tolerance:.4g} of the radius"
+        return f"majority under noise of sigma {certifier.sigma:.4g}{drawn}, l2{asked}"
     rule = "the vote" if certifier.of == "vote" else "the mean logit, where the vote is right"
     return f"{rule}, by {certifier.bound} bounds, linf eps {certifier.eps:.4g}"
 
@@ -182,13 +194,26 @@ def describe(certifier: Smoothing | Margins) -> str:
 def summarize(
     certifier: Smoothing | Margins, certificate: Certificate, labels: np.ndarray
 ) -> CertificateSummary:
-    """Returns the share certified as their class at radius 0, that of abstentions, mean radius."""
+    """Returns the share certified as their class at radius 0, that of abstentions, mean radius.
+
+    With them the 95 % intervals of the first and the last, and the votes.
+    """
+    votes, ours = certificate.num_votes, (certificate, labels)
+    (accuracy,) = certified_accuracy_interval(*ours, [0.0]).tolist()
     return {
         "what": describe(certifier),
         "num_images": len(labels),
-        "certified_accuracy": float(certified_accuracy(certificate, labels, [0.0])[0]),
+        "certified_accuracy": float(certified_accuracy(*ours, [0.0])[0]),
         "abstained": float(np.mean(certificate.label < 0)),
-        "average_certified_radius": average_certified_radius(certificate, labels),
+        "average_certified_radius": average_certified_radius(*ours),
+        "intervals": {
+            "certified_accuracy": accuracy,
+            "average_certified_radius": (
+                list(average_certified_radius_interval(*ours)) if len(labels) > 1 else None
+            ),
+        },
+        "num_votes": None if votes is None else float(np.mean(votes)),
+        "most_votes": certifier.num_samples if isinstance(certifier, Smoothing) else None,
     }
 
 
@@ -199,7 +224,7 @@ def lines_of_first(file: pathlib.Path, rows: np.ndarray) -> list[formats.Tree]:
     lines = formats.read_lines("certificate", file, torn="the end")
     wanted = lines[: len(rows)]
     for number, line in enumerate(wanted, start=1):
-        missing = {"index", "label", "certified", "radius"} - line.keys()
+        missing = {"index", "label", "certified", "radius", "num_votes"} - line.keys()
         if missing:
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have {sorted(missing)}.")
     if [line["index"] for line in wanted] != rows[: len(wanted)].tolist():

@@ -117,6 +117,18 @@ class BesidePaper(TypedDict):
     top5: NotRequired[dict[str, Beside]]
 
 
+class CertificateIntervals(TypedDict):
+    """The 95 % intervals of a certifier's numbers.
+
+    Attributes:
+        certified_accuracy: Wilson's.
+        average_certified_radius: Student's; None of one image.
+    """
+
+    certified_accuracy: list[float]
+    average_certified_radius: list[float] | None
+
+
 class CertificateSummary(TypedDict):
     """What a certifier says of its images.
 
@@ -126,6 +138,10 @@ class CertificateSummary(TypedDict):
         certified_accuracy: share that is certified as its class at radius 0.
         abstained: share on which it abstains.
         average_certified_radius: over all images, 0 for those not certified as their own class.
+        intervals: of two of them; None in formats before 7.
+        num_votes: by which an image was tested, the mean; None of bounds, and where images of
+            formats before 7 are among them.
+        most_votes: by which each would be at most; None of bounds, and in formats before 7.
     """
 
     what: str
@@ -133,6 +149,9 @@ class CertificateSummary(TypedDict):
     certified_accuracy: float
     abstained: float
     average_certified_radius: float
+    intervals: CertificateIntervals | None
+    num_votes: float | None
+    most_votes: int | None
 
 
 class Candidates(TypedDict):

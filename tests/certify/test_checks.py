@@ -59,7 +59,8 @@ def test_no_images():
     assert crown_margins(flat, IMAGES[:0], LABELS[:0], 0.01).shape == (0, 2)
     for bound in ("crown", "interval"):
         found = Margins(0.01, bound=bound)(flat, IMAGES[:0], LABELS[:0])
-        assert [len(each) for each in found] == [0, 0, 0]
+        assert [len(each) for each in found[:3]] == [0, 0, 0]
+        assert found.num_votes is None
 
 
 @pytest.mark.usefixtures("without_type_checks")

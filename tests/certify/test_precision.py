@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from robust_jax.certify import TOLERANCE, Margins, certified, crown_margins, interval_bounds
-from robust_jax.certify import smoothing as module
+from robust_jax.certify import (
+    TOLERANCE,
+    Margins,
+    certified,
+    crown_margins,
+    interval_bounds,
+    noise,
+    votes,
+)
 from robust_jax.models import Conv
 from tests.jaxprs import products
 
@@ -65,7 +72,8 @@ def test_smoothing_takes_products_in_float32(alone):
     predict = jax.tree_util.Partial(lambda weights, x, *, key: perceptron(x, weights), WEIGHTS)
 
     def count(image, key):
-        return module._count.of_arrays(predict, image, 0.1, key, 8, 4, 2, None, alone)
+        drawn = noise.FloatNoise(0.1)
+        return votes._count.of_arrays(predict, image, drawn, key, 0, 2, 4, None, alone)
 
     with jax.default_matmul_precision("bfloat16"):
         found = products(jax.make_jaxpr(count)(IMAGES[0], jax.random.key(0)))

@@ -11,7 +11,9 @@ from robust_jax.certify import (
     Certificate,
     Smoothing,
     average_certified_radius,
+    average_certified_radius_interval,
     certified_accuracy,
+    certified_accuracy_interval,
     lower_confidence_bound,
 )
 from robust_jax.data import DataConfig, Digits, open_data
@@ -103,6 +105,44 @@ def test_votes_depend_on_key_and_index_alone():
     np.testing.assert_array_equal(alone.radius, expected.radius[1:])
     other = smoothing(half_space, images[1:], key=KEY)
     assert (other.radius != expected.radius[1:]).any()
+
+
+@pytest.mark.parametrize("asked", [{"radius": 0.2}, {"tolerance": 0.2}])
+@pytest.mark.parametrize("noise", ["float", "rounded"])
+def test_votes_end_when_it_is_decided(asked, noise):
+    """As all votes decide it, for a part of them; at the same vote in whatever batches."""
+    images = np.rint(255 * np.concatenate([image_at(d) for d in (0.5, 0.01, -0.9)])) / 255
+    images = images.astype(np.float32)
+    fields = {"num_samples": 5_000, "alpha": 0.01, "noise": noise}
+    whole = Smoothing(SIGMA, batch_size=1000, **fields)(half_space, images, key=KEY)
+    assert whole.num_votes.tolist() == [5_000] * 3
+    assert whole.label.tolist()[::2] == [1, 0]
+    found = Smoothing(SIGMA, batch_size=1000, **asked, **fields)(half_space, images, key=KEY)
+    assert found.label.tolist()[::2] == [1, 0]
+    assert np.all(found.num_votes[::2] < 3_000)
+    assert np.all(found.radius <= whole.radius)
+    least = asked.get("radius", 0.8 * whole.radius[::2])
+    assert np.all(found.radius[::2] >= least)
+    for batch_size, mesh in ((64, None), (1_700, None), (100, sharding.make_mesh(4))):
+        again = Smoothing(SIGMA, batch_size=batch_size, **asked, **fields)
+        other = again(half_space, images, key=KEY, mesh=mesh)
+        np.testing.assert_array_equal(other.num_votes, found.num_votes)
+        np.testing.assert_array_equal(other.radius, found.radius)
+
+
+def test_what_is_not_asked_for_is_not_computed():
+    """Neither are its scores looked at: NaN after the votes end is nobody's."""
+    asked = []
+
+    def predict(images, *, key):
+        jax.debug.callback(lambda _: asked.append(len(images)), key)
+        return jnp.where(jax.random.key_data(key)[0] == 0, jnp.nan, half_space(images, key=None))
+
+    smoothing = Smoothing(SIGMA, num_selection=50, batch_size=50, radius=0.2)
+    found = smoothing(predict, image_at(2.0), key=KEY, draws_per="row")
+    jax.effects_barrier()
+    assert found.num_votes.tolist() == [100]
+    assert asked == [50] * 3
 
 
 def test_other_weights_compile_nothing_anew():
@@ -220,6 +260,37 @@ def test_numbers_of_certificates():
     accuracy = certified_accuracy(certificate, labels, [0.0, 0.25, 0.3, 1.0])
     assert accuracy.tolist() == [0.5, 0.5, 0.25, 0.0]
     assert average_certified_radius(certificate, labels) == 0.75 / 4
+    intervals = certified_accuracy_interval(certificate, labels, [0.0, 1.0], level=0.9)
+    for found, successes in zip(intervals, (2, 0), strict=True):
+        wilson = stats.binomtest(successes, 4).proportion_ci(0.9, "wilson")
+        np.testing.assert_allclose(found, wilson)
+    own = np.asarray([0.5, 0.0, 0.0, 0.25])
+    student = stats.ttest_1samp(own, 0.0).confidence_interval(0.95)
+    low, high = average_certified_radius_interval(certificate, labels)
+    assert low == 0.0 > student.low
+    np.testing.assert_allclose(high, student.high)
+    with pytest.raises(ValueError, match="images=1 >= 2"):
+        average_certified_radius_interval(
+            Certificate(certificate.label[:1], certificate.radius[:1]), labels[:1]
+        )
+
+
+@pytest.mark.parametrize("certified", [0.2, 0.9])
+def test_intervals_of_certificates_cover_the_truth(certified):
+    """Of samples of 200 images whose radii have a known distribution."""
+    rng = np.random.default_rng(0)
+    radius = np.where(rng.random((600, 200)) < certified, rng.exponential(0.5, (600, 200)), 0.0)
+    missed = np.zeros(2)
+    for one in radius:
+        certificate = Certificate(np.where(one > 0, 0, -1), one)
+        labels = np.zeros(200, int)
+        low, high = average_certified_radius_interval(certificate, labels)
+        missed[0] += not low <= 0.5 * certified <= high
+        ((low, high),) = certified_accuracy_interval(certificate, labels, [0.4])
+        missed[1] += not low <= certified * np.exp(-0.8) <= high
+    # Neither is exact: a skewed mean, counts of 200.
+    assert np.all(missed <= stats.binom.ppf(1 - 1e-6, 600, 0.07))
+    assert np.all(missed >= 1)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +300,10 @@ def test_numbers_of_certificates():
         ({"num_samples": 0}, "num_samples=0 >= 1"),
         ({"batch_size": 0}, "batch_size=0 >= 1"),
         ({"alpha": 1.0}, r"alpha=1.0 in \(0, 1\)"),
+        ({"radius": 0.0}, "radius=0.0 > 0 and finite"),
+        ({"radius": np.inf}, "radius=inf > 0 and finite"),
+        ({"tolerance": 1.0}, r"tolerance=1.0 in \[0, 1\)"),
+        ({"radius": 0.5, "tolerance": 0.1}, "one of radius=0.5 and tolerance=0.1 to be None"),
     ],
 )
 def test_fields_are_checked(fields, message):

@@ -23,7 +23,7 @@ from robust_jax.evaluation.report.tables import (
 )
 from robust_jax.evaluation.sanity import Finding
 from robust_jax.evaluation.summary import CertificateSummary, Summary
-from robust_jax.runtime.wording import percent, text
+from robust_jax.runtime.wording import NOTHING, percent, text
 
 MAX_CLASSES = 20
 """Most classes whose confusion is drawn."""
@@ -126,19 +126,23 @@ def _certified(
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
     summaries: Mapping[str, CertificateSummary],
 ) -> str:
+    voted = any(one["num_votes"] is not None for one in summaries.values())
     rows = []
-    for name, (certificate, labels) in certificates.items():
-        right = certificate.label == labels
+    for name in certificates:
+        one = summaries[name]
         rows.append(
             [
-                f"{text(name)}<br><small>{text(summaries[name]['what'])}</small>",
-                percent(float(right.mean())),
-                percent(float((certificate.label < 0).mean())),
-                f"{float(np.where(right, certificate.radius, 0).mean()):.3f}",
-                str(len(labels)),
+                f"{text(name)}<br><small>{text(one['what'])}</small>",
+                *_with_intervals(one),
+                percent(one["abstained"]),
+                *([_votes(one)] if voted else []),
+                str(one["num_images"]),
             ]
         )
-    headings = ["certifier", "certified at radius 0", "abstained", "average radius", "images"]
+    headings = [
+        "certifier", "certified at radius 0", "average radius", "abstained",
+        *(["votes an image"] if voted else []), "images",
+    ]  # fmt: skip
     pictures = []
     curves = {
         name: analysis.Certified(one.radius, one.label == labels)
@@ -146,7 +150,7 @@ def _certified(
         if one.margin is None
     }
     if curves:
-        words = "Share of images certified as their class at a radius."
+        words = "Share of images certified as their class at a radius; bands: 95 % intervals."
         pictures.append(picture(analysis.certified_curves(curves), words))
     margins = {
         name: one.margin for name, (one, _) in certificates.items() if one.margin is not None
@@ -155,6 +159,25 @@ def _certified(
         words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
         pictures.append(picture(analysis.margin_scatter(margins), words))
     return table(headings, rows) + "".join(pictures)
+
+
+def _with_intervals(one: CertificateSummary) -> list[str]:
+    """Returns the accuracy at radius 0 and the average radius, with their intervals."""
+    intervals = one["intervals"]
+    accuracy, radius = one["certified_accuracy"], f"{one['average_certified_radius']:.3f}"
+    if intervals is None:
+        return [percent(accuracy), radius]
+    if intervals["average_certified_radius"] is not None:
+        low, high = intervals["average_certified_radius"]
+        radius += f" <small>{low:.3f} to {high:.3f}</small>"
+    return [with_interval((accuracy, intervals["certified_accuracy"])), radius]
+
+
+def _votes(one: CertificateSummary) -> str:
+    """Returns the votes that an image took in the mean, of how many at most."""
+    if one["num_votes"] is None:
+        return NOTHING
+    return f"{one['num_votes']:,.0f} of {one['most_votes']:,}"
 
 
 def _twins(

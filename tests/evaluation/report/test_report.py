@@ -15,7 +15,7 @@ import pytest
 
 from robust_jax import experiment
 from robust_jax.attacks import PGD, Square, ThreatModel
-from robust_jax.certify import Smoothing
+from robust_jax.certify import Certificate, Margins, Smoothing
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.measures import Agreement, Embedding, LayerSimilarity, PrintedNumbers
@@ -145,6 +145,7 @@ def test_everything_is_on_the_page(tmp_path, data):
         assert finding["text"] in page.words
     assert summary["certificates"]["sigma 0.5"]["num_images"] == 5
     assert summary["certificates"]["sigma 0.5"]["what"] in page.words
+    assert "64 of 64" in page.words
     assert any(f["check"] == "certified images stand (sigma 0.5)" for f in summary["sanity"])
     assert summary["environment"]["precision"] == "highest"
     assert summary["environment"]["data"]["num_examples"] == len(data.test)
@@ -255,6 +256,7 @@ def test_certificates_go_on_where_they_were_stopped(tmp_path, data):
     expected, labels = run(tmp_path / "whole")
     assert labels.tolist() == data.test.arrays[1][rows].tolist()
     assert expected.radius.max() > 0
+    assert expected.num_votes.tolist() == [100] * 4
     again, _ = run(tmp_path / "devices", num_devices=4)
     assert again.label.tolist() == expected.label.tolist()
     file = tmp_path / "whole" / "certificates" / "a.jsonl"
@@ -262,10 +264,32 @@ def test_certificates_go_on_where_they_were_stopped(tmp_path, data):
     file.write_text(lines[0] + lines[1] + lines[2][:7])
     resumed, _ = run(tmp_path / "whole")
     assert resumed.radius.tolist() == expected.radius.tolist()
+    assert resumed.num_votes.tolist() == [100] * 4
     assert file.read_text().splitlines(keepends=True) == lines
     file.write_text(lines[1] + lines[0])
     with pytest.raises(ValueError, match="to hold this evaluation's images in order"):
         run(tmp_path / "whole")
+
+
+def test_numbers_of_certificates():
+    """With intervals, and the votes beside the most: of bounds, and of one image, there is less."""
+    certificate = Certificate(
+        np.asarray([1, 0, -1]), np.asarray([0.6, 0.3, 0.0]), num_votes=np.asarray([100, 300, 200])
+    )
+    smoothing, labels = Smoothing(0.25, radius=0.3, noise="rounded"), np.asarray([1, 1, 1])
+    found = certification.summarize(smoothing, certificate, labels)
+    assert found["what"] == (
+        "majority under noise of sigma 0.25 rounded to 1/255, l2, votes until decided at radius 0.3"
+    )
+    assert found["certified_accuracy"] == found["abstained"] == 1 / 3
+    assert found["intervals"]["certified_accuracy"] == pytest.approx([0.0615, 0.7923], abs=1e-4)
+    assert found["intervals"]["average_certified_radius"] == pytest.approx([0, 1.0605], abs=1e-4)
+    assert (found["num_votes"], found["most_votes"]) == (200, 100_000)
+    json.dumps(found)
+    margins = Certificate(certificate.label[:1], certificate.radius[:1], np.asarray([0.1]))
+    found = certification.summarize(Margins(0.1), margins, labels[:1])
+    assert found["intervals"]["average_certified_radius"] is None
+    assert found["num_votes"] is found["most_votes"] is None
 
 
 def test_reduced_budget_reaches_certificates():

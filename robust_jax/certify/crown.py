@@ -34,6 +34,11 @@ against float64.
 """
 
 
+HOST_DECIDES = (
+    "crown_margins with intermediate='crown' decides on the host which values are bounded next: "
+    "call it outside jit, vmap and grad."
+)
+
 IMAGES_AT_ONCE = 8
 """Images whose values are bounded together: backward passes of all of them fill the chunks."""
 
@@ -95,6 +100,8 @@ def crown_margins(
     Raises:
         ValueError: shapes, dtypes or values do not fit, or an operation on the images is none
             that bounds are known of.
+        jax.errors.ConcretizationTypeError: it is called inside jit, vmap or grad with
+            intermediate="crown": the host decides by bounds which values are bounded next.
 
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
@@ -112,12 +119,6 @@ def crown_margins(
     if not isinstance(eps, Tracer) and not 0 <= np.asarray(eps) < np.inf:
         raise ValueError(f"Expected eps={eps} >= 0 and finite.")
     function = as_pytree(function)
-    given = jax.tree.leaves((function, images, labels, eps))
-    if intermediate == "crown" and any(isinstance(x, Tracer) for x in given):
-        raise ValueError(
-            "Expected crown_margins with intermediate='crown' to be called outside jit, vmap and "
-            "grad: which values are bounded next is decided on the host."
-        )
     if not len(images):  # which few functions take
         one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
         shape = shape_of(jax.eval_shape(lambda x: function(x), one), "[b c] or [b m c]", 1)
@@ -206,6 +207,8 @@ def refine(relaxed: Relaxed, number: int, node: Rectifier | Maximum, chunk_size:
     from the other where that left it undecided.
     """
     bounds = relaxed.known[number]
+    if isinstance(bounds.lower, Tracer):
+        raise jax.errors.ConcretizationTypeError(bounds.lower, HOST_DECIDES)
     shape = bounds.lower.shape
     lower, upper = (np.array(each).reshape(shape[0], -1) for each in bounds)
     first = np.where(np.asarray(relaxed.centre[number]).reshape(lower.shape) >= 0, 1.0, -1.0)

@@ -1,7 +1,7 @@
 """What certificates cost, both sides in one run: python benchmarks/certify.py [--out DIR].
 
-* CROWN on four images of three averaged ResNet-18 of base width 4: seconds, XLA's count of the
-  bytes and the process's peak, beside intervals (the bound is 8 GiB);
+* CROWN on four images of three averaged ResNet-18 of base width 4: seconds, and the process's peak
+  (at most 8 GiB), beside intervals;
 * randomized smoothing of a ResNet-20, noise and votes included, against the bare jitted forward
   pass on batches of the same size (at least 95 % of its images a second).
 """
@@ -48,7 +48,7 @@ class Arguments:
     repeats: int = 7
     eps: float = 0.0005
     num_images: int = 4
-    chunk_size: int = 64
+    chunk_size: int = 128
     out: pathlib.Path | None = None
 
 
@@ -84,12 +84,12 @@ def bound_rows(arguments: Arguments) -> list[list[str]]:
     labels, eps = jnp.argmax(logits, axis=1), jnp.float32(arguments.eps)
     clean = jnp.take_along_axis(logits, labels[:, None], axis=1) - logits
 
-    def intervals(function, images, eps):
+    def intervals():
         lower, upper = interval_bounds(function, images - eps, images + eps)
         return jnp.take_along_axis(lower, labels[:, None], axis=1) - upper
 
     def crown(intermediate):
-        return lambda function, images, eps: crown_margins(
+        return lambda: crown_margins(
             function,
             images,
             labels,
@@ -105,18 +105,16 @@ def bound_rows(arguments: Arguments) -> list[list[str]]:
         "CROWN": crown("crown"),
     }
     for name, side in sides.items():
-        start = time.perf_counter()
-        compiled = jax.jit(side).lower(function, images, eps).compile()
-        compile_seconds = time.perf_counter() - start
-        start = time.perf_counter()
-        margins = jax.block_until_ready(compiled(function, images, eps))
-        seconds = (time.perf_counter() - start) / arguments.num_images
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            margins = jax.block_until_ready(side())
+            seconds.append(time.perf_counter() - start)
         rows.append(
             [
                 name,
-                f"{compile_seconds:.1f}",
-                f"{seconds:.2f}",
-                f"{timing.peak_bytes(compiled) / 2**20:.0f}",
+                f"{seconds[0] - seconds[1]:.1f}",
+                f"{seconds[1] / arguments.num_images:.2f}",
                 f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} (8192)",
                 f"{jnp.mean(smallest_margin(clean, labels)):.4g}",
                 f"{jnp.mean(smallest_margin(margins, labels)):.4g}",
@@ -177,7 +175,6 @@ def main(arguments: Arguments) -> None:
                 "bounds",
                 "compile s",
                 "s an image",
-                "XLA MiB",
                 "process MiB",
                 "clean margin",
                 "bound",

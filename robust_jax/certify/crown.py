@@ -1,4 +1,8 @@
-"""CROWN: margins between logits over a box of images, by linear bounds sent backward."""
+"""CROWN: margins between logits over a box of images, by linear bounds sent backward.
+
+Which values need a backward pass is decided on the host, by the bounds that are known by then. What
+is compiled is one node's work (`rows.py`): it serves all images, and every layer like it.
+"""
 
 import functools
 import math
@@ -8,16 +12,17 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, ScalarLike
+from jaxtyping import Array, Bool, Float, Int, ScalarLike
 from numpy.typing import ArrayLike
 
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
-from robust_jax.certify.graph import Affine, Graph, Input, Maximum, Rectifier, forward
-from robust_jax.certify.interpreter import evaluate, trace
-from robust_jax.certify.intervals import Bounds, propagate
-from robust_jax.runtime.live import as_pytree, compiled
+from robust_jax.certify.intervals import Bounds
+from robust_jax.certify.network import Input, Maximum, Rectifier, prepare
+from robust_jax.certify.relaxation import Relaxed, undecided
+from robust_jax.certify.rows import Origin, Rows, Window
+from robust_jax.runtime.compilation import jitted
+from robust_jax.runtime.live import as_pytree
 
 Intermediate = Literal["crown", "interval"]
 
@@ -29,35 +34,33 @@ against float64.
 """
 
 
-class Lines(NamedTuple):
-    """Linear bounds of a rectifier or maximum in the value x in front of it, elementwise.
+HOST_DECIDES = (
+    "crown_margins with intermediate='crown' decides on the host which values are bounded next: "
+    "call it outside jit, vmap and grad."
+)
 
-    lower_slope * x <= value <= upper_slope * x + upper_offset; of a maximum the products are
-    summed over x's leading axis.
-    """
-
-    lower_slope: Array
-    upper_slope: Array
-    upper_offset: Array
+IMAGES_AT_ONCE = 8
+"""Images whose values are bounded together: backward passes of all of them fill the chunks."""
 
 
-class Relaxed(NamedTuple):
-    """A network on a box of images, with linear bounds of what is not linear.
+class Functions(NamedTuple):
+    """Linear functions of a node's value, each of one image: first place's value less another's.
 
     Attributes:
-        graph: of the network, on one image.
-        transposed: of each affine node, from coefficients [n ...] on its value to coefficients
-            on its parents' values.
-        centre: each node's value at the centre of the box.
-        known: bounds of each node's value.
-        lines: of each rectifier and maximum.
+        image: number of each one's image [n].
+        place: of the value, flat [n].
+        side: 1 or -1, times the value there [n], float32.
+        less: place whose value is subtracted; None for none.
     """
 
-    graph: Graph
-    transposed: dict[int, Callable[[Array], list[Array]]]
-    centre: dict[int, Array]
-    known: dict[int, Bounds]
-    lines: dict[int, Lines]
+    image: Array | np.ndarray
+    place: Array | np.ndarray
+    side: Array | np.ndarray
+    less: Array | np.ndarray | None = None
+
+    def at(self, chosen: np.ndarray) -> "Functions":
+        """Returns some of them."""
+        return jax.tree.map(lambda each: each[chosen], self)
 
 
 def crown_margins(
@@ -68,7 +71,7 @@ def crown_margins(
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
-    chunk_size: int = 64,
+    chunk_size: int = 128,
 ) -> Float[Array, "b *m c"]:
     """Returns lower bounds of logit_label - logit_c over the Linf ball, for each class c.
 
@@ -97,6 +100,8 @@ def crown_margins(
     Raises:
         ValueError: shapes, dtypes or values do not fit, or an operation on the images is none
             that bounds are known of.
+        jax.errors.ConcretizationTypeError: it is called inside jit, vmap or grad with
+            intermediate="crown": the host decides by bounds which values are bounded next.
 
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
@@ -118,9 +123,15 @@ def crown_margins(
         one = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
         shape = shape_of(jax.eval_shape(lambda x: function(x), one), "[b c] or [b m c]", 1)
         return jnp.zeros((0, *shape[1:]), jnp.float32)
-    margins = _margins(function, images, labels, eps, bounds, intermediate, chunk_size)
-    check_classes(labels, margins.shape[-1])
-    return margins
+    labels, count = labels.astype(jnp.int32), len(images)
+    size = min(count, IMAGES_AT_ONCE)
+    found = []
+    for start in range(0, count, size):
+        # The last ones are filled with the last, so that nothing is compiled for them.
+        chosen = np.minimum(np.arange(start, start + size), count - 1)
+        some = images[chosen], labels[chosen]
+        found.append(_margins(function, *some, eps, bounds, intermediate, chunk_size))
+    return jnp.concatenate(found)[:count]
 
 
 def smallest_margin(margins: Float[Array, "b c"], labels: ArrayLike) -> Float[Array, " b"]:
@@ -136,179 +147,117 @@ def certified(
     return smallest_margin(margins, labels) > tolerance
 
 
-@functools.partial(compiled, static_argnames=("bounds", "intermediate", "chunk_size"))
 def _margins(
     function: Callable[[Array], Array],
     images: Array,
-    labels: Array,
+    labels: Int[Array, " b"],
     eps: ScalarLike,
     bounds: tuple[float, float],
     intermediate: Intermediate,
     chunk_size: int,
-) -> Array:
-    found = jax.eval_shape(lambda images: function(images), images)
-    shape = shape_of(found, "[b c] or [b m c]", len(images))
-    *members, num_classes = shape[1:]
-    num_members = math.prod(members)
-
-    def margins(example: tuple[Array, Array]) -> Array:
-        image, label = example
-        box = Bounds(jnp.clip(image[None] - eps, *bounds), jnp.clip(image[None] + eps, *bounds))
-        size = chunk_size if intermediate == "crown" else None
-        relaxed = relax(trace(function, box.lower.shape), box, size)
-        last = max(relaxed.graph)
-        rows = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)[None]
-        rows = rows - jnp.eye(num_classes, dtype=jnp.float32)
-        # Of each member: [m c] margins, linear in logits [1 m c].
-        own = jnp.eye(num_members, dtype=jnp.float32)[:, None, :, None]
-        each = (own * rows[None, :, None]).reshape(-1, *relaxed.graph[last].shape)
-        lower, upper = relaxed.known[last]
-        interval = jnp.where(jnp.any(rows != 0, axis=1), lower[..., label, None] - upper, 0)
-        found = lower_bounds(relaxed, last, each).reshape(shape[1:])
-        margins = jnp.maximum(found, interval[0])
-        return jnp.where(jnp.isnan(margins), -jnp.inf, margins)
-
-    # One image's values fill a chunk; where only its margins are asked for, several images do.
-    num_margins = num_members * num_classes
-    batch_size = None if intermediate == "crown" else max(1, chunk_size // num_margins)
-    return lax.map(margins, (images, labels), batch_size=batch_size)
+) -> Float[Array, "b *m c"]:
+    network = prepare(function, (1, *images.shape[1:]))
+    last = network.last
+    aval = jax.ShapeDtypeStruct(network.nodes[last].shape, jnp.float32)
+    *_, num_classes = shape = shape_of(aval, "[b c] or [b m c]", 1)
+    check_classes(labels, num_classes)
+    box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
+    relaxed = Relaxed.of(network, box)
+    relax(relaxed, chunk_size if intermediate == "crown" else None)
+    lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
+    interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
+    # Of each image, member and class: the label's logit less the class's.
+    image, member, other = np.indices(interval.shape, np.int32).reshape(3, -1)
+    own = member * num_classes + labels[image]
+    ones = np.ones(len(image), np.float32)
+    functions = Functions(image, own, ones, member * num_classes + other)
+    chunks = lower_bounds(relaxed, last, functions, chunk_size)
+    found = jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
+    margins = jnp.fmax(found, interval)
+    margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
+    is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
+    margins = jnp.where(is_own, 0, margins)
+    return margins.reshape(len(images), *shape[1:])
 
 
-def relax(graph: Graph, box: Bounds, chunk_size: int | None) -> Relaxed:
-    """Returns the network with linear bounds of what is not linear.
+def relax(relaxed: Relaxed, chunk_size: int | None) -> None:
+    """Adds bounds of every node's value, and linear bounds of what is not linear.
 
     Args:
-        graph: on one image.
-        box: of the images.
+        relaxed: to be completed.
         chunk_size: values whose bounds are made by backward passes at once; None takes intervals.
     """
-    centre = (box.lower + box.upper) / 2
-    relaxed = Relaxed(graph, {}, {0: centre}, {0: box}, {})
     refined = set()
-    for number, node in graph.items():
+    for number, node in relaxed.network.nodes.items():
         if isinstance(node, Input):
             continue
-        if isinstance(node, Affine):
-            relaxed.transposed[number] = _transposed(node, graph)
-        else:
-            (parent,) = node.parents
+        if isinstance(node, (Rectifier, Maximum)):
+            (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
-                relaxed.known[parent] = refine(relaxed, node, chunk_size)
+                relaxed.known[parent] = refine(relaxed, parent, node, chunk_size)
                 refined.add(parent)
-            relaxed.lines[number] = lines(node, relaxed.known[parent])
-        relaxed.known[number] = propagate(node, [relaxed.known[p] for p in node.parents])
-        relaxed.centre[number] = forward(node, [relaxed.centre[p] for p in node.parents])
-    return relaxed
+            relaxed.bend(number)
+        relaxed.advance(number)
 
 
-def _transposed(node: Affine, graph: Graph) -> Callable[[Array], list[Array]]:
-    avals = [jax.ShapeDtypeStruct(graph[parent].shape, jnp.float32) for parent in node.parents]
-    closed = jax.make_jaxpr(jax.linear_transpose(node.linear, *avals))(
-        jax.ShapeDtypeStruct(node.shape, jnp.float32)
-    )
-
-    # Compiled on its own, so that it is traced once and not for every value behind it.
-    @jax.jit
-    def transposed(captured: list[Array], rows: Array) -> list[Array]:
-        return jax.vmap(lambda row: evaluate(closed, captured, row))(rows)
-
-    return functools.partial(transposed, list(closed.consts))
-
-
-def undecided(node: Rectifier | Maximum, x: Bounds) -> Bool[Array, "..."]:
-    """Returns where the bounds of x matter: more than one linear piece of the node is possible."""
-    if isinstance(node, Rectifier):
-        return (x.lower < 0) & (x.upper > 0)
-    # What might be the largest, of the places that have a rival.
-    is_candidate = x.upper >= jnp.max(x.lower, axis=0)[None]
-    return is_candidate & (jnp.sum(is_candidate, axis=0) > 1)[None]
-
-
-def lines(node: Rectifier | Maximum, x: Bounds) -> Lines:
-    """Returns linear bounds of the node for x between its bounds."""
-    lower, upper = x
-    is_open = undecided(node, x)
-    if isinstance(node, Rectifier):
-        slope = node.negative_slope
-        exact = jnp.where(lower >= 0, 1.0, slope)
-        # Either slope is a bound from below; this one leaves the smaller area.
-        steeper = jnp.where(upper > -lower, 1.0, slope)
-        chord = (upper - slope * lower) / jnp.where(is_open, upper - lower, 1)
-        return Lines(
-            lower_slope=jnp.where(is_open, steeper, exact),
-            upper_slope=jnp.where(is_open, chord, exact),
-            upper_offset=jnp.where(is_open, upper * (1 - chord), 0),
-        )
-    is_open = jnp.any(is_open, axis=0)
-    best = jax.nn.one_hot(jnp.argmax(lower, axis=0), lower.shape[0], axis=0, dtype=jnp.float32)
-    return Lines(
-        lower_slope=best,
-        upper_slope=jnp.where(is_open[None], 0, best),
-        upper_offset=jnp.where(is_open, jnp.max(upper, axis=0), 0),
-    )
-
-
-def refine(relaxed: Relaxed, node: Rectifier | Maximum, chunk_size: int) -> Bounds:
-    """Returns CROWN's bounds of the value in front of a node, where they matter to it.
+def refine(relaxed: Relaxed, number: int, node: Rectifier | Maximum, chunk_size: int) -> Bounds:
+    """Returns CROWN's bounds of the value in front of a rectifier or maximum, where they matter.
 
     A place is bounded from the side that its value at the box's centre is likely to decide, and
     from the other where that left it undecided.
     """
-    (parent,) = node.parents
-    shape, size = relaxed.graph[parent].shape, math.prod(relaxed.graph[parent].shape)
-    chunk_size = min(chunk_size, size)
-    side = jnp.where(relaxed.centre[parent].reshape(size) >= 0, 1.0, -1.0)
-
-    def pending(bounds: Bounds, num_tries: Array) -> Bool[Array, " size"]:
-        shaped = Bounds(*(bound.reshape(shape) for bound in bounds))
-        return undecided(node, shaped).reshape(size) & (num_tries < 2)
-
-    def step(state: tuple[Bounds, Array]) -> tuple[Bounds, Array]:
-        (lower, upper), num_tries = state
-        (places,) = jnp.nonzero(pending(*state), size=chunk_size, fill_value=size)
-        sides = jnp.where(num_tries[places] == 0, side[places], -side[places])
-        rows = sides[:, None] * jax.nn.one_hot(places, size, dtype=jnp.float32)
-        found = lower_bounds(relaxed, parent, rows.reshape((chunk_size, *shape)))
-        # Places of no neuron, which fill the last chunk, are dropped.
-        lower = lower.at[places].max(jnp.where(sides > 0, found, -jnp.inf))
-        upper = upper.at[places].min(jnp.where(sides < 0, -found, jnp.inf))
-        return Bounds(lower, upper), num_tries.at[places].add(1)
-
-    flat = Bounds(*(bound.reshape(size) for bound in relaxed.known[parent]))
-    state = flat, jnp.zeros(size, jnp.int32)
-    flat, _ = lax.while_loop(lambda state: jnp.any(pending(*state)), step, state)
-    return Bounds(*(bound.reshape(shape) for bound in flat))
+    bounds = relaxed.known[number]
+    if isinstance(bounds.lower, Tracer):
+        raise jax.errors.ConcretizationTypeError(bounds.lower, HOST_DECIDES)
+    shape = bounds.lower.shape
+    lower, upper = (np.array(each).reshape(shape[0], -1) for each in bounds)
+    first = np.where(np.asarray(relaxed.centre[number]).reshape(lower.shape) >= 0, 1.0, -1.0)
+    for side in (first, -first):
+        is_open = np.asarray(undecided(node, bounds)).reshape(lower.shape)
+        image, place = (places.astype(np.int32) for places in np.nonzero(is_open))
+        sides = side[image, place].astype(np.float32)
+        chunks = lower_bounds(relaxed, number, Functions(image, place, sides), chunk_size)
+        found = sides * np.concatenate([*map(np.asarray, chunks), sides])[: len(sides)]
+        is_lower = sides > 0
+        for array, chosen, tighter in ((lower, is_lower, np.fmax), (upper, ~is_lower, np.fmin)):
+            where = image[chosen], place[chosen]
+            array[where] = tighter(array[where], found[chosen])
+        bounds = Bounds(*(jnp.asarray(each.reshape(shape)) for each in (lower, upper)))
+    return bounds
 
 
-def lower_bounds(relaxed: Relaxed, number: int, rows: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    """Returns lower bounds of linear functions of a node's value, each a row of coefficients.
+def lower_bounds(
+    relaxed: Relaxed, number: int, functions: Functions, chunk_size: int
+) -> list[Float[Array, " n"]]:
+    """Returns lower bounds of linear functions of a node's value, in chunks.
 
-    -inf where no number comes out.
+    The last chunk is filled with its last function.
     """
-    waiting = {number: rows}
-    total = jnp.zeros(len(rows), jnp.float32)
-    for number in sorted(relaxed.graph, reverse=True):
-        if number not in waiting:
-            continue
-        rows, node = waiting.pop(number), relaxed.graph[number]
-        if isinstance(node, Input):
-            box = relaxed.known[number]
-            total += _sum(rows * jnp.where(rows > 0, box.lower[None], box.upper[None]))
-            continue
-        if isinstance(node, Affine):
-            found = relaxed.transposed[number](rows)
-            if node.offset is not None:
-                # Where no coefficient reaches it, the offset may be the -inf around a maximum.
-                total += _sum(jnp.where(rows == 0, 0, rows * node.offset[None]))
-        else:
-            line = relaxed.lines[number]
-            total += _sum(jnp.minimum(rows, 0) * line.upper_offset[None])
-            rows = rows[:, None] if isinstance(node, Maximum) else rows
-            found = [rows * jnp.where(rows > 0, line.lower_slope[None], line.upper_slope[None])]
-        for parent, value in zip(node.parents, found, strict=True):
-            waiting[parent] = waiting[parent] + value if parent in waiting else value
-    return jnp.where(jnp.isnan(total), -jnp.inf, total)
+    shape, count = relaxed.network.nodes[number].shape, len(functions.image)
+    found = []
+    for start in range(0, count, chunk_size):
+        chosen = np.minimum(np.arange(start, start + chunk_size), count - 1)
+        chunk = functions.at(chosen)
+        rows, origin = _start(chunk, shape=shape)
+        found.append(relaxed.lower_bounds(number, rows, origin))
+    return found
 
 
-def _sum(x: Float[Array, "n ..."]) -> Float[Array, " n"]:
-    return jnp.sum(x.reshape(len(x), -1), axis=1)
+@functools.partial(jitted, static_argnames=("shape",))
+def _start(functions: Functions, *, shape: tuple[int, ...]) -> tuple[Rows, Origin]:
+    """Returns functions as rows; of one place in an image as windows of that place."""
+    place, side = jnp.asarray(functions.place), jnp.asarray(functions.side)[:, None]
+    image = jnp.asarray(functions.image)
+    if functions.less is None and len(shape) == 4 and shape[0] == 1:
+        _, height, width, channels = shape
+        position = jnp.stack([place // (width * channels), place // channels % width], axis=1)
+        value = side * jax.nn.one_hot(place % channels, channels, dtype=jnp.float32)
+        window = Window((1, 1), (1, 1), (0, 0), (height - 1, width - 1))
+        if window.fits(shape):
+            return Rows(value[:, None, None], window), Origin(image, position)
+    size = math.prod(shape)
+    value = side * jax.nn.one_hot(place, size, dtype=jnp.float32)
+    if functions.less is not None:
+        value -= side * jax.nn.one_hot(functions.less, size, dtype=jnp.float32)
+    position = jnp.zeros((len(value), 2), jnp.int32)
+    return Rows(value.reshape(-1, *shape)), Origin(image, position)

@@ -77,16 +77,6 @@ Graph = Mapping[int, Node]
 """Nodes by number, in the order of evaluation: the images are the first, the value the last."""
 
 
-def forward(node: Affine | Rectifier | Maximum, operands: Sequence[Array]) -> Array:
-    """Returns a node's value from its parents' values."""
-    if isinstance(node, Rectifier):
-        return jnp.maximum(operands[0], node.negative_slope * operands[0])
-    if isinstance(node, Maximum):
-        return jnp.max(operands[0], axis=0)
-    value = node.linear(*operands)
-    return value if node.offset is None else value + node.offset
-
-
 def prune(nodes: Sequence[Node], last: int) -> dict[int, Node]:
     """Returns the images and those nodes that the last one's value depends on."""
     needed = {0, last}

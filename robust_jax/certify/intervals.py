@@ -1,6 +1,6 @@
 """Bounds of every value in a network over a box of images, from those of its operands alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,8 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from robust_jax.certify.graph import Affine, Input, Maximum, Rectifier, forward
-from robust_jax.certify.interpreter import trace
+from robust_jax.certify.network import Affine, Input, Maximum, Rectifier, forward, prepare
 from robust_jax.runtime.live import as_pytree, compiled
 
 
@@ -68,22 +67,22 @@ def interval_bounds(
 
 @compiled
 def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Array) -> Bounds:
-    graph = trace(function, lower.shape)
+    network = prepare(function, lower.shape)
     known = {0: sure(Bounds(lower, upper))}
-    for number, node in graph.items():
+    for number, node in network.nodes.items():
         if not isinstance(node, Input):
-            known[number] = propagate(node, [known[parent] for parent in node.parents])
-    return known[max(graph)]
+            known[number] = propagate(node, [known[p] for p in network.parents[number]])
+    return known[network.last]
 
 
-def propagate(node: Affine | Rectifier | Maximum, parents: list[Bounds]) -> Bounds:
+def propagate(node: Affine | Rectifier | Maximum, parents: Sequence[Bounds]) -> Bounds:
     """Returns bounds of a node's value from bounds of its parents' values."""
     if not isinstance(node, Affine) or node.spread is None:
         # Nothing falls where an operand rises.
         lower, upper = ([x[side] for x in parents] for side in (0, 1))
         return sure(Bounds(forward(node, lower), forward(node, upper)))
     centre = forward(node, [(x.lower + x.upper) / 2 for x in parents])
-    radius = node.spread(*((x.upper - x.lower) / 2 for x in parents))
+    (radius,) = node.spread(*((x.upper - x.lower) / 2 for x in parents))
     return sure(Bounds(centre - radius, centre + radius))
 
 

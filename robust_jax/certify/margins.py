@@ -46,7 +46,7 @@ class Margins:
     of: Literal["vote", "mean_logit"] = "vote"
     tolerance: float = TOLERANCE
     intermediate: Intermediate = "crown"
-    chunk_size: int = 64
+    chunk_size: int = 128
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""

@@ -1,5 +1,6 @@
 """CROWN's margins: against the paper's matrices, closed forms, and intervals on a deep ensemble."""
 
+import functools
 import itertools
 
 import jax
@@ -103,9 +104,14 @@ def test_an_image_stands_alone():
     for i in range(3):
         alone = crown_margins(perceptron, IMAGES[i : i + 1], LABELS[i : i + 1], 0.05)
         np.testing.assert_allclose(alone[0], margins[i], atol=1e-6)
-    whole = jax.jit(lambda images, eps: crown_margins(perceptron, images, LABELS, eps))
+    function = functools.partial(crown_margins, perceptron, intermediate="interval")
+    whole = jax.jit(lambda images, eps: function(images, LABELS, eps))
     # There the weights are constants, which XLA computes with beforehand: float32 rounds otherwise.
-    np.testing.assert_allclose(whole(IMAGES, 0.05), margins, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        whole(IMAGES, 0.05), function(IMAGES, LABELS, 0.05), rtol=1e-6, atol=1e-6
+    )
+    with pytest.raises(jax.errors.ConcretizationTypeError, match="outside jit"):
+        jax.jit(lambda images: crown_margins(perceptron, images, LABELS, 0.05))(IMAGES)
     assert crown_margins(perceptron, IMAGES[:0], LABELS[:0], 0.05).shape == (0, 4)
 
 
@@ -138,9 +144,8 @@ def test_residual_networks(num_members, size, intermediate, random_network, near
     images = RNG.uniform(0.1, 0.9, (4, *shape)).astype(np.float32)
     samples = np.concatenate([images[None], near(images, eps, 20)])
 
-    @jax.jit
     def run(function, images, samples):
-        logits, *around = function(samples.reshape((-1, *shape))).reshape((21, 4, 10))
+        logits, *around = jax.jit(function)(samples.reshape((-1, *shape))).reshape((21, 4, 10))
         labels = jnp.argmax(logits, axis=1)
         lower, upper = interval_bounds(function, images - eps, images + eps)
         margins = crown_margins(function, images, labels, eps, intermediate=intermediate)

@@ -19,6 +19,7 @@ from robust_jax.certify import (
     votes,
 )
 from robust_jax.models import Conv
+from robust_jax.runtime.compilation import Jitted
 from tests.jaxprs import products
 
 RNG = np.random.default_rng(0)
@@ -53,16 +54,22 @@ def convolved(x):
 @pytest.mark.parametrize(
     "function", [perceptron, convolved, functools.partial(perceptron, precision="default")]
 )
-def test_bounds_take_products_in_float32(function, intermediate):
+def test_bounds_take_products_in_float32(function, intermediate, monkeypatch):
     """Whatever the caller's default is, and what a function asks for itself."""
-    labels = jnp.zeros(2, jnp.int32)
+    labels, found, call = jnp.zeros(2, jnp.int32), [], Jitted.__call__
 
-    def bounds(images):
-        margins = crown_margins(function, images, labels, 0.1, intermediate=intermediate)
-        return margins, interval_bounds(function, images - 0.1, images + 0.1)
+    def watched(self, *args, **kwargs):
+        found.extend(products(self.trace(*args, **kwargs).jaxpr))
+        return call(self, *args, **kwargs)
+
+    def intervals(images):
+        return interval_bounds(function, images - 0.1, images + 0.1)
 
     with jax.default_matmul_precision("bfloat16"):
-        found = products(jax.make_jaxpr(bounds)(IMAGES[:2]))
+        found.extend(products(jax.make_jaxpr(intervals)(IMAGES[:2])))
+        assert found
+        monkeypatch.setattr(Jitted, "__call__", watched)
+        crown_margins(function, IMAGES[:2], labels, 0.1, intermediate=intermediate)
     assert len(found) > 4
     assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 
@@ -130,15 +137,12 @@ def test_no_number_is_no_bound():
     """A NaN says nothing of a value: not that a rectifier is off, nor that a margin is none."""
     image, label = IMAGES[:1], jnp.asarray([0])
 
-    @jax.jit
-    def bounds(image):
-        both = [
-            crown_margins(no_number, image, label, 0.0, intermediate=intermediate)
-            for intermediate in ("crown", "interval")
-        ]
-        return interval_bounds(no_number, image, image), jnp.concatenate(both)
-
-    (lower, upper), margins = bounds(image)
+    both = [
+        crown_margins(no_number, image, label, 0.0, intermediate=intermediate)
+        for intermediate in ("crown", "interval")
+    ]
+    margins = jnp.concatenate(both)
+    lower, upper = interval_bounds(no_number, image, image)
     assert lower.tolist() == [[1, -jnp.inf]]
     assert upper.tolist() == [[1, jnp.inf]]
     assert margins.tolist() == [[0, -jnp.inf]] * 2

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.intervals import Bounds
-from robust_jax.certify.network import Input, Maximum, Rectifier, prepare
+from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Origin, Rows, Window
 from robust_jax.runtime.compilation import jitted
-from robust_jax.runtime.live import as_pytree
+from robust_jax.runtime.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
 
@@ -156,10 +156,9 @@ def _margins(
     intermediate: Intermediate,
     chunk_size: int,
 ) -> Float[Array, "b *m c"]:
-    network = prepare(function, (1, *images.shape[1:]))
+    network = _prepare(function, (1, *images.shape[1:]))
     last = network.last
-    aval = jax.ShapeDtypeStruct(network.nodes[last].shape, jnp.float32)
-    *_, num_classes = shape = shape_of(aval, "[b c] or [b m c]", 1)
+    *_, num_classes = shape = network.nodes[last].shape
     check_classes(labels, num_classes)
     box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
     relaxed = Relaxed.of(network, box)
@@ -178,6 +177,14 @@ def _margins(
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
     return margins.reshape(len(images), *shape[1:])
+
+
+@functools.partial(compiled, static_argnames=("shape",))
+def _prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Network:
+    """Returns the network of one image, whose value is known to be scores."""
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    shape_of(jax.eval_shape(lambda x: function(x), image), "[b c] or [b m c]", 1)
+    return prepare(function, shape)
 
 
 def relax(relaxed: Relaxed, chunk_size: int | None) -> None:

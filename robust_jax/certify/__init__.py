@@ -1,5 +1,6 @@
 """Certificates: labels that no small perturbation changes, by votes or by bounds."""
 
+from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.base import (
     Certificate,
     average_certified_radius,
@@ -18,6 +19,7 @@ __all__ = [
     "Bounds",
     "Certificate",
     "Margins",
+    "SlopeAscent",
     "Smoothing",
     "VoteSequence",
     "average_certified_radius",

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, ScalarLike
 from numpy.typing import ArrayLike
 
+from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
@@ -72,6 +73,7 @@ def crown_margins(
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
     chunk_size: int = 128,
+    ascent: SlopeAscent | None = None,
 ) -> Float[Array, "b *m c"]:
     """Returns lower bounds of logit_label - logit_c over the Linf ball, for each class c.
 
@@ -90,6 +92,8 @@ def crown_margins(
             networks).
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
             proportional to it.
+        ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN); None takes CROWN's
+            own slopes, which leave the smallest area.
 
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
@@ -130,7 +134,7 @@ def crown_margins(
         # The last ones are filled with the last, so that nothing is compiled for them.
         chosen = np.minimum(np.arange(start, start + size), count - 1)
         some = images[chosen], labels[chosen]
-        found.append(_margins(function, *some, eps, bounds, intermediate, chunk_size))
+        found.append(_margins(function, *some, eps, bounds, intermediate, chunk_size, ascent))
     return jnp.concatenate(found)[:count]
 
 
@@ -155,6 +159,7 @@ def _margins(
     bounds: tuple[float, float],
     intermediate: Intermediate,
     chunk_size: int,
+    ascent: SlopeAscent | None,
 ) -> Float[Array, "b *m c"]:
     network = _prepare(function, (1, *images.shape[1:]))
     last = network.last
@@ -162,7 +167,7 @@ def _margins(
     check_classes(labels, num_classes)
     box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
     relaxed = Relaxed.of(network, box)
-    relax(relaxed, chunk_size if intermediate == "crown" else None)
+    relax(relaxed, chunk_size if intermediate == "crown" else None, ascent)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
     interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
     # Of each image, member and class: the label's logit less the class's.
@@ -170,7 +175,7 @@ def _margins(
     own = member * num_classes + labels[image]
     ones = np.ones(len(image), np.float32)
     functions = Functions(image, own, ones, member * num_classes + other)
-    chunks = lower_bounds(relaxed, last, functions, chunk_size)
+    chunks = lower_bounds(relaxed, last, functions, chunk_size, ascent)
     found = jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
     margins = jnp.fmax(found, interval)
     margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
@@ -187,12 +192,13 @@ def _prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Netw
     return prepare(function, shape)
 
 
-def relax(relaxed: Relaxed, chunk_size: int | None) -> None:
+def relax(relaxed: Relaxed, chunk_size: int | None, ascent: SlopeAscent | None = None) -> None:
     """Adds bounds of every node's value, and linear bounds of what is not linear.
 
     Args:
         relaxed: to be completed.
         chunk_size: values whose bounds are made by backward passes at once; None takes intervals.
+        ascent: of the slopes, or none.
     """
     refined = set()
     for number, node in relaxed.network.nodes.items():
@@ -201,17 +207,23 @@ def relax(relaxed: Relaxed, chunk_size: int | None) -> None:
         if isinstance(node, (Rectifier, Maximum)):
             (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
-                relaxed.known[parent] = refine(relaxed, parent, node, chunk_size)
+                relaxed.known[parent] = refine(relaxed, parent, node, chunk_size, ascent)
                 refined.add(parent)
             relaxed.bend(number)
         relaxed.advance(number)
 
 
-def refine(relaxed: Relaxed, number: int, node: Rectifier | Maximum, chunk_size: int) -> Bounds:
+def refine(
+    relaxed: Relaxed,
+    number: int,
+    node: Rectifier | Maximum,
+    chunk_size: int,
+    ascent: SlopeAscent | None = None,
+) -> Bounds:
     """Returns CROWN's bounds of the value in front of a rectifier or maximum, where they matter.
 
     A place is bounded from the side that its value at the box's centre is likely to decide, and
-    from the other where that left it undecided.
+    from the other where that left it undecided; both again by the ascent, where that did too.
     """
     bounds = relaxed.known[number]
     if isinstance(bounds.lower, Tracer):
@@ -219,11 +231,15 @@ def refine(relaxed: Relaxed, number: int, node: Rectifier | Maximum, chunk_size:
     shape = bounds.lower.shape
     lower, upper = (np.array(each).reshape(shape[0], -1) for each in bounds)
     first = np.where(np.asarray(relaxed.centre[number]).reshape(lower.shape) >= 0, 1.0, -1.0)
-    for side in (first, -first):
+    ways = [(first, None), (-first, None)]
+    if ascent is not None and ascent.intermediate:
+        ways += [(first, ascent), (-first, ascent)]
+    for side, how in ways:
         is_open = np.asarray(undecided(node, bounds)).reshape(lower.shape)
         image, place = (places.astype(np.int32) for places in np.nonzero(is_open))
         sides = side[image, place].astype(np.float32)
-        chunks = lower_bounds(relaxed, number, Functions(image, place, sides), chunk_size)
+        functions = Functions(image, place, sides)
+        chunks = lower_bounds(relaxed, number, functions, chunk_size, how)
         found = sides * np.concatenate([*map(np.asarray, chunks), sides])[: len(sides)]
         is_lower = sides > 0
         for array, chosen, tighter in ((lower, is_lower, np.fmax), (upper, ~is_lower, np.fmin)):
@@ -234,7 +250,11 @@ def refine(relaxed: Relaxed, number: int, node: Rectifier | Maximum, chunk_size:
 
 
 def lower_bounds(
-    relaxed: Relaxed, number: int, functions: Functions, chunk_size: int
+    relaxed: Relaxed,
+    number: int,
+    functions: Functions,
+    chunk_size: int,
+    ascent: SlopeAscent | None = None,
 ) -> list[Float[Array, " n"]]:
     """Returns lower bounds of linear functions of a node's value, in chunks.
 
@@ -246,7 +266,10 @@ def lower_bounds(
         chosen = np.minimum(np.arange(start, start + chunk_size), count - 1)
         chunk = functions.at(chosen)
         rows, origin = _start(chunk, shape=shape)
-        found.append(relaxed.lower_bounds(number, rows, origin))
+        if ascent is None:
+            found.append(relaxed.lower_bounds(number, rows, origin))
+        else:
+            found.append(ascent.lower_bounds(relaxed, number, rows, origin))
     return found
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,28 @@ from robust_jax.certify.intervals import Bounds, propagate
 from robust_jax.certify.network import Affine, Input, Maximum, Network, Rectifier, forward
 from robust_jax.certify.rows import Lines, Origin, Rows, at_input, before
 from robust_jax.runtime.compilation import jitted
+
+
+class Step(NamedTuple):
+    """What rows are sent through at once.
+
+    Attributes:
+        number: of the node that the rows are of.
+        lines: of the rectifier or maximum; None where the node is none.
+        affine: the affine node, or the one in front of the rectifier or maximum; None for none.
+        rows: of the node's value.
+        waiting: rows that each value in front had before.
+        parents: numbers of the values in front.
+        shapes: of these.
+    """
+
+    number: int
+    lines: Lines | None
+    affine: Affine | None
+    rows: Rows
+    waiting: list[Rows | None]
+    parents: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass
@@ -49,28 +72,57 @@ class Relaxed:
         assert isinstance(node, (Rectifier, Maximum))
         self.lines[number] = lines(node, self.known[parent])
 
-    def lower_bounds(self, number: int, rows: Rows, origin: Origin) -> Array:
-        """Returns lower bounds [n] of linear functions of a node's value, -inf where none is."""
+    def lower_bounds(
+        self,
+        number: int,
+        rows: Rows,
+        origin: Origin,
+        slopes: Mapping[int, Array] | None = None,
+        steps: list[Step] | None = None,
+    ) -> Array:
+        """Returns lower bounds [n] of linear functions of a node's value, -inf where none is.
+
+        Args:
+            number: of the node.
+            rows: coefficients on its value.
+            origin: of the rows.
+            slopes: lower slopes of rectifiers by number, of each row its own; without them those
+                of `lines`.
+            steps: list that every step is added to.
+        """
         waiting = {number: rows}
         total = jnp.zeros(len(rows.value), jnp.float32)
-        for number in sorted(self.network.nodes, reverse=True):
-            if number not in waiting:
+        while waiting:
+            step = self._step(max(waiting), waiting)
+            if steps is not None:
+                steps.append(step)
+            if step.number == 0:
+                total = _at_input(*self.known[0], step.rows, total, origin)
                 continue
-            rows, node = waiting.pop(number), self.network.nodes[number]
-            if isinstance(node, Input):
-                return _at_input(*self.known[number], rows, total, origin)
-            line = self.lines.get(number)
-            if line is not None and self.network.parents[number][0] in self.network.private:
-                (number,) = self.network.parents[number]
-                node = self.network.nodes[number]
-            parents = self.network.parents[number]
+            chosen = None if slopes is None else slopes.get(step.number)
             found, total = _before(
-                line, node if isinstance(node, Affine) else None, rows, total, origin,
-                [waiting.get(parent) for parent in parents],
-                shapes=tuple(self.network.nodes[parent].shape for parent in parents),
+                step.lines, step.affine, step.rows, total, origin, step.waiting, chosen,
+                shapes=step.shapes,
             )  # fmt: skip
-            waiting |= dict(zip(parents, found, strict=True))
+            waiting |= dict(zip(step.parents, found, strict=True))
         return total
+
+    def _step(self, number: int, waiting: dict[int, Rows]) -> Step:
+        """Returns the next step, of the last node that rows wait at, and takes them from there."""
+        network, rows, lines = self.network, waiting.pop(number), self.lines.get(number)
+        last = number
+        if lines is not None and network.parents[number][0] in network.private:
+            (last,) = network.parents[number]
+        node, parents = network.nodes[last], network.parents[last]
+        return Step(
+            number,
+            lines,
+            node if isinstance(node, Affine) else None,
+            rows,
+            [waiting.get(parent) for parent in parents],
+            parents,
+            tuple(network.nodes[parent].shape for parent in parents),
+        )
 
 
 _before = jitted(before, static_argnames=("shapes",))

@@ -147,6 +147,12 @@ class Origin:
 
         return jax.vmap(one)(padded, *first)[:, None]
 
+    def of_rows(self, maps: Sequence[Float[Array, "b ..."]], rows: "Rows") -> list[Array]:
+        """Returns each row's part of its image's maps."""
+        if rows.window is None:
+            return [self.each(each) for each in maps]
+        return [self.take(each, rows.window) for each in maps]
+
     def each(self, maps: Float[Array, "b ..."]) -> Float[Array, "n ..."]:
         """Returns each row's image's map, or one for all."""
         return maps if len(maps) == 1 else maps[self.image]
@@ -204,6 +210,7 @@ def before(
     total: Float[Array, " n"],
     origin: Origin,
     waiting: Sequence[Rows | None],
+    slopes: Float[Array, "n ..."] | None = None,
     *,
     shapes: Sequence[tuple[int, ...]],
 ) -> tuple[list[Rows], Float[Array, " n"]]:
@@ -216,12 +223,12 @@ def before(
         total: what was added before, to which offsets are added.
         origin: of the rows.
         waiting: rows that each value in front has already.
+        slopes: lower slopes of a rectifier, of each row its own, where there is a choice.
         shapes: of the values in front.
     """
     if lines is not None:
-        rows, total = _before_lines(
-            lines, rows, total, origin, affine.shape if affine else shapes[0]
-        )
+        shape = affine.shape if affine else shapes[0]
+        rows, total = _before_lines(lines, rows, total, origin, slopes, shape)
     elif rows.window is not None and affine is not None:
         inside = origin.take(jnp.ones((1, *affine.shape), jnp.float32), rows.window)
         rows = Rows(rows.value * inside, rows.window)
@@ -240,15 +247,15 @@ def _before_lines(
     rows: Rows,
     total: Float[Array, " n"],
     origin: Origin,
+    slopes: Float[Array, "n ..."] | None,
     shape: tuple[int, ...],
 ) -> tuple[Rows, Float[Array, " n"]]:
     is_maximum = lines.lower_slope.ndim > lines.upper_offset.ndim
     if is_maximum:
         rows = as_whole(rows, origin, shape[1:])
-    if rows.window is None:
-        lower, upper, offset = (origin.each(each) for each in lines)
-    else:  # zero outside the image
-        lower, upper, offset = (origin.take(each, rows.window) for each in lines)
+    lower, upper, offset = origin.of_rows(lines, rows)
+    if slopes is not None:
+        lower = jnp.where(lower == upper, lower, slopes)
     value = rows.value
     total = total + summed(jnp.minimum(value, 0) * offset)
     value = value[:, None] if is_maximum else value
@@ -293,10 +300,7 @@ def at_input(
     total: Float[Array, " n"], origin: Origin,
 ) -> Float[Array, " n"]:  # fmt: skip
     """Returns the lower bounds: -inf where no number comes out."""
-    if rows.window is None:
-        lower, upper = origin.each(lower), origin.each(upper)
-    else:
-        lower, upper = origin.take(lower, rows.window), origin.take(upper, rows.window)
+    lower, upper = origin.of_rows((lower, upper), rows)
     total = total + summed(rows.value * jnp.where(rows.value > 0, lower, upper))
     return jnp.where(jnp.isnan(total), -jnp.inf, total)
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, ScalarLike
 from numpy.typing import ArrayLike
@@ -22,7 +23,7 @@ from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Origin, Rows, Window
-from robust_jax.runtime.compilation import jitted
+from robust_jax.runtime.compilation import at_top_level, jitted
 from robust_jax.runtime.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
@@ -33,7 +34,6 @@ TOLERANCE = 1e-4
 Bounds are sums in float32, not rounded downward. `tests/certify/test_precision.py` holds them
 against float64.
 """
-
 
 HOST_DECIDES = (
     "crown_margins with intermediate='crown' decides on the host which values are bounded next: "
@@ -128,13 +128,18 @@ def crown_margins(
         shape = shape_of(jax.eval_shape(lambda x: function(x), one), "[b c] or [b m c]", 1)
         return jnp.zeros((0, *shape[1:]), jnp.float32)
     labels, count = labels.astype(jnp.int32), len(images)
+    margins = functools.partial(
+        _margins, function, eps=eps, bounds=bounds, intermediate=intermediate,
+        chunk_size=chunk_size, ascent=ascent,
+    )  # fmt: skip
+    if not at_top_level():  # one loop, not a program of every few images
+        return lax.map(lambda one: margins(one[0][None], one[1][None])[0], (images, labels))
     size = min(count, IMAGES_AT_ONCE)
     found = []
     for start in range(0, count, size):
         # The last ones are filled with the last, so that nothing is compiled for them.
         chosen = np.minimum(np.arange(start, start + size), count - 1)
-        some = images[chosen], labels[chosen]
-        found.append(_margins(function, *some, eps, bounds, intermediate, chunk_size, ascent))
+        found.append(margins(images[chosen], labels[chosen]))
     return jnp.concatenate(found)[:count]
 
 
@@ -155,6 +160,7 @@ def _margins(
     function: Callable[[Array], Array],
     images: Array,
     labels: Int[Array, " b"],
+    *,
     eps: ScalarLike,
     bounds: tuple[float, float],
     intermediate: Intermediate,
@@ -175,6 +181,8 @@ def _margins(
     own = member * num_classes + labels[image]
     ones = np.ones(len(image), np.float32)
     functions = Functions(image, own, ones, member * num_classes + other)
+    if not at_top_level():  # where a chunk that is not full shares no program
+        chunk_size = min(chunk_size, len(image))
     chunks = lower_bounds(relaxed, last, functions, chunk_size, ascent)
     found = jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
     margins = jnp.fmax(found, interval)

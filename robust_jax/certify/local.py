@@ -19,7 +19,6 @@ from robust_jax.certify.equations import evaluated
 FEW_CHANNELS = 16
 """XLA:CPU is quick at convolutions of so many channels; those of fewer are computed in blocks."""
 
-
 FEW_INPUTS = 4
 """Images are given so many channels, or a multiple."""
 
@@ -99,7 +98,7 @@ def _apply(equation: JaxprEqn, operands: Sequence[_Value]) -> _Value | None:
     name, params = equation.primitive.name, equation.params
     if len(equation.outvars) != 1:
         return None
-    if are_arrays(operands):
+    if _are_arrays(operands):
         return evaluated(equation, operands)[0]
     if name in ("add", "add_any", "sub"):
         return _sum(name, *operands)
@@ -124,7 +123,7 @@ def _apply(equation: JaxprEqn, operands: Sequence[_Value]) -> _Value | None:
     return None
 
 
-def are_arrays(values: Sequence[_Value]) -> TypeGuard[Sequence[ArrayLike]]:
+def _are_arrays(values: Sequence[_Value]) -> TypeGuard[Sequence[ArrayLike]]:
     """Returns whether none of these is of the images."""
     return not any(isinstance(x, (_Found, _Zero)) for x in values)
 
@@ -213,13 +212,10 @@ def transposed(
         padded = dataclasses.replace(local, kernel=jnp.pad(local.kernel, fill))
         return transposed(padded, rows, size)[..., :channels]
     kernel, strides = local.kernel, local.strides
-    reach = [
-        (n - 1) * s + k for n, s, k in zip(rows.shape[1:3], strides, kernel.shape, strict=False)
-    ]
+    start = local.padding
     if size is None:
-        start, size = (0, 0), (reach[0], reach[1])
-    else:
-        start = local.padding
+        (h, w), (taps_y, taps_x) = rows.shape[1:3], kernel.shape[:2]
+        start, size = (0, 0), ((h - 1) * strides[0] + taps_y, (w - 1) * strides[1] + taps_x)
     if strides == (1, 1):
         # out[i] = sum over t of rows[i + start - t] kernel[t].
         flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)

@@ -44,14 +44,19 @@ def test_a_part_stands_as_it_does_in_the_whole(digits, name, number):
     np.testing.assert_array_equal(part, whole & among)
 
 
-def test_few_images_make_a_small_batch(digits):
-    sizes = []
+def noted_in(sizes):
+    """Returns the network, which notes the size of every batch that it is traced for."""
 
     def watched(params, images, *, key):
         sizes.append(len(images))
         return fixed(params, images, key=key)
 
-    view = attacked(digits, watched)
+    return watched
+
+
+def test_few_images_make_a_small_batch(digits):
+    sizes = []
+    view = attacked(digits, noted_in(sizes))
     sizes.clear()
     view.pgd(THREAT, among=np.arange(64) < 16)
     assert set(sizes) == {16}
@@ -73,12 +78,7 @@ def test_all_images_of_a_view_that_draws_are_attacked(digits):
 
 def test_one_program_of_square_serves_all_radii(digits):
     traced = []
-
-    def watched(params, images, *, key):
-        traced.append(len(images))
-        return fixed(params, images, key=key)
-
-    view = attacked(digits, watched)
+    view = attacked(digits, noted_in(traced))
     first = view.square(THREAT)
     assert traced
     traced.clear()

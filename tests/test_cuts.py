@@ -1,7 +1,6 @@
 """Whatever a kill or a full disk leaves of a run's files is gone on from, or named in one line."""
 
 import dataclasses
-import gc
 import json
 import pathlib
 import random
@@ -182,8 +181,6 @@ def check_cuts(run, path, kind, numbers):
                 assert same, (chosen, how, read)
 
 
-TORN_LOOPS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Of what orbax reads at once the first that fails ends all: the others' loops are closed."""
 KINDS = [kind for kind in READERS if kind != "checkpoints"]
 NUM_QUICK, NUM_EACH = 8, 28
 SMALLER = dataclasses.replace(
@@ -211,7 +208,7 @@ def test_more_cut_files(run, tmp_path, kind):
 
 
 @pytest.mark.slow
-@TORN_LOOPS
+@pytest.mark.usefixtures("torn_reads")
 def test_commands_go_on_or_say_it(tmp_path, monkeypatch, capsys, repository):
     """The commands on what is cut: the same numbers in the end, or one line that names the file."""
     cfg = dataclasses.replace(CONFIG, evaluation=SMALLER)
@@ -242,11 +239,9 @@ def test_commands_go_on_or_say_it(tmp_path, monkeypatch, capsys, repository):
         else:
             assert json.loads((path / "summary.json").read_text())["judges"] == expected, file
         shutil.rmtree(path)
-    gc.collect()
 
 
 @pytest.mark.slow
-@TORN_LOOPS
+@pytest.mark.usefixtures("torn_reads")
 def test_cut_checkpoints(run, tmp_path):
     check_cuts(run, tmp_path / "kap", "checkpoints", range(NUM_CUTS - NUM_EACH * len(KINDS)))
-    gc.collect()  # what is left of the loops, while their warnings are let pass

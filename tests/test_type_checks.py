@@ -2,8 +2,10 @@
 
 import jax.numpy as jnp
 import pytest
+from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Array, Float, TypeCheckError
 
+from robust_jax.checks import at_least
 from robust_jax.models import layers
 from tests.type_checks import checked_once
 
@@ -42,3 +44,8 @@ def test_functions_inside_those_of_the_package_are_checked():
     for _ in range(2):
         with pytest.raises(TypeCheckError, match="parameter 'key'"):
             layers._uniform_fan_in(9)("no key", (3, 4))
+
+
+def test_functions_without_shapes_are_checked():
+    with pytest.raises(BeartypeCallHintViolation, match="parameter least"):
+        at_least(3, "number", 0)

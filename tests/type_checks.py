@@ -2,18 +2,22 @@
 
 jaxtyping's import hook decorates every function where it is defined, those inside functions anew at
 every call of the outer one: a third of the time in which a network is traced. Here the checks of
-such a function are made once, by its code.
+such a function are made once, by its code. And it binds the arguments of every call to their names,
+which takes ten times as long as to check them: where no annotation has a shape, beartype does.
 """
 
 import ast
 import functools
 import threading
+import typing
+import warnings
 from collections.abc import Callable
 from types import CodeType
 from typing import ParamSpec, TypeVar
 
 import beartype
 import jaxtyping
+from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
 from jaxtyping import _import_hook
 
 P = ParamSpec("P")
@@ -32,26 +36,43 @@ class _Running(threading.local):
 _RUNNING = _Running()
 
 
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the function with its arguments and result checked."""
+    if any(map(_has_shape, function.__annotations__.values())):
+        return jaxtyping.jaxtyped(function, typechecker=beartype.beartype)
+    with warnings.catch_warnings():
+        # Of types that other packages write in the old way.
+        warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
+        return beartype.beartype(function)
+
+
+def _has_shape(annotation: object) -> bool:
+    if isinstance(annotation, str):
+        return "[" in annotation
+    is_array = isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray)
+    return is_array or any(map(_has_shape, typing.get_args(annotation)))
+
+
 def checked_once(function: Callable[P, R]) -> Callable[P, R]:
     """Returns the function with its arguments and result checked, by checks of all with its code.
 
     Of several, what their annotations name is the first one's.
     """
-    checked = _CHECKED.get(function.__code__)
-    if checked is None:
+    checks = _CHECKED.get(function.__code__)
+    if checks is None:
 
         @functools.wraps(function)
         def innermost(*args: P.args, **kwargs: P.kwargs) -> R:
             return _RUNNING.functions[-1](*args, **kwargs)
 
-        checked = jaxtyping.jaxtyped(innermost, typechecker=beartype.beartype)
-        _CHECKED[function.__code__] = checked
+        checks = checked(innermost)
+        _CHECKED[function.__code__] = checks
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         _RUNNING.functions.append(function)
         try:
-            return checked(*args, **kwargs)
+            return checks(*args, **kwargs)
         finally:
             _RUNNING.functions.pop()
 
@@ -60,10 +81,10 @@ def checked_once(function: Callable[P, R]) -> Callable[P, R]:
 
 class _Transformer(_import_hook.JaxtypingTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:  # noqa: N802 (its name)
-        if not any(isinstance(parent, ast.FunctionDef) for parent in self._parents):
-            return super().visit_FunctionDef(node)
+        is_inside = any(isinstance(parent, ast.FunctionDef) for parent in self._parents)
         if _is_annotated(node):
-            decorator = ast.parse("jaxtyping._import_hook.checked_once", mode="eval").body
+            name = "checked_once" if is_inside else "checked"
+            decorator = ast.parse(f"jaxtyping._import_hook.{name}", mode="eval").body
             node.decorator_list.append(ast.copy_location(decorator, node))
         self._parents.append(node)
         self.generic_visit(node)
@@ -80,6 +101,6 @@ def _is_annotated(node: ast.FunctionDef) -> bool:
 def install() -> None:
     """Checks every module of the package that is imported from now on."""
     _import_hook.JaxtypingTransformer = _Transformer
-    _import_hook.checked_once = checked_once
-    # The blank gives compiled modules a name of their own: others' are decorated otherwise.
-    _import_hook.install_import_hook("robust_jax", "beartype.beartype ")
+    _import_hook.checked, _import_hook.checked_once = checked, checked_once
+    # The blanks give compiled modules a name of their own: others' are decorated otherwise.
+    _import_hook.install_import_hook("robust_jax", "beartype.beartype  ")

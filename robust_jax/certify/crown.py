@@ -6,7 +6,7 @@ is compiled is one node's work (`rows.py`): it serves all images, and every laye
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
-from robust_jax.certify.intervals import Bounds
+from robust_jax.certify.intervals import Bounds, intersection
 from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Origin, Rows, Window
@@ -92,8 +92,9 @@ def crown_margins(
             networks).
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
             proportional to it.
-        ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN); None takes CROWN's
-            own slopes, which leave the smallest area.
+        ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN), after CROWN: no
+            margin is looser than CROWN's. None takes CROWN's own slopes, which leave the smallest
+            area.
 
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
@@ -173,7 +174,8 @@ def _margins(
     check_classes(labels, num_classes)
     box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
     relaxed = Relaxed.of(network, box)
-    relax(relaxed, chunk_size if intermediate == "crown" else None, ascent)
+    size = chunk_size if intermediate == "crown" else None
+    relax(relaxed, size)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
     interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
     # Of each image, member and class: the label's logit less the class's.
@@ -183,9 +185,18 @@ def _margins(
     functions = Functions(image, own, ones, member * num_classes + other)
     if not at_top_level():  # where a chunk that is not full shares no program
         chunk_size = min(chunk_size, len(image))
-    chunks = lower_bounds(relaxed, last, functions, chunk_size, ascent)
-    found = jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
-    margins = jnp.fmax(found, interval)
+
+    def at_last(relaxed: Relaxed, ascent: SlopeAscent | None) -> Array:
+        chunks = lower_bounds(relaxed, last, functions, chunk_size, ascent)
+        return jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
+
+    margins = jnp.fmax(at_last(relaxed, None), interval)
+    if ascent is not None:
+        if ascent.intermediate and size is not None:
+            tighter = Relaxed.of(network, box)
+            relax(tighter, size, ascent, relaxed.known)
+            relaxed = tighter
+        margins = jnp.fmax(margins, at_last(relaxed, ascent))
     margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
@@ -200,13 +211,19 @@ def _prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Netw
     return prepare(function, shape)
 
 
-def relax(relaxed: Relaxed, chunk_size: int | None, ascent: SlopeAscent | None = None) -> None:
+def relax(
+    relaxed: Relaxed,
+    chunk_size: int | None,
+    ascent: SlopeAscent | None = None,
+    known: Mapping[int, Bounds] | None = None,
+) -> None:
     """Adds bounds of every node's value, and linear bounds of what is not linear.
 
     Args:
         relaxed: to be completed.
         chunk_size: values whose bounds are made by backward passes at once; None takes intervals.
         ascent: of the slopes, or none.
+        known: bounds that hold, by the node's number; None for none.
     """
     refined = set()
     for number, node in relaxed.network.nodes.items():
@@ -219,6 +236,8 @@ def relax(relaxed: Relaxed, chunk_size: int | None, ascent: SlopeAscent | None =
                 refined.add(parent)
             relaxed.bend(number)
         relaxed.advance(number)
+        if known is not None:
+            relaxed.known[number] = intersection(relaxed.known[number], known[number])
 
 
 def refine(

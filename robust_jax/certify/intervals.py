@@ -91,3 +91,8 @@ def sure(bounds: Bounds) -> Bounds:
     lower, upper = bounds
     unknown = jnp.isnan(lower) | jnp.isnan(upper)
     return Bounds(jnp.where(unknown, -jnp.inf, lower), jnp.where(unknown, jnp.inf, upper))
+
+
+def intersection(first: Bounds, second: Bounds) -> Bounds:
+    """Returns bounds that hold where both do."""
+    return Bounds(jnp.maximum(first.lower, second.lower), jnp.minimum(first.upper, second.upper))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from robust_jax import voting
+from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
@@ -35,6 +36,7 @@ class Margins:
             is above 1: bounds are computed in float32, without directed rounding.
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
+        ascent: of CROWN's lower slopes (alpha-CROWN), some ten times the price; None for none.
 
     References:
         Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous
@@ -47,6 +49,7 @@ class Margins:
     tolerance: float = TOLERANCE
     intermediate: Intermediate = "crown"
     chunk_size: int = 128
+    ascent: SlopeAscent | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""
@@ -58,6 +61,8 @@ class Margins:
                 raise ValueError(
                     f"Expected {name}={getattr(self, name)!r} to be one of {list(choices)}."
                 )
+        if self.ascent is not None and self.bound != "crown":
+            raise ValueError(f"Expected ascent=None with bound={self.bound!r}: it is of CROWN.")
         if self.chunk_size < 1:
             raise ValueError(f"Expected chunk_size={self.chunk_size} >= 1.")
 
@@ -106,8 +111,10 @@ class Margins:
         self, logits: Callable[[Array], Array], images: Array, labels: Array
     ) -> Float[Array, "b *m c"]:
         if self.bound == "crown":
-            fields = {"intermediate": self.intermediate, "chunk_size": self.chunk_size}
-            return crown_margins(logits, images, labels, self.eps, **fields)
+            return crown_margins(
+                logits, images, labels, self.eps, intermediate=self.intermediate,
+                chunk_size=self.chunk_size, ascent=self.ascent,
+            )  # fmt: skip
         ball = (jnp.clip(images - self.eps, 0, 1), jnp.clip(images + self.eps, 0, 1))
         lower, upper = interval_bounds(logits, *ball)
         shape_of(lower, "[b c] or [b m c]", len(images))

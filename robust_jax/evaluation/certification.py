@@ -188,7 +188,8 @@ def describe(certifier: Smoothing | Margins) -> str:
             asked = f", votes until decided within {certifier.tolerance:.4g} of the radius"
         return f"majority under noise of sigma {certifier.sigma:.4g}{drawn}, l2{asked}"
     rule = "the vote" if certifier.of == "vote" else "the mean logit, where the vote is right"
-    return f"{rule}, by {certifier.bound} bounds, linf eps {certifier.eps:.4g}"
+    slopes = "" if certifier.ascent is None else " of optimised slopes"
+    return f"{rule}, by {certifier.bound} bounds{slopes}, linf eps {certifier.eps:.4g}"
 
 
 def summarize(

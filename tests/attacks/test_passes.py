@@ -32,7 +32,7 @@ def test_of_a_plan(attack, forward, backward, digits):
     np.testing.assert_array_equal(images, attack(*digits, key=KEY))
 
 
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_draw_is_a_pass_and_those_of_a_gradient_are_made_twice(digits, parallel):
     def noisy(images, *, key):
         return digits.view(images + 0.01 * jax.random.normal(key, images.shape), key=None)

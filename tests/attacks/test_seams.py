@@ -72,6 +72,7 @@ def test_targets_are_the_nine_likeliest_or_all_there_are(num_classes):
     assert found == {min(9, num_classes - 1)}
 
 
+@pytest.mark.slow
 def test_a_suite_on_two_classes():
     logits, images, labels = linear((2, 3, 1), 2)
     report = AutoAttack(THREAT, version="rand", num_samples=1).report(
@@ -108,6 +109,7 @@ def test_labels_as_people_have_them(dtype):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_64_bits():
     with jax.enable_x64(True):
         logits, images, labels = linear((2, 3, 1))

@@ -43,15 +43,14 @@ def pooled(x):
     return x @ KERNELS[3]
 
 
-@pytest.mark.parametrize(
-    "function", [residual, pytest.param(pooled, marks=pytest.mark.slow)]
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [residual, pooled])
 def test_bounds_hold_and_none_is_looser(function, near):
     crown = crown_margins(function, IMAGES, LABELS, EPS)
     last = crown_margins(function, IMAGES, LABELS, EPS, ascent=SlopeAscent(5, intermediate=False))
     every = crown_margins(function, IMAGES, LABELS, EPS, ascent=SlopeAscent(5))
-    # Sums of some hundred values of size one, in another order.
-    assert jnp.all(last >= crown - 1e-4)
+    assert jnp.all(last >= crown)
+    assert jnp.all(every >= crown)
     is_other = jnp.arange(4)[None] != jnp.asarray(LABELS)[:, None]
     for tighter, looser in ((last, crown), (every, last)):
         gain = jnp.where(is_other, tighter - looser, 0)
@@ -73,7 +72,7 @@ def test_a_slope_is_the_best_of_all():
     image = np.full((1, 1, 1, 1), 0.49, np.float32)
     # Over -.11 <= y <= .09 the minimum is 0; slope 0, of the smaller area, gives -.4 * .09.
     crown = crown_margins(function, image, [0], 0.1)
-    found = crown_margins(function, image, [0], 0.1, ascent=SlopeAscent(40, 0.05))
+    found = crown_margins(function, image, [0], 0.1, ascent=SlopeAscent(30))
     np.testing.assert_allclose(crown[0, 1], -0.036, atol=1e-6)
     np.testing.assert_allclose(found[0, 1], 0.0, atol=1e-3)
 
@@ -82,8 +81,8 @@ def test_a_slope_is_the_best_of_all():
     ("fields", "message"),
     [
         ({"num_steps": 0}, "num_steps=0 >= 1"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan > 0"),
-        ({"decay": 1.1}, r"decay=1.1 in \(0, 1\]"),
+        ({"step_size": float("nan")}, r"step_size=nan in \(0, 1\]"),
+        ({"step_size": 1.1}, r"step_size=1.1 in \(0, 1\]"),
     ],
 )
 def test_fields_are_checked(fields, message):

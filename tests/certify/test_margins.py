@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robust_jax import evaluation, voting
-from robust_jax.certify import Margins, crown_margins
+from robust_jax.certify import Margins, SlopeAscent, crown_margins, smallest_margin
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.protocol import Evaluation, Selection
@@ -100,11 +100,29 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"eps": 0.0}, {"eps": math.inf}, {"chunk_size": 0}, {"tolerance": 0.0}]
+    "fields",
+    [
+        {"eps": 0.0},
+        {"eps": math.inf},
+        {"chunk_size": 0},
+        {"tolerance": 0.0},
+        {"bound": "interval", "ascent": SlopeAscent()},
+    ],
 )
 def test_fields_are_checked(fields):
     with pytest.raises(ValueError, match="Expected "):
         Margins(**{"eps": 0.1, **fields})
+
+
+def test_slopes_are_the_fields(random_network):
+    function = random_network(CNNConfig((2, 4), (2, 2)), (8, 8, 1))
+    images = jax.random.uniform(jax.random.key(2), (2, 8, 8, 1), minval=0.1, maxval=0.9)
+    labels = jnp.argmax(function(images), axis=1)
+    eps, ascent = 0.1, SlopeAscent(5)
+    found = Margins(eps, ascent=ascent)(function, images, labels).margin
+    margins = crown_margins(function, images, labels, eps, ascent=ascent)
+    np.testing.assert_array_equal(found, smallest_margin(margins, labels))
+    assert np.all(found > Margins(eps)(function, images, labels).margin)
 
 
 OUTVOTED = jnp.asarray([[30.0, 0.0], [0.0, 3.0], [0.0, 3.0]])

@@ -79,6 +79,7 @@ def reads_last_bits(images, *, key):
     return jnp.stack([same, ~same], axis=1).astype(jnp.float32)
 
 
+@pytest.mark.slow
 def test_what_floats_certify_falsely():
     """The last bits say which image a copy is of.
 

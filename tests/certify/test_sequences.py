@@ -71,7 +71,10 @@ ASKED = [{"radius": 0.2}, {"radius": 0.8}, {"tolerance": 0.0}, {"tolerance": 0.1
 
 
 @pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize("probability", [0.45, 0.5, 0.6, 0.656, 0.9, 0.999])
+@pytest.mark.parametrize(
+    "probability",
+    [0.5, 0.656, 0.9, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.45, 0.6, 0.999))],
+)
 def test_certificates_where_votes_end(asked, probability):
     """Wrong, which is a radius beyond the true one, at most as often as alpha says."""
     sequence = VoteSequence(looks(MOST), ALPHA, SIGMA, **asked)

@@ -106,6 +106,7 @@ def test_a_convolution_of_two_values_is_recognised_of_each():
     np.testing.assert_allclose(second.kernel, -KERNEL, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_layers_of_the_networks_are_convolutions(random_network):
     function = random_network(ResNetConfig(depth=18, width_multiplier=1 / 16), (32, 32, 3))
     nodes = prepare(function, (1, 32, 32, 3)).nodes.values()
@@ -129,14 +130,13 @@ KERNELS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
         "activation first",
-        pytest.param(CNNConfig((4, 8, 8), (1, 2, 1), max_pool_after=(1,)), marks=pytest.mark.slow),
-        pytest.param(
-            EnsembleConfig(ResNetConfig(blocks=(1, 1), widths=(4, 8)), 2), marks=pytest.mark.slow
-        ),
+        CNNConfig((4, 8, 8), (1, 2, 1), max_pool_after=(1,)),
+        EnsembleConfig(ResNetConfig(blocks=(1, 1), widths=(4, 8)), 2),
     ],
 )
 def test_windows_change_no_bound(network, random_network, monkeypatch):

@@ -151,6 +151,7 @@ def test_draws_belong_to_the_row(test_split):
         assert not np.allclose(same[:, 0], same[:, 2], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_drawn_for_each_row_is_differentiable_and_no_copy_of_its_weights():
     method = RandomLayerSampling(CNNConfig(widths=(4,), strides=(2,)), num_draws=2).make(
         Task((8, 8, 1), 10, 100)

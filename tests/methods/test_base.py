@@ -25,12 +25,10 @@ RESNET = ResNetConfig(depth=20, widths=(9, 9), blocks=(1, 2))
 IMAGES = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    [
-        pytest.param(Standard(network=EnsembleConfig(RESNET, 2)), marks=pytest.mark.slow),
-        KAP(network=RESNET, sigma=0.2),
-    ],
+    [Standard(network=EnsembleConfig(RESNET, 2)), KAP(network=RESNET, sigma=0.2)],
     ids=["ensemble", "kap"],
 )
 def test_skip_gradient_is_the_deployed_view_with_another_gradient(config):

@@ -133,6 +133,7 @@ def test_frozen_is_nothing_that_draws():
     assert dataclasses.replace(dropout, deployment=FROZEN).make(TASK).taps is None
 
 
+@pytest.mark.slow
 def test_every_random_preset_can_be_deployed_otherwise():
     presets: list[MethodConfig] = [
         methods.GradDiv(network=NETWORK),

@@ -84,7 +84,7 @@ def test_a_resnet20_has_twenty_layers():
     assert [each.shape[-1] for each in found] == [2] * 7 + [4] * 6 + [8] * 6 + [3]
 
 
-@pytest.mark.parametrize("layer", [1, 3])
+@pytest.mark.parametrize("layer", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_loss_by_loops(variables, layer):
     config = dataclasses.replace(CONFIG, layer=layer)
     value, (moved, found) = jax.jit(

@@ -279,6 +279,7 @@ def test_every_backbone(network):
     assert jax.jit(method.views["members"])(fitted, images).shape == (4 * num_members, 64, 1)
 
 
+@pytest.mark.slow
 def test_responses_of_batch_norm(trained):
     """BatchNorm's outputs are those of its own formula on the raw taps."""
     variables, batch = trained

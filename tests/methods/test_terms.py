@@ -99,14 +99,19 @@ def test_gradients_with_running_statistics_are_without_draws():
 @pytest.mark.parametrize(
     "config",
     [
-        methods.KAP(network=NETWORK, pool=None, noise_off_statistics="reestimated"),
         methods.RandomSelfEnsemble(network=NETWORK, num_draws=2),
-        methods.MonteCarloDropout(network=NETWORK, num_draws=2),
-        methods.GradDiv(network=NETWORK, num_samples=2),
-        methods.RandomLayerSampling(network=NETWORK, frozen=()),
         methods.REGroup(network=NETWORK, num_layers=1),
-        methods.BatchEnsemble(network=NETWORK, num_members=2),
-        methods.PriorityDropout(network=ENSEMBLE),
+        *(
+            pytest.param(preset, marks=pytest.mark.slow)
+            for preset in (
+                methods.KAP(network=NETWORK, pool=None, noise_off_statistics="reestimated"),
+                methods.MonteCarloDropout(network=NETWORK, num_draws=2),
+                methods.GradDiv(network=NETWORK, num_samples=2),
+                methods.RandomLayerSampling(network=NETWORK, frozen=()),
+                methods.BatchEnsemble(network=NETWORK, num_members=2),
+                methods.PriorityDropout(network=ENSEMBLE),
+            )
+        ),
     ],
     ids=lambda config: type(config).__name__,
 )

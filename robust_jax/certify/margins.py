@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,13 @@ from robust_jax import voting
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
-from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
+from robust_jax.certify.crown import (
+    IMAGES_AT_ONCE,
+    TOLERANCE,
+    Intermediate,
+    crown_margins,
+    smallest_margin,
+)
 from robust_jax.certify.intervals import interval_bounds
 from robust_jax.runtime.live import as_pytree, compiled
 
@@ -50,6 +56,9 @@ class Margins:
     intermediate: Intermediate = "crown"
     chunk_size: int = 128
     ascent: SlopeAscent | None = None
+
+    images_at_once: ClassVar[int] = IMAGES_AT_ONCE
+    """Images that an evaluation passes in one call."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""

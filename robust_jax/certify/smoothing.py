@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,9 @@ class Smoothing:
     radius: float | None = None
     tolerance: float | None = None
     noise: Literal["float", "rounded"] = "float"
+
+    images_at_once: ClassVar[int] = 1
+    """Images that an evaluation passes in one call: copies of one fill the batches."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""

@@ -1,4 +1,4 @@
-"""Certificates of an evaluation: made image by image, kept line by line, gone on with when stopped.
+"""Certificates of an evaluation: made of few images at once, kept by lines, gone on with later.
 
 `certificates/NAME.jsonl` holds a line per image: its row, label, certified class (-1: abstained),
 radius, the number of votes that tested it (None of bounds, and in formats before 7) and, where the
@@ -88,7 +88,7 @@ def certify(
         seed: root of the noise.
         directory: where certificates/ is kept and gone on with.
         other: name of the checkpoint, where it is not the one that is judged.
-        on_image: told (certifier, images done, images) after each.
+        on_image: told (certifier, images done, images) after each, or some at once.
     """
     decide = jitted(at_precision(_decision(method), precision))
     root = rng.stream(jax.random.key(seed), "certification")
@@ -98,25 +98,23 @@ def certify(
         file = directory / "certificates" / f"{name}.jsonl"
         lines = lines_of_first(file, rows)
         make = certifying(certifier, method, variables, mesh)
-        for row in rows[len(lines) :].tolist():
-            chosen = np.asarray([row], np.int32)
-            (batch,) = eval_batches(split, mesh.size, chosen, replicated(mesh))
-            key = rng.stream(root, name)
-            one = make(batch.image[:1], batch.label[:1], key=key, index=chosen)
+        key = rng.stream(root, name)
+        count = min(certifier.images_at_once, max(1, len(rows) - len(lines)))
+        size = -(-count // mesh.size) * mesh.size
+        for start in range(len(lines), len(rows), count):
+            chosen = rows[start : start + count].astype(np.int32)
+            (batch,) = eval_batches(split, size, chosen, replicated(mesh))
+            images, labels = batch.image[:count], batch.label[:count]
+            # Rows that only fill the batch take part, so that every batch has one program.
+            index = np.asarray(batch.index)[:count]
+            found = make(images, labels, key=key, index=index)
             if isinstance(certifier, Margins):
-                decided = np.asarray(decide(variables, batch.image))[:1]
-                one = one.only(one.label == decided)
-            line = {
-                "index": row,
-                "label": int(batch.label[0]),
-                "certified": int(one.label[0]),
-                "radius": float(one.radius[0]),
-                "num_votes": None if one.num_votes is None else int(one.num_votes[0]),
-            }
-            if one.margin is not None:
-                line["margin"] = float(one.margin[0])
-            append_lines(file, [line])
-            lines.append(line)
+                found = found.only(
+                    found.label == np.asarray(decide(variables, batch.image))[:count]
+                )
+            made = _lines(chosen, np.asarray(labels), found)
+            append_lines(file, made)
+            lines += made
             on_image(name, len(lines), len(rows))
         votes = [line["num_votes"] for line in lines]
         certificate = Certificate(
@@ -129,6 +127,22 @@ def certify(
         labels = np.asarray([line["label"] for line in lines], np.int32)
         certificates[name] = certificate, labels
     return certificates
+
+
+def _lines(rows: np.ndarray, labels: np.ndarray, found: Certificate) -> list[formats.Tree]:
+    """Returns the lines of some images' certificates; those behind them only filled a batch."""
+    votes, margins = found.num_votes, found.margin
+    return [
+        {
+            "index": int(row),
+            "label": int(labels[place]),
+            "certified": int(found.label[place]),
+            "radius": float(found.radius[place]),
+            "num_votes": None if votes is None else int(votes[place]),
+            **({} if margins is None else {"margin": float(margins[place])}),
+        }
+        for place, row in enumerate(rows)
+    ]
 
 
 def certifying(

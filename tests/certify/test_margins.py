@@ -1,5 +1,6 @@
 """Margins as a certificate: closed forms, intervals below CROWN, other checkpoints beside it."""
 
+import json
 import math
 from typing import get_args
 
@@ -97,6 +98,38 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
     noisy = KAP(network=network, sigma=0.1).make(data.task)
     with pytest.raises(ValueError, match="without randomness"):
         evaluation.make_evaluator(noisy, wanted, mesh, {"plain": other})
+
+
+@pytest.mark.parametrize("num_devices", [1, 3])
+def test_images_are_certified_some_at_once_and_gone_on_with(tmp_path, num_devices):
+    data, mesh = open_data(DataConfig(Digits())), sharding.make_mesh(num_devices)
+    method = Standard(network=CNNConfig(widths=(4,), strides=(2,))).make(data.task)
+    variables = jax.device_put(leaning(method, jax.random.key(0)), sharding.replicated(mesh))
+    certifier = Margins(EPS, bound="interval")
+    rows, done = np.arange(30, 49), []
+
+    def certified():
+        ((found, labels),) = certification.certify(
+            {"interval": certifier}, method, variables, data.test, rows, mesh, precision="highest",
+            seed=0, directory=tmp_path, on_image=lambda name, number, total: done.append(number),
+        ).values()  # fmt: skip
+        return found, labels
+
+    found, labels = certified()
+    assert done == [8, 16, 19]
+    images = np.asarray(data.test.arrays[0][rows] / 255, np.float32)
+    np.testing.assert_array_equal(labels, data.test.arrays[1][rows])
+    scores = jax.tree_util.Partial(certification.mean_logits(method), variables)
+    alone = certifier(scores, images, labels)
+    np.testing.assert_allclose(found.margin, alone.margin, rtol=1e-5, atol=1e-5)
+    file = tmp_path / "certificates" / "interval.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["index"] for line in lines] == rows.tolist()
+    file.write_text("".join(lines[:5]))
+    again, _ = certified()
+    assert done[3:] == [13, 19]
+    for one, other in zip(again[:3], found[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,16 @@ def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
     return dataclasses.replace(method, **off)
 
 
+def _when_traced(spec) -> pytest.MarkDecorator:
+    """Layer sampling is traced block by block, for seconds: of one dataset, with one loss."""
+    file, variant = identify(spec).split(":")
+    alike = variant in ("block", "draws5", "draws15", "mean_cross_entropy", "mse")
+    is_alike = file in ("rls_mnist", "rls_svhn") or (file == "rls_cifar10" and alike)
+    return pytest.mark.nightly if is_alike else pytest.mark.slow
+
+
 # Traces the papers' networks; every variant is constructed by the quick tests.
-@pytest.mark.slow
-@parametrize("spec", CONFIGS)
+@parametrize("spec", [pytest.param(spec, marks=_when_traced(spec)) for spec in CONFIGS])
 def test_method_is_built(spec):
     found, task = load(spec), task_of(spec)
     method = found.method

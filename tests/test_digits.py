@@ -20,6 +20,12 @@ SPECS = [
     for file in sorted(CONFIGS.glob("*_digits.py"))
     for variant in config.load_module(str(file))[0].VARIANTS
 ]
+# Others train the same parts: each method's first variant, and two combinations, are slow tests.
+SLOW = (
+    "batch_ensemble_digits.py:default", "combined_digits.py:kap_parl",
+    "combined_digits.py:regroup_on_kap", "ensemble_digits.py:default", "lpd_digits.py:default",
+    "parl_digits.py:default", "rls_digits.py:default",
+)  # fmt: skip
 
 
 def train(spec, num_steps):
@@ -55,8 +61,14 @@ def train(spec, num_steps):
     return {name: np.asarray([line[name] for line in lines]) for name in lines[0]}, accuracy
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: pathlib.Path(spec).name)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=pytest.mark.slow if spec.endswith(SLOW) else pytest.mark.nightly)
+        for spec in SPECS
+    ],
+    ids=lambda spec: pathlib.Path(spec).name,
+)
 def test_digits_are_learned(spec):
     # Noise in every layer takes its time.
     noisy = spec.endswith(("combined_digits.py:default", ":kap", ":regroup_on_kap", ":rls_kap"))

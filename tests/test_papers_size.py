@@ -76,10 +76,11 @@ def jpeg_sources(tmp_path_factory, repository):
 # Each method at one size, and the sizes that compile in seconds; the other pairs are nightly.
 PAIRS = {
     "slow": (
-        "kap_imagenet", "standard_cifar10", "standard_tiny_imagenet", "lpd_cifar10", "parl_cifar10",
+        "kap_tiny_imagenet", "standard_cifar10", "standard_tiny_imagenet", "lpd_cifar10",
+        "parl_cifar10",
     ),
     "nightly": (
-        "kap_cifar10", "kap_tiny_imagenet", "standard_imagenet",
+        "kap_cifar10", "kap_imagenet", "standard_imagenet",
         "lpd_tiny_imagenet", "rls_cifar10:vgg16",
     ),
 }  # fmt: skip
@@ -141,10 +142,12 @@ def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, m
 
 
 @pytest.mark.usefixtures("quick_programs")
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "num_layers"),
-    [(imagenet_vgg(19, norm=False), 19), (ResNetConfig(50, stem="imagenet"), 54)],
+    [
+        pytest.param(imagenet_vgg(19, norm=False), 19, marks=pytest.mark.nightly),
+        pytest.param(ResNetConfig(50, stem="imagenet"), 54, marks=pytest.mark.slow),
+    ],
 )
 def test_regroup_fits_attacks_and_predicts(network, num_layers):
     task = Task((224, 224, 3), 3, 3)

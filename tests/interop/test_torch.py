@@ -133,8 +133,7 @@ def cifar10_test(tfds_dir):
     ("name", "members", "majority", "mean_probability"),
     [
         pytest.param("akamaster", [9173], 9173, 9173, marks=pytest.mark.slow),
-        pytest.param("parl5", [8713, 8503, 8632], 8823, 8852, marks=pytest.mark.slow),
-        # As parl5, of another file.
+        pytest.param("parl5", [8713, 8503, 8632], 8823, 8852, marks=pytest.mark.nightly),
         pytest.param("surrogate1", [9173, 9119, 9163], 9309, 9354, marks=pytest.mark.nightly),
     ],
 )

@@ -41,7 +41,7 @@ class SlopeAscent:
         1993.
     """
 
-    num_steps: int = 20
+    num_steps: int = 30
     step_size: float = 0.03
     intermediate: bool = True
 

@@ -134,12 +134,12 @@ def test_smallest_margins_are_those_of_auto_lirpa(load, test_split, radius, marg
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_programs")
 def test_slopes_gain_what_auto_lirpas_do(load, test_split):
-    """Of its CROWN-Optimized's improvement in twenty steps nine tenths at least."""
+    """What its CROWN-Optimized improves on CROWN in twenty steps of Adam, at least."""
     images, labels = test_split(1)
     crown, optimized = np.asarray([-1.3403]), np.asarray([-1.2071])
     margins = crown_margins(load("resnet2b")[2], images, labels, 2 / 255, ascent=SlopeAscent())
     gain = np.asarray(smallest_margin(margins, labels)) - crown
-    assert np.all(gain >= 0.9 * (optimized - crown))
+    assert np.all(gain >= optimized - crown)
 
 
 def test_wrong_sizes():

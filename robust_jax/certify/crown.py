@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.intervals import Bounds
-from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
+from robust_jax.certify.network import Bent, Input, Network, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Origin, Rows, Window
 from robust_jax.runtime.compilation import at_top_level, jitted
@@ -79,9 +79,9 @@ def crown_margins(
 
     Args:
         function: deterministic, from images to logits [b c], or to several networks' [b m c], a
-            row from its own image alone; made of linear operations, rectifiers and maxima. It is
-            bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays no
-            tracing.
+            row from its own image alone; made of the operations that `interval_bounds` names. It
+            is bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays
+            no tracing.
         images: clean images [b ...], float32, inside the box.
         labels: class of each [b].
         eps: radius of the ball, in pixel units.
@@ -93,7 +93,7 @@ def crown_margins(
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
             proportional to it.
         ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN); None takes CROWN's
-            own slopes, which leave the smallest area.
+            own slopes, which leave the smallest area. Lines of other activations stay.
 
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
@@ -110,7 +110,8 @@ def crown_margins(
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
         functions", 2018, theorem 3.2 and section 3.3 (adaptive slopes). Of maxima: the candidate
-        with the largest lower bound from below, a constant from above.
+        with the largest lower bound from below, a constant from above. Of smooth activations:
+        chords and tangents, of those that hold the nearest in the middle.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     check_batch(images, labels, bounds)
@@ -212,7 +213,7 @@ def relax(relaxed: Relaxed, chunk_size: int | None, ascent: SlopeAscent | None =
     for number, node in relaxed.network.nodes.items():
         if isinstance(node, Input):
             continue
-        if isinstance(node, (Rectifier, Maximum)):
+        if isinstance(node, Bent):
             (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
                 relaxed.known[parent] = refine(relaxed, parent, node, chunk_size, ascent)
@@ -224,11 +225,11 @@ def relax(relaxed: Relaxed, chunk_size: int | None, ascent: SlopeAscent | None =
 def refine(
     relaxed: Relaxed,
     number: int,
-    node: Rectifier | Maximum,
+    node: Bent,
     chunk_size: int,
     ascent: SlopeAscent | None = None,
 ) -> Bounds:
-    """Returns CROWN's bounds of the value in front of a rectifier or maximum, where they matter.
+    """Returns CROWN's bounds of the value in front of what is not linear, where they matter.
 
     A place is bounded from the side that its value at the box's centre is likely to decide, and
     from the other where that left it undecided; both again by the ascent, where that did too.

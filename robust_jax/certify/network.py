@@ -14,6 +14,7 @@ from jax.core import eval_jaxpr
 from jaxtyping import Array, PyTree
 
 from robust_jax.certify import graph as graphs
+from robust_jax.certify.activations import Kind
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.local import Local, recognise
 from robust_jax.runtime.live import compiled
@@ -102,13 +103,25 @@ class Rectifier:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Elementwise:
+    """A function of each element."""
+
+    shape: tuple[int, ...] = dataclasses.field(metadata=_static())
+    kind: Kind = dataclasses.field(metadata=_static())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Maximum:
     """The largest value along the leading axis."""
 
     shape: tuple[int, ...] = dataclasses.field(metadata=_static())
 
 
-Node = Input | Affine | Rectifier | Maximum
+Bent = Rectifier | Elementwise | Maximum
+"""What is not linear, and has lines around it."""
+
+Node = Input | Affine | Bent
 
 
 @jax.tree_util.register_dataclass
@@ -136,7 +149,7 @@ class Network:
 
     @functools.cached_property
     def private(self) -> frozenset[int]:
-        """Affine nodes that one rectifier or maximum acts on, and nothing else."""
+        """Affine nodes that one node that is not linear acts on, and nothing else."""
         acting: dict[int, list[int]] = {}
         for number, parents in self.edges:
             for parent in parents:
@@ -146,7 +159,7 @@ class Network:
             for number, others in acting.items()
             if isinstance(self.nodes[number], Affine)
             and len(others) == 1
-            and isinstance(self.nodes[others[0]], (Rectifier, Maximum))
+            and isinstance(self.nodes[others[0]], Bent)
         )
 
 
@@ -169,6 +182,8 @@ def _prepared(node: graphs.Node, graph: graphs.Graph) -> Node:
         return Input(node.shape)
     if isinstance(node, graphs.Rectifier):
         return Rectifier(node.shape, node.negative_slope)
+    if isinstance(node, graphs.Elementwise):
+        return Elementwise(node.shape, node.kind)
     if isinstance(node, graphs.Maximum):
         return Maximum(node.shape)
     shapes = [graph[parent].shape for parent in node.parents]
@@ -186,10 +201,12 @@ def _prepared(node: graphs.Node, graph: graphs.Graph) -> Node:
     )
 
 
-def forward(node: Affine | Rectifier | Maximum, operands: Sequence[Array]) -> Array:
+def forward(node: Affine | Bent, operands: Sequence[Array]) -> Array:
     """Returns a node's value from its parents' values."""
     if isinstance(node, Rectifier):
         return jnp.maximum(operands[0], node.negative_slope * operands[0])
+    if isinstance(node, Elementwise):
+        return node.kind.value(operands[0])
     if isinstance(node, Maximum):
         return jnp.max(operands[0], axis=0)
     (value,) = node.linear(*operands)

@@ -9,8 +9,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from robust_jax.certify.bending import leaves_open, lines_of
 from robust_jax.certify.intervals import Bounds, propagate
-from robust_jax.certify.network import Affine, Input, Maximum, Network, Rectifier, forward
+from robust_jax.certify.network import (
+    Affine,
+    Bent,
+    Elementwise,
+    Input,
+    Network,
+    Rectifier,
+    forward,
+)
 from robust_jax.certify.rows import Lines, Origin, Rows, at_input, before
 from robust_jax.runtime.compilation import jitted
 
@@ -20,8 +29,8 @@ class Step(NamedTuple):
 
     Attributes:
         number: of the node that the rows are of.
-        lines: of the rectifier or maximum; None where the node is none.
-        affine: the affine node, or the one in front of the rectifier or maximum; None for none.
+        lines: of the node that is not linear; None where it is linear.
+        affine: the affine node, or the one in front of what is not linear; None for none.
         rows: of the node's value.
         waiting: rows that each value in front had before.
         parents: numbers of the values in front.
@@ -45,7 +54,7 @@ class Relaxed:
         network: of one image.
         centre: each node's value at the centre of the box, of each image.
         known: bounds of each node's value, of each image.
-        lines: of each rectifier and maximum.
+        lines: of each node that is not linear.
     """
 
     network: Network
@@ -67,9 +76,9 @@ class Relaxed:
         self.known[number], self.centre[number] = _propagated(node, known, centres)
 
     def bend(self, number: int) -> None:
-        """Adds the linear bounds of a rectifier or maximum, from its parent's bounds."""
+        """Adds the linear bounds of a node that is not linear, from its parent's bounds."""
         node, (parent,) = self.network.nodes[number], self.network.parents[number]
-        assert isinstance(node, (Rectifier, Maximum))
+        assert isinstance(node, Bent)
         self.lines[number] = lines(node, self.known[parent])
 
     def lower_bounds(
@@ -131,7 +140,7 @@ _at_input = jitted(at_input)
 
 @jitted
 def _propagated(
-    node: Affine | Rectifier | Maximum, known: Sequence[Bounds], centres: Sequence[Array]
+    node: Affine | Bent, known: Sequence[Bounds], centres: Sequence[Array]
 ) -> tuple[Bounds, Array]:
     return jax.vmap(functools.partial(propagate, node))(known), jax.vmap(
         functools.partial(forward, node)
@@ -139,19 +148,23 @@ def _propagated(
 
 
 @jitted
-def undecided(node: Rectifier | Maximum, x: Bounds) -> Bool[Array, "b ..."]:
-    """Returns where the bounds of x matter: more than one linear piece of the node is possible."""
+def undecided(node: Bent, x: Bounds) -> Bool[Array, "b ..."]:
+    """Returns where the bounds of x matter: no line is the node's value between them."""
     if isinstance(node, Rectifier):
         return (x.lower < 0) & (x.upper > 0)
+    if isinstance(node, Elementwise):
+        return leaves_open(node.kind, *x)
     # What might be the largest, of the places that have a rival; behind the axis of images.
     is_candidate = x.upper >= jnp.max(x.lower, axis=1, keepdims=True)
     return is_candidate & (jnp.sum(is_candidate, axis=1, keepdims=True) > 1)
 
 
 @jitted
-def lines(node: Rectifier | Maximum, x: Bounds) -> Lines:
+def lines(node: Bent, x: Bounds) -> Lines:
     """Returns linear bounds of the node for x between its bounds."""
     lower, upper = x
+    if isinstance(node, Elementwise):
+        return lines_of(node.kind, lower, upper)
     is_open = undecided(node, x)
     if isinstance(node, Rectifier):
         slope = node.negative_slope

@@ -21,15 +21,16 @@ MOST_OF_IMAGE = 0.7
 
 
 class Lines(NamedTuple):
-    """Linear bounds of a rectifier or maximum in the value x in front of it, elementwise.
+    """Linear bounds of what is not linear in the value x in front of it, elementwise.
 
-    lower_slope * x <= value <= upper_slope * x + upper_offset; of a maximum the products are
-    summed over x's leading axis. Each has an axis of images in front.
+    lower_slope * x + lower_offset <= value <= upper_slope * x + upper_offset; of a maximum the
+    products are summed over x's leading axis. Each has an axis of images in front.
     """
 
     lower_slope: Float[Array, "b ..."]
     upper_slope: Float[Array, "b ..."]
     upper_offset: Float[Array, "b ..."]
+    lower_offset: Float[Array, "b ..."] | None = None
 
 
 class Window(NamedTuple):
@@ -253,11 +254,13 @@ def _before_lines(
     is_maximum = lines.lower_slope.ndim > lines.upper_offset.ndim
     if is_maximum:
         rows = as_whole(rows, origin, shape[1:])
-    lower, upper, offset = origin.of_rows(lines, rows)
+    lower, upper, offset, *others = origin.of_rows([x for x in lines if x is not None], rows)
     if slopes is not None:
         lower = jnp.where(lower == upper, lower, slopes)
     value = rows.value
     total = total + summed(jnp.minimum(value, 0) * offset)
+    for lower_offset in others:
+        total = total + summed(jnp.maximum(value, 0) * lower_offset)
     value = value[:, None] if is_maximum else value
     return Rows(value * jnp.where(value > 0, lower, upper), rows.window), total
 

@@ -110,7 +110,8 @@ def crown_margins(
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
         functions", 2018, theorem 3.2 and section 3.3 (adaptive slopes). Of maxima: the candidate
-        with the largest lower bound from below, a constant from above. Of smooth activations:
+        with the largest lower bound from below; from above the larger of the one with the largest
+        upper bound and of what the others cannot exceed, under its chord. Of smooth activations:
         chords and tangents, of those that hold the nearest in the middle.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from robust_jax.certify.bending import leaves_open, lines_of
 from robust_jax.certify.intervals import Bounds, propagate
@@ -177,10 +177,34 @@ def lines(node: Bent, x: Bounds) -> Lines:
             upper_slope=jnp.where(is_open, chord, exact),
             upper_offset=jnp.where(is_open, upper * (1 - chord), 0),
         )
-    is_open = jnp.any(is_open, axis=1)
-    best = jax.nn.one_hot(jnp.argmax(lower, axis=1), lower.shape[1], axis=1, dtype=jnp.float32)
+    return _lines_of_maximum(lower, upper, jnp.any(is_open, axis=1))
+
+
+def _lines_of_maximum(
+    lower: Float[Array, "b n ..."], upper: Float[Array, "b n ..."], is_open: Bool[Array, "b ..."]
+) -> Lines:
+    """Returns a maximum's lines: from below the candidate with the largest lower bound.
+
+    From above: where x_i has the largest upper bound, and t is the next or the largest lower bound,
+    whichever is more, max(x) <= max(x_i, t) = t + relu(x_i - t), which lies below its chord. That
+    is half as far above t in the middle as the largest upper bound. (Chords of several, from a
+    smaller t, are no lower in the middle, and looser by much where pools follow each other.)
+    """
+    size = lower.shape[1]
+    best = jax.nn.one_hot(jnp.argmax(lower, axis=1), size, axis=1, dtype=jnp.float32)
+    top = jax.nn.one_hot(jnp.argmax(upper, axis=1), size, axis=1, dtype=bool)
+    largest = jnp.max(upper, axis=1)
+    its_lower = jnp.max(jnp.where(top, lower, -jnp.inf), axis=1)
+    threshold = jnp.maximum(
+        jnp.max(lower, axis=1), jnp.max(jnp.where(top, -jnp.inf, upper), axis=1)
+    )
+    slope = (largest - threshold) / jnp.where(largest > its_lower, largest - its_lower, 1)
+    # Of infinite bounds the largest stays.
+    is_line = jnp.isfinite(largest) & jnp.isfinite(its_lower)
+    slope = jnp.where(is_line, slope, 0)
+    offset = jnp.where(is_line, threshold - slope * its_lower, largest)
     return Lines(
         lower_slope=best,
-        upper_slope=jnp.where(is_open[:, None], 0, best),
-        upper_offset=jnp.where(is_open, jnp.max(upper, axis=1), 0),
+        upper_slope=jnp.where(is_open[:, None], jnp.where(top, slope[:, None], 0), best),
+        upper_offset=jnp.where(is_open, offset, 0),
     )

@@ -19,11 +19,13 @@ from robust_jax.certify.graph import (
     Affine,
     Elementwise,
     Input,
+    Last,
     Linear,
     Maximum,
     Node,
     Rectifier,
 )
+from robust_jax.certify.heads import Head
 from robust_jax.certify.values import Symbol, Term, Value, is_known, is_zero, number_of
 
 
@@ -102,6 +104,10 @@ class Builder:
     def elementwise(self, kind: Kind, x: Symbol) -> Symbol:
         """Returns the value of a bent function of each element."""
         return self._add(Elementwise((x.node,), self.nodes[x.node].shape, kind))
+
+    def last(self, head: Head, x: Symbol) -> Symbol:
+        """Returns the value of a softmax, which nothing acts on."""
+        return self._add(Last((x.node,), self.nodes[x.node].shape, head))
 
     def rectifier(self, x: Value, multiple: Value) -> Symbol | None:
         """Returns max(x, multiple) where the second is zero or x times a slope, else None."""

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
+from robust_jax.certify.heads import interval_behind, margins_behind
 from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Bent, Input, Network, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
@@ -79,7 +80,8 @@ def crown_margins(
 
     Args:
         function: deterministic, from images to logits [b c], or to several networks' [b m c], a
-            row from its own image alone; made of the operations that `interval_bounds` names. It
+            row from its own image alone; made of the operations that `interval_bounds` names
+            (behind a softmax the margins are its probabilities', from those of its scores). It
             is bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays
             no tracing.
         images: clean images [b ...], float32, inside the box.
@@ -191,6 +193,10 @@ def _margins(
     margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
+    if network.head is not None:
+        lower, upper = interval_behind(network.head, lower, upper)
+        interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
+        margins = jnp.fmax(margins_behind(network.head, margins), jnp.where(is_own, 0, interval))
     return margins.reshape(len(images), *shape[1:])
 
 

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from robust_jax.certify.activations import Kind
+from robust_jax.certify.heads import Head
 
 
 @runtime_checkable
@@ -88,7 +89,21 @@ class Maximum(NamedTuple):
     shape: tuple[int, ...]
 
 
-Node = Input | Affine | Rectifier | Elementwise | Maximum
+class Last(NamedTuple):
+    """A softmax over the last axis, or its logarithm, which nothing acts on.
+
+    Attributes:
+        parents: the number of the node that it acts on.
+        shape: of its value.
+        head: which of them.
+    """
+
+    parents: tuple[int]
+    shape: tuple[int, ...]
+    head: Head
+
+
+Node = Input | Affine | Rectifier | Elementwise | Maximum | Last
 Graph = Mapping[int, Node]
 """Nodes by number, in the order of evaluation: the images are the first, the value the last."""
 

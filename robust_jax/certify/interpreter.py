@@ -6,28 +6,38 @@ transposes it, and the same primitive with absolute coefficients bounds its spre
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from robust_jax.certify.activations import Kind
 from robust_jax.certify.building import Builder
-from robust_jax.certify.equations import evaluated
+from robust_jax.certify.equations import MOVES, evaluated
 from robust_jax.certify.graph import Linear, Node, contract, prune
-from robust_jax.certify.patterns import ACTIVATIONS, Traced, argument_of
-from robust_jax.certify.values import Symbol, Term, Value, are_arrays, is_sign, unknown_operation
+from robust_jax.certify.heads import Head
+from robust_jax.certify.patterns import ACTIVATIONS, HEADS, Traced, argument_of
+from robust_jax.certify.values import (
+    Symbol,
+    Term,
+    Value,
+    are_arrays,
+    is_sign,
+    number_of,
+    unknown_operation,
+)
 
 # Linear in these operands with no negative coefficient; the others must not depend on the images.
 _MONOTONE = {
     **dict.fromkeys(("add", "add_any", "concatenate", "pad", "stack"), slice(None)),
     **dict.fromkeys(("broadcast_in_dim", "expand_dims", "reshape", "squeeze"), slice(1)),
-    **dict.fromkeys(("copy", "rev", "sharding_constraint", "transpose"), slice(1)),
+    **dict.fromkeys(("rev", "sharding_constraint", "transpose"), slice(1)),
     **dict.fromkeys(("dynamic_slice", "gather", "slice", "split"), slice(1)),
     **dict.fromkeys(("cumsum", "reduce_sum", "reduce_window_sum"), slice(1)),
     "select_n": slice(1, None),
@@ -38,8 +48,13 @@ _CALLS = {
     **dict.fromkeys(("jit", "checkpoint", "remat2"), "jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
 }
+# Operations of each element, of which an activation that is no node yet may be made.
+_ELEMENTWISE = (
+    *("abs", "add", "div", "erf", "erfc", "exp", "expm1", "ge", "gt", "integer_pow", "le", "log"),
+    *("log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "select_n", "sub", "tanh"),
+)
 # They change nothing.
-_IDENTITIES = ("optimization_barrier", "stop_gradient")
+_IDENTITIES = ("copy", "optimization_barrier", "stop_gradient")
 
 
 def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[int, Node]:
@@ -62,6 +77,7 @@ def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[in
         closed = jax.make_jaxpr(lambda images: function(images))(images)
     tracer = _Tracer(shape)
     outputs = tracer.run(closed, [Symbol(0)])
+    outputs = [tracer.headed(x) if isinstance(x, Term) else x for x in outputs]
     for output in outputs:
         if isinstance(output, Term):
             raise _unknown(unknown_operation(output))
@@ -90,6 +106,11 @@ def _activations() -> tuple[tuple[Traced, Kind], ...]:
     return tuple((traced(function, ()), kind) for function, kind in ACTIVATIONS)
 
 
+@functools.cache
+def _heads(shape: tuple[int, ...]) -> tuple[tuple[Traced, Head], ...]:
+    return tuple((traced(function, shape), head) for function, head in HEADS) if shape else ()
+
+
 class _Tracer(Builder):
     """Evaluates a jaxpr on arrays and symbols; what acts on symbols becomes nodes."""
 
@@ -98,6 +119,7 @@ class _Tracer(Builder):
     ) -> None:
         super().__init__(shape)
         self._known = known
+        self._moves: dict[tuple[Value, Primitive, str], Value | None] = {}
 
     def run(
         self,
@@ -159,7 +181,8 @@ class _Tracer(Builder):
         if name == "select_n" and (chosen := self._choice(*operands)):
             return [chosen]
         if any(isinstance(x, Term) for x in operands):
-            return [None] * len(equation.outvars)
+            moved = self._moved(equation, operands[0]) if name in MOVES else None
+            return [moved] if moved is not None else [None] * len(equation.outvars)
         match name:
             case "max":
                 return [self.larger(*operands)]
@@ -170,13 +193,17 @@ class _Tracer(Builder):
             case "abs":
                 return [self.rectifier(operands[0], self.negative(operands[0]))]
             case "reduce_max":
-                return [self.reduce_max(operands[0], params["axes"])]
+                return [self.reduce_max(operands[0], _axes(params))]
             case "reduce_min":
-                return [self.reduce_min(operands[0], params["axes"])]
+                return [self.reduce_min(operands[0], _axes(params))]
             case "reduce_window_max":
                 return [self.max_pool(operands[0], equation)]
             case _:
-                return self._linear(equation, operands)
+                outputs = self._linear(equation, operands)
+                if name in MOVES:
+                    # As a term's operand was moved before, or one will be.
+                    return [self._moves.setdefault(_move(equation, operands[0]), outputs[0])]
+                return outputs
 
     def _linear(self, equation: JaxprEqn, operands: list[Value]) -> Sequence[Value | None]:
         """Returns the outputs of a linear equation, None of another."""
@@ -205,6 +232,33 @@ class _Tracer(Builder):
             self.affine(functools.partial(output, number), [operands[place] for place in places])
             for number in range(len(equation.outvars))
         ]
+
+    def headed(self, term: Term) -> Symbol | Term:
+        """Returns a function's value as a softmax of scores, or as it is where it is none."""
+        for shape in {node.shape for node in self.nodes}:
+            for pattern, head in _heads(shape):
+                argument = argument_of(Traced(term, self.made), pattern)
+                if argument is not None and self.nodes[argument.node].shape == shape:
+                    return self.last(head, argument)
+        return term
+
+    def _moved(self, equation: JaxprEqn, x: Value) -> Value | None:
+        """Returns a term of elements that an equation moves, as a term of its moved operands."""
+        if isinstance(x, Symbol):
+            if self.nodes[x.node].shape != _type(equation.invars[0]).shape:
+                return None
+            # One node, however often: a pattern asks whether its operands are the same.
+            key = _move(equation, x)
+            if key not in self._moves:
+                (self._moves[key],) = self._linear(equation, [x])
+            return self._moves[key]
+        if not isinstance(x, Term):
+            number = number_of(x)
+            return None if number is None else np.asarray(number, np.asarray(x).dtype)
+        operands = [self._moved(equation, operand) for operand in x.operands]
+        known = [operand for operand in operands if operand is not None]
+        is_moved = len(known) == len(operands) and x.operation in _ELEMENTWISE
+        return Term(x.operation, x.params, tuple(known)) if is_moved else None
 
     def _choice(self, condition: Value, *cases: Value) -> Symbol | None:
         """Returns a rectifier that is written as a choice by the sign of what it acts on."""
@@ -262,6 +316,14 @@ class _Tracer(Builder):
         if any(isinstance(x, Term) for x in operands):
             return None
         return linear(*operands) if are_arrays(operands) else self.affine(linear, operands)
+
+
+def _axes(params: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(map(int, params["axes"]))  # vmap makes them NumPy's
+
+
+def _move(equation: JaxprEqn, x: Value) -> tuple[Value, Primitive, str]:
+    return x, equation.primitive, str(equation.params)
 
 
 def _unknown(name: str) -> ValueError:

@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from robust_jax.certify.heads import interval_behind
 from robust_jax.certify.network import (
     Affine,
     Bent,
@@ -41,8 +42,9 @@ def interval_bounds(
     Args:
         function: from images to an array, made of linear operations, rectifiers, absolute
             values, clips (relu6), maxima and minima, sigmoid, tanh, softplus, elu, silu and gelu
-            (exact and by tanh), recognised by what they compute. It is bounded as it is at the
-            call; a `jax.tree_util.Partial` that holds its arrays pays no tracing.
+            (exact and by tanh), and last of all softmax or its logarithm over the last axis,
+            recognised by what they compute. It is bounded as it is at the call; a
+            `jax.tree_util.Partial` that holds its arrays pays no tracing.
         lower: smallest images [b ...], float32.
         upper: largest images [b ...].
 
@@ -81,7 +83,8 @@ def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Ar
     for number, node in network.nodes.items():
         if not isinstance(node, Input):
             known[number] = propagate(node, [known[p] for p in network.parents[number]])
-    return known[network.last]
+    found = known[network.last]
+    return found if network.head is None else sure(Bounds(*interval_behind(network.head, *found)))
 
 
 def propagate(node: Affine | Bent, parents: Sequence[Bounds]) -> Bounds:

@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from robust_jax.certify import graph as graphs
 from robust_jax.certify.activations import Kind
+from robust_jax.certify.heads import Head
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.local import Local, recognise
 from robust_jax.runtime.live import compiled
@@ -132,10 +133,12 @@ class Network:
     Attributes:
         nodes: what each one is. Nodes that are alike are so wherever they stand.
         edges: each number, with those of the nodes that it acts on, each once.
+        head: what is computed of the value last, and is no node; None for nothing.
     """
 
     nodes: dict[int, Node]
     edges: tuple[tuple[int, tuple[int, ...]], ...] = dataclasses.field(metadata=_static())
+    head: Head | None = dataclasses.field(default=None, metadata=_static())
 
     @functools.cached_property
     def parents(self) -> dict[int, tuple[int, ...]]:
@@ -170,14 +173,20 @@ def prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Netwo
     Raises:
         ValueError: an operation on the images is none that bounds are known of.
     """
-    graph = trace(function, shape)
+    graph, head = trace(function, shape), None
+    for number, node in list(graph.items()):
+        if isinstance(node, graphs.Last):
+            head = node.head
+            del graph[number]
     return Network(
         {number: _prepared(node, graph) for number, node in graph.items()},
         tuple((number, node.parents) for number, node in graph.items()),
+        head,
     )
 
 
 def _prepared(node: graphs.Node, graph: graphs.Graph) -> Node:
+    assert not isinstance(node, graphs.Last)
     if isinstance(node, graphs.Input):
         return Input(node.shape)
     if isinstance(node, graphs.Rectifier):

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from robust_jax.certify import activations
 from robust_jax.certify.activations import Kind
+from robust_jax.certify.heads import Head
 from robust_jax.certify.values import Symbol, Term, Value, number_of
 
 _EITHER_ORDER = ("add", "max", "min", "mul")
@@ -25,6 +26,25 @@ ACTIVATIONS: tuple[tuple[Callable[[Array], Array], Kind], ...] = (
     (jax.nn.gelu, activations.TANH_GELU),
 )
 """Functions of one number whose operations are looked for, with what they are."""
+
+
+def _shifted_softmax(x: Array) -> Array:
+    values = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+    return values / jnp.sum(values, axis=-1, keepdims=True)
+
+
+def _softmax(x: Array) -> Array:
+    return jnp.exp(x) / jnp.sum(jnp.exp(x), axis=-1, keepdims=True)
+
+
+HEADS: tuple[tuple[Callable[[Array], Array], Head], ...] = (
+    (jax.nn.softmax, "softmax"),
+    (_shifted_softmax, "softmax"),
+    (_softmax, "softmax"),
+    (jax.nn.log_softmax, "log_softmax"),
+    (lambda x: jnp.log(jax.nn.softmax(x)), "log_softmax"),
+)
+"""Functions of scores [... c] that are looked for in a function's value."""
 
 
 class Traced(NamedTuple):

@@ -7,7 +7,7 @@ is compiled is one node's work (`rows.py`): it serves all images, and every laye
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,12 @@ from robust_jax.certify.heads import interval_behind, margins_behind
 from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Bent, Input, Network, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
-from robust_jax.certify.rows import Origin, Rows, Window
+from robust_jax.certify.rows import Ball, Origin, Rows, Window
 from robust_jax.runtime.compilation import at_top_level, jitted
 from robust_jax.runtime.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
+BallNorm = Literal["linf", "l2"]
 
 TOLERANCE = 1e-4
 """Margin above which an image counts as certified, for logits of size one: what float32 may add.
@@ -71,12 +72,13 @@ def crown_margins(
     labels: ArrayLike,
     eps: ScalarLike,
     *,
+    norm: BallNorm = "linf",
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
     chunk_size: int = 128,
     ascent: SlopeAscent | None = None,
 ) -> Float[Array, "b *m c"]:
-    """Returns lower bounds of logit_label - logit_c over the Linf ball, for each class c.
+    """Returns lower bounds of logit_label - logit_c over a ball of images, for each class c.
 
     Args:
         function: deterministic, from images to logits [b c], or to several networks' [b m c], a
@@ -87,6 +89,8 @@ def crown_margins(
         images: clean images [b ...], float32, inside the box.
         labels: class of each [b].
         eps: radius of the ball, in pixel units.
+        norm: of the ball. In L2 a linear bound is least at eps times its length below the centre,
+            or at a corner of the box around the ball where that is more.
         bounds: smallest and largest pixel value; the ball is cut to this box.
         intermediate: where the bounds of the values in front of each rectifier and maximum come
             from: "crown" sends one backward pass for every value whose interval leaves open
@@ -99,9 +103,10 @@ def crown_margins(
 
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
-        are exact for eps=0 and for linear functions, and are nowhere looser than the difference
-        of `interval_bounds`. Where no number comes out (infinite weights, NaN) they are -inf. An
-        image's margins depend on that image alone. There is no derivative.
+        are exact for eps=0 and for linear functions (in L2 where the box does not cut the ball),
+        and are nowhere looser than the difference of `interval_bounds`. Where no number comes
+        out (infinite weights, NaN) they are -inf. An image's margins depend on that image alone.
+        There is no derivative.
 
     Raises:
         ValueError: shapes, dtypes or values do not fit, or an operation on the images is none
@@ -122,6 +127,8 @@ def crown_margins(
         raise ValueError(f"Expected intermediate={intermediate!r} to be 'crown' or 'interval'.")
     if chunk_size < 1:
         raise ValueError(f"Expected chunk_size={chunk_size} >= 1.")
+    if norm not in get_args(BallNorm):
+        raise ValueError(f"Expected norm={norm!r} to be one of {sorted(get_args(BallNorm))}.")
     if np.ndim(eps):
         raise ValueError(f"Expected eps of shape {np.shape(eps)} to be one number.")
     if not isinstance(eps, Tracer) and not 0 <= np.asarray(eps) < np.inf:
@@ -133,7 +140,7 @@ def crown_margins(
         return jnp.zeros((0, *shape[1:]), jnp.float32)
     labels, count = labels.astype(jnp.int32), len(images)
     margins = functools.partial(
-        _margins, function, eps=eps, bounds=bounds, intermediate=intermediate,
+        _margins, function, eps=eps, norm=norm, bounds=bounds, intermediate=intermediate,
         chunk_size=chunk_size, ascent=ascent,
     )  # fmt: skip
     if not at_top_level():  # one loop, not a program of every few images
@@ -166,6 +173,7 @@ def _margins(
     labels: Int[Array, " b"],
     *,
     eps: ScalarLike,
+    norm: BallNorm,
     bounds: tuple[float, float],
     intermediate: Intermediate,
     chunk_size: int,
@@ -176,7 +184,8 @@ def _margins(
     *_, num_classes = shape = network.nodes[last].shape
     check_classes(labels, num_classes)
     box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
-    relaxed = Relaxed.of(network, box)
+    ball = Ball(images[:, None], jnp.asarray(eps, jnp.float32)) if norm == "l2" else None
+    relaxed = Relaxed.of(network, box, ball)
     relax(relaxed, chunk_size if intermediate == "crown" else None, ascent)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
     interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper

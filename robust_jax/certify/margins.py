@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,20 @@ from numpy.typing import ArrayLike
 from robust_jax import voting
 from robust_jax.certify.base import Certificate
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
-from robust_jax.certify.crown import TOLERANCE, Intermediate, crown_margins, smallest_margin
+from robust_jax.certify.crown import (
+    TOLERANCE,
+    BallNorm,
+    Intermediate,
+    crown_margins,
+    smallest_margin,
+)
 from robust_jax.certify.intervals import interval_bounds
 from robust_jax.runtime.live import as_pytree, compiled
 
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """Certifies the images whose smallest margin stays above a tolerance in an Linf ball.
+    """Certifies the images whose smallest margin stays above a tolerance in a ball.
 
     Attributes:
         eps: radius of the ball, in pixel units; the ball is cut to [0, 1].
@@ -35,6 +41,7 @@ class Margins:
             is above 1: bounds are computed in float32, without directed rounding.
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
+        norm: of the ball; intervals take the box around it.
 
     References:
         Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous
@@ -47,13 +54,18 @@ class Margins:
     tolerance: float = TOLERANCE
     intermediate: Intermediate = "crown"
     chunk_size: int = 128
+    norm: BallNorm = "linf"
 
     def __post_init__(self) -> None:
         """Raises ValueError where a field makes no sense."""
         for name in ("eps", "tolerance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
-        for name, choices in (("bound", ("crown", "interval")), ("of", ("vote", "mean_logit"))):
+        for name, choices in (
+            ("bound", ("crown", "interval")),
+            ("of", ("vote", "mean_logit")),
+            ("norm", get_args(BallNorm)),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"Expected {name}={getattr(self, name)!r} to be one of {list(choices)}."
@@ -107,6 +119,7 @@ class Margins:
     ) -> Float[Array, "b *m c"]:
         if self.bound == "crown":
             fields = {"intermediate": self.intermediate, "chunk_size": self.chunk_size}
+            fields["norm"] = self.norm
             return crown_margins(logits, images, labels, self.eps, **fields)
         ball = (jnp.clip(images - self.eps, 0, 1), jnp.clip(images + self.eps, 0, 1))
         lower, upper = interval_bounds(logits, *ball)

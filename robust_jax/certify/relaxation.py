@@ -20,7 +20,7 @@ from robust_jax.certify.network import (
     Rectifier,
     forward,
 )
-from robust_jax.certify.rows import Lines, Origin, Rows, at_input, before
+from robust_jax.certify.rows import Ball, Lines, Origin, Rows, at_input, before
 from robust_jax.runtime.compilation import jitted
 
 
@@ -55,17 +55,19 @@ class Relaxed:
         centre: each node's value at the centre of the box, of each image.
         known: bounds of each node's value, of each image.
         lines: of each node that is not linear.
+        ball: that the images lie in besides; None for none.
     """
 
     network: Network
     centre: dict[int, Array]
     known: dict[int, Bounds]
     lines: dict[int, Lines] = dataclasses.field(default_factory=dict)
+    ball: Ball | None = None
 
     @classmethod
-    def of(cls, network: Network, box: Bounds) -> "Relaxed":
-        """Returns a network of which nothing but the images' boxes [b ...] is known."""
-        return cls(network, {0: (box.lower + box.upper) / 2}, {0: box})
+    def of(cls, network: Network, box: Bounds, ball: Ball | None = None) -> "Relaxed":
+        """Returns a network of which nothing but the images' boxes [b ...] and ball is known."""
+        return cls(network, {0: (box.lower + box.upper) / 2}, {0: box}, ball=ball)
 
     def advance(self, number: int) -> None:
         """Adds a node's interval and its value at the centre, from its parents'."""
@@ -106,7 +108,7 @@ class Relaxed:
             if steps is not None:
                 steps.append(step)
             if step.number == 0:
-                total = _at_input(*self.known[0], step.rows, total, origin)
+                total = _at_input(*self.known[0], step.rows, total, origin, self.ball)
                 continue
             chosen = None if slopes is None else slopes.get(step.number)
             found, total = _before(

@@ -298,14 +298,32 @@ def _before_affine(
     return found, total
 
 
+class Ball(NamedTuple):
+    """Images within an L2 radius of some.
+
+    Attributes:
+        centre: these [b 1 ...].
+        radius: of all.
+    """
+
+    centre: Float[Array, "b ..."]
+    radius: Float[Array, ""]
+
+
 def at_input(
     lower: Float[Array, "b ..."], upper: Float[Array, "b ..."], rows: Rows,
-    total: Float[Array, " n"], origin: Origin,
+    total: Float[Array, " n"], origin: Origin, ball: Ball | None = None,
 ) -> Float[Array, " n"]:  # fmt: skip
-    """Returns the lower bounds: -inf where no number comes out."""
+    """Returns the lower bounds over a box, in a ball where one is given: -inf for no number."""
     lower, upper = origin.of_rows((lower, upper), rows)
-    total = total + summed(rows.value * jnp.where(rows.value > 0, lower, upper))
-    return jnp.where(jnp.isnan(total), -jnp.inf, total)
+    found = total + summed(rows.value * jnp.where(rows.value > 0, lower, upper))
+    if ball is not None:
+        # A window's places outside the image are none.
+        centre, inside = origin.of_rows((ball.centre, jnp.ones_like(ball.centre)), rows)
+        square = summed(jnp.square(rows.value * inside))
+        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        found = jnp.fmax(found, total + summed(rows.value * centre) - ball.radius * length)
+    return jnp.where(jnp.isnan(found), -jnp.inf, found)
 
 
 def summed(x: Float[Array, "n ..."]) -> Float[Array, " n"]:

@@ -99,7 +99,7 @@ class Network:
         if self.num_members == 1:
             return self.head(self.member(images, jax.tree.map(lambda leaf: leaf[0], weights)))
         logits = jax.vmap(functools.partial(self.member, images))(weights)
-        return jnp.mean(logits, 0) if self.is_mean else jnp.moveaxis(self.head(logits), 0, 1)
+        return self.head(jnp.mean(logits, 0) if self.is_mean else jnp.moveaxis(logits, 0, 1))
 
 
 def normal(rng, *shape):
@@ -181,10 +181,10 @@ def check(number, num_weights, ascent=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(7))
 def test_no_margin_is_below_its_bound(number):
     """Of 504 boxes; bounds are computed in float32, of logits of size one TOLERANCE may be off."""
-    share = check(number, num_weights=14)
+    share = check(number, num_weights=18)
     # CROWN's distance to what is found is a part of the intervals'.
     assert np.median(share) < 0.7
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Affine, Rectifier
 from robust_jax.certify.relaxation import Relaxed, Step
-from robust_jax.certify.rows import Lines, Origin, Rows, at_input, before
+from robust_jax.certify.rows import Ball, Lines, Origin, Rows, at_input, before
 from robust_jax.runtime.compilation import jitted
 
 Slopes = dict[int, Array]
@@ -104,7 +104,7 @@ def _gradients(
     cotangents: dict[int, Rows] = {}
     for step in reversed(steps):
         if step.number == 0:
-            cotangents[0] = _back_from_input(relaxed.known[0], step.rows, origin)
+            cotangents[0] = _back_from_input(relaxed.known[0], step.rows, origin, relaxed.ball)
             continue
         given = [cotangents[parent] for parent in step.parents]
         own, rows, waiting = _back(
@@ -123,9 +123,9 @@ def _gradients(
 
 
 @jitted
-def _back_from_input(box: Bounds, rows: Rows, origin: Origin) -> Rows:
+def _back_from_input(box: Bounds, rows: Rows, origin: Origin, ball: Ball | None) -> Rows:
     zero = jnp.zeros(len(rows.value), jnp.float32)
-    _, pull = jax.vjp(lambda rows: at_input(*box, rows, zero, origin), rows)
+    _, pull = jax.vjp(lambda rows: at_input(*box, rows, zero, origin, ball), rows)
     return pull(jnp.ones_like(zero))[0]
 
 

@@ -7,7 +7,7 @@ is compiled is one node's work (`rows.py`): it serves all images, and every laye
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,16 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
+from robust_jax.certify.heads import interval_behind, margins_behind
 from robust_jax.certify.intervals import Bounds, intersection
-from robust_jax.certify.network import Input, Maximum, Network, Rectifier, prepare
+from robust_jax.certify.network import Bent, Input, Network, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
-from robust_jax.certify.rows import Origin, Rows, Window
+from robust_jax.certify.rows import Ball, Origin, Rows, Window
 from robust_jax.runtime.compilation import at_top_level, jitted
 from robust_jax.runtime.live import as_pytree, compiled
 
 Intermediate = Literal["crown", "interval"]
+BallNorm = Literal["linf", "l2"]
 
 TOLERANCE = 1e-4
 """Margin above which an image counts as certified, for logits of size one: what float32 may add.
@@ -70,21 +72,25 @@ def crown_margins(
     labels: ArrayLike,
     eps: ScalarLike,
     *,
+    norm: BallNorm = "linf",
     bounds: tuple[float, float] = (0.0, 1.0),
     intermediate: Intermediate = "crown",
     chunk_size: int = 128,
     ascent: SlopeAscent | None = None,
 ) -> Float[Array, "b *m c"]:
-    """Returns lower bounds of logit_label - logit_c over the Linf ball, for each class c.
+    """Returns lower bounds of logit_label - logit_c over a ball of images, for each class c.
 
     Args:
         function: deterministic, from images to logits [b c], or to several networks' [b m c], a
-            row from its own image alone; made of linear operations, rectifiers and maxima. It is
-            bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays no
-            tracing.
+            row from its own image alone; made of the operations that `interval_bounds` names
+            (behind a softmax the margins are its probabilities', from those of its scores). It
+            is bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays pays
+            no tracing.
         images: clean images [b ...], float32, inside the box.
         labels: class of each [b].
         eps: radius of the ball, in pixel units.
+        norm: of the ball. In L2 a linear bound is least at eps times its length below the centre,
+            or at a corner of the box around the ball where that is more.
         bounds: smallest and largest pixel value; the ball is cut to this box.
         intermediate: where the bounds of the values in front of each rectifier and maximum come
             from: "crown" sends one backward pass for every value whose interval leaves open
@@ -94,13 +100,14 @@ def crown_margins(
             proportional to it.
         ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN), after CROWN: no
             margin is looser than CROWN's. None takes CROWN's own slopes, which leave the smallest
-            area.
+            area. Lines of other activations stay.
 
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
-        are exact for eps=0 and for linear functions, and are nowhere looser than the difference
-        of `interval_bounds`. Where no number comes out (infinite weights, NaN) they are -inf. An
-        image's margins depend on that image alone. There is no derivative.
+        are exact for eps=0 and for linear functions (in L2 where the box does not cut the ball),
+        and are nowhere looser than the difference of `interval_bounds`. Where no number comes
+        out (infinite weights, NaN) they are -inf. An image's margins depend on that image alone.
+        There is no derivative.
 
     Raises:
         ValueError: shapes, dtypes or values do not fit, or an operation on the images is none
@@ -111,7 +118,9 @@ def crown_margins(
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
         functions", 2018, theorem 3.2 and section 3.3 (adaptive slopes). Of maxima: the candidate
-        with the largest lower bound from below, a constant from above.
+        with the largest lower bound from below; from above the larger of the one with the largest
+        upper bound and of what the others cannot exceed, under its chord. Of smooth activations:
+        chords and tangents, of those that hold the nearest in the middle.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     check_batch(images, labels, bounds)
@@ -119,6 +128,8 @@ def crown_margins(
         raise ValueError(f"Expected intermediate={intermediate!r} to be 'crown' or 'interval'.")
     if chunk_size < 1:
         raise ValueError(f"Expected chunk_size={chunk_size} >= 1.")
+    if norm not in get_args(BallNorm):
+        raise ValueError(f"Expected norm={norm!r} to be one of {sorted(get_args(BallNorm))}.")
     if np.ndim(eps):
         raise ValueError(f"Expected eps of shape {np.shape(eps)} to be one number.")
     if not isinstance(eps, Tracer) and not 0 <= np.asarray(eps) < np.inf:
@@ -130,7 +141,7 @@ def crown_margins(
         return jnp.zeros((0, *shape[1:]), jnp.float32)
     labels, count = labels.astype(jnp.int32), len(images)
     margins = functools.partial(
-        _margins, function, eps=eps, bounds=bounds, intermediate=intermediate,
+        _margins, function, eps=eps, norm=norm, bounds=bounds, intermediate=intermediate,
         chunk_size=chunk_size, ascent=ascent,
     )  # fmt: skip
     if not at_top_level():  # one loop, not a program of every few images
@@ -163,6 +174,7 @@ def _margins(
     labels: Int[Array, " b"],
     *,
     eps: ScalarLike,
+    norm: BallNorm,
     bounds: tuple[float, float],
     intermediate: Intermediate,
     chunk_size: int,
@@ -173,7 +185,8 @@ def _margins(
     *_, num_classes = shape = network.nodes[last].shape
     check_classes(labels, num_classes)
     box = Bounds(*(jnp.clip(images + side * eps, *bounds)[:, None] for side in (-1, 1)))
-    relaxed = Relaxed.of(network, box)
+    ball = Ball(images[:, None], jnp.asarray(eps, jnp.float32)) if norm == "l2" else None
+    relaxed = Relaxed.of(network, box, ball)
     size = chunk_size if intermediate == "crown" else None
     relax(relaxed, size)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
@@ -193,13 +206,17 @@ def _margins(
     margins = jnp.fmax(at_last(relaxed, None), interval)
     if ascent is not None:
         if ascent.intermediate and size is not None:
-            tighter = Relaxed.of(network, box)
+            tighter = Relaxed.of(network, box, ball)
             relax(tighter, size, ascent, relaxed.known)
             relaxed = tighter
         margins = jnp.fmax(margins, at_last(relaxed, ascent))
     margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
+    if network.head is not None:
+        lower, upper = interval_behind(network.head, lower, upper)
+        interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
+        margins = jnp.fmax(margins_behind(network.head, margins), jnp.where(is_own, 0, interval))
     return margins.reshape(len(images), *shape[1:])
 
 
@@ -229,7 +246,7 @@ def relax(
     for number, node in relaxed.network.nodes.items():
         if isinstance(node, Input):
             continue
-        if isinstance(node, (Rectifier, Maximum)):
+        if isinstance(node, Bent):
             (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
                 relaxed.known[parent] = refine(relaxed, parent, node, chunk_size, ascent)
@@ -243,11 +260,11 @@ def relax(
 def refine(
     relaxed: Relaxed,
     number: int,
-    node: Rectifier | Maximum,
+    node: Bent,
     chunk_size: int,
     ascent: SlopeAscent | None = None,
 ) -> Bounds:
-    """Returns CROWN's bounds of the value in front of a rectifier or maximum, where they matter.
+    """Returns CROWN's bounds of the value in front of what is not linear, where they matter.
 
     A place is bounded from the side that its value at the box's centre is likely to decide, and
     from the other where that left it undecided; both again by the ascent, where that did too.

@@ -12,6 +12,9 @@ from jax.extend.core import JaxprEqn
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+MOVES = ("broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose")
+"""Operations that put elements in other places, and change none."""
+
 
 def evaluated(equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[Array]:
     """Returns the outputs of an equation on arrays, of a product in float32 on every device."""
@@ -20,8 +23,10 @@ def evaluated(equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[Array]:
         params = {**params, "precision": (lax.Precision.HIGHEST,) * 2}
     if equation.primitive.name == "conv_general_dilated":
         return [_convolve(*operands, **params)]
-    # Single numbers stay known under jit: slopes and thresholds are recognised by their value.
-    known = all(not isinstance(x, Tracer) and np.size(x) == 1 for x in operands)
+    # Single numbers stay known under jit, wherever they are put: slopes, thresholds and parts of
+    # activations are recognised by their value.
+    is_move = equation.primitive.name in MOVES
+    known = all(not isinstance(x, Tracer) and (is_move or np.size(x) == 1) for x in operands)
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
         outputs = equation.primitive.bind(*operands, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]

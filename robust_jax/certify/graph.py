@@ -1,4 +1,4 @@
-"""A network as bound propagation sees it: affine maps between rectifiers and maxima."""
+"""A network as bound propagation sees it: affine maps between functions that bend, and maxima."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
+
+from robust_jax.certify.activations import Kind
+from robust_jax.certify.heads import Head
 
 
 @runtime_checkable
@@ -47,17 +50,31 @@ class Affine(NamedTuple):
 
 
 class Rectifier(NamedTuple):
-    """x where x >= 0 and negative_slope * x elsewhere (0 for ReLU).
+    """x where x >= 0 and negative_slope * x elsewhere (0 for ReLU, -1 for the absolute value).
 
     Attributes:
         parents: the number of the node that it acts on.
         shape: of its value.
-        negative_slope: in [0, 1].
+        negative_slope: at most 1, and finite.
     """
 
     parents: tuple[int]
     shape: tuple[int, ...]
     negative_slope: float
+
+
+class Elementwise(NamedTuple):
+    """A function of each element.
+
+    Attributes:
+        parents: the number of the node that it acts on.
+        shape: of its value.
+        kind: the function.
+    """
+
+    parents: tuple[int]
+    shape: tuple[int, ...]
+    kind: Kind
 
 
 class Maximum(NamedTuple):
@@ -72,7 +89,21 @@ class Maximum(NamedTuple):
     shape: tuple[int, ...]
 
 
-Node = Input | Affine | Rectifier | Maximum
+class Last(NamedTuple):
+    """A softmax over the last axis, or its logarithm, which nothing acts on.
+
+    Attributes:
+        parents: the number of the node that it acts on.
+        shape: of its value.
+        head: which of them.
+    """
+
+    parents: tuple[int]
+    shape: tuple[int, ...]
+    head: Head
+
+
+Node = Input | Affine | Rectifier | Elementwise | Maximum | Last
 Graph = Mapping[int, Node]
 """Nodes by number, in the order of evaluation: the images are the first, the value the last."""
 

@@ -6,42 +6,55 @@ transposes it, and the same primitive with absolute coefficients bounds its spre
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from robust_jax.certify.equations import evaluated
-from robust_jax.certify.graph import (
-    Affine,
-    Input,
-    Linear,
-    Maximum,
-    Node,
-    Rectifier,
-    contract,
-    prune,
+from robust_jax.certify.activations import Kind
+from robust_jax.certify.building import Builder
+from robust_jax.certify.equations import MOVES, evaluated
+from robust_jax.certify.graph import Linear, Node, contract, prune
+from robust_jax.certify.heads import Head
+from robust_jax.certify.patterns import ACTIVATIONS, HEADS, Traced, argument_of
+from robust_jax.certify.values import (
+    Symbol,
+    Term,
+    Value,
+    are_arrays,
+    is_sign,
+    number_of,
+    unknown_operation,
 )
-from robust_jax.certify.values import Sign, Symbol, Value, are_arrays, is_known, is_zero
 
 # Linear in these operands with no negative coefficient; the others must not depend on the images.
 _MONOTONE = {
     **dict.fromkeys(("add", "add_any", "concatenate", "pad", "stack"), slice(None)),
     **dict.fromkeys(("broadcast_in_dim", "expand_dims", "reshape", "squeeze"), slice(1)),
-    **dict.fromkeys(("copy", "rev", "sharding_constraint", "transpose"), slice(1)),
+    **dict.fromkeys(("rev", "sharding_constraint", "transpose"), slice(1)),
     **dict.fromkeys(("dynamic_slice", "gather", "slice", "split"), slice(1)),
     **dict.fromkeys(("cumsum", "reduce_sum", "reduce_window_sum"), slice(1)),
     "select_n": slice(1, None),
 }
 # Linear in one operand, with the other as coefficients.
 _PRODUCTS = ("mul", "div", "dot_general", "conv_general_dilated")
-_CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_CALLS = {
+    **dict.fromkeys(("jit", "checkpoint", "remat2"), "jaxpr"),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
+}
+# Operations of each element, of which an activation that is no node yet may be made.
+_ELEMENTWISE = (
+    *("abs", "add", "div", "erf", "erfc", "exp", "expm1", "ge", "gt", "integer_pow", "le", "log"),
+    *("log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "select_n", "sub", "tanh"),
+)
+# They change nothing.
+_IDENTITIES = ("copy", "optimization_barrier", "stop_gradient")
 
 
 def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[int, Node]:
@@ -64,6 +77,10 @@ def trace(function: Callable[[Array], Array], shape: tuple[int, ...]) -> dict[in
         closed = jax.make_jaxpr(lambda images: function(images))(images)
     tracer = _Tracer(shape)
     outputs = tracer.run(closed, [Symbol(0)])
+    outputs = [tracer.headed(x) if isinstance(x, Term) else x for x in outputs]
+    for output in outputs:
+        if isinstance(output, Term):
+            raise _unknown(unknown_operation(output))
     if len(outputs) != 1 or not isinstance(outputs[0], Symbol):
         raise ValueError("Expected the function to give one array that depends on the images.")
     return contract(prune(tracer.nodes, outputs[0].node))
@@ -76,13 +93,33 @@ def evaluate(closed: ClosedJaxpr, captured: Sequence[Array], *arguments: Array) 
     return list(map(jnp.asarray, outputs))
 
 
-class _Tracer:
+def traced(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Traced:
+    """Returns a function of the symbol 0 as operations of which none is recognised."""
+    closed = jax.make_jaxpr(lambda x: function(x))(jax.ShapeDtypeStruct(shape, jnp.float32))
+    tracer = _Tracer(shape, ())
+    (value,) = tracer.run(closed, [Symbol(0)])
+    return Traced(value, tracer.made)
+
+
+@functools.cache
+def _activations() -> tuple[tuple[Traced, Kind], ...]:
+    return tuple((traced(function, ()), kind) for function, kind in ACTIVATIONS)
+
+
+@functools.cache
+def _heads(shape: tuple[int, ...]) -> tuple[tuple[Traced, Head], ...]:
+    return tuple((traced(function, shape), head) for function, head in HEADS) if shape else ()
+
+
+class _Tracer(Builder):
     """Evaluates a jaxpr on arrays and symbols; what acts on symbols becomes nodes."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.nodes: list[Node] = [Input((), shape)]
-        # The nodes that are a known number times another.
-        self.multiples: dict[int, tuple[int, float]] = {}
+    def __init__(
+        self, shape: tuple[int, ...], known: Sequence[tuple[Traced, Kind]] | None = None
+    ) -> None:
+        super().__init__(shape)
+        self._known = known
+        self._moves: dict[tuple[Value, Primitive, str], Value | None] = {}
 
     def run(
         self,
@@ -108,55 +145,81 @@ class _Tracer:
         """Returns the outputs of one equation."""
         name, params = equation.primitive.name, equation.params
         if name in _CALLS:
-            return self.run(params[_CALLS[name]], operands)
+            called = params[_CALLS[name]]
+            closed = ClosedJaxpr(called, ()) if isinstance(called, Jaxpr) else called
+            return self.run(closed, operands)
         if are_arrays(operands):
             return [*evaluated(equation, operands)]
-        outputs: Sequence[Value | None]
-        match name:
-            case "scan":
-                outputs = self._scan(equation, operands)
-            case "ge" | "gt":
-                outputs = [self._sign(*operands)]
-            case "select_n" if isinstance(operands[0], Sign):
-                outputs = [self._choice(operands[0], *operands[1:])]
-            case "max":
-                outputs = [self._larger(*operands)]
-            case "reduce_max":
-                outputs = [self._reduce_max(operands[0], params["axes"])]
-            case "reduce_window_max":
-                outputs = [self._max_pool(operands[0], equation)]
-            case _:
-                outputs = self._linear(equation, operands)
+        if name in _IDENTITIES:
+            return operands
+        if name == "convert_element_type":
+            before, after = (_type(x).dtype for x in (equation.invars[0], equation.outvars[0]))
+            if before == after == jnp.float32:
+                return operands
+            if before == jnp.float32:
+                raise ValueError(
+                    "Expected values that depend on the images to stay float32, found the "
+                    f"operation {name!r} to {after}."
+                )
+        count, term = len(self.nodes), Term(name, params, tuple(operands))
+        outputs = self._outputs(equation, operands)
+        if outputs == [None]:
+            outputs = [self._activation(term, _type(equation.outvars[0]).shape) or term]
         known = [x for x in outputs if x is not None]
         if len(known) < len(outputs):
-            raise ValueError(
-                f"Expected the operation {name!r} on values that depend on the images to be "
-                "linear in them, a ReLU, a leaky ReLU or a maximum."
-            )
+            raise _unknown(name)
+        for x in known:
+            if isinstance(x, Symbol) and x.node >= count and len(known) == 1:
+                self.made[x.node] = term
         return known
 
+    def _outputs(self, equation: JaxprEqn, operands: list[Value]) -> Sequence[Value | None]:
+        """Returns the outputs of an equation as nodes, None of what is none."""
+        name, params = equation.primitive.name, equation.params
+        if name == "scan":
+            return self._scan(equation, operands)
+        if name == "select_n" and (chosen := self._choice(*operands)):
+            return [chosen]
+        if any(isinstance(x, Term) for x in operands):
+            moved = self._moved(equation, operands[0]) if name in MOVES else None
+            return [moved] if moved is not None else [None] * len(equation.outvars)
+        match name:
+            case "max":
+                return [self.larger(*operands)]
+            case "min":
+                return [self.smaller(*operands)]
+            case "clamp":
+                return [self.clamped(*operands)]
+            case "abs":
+                return [self.rectifier(operands[0], self.negative(operands[0]))]
+            case "reduce_max":
+                return [self.reduce_max(operands[0], _axes(params))]
+            case "reduce_min":
+                return [self.reduce_min(operands[0], _axes(params))]
+            case "reduce_window_max":
+                return [self.max_pool(operands[0], equation)]
+            case _:
+                outputs = self._linear(equation, operands)
+                if name in MOVES:
+                    # As a term's operand was moved before, or one will be.
+                    return [self._moves.setdefault(_move(equation, operands[0]), outputs[0])]
+                return outputs
+
     def _linear(self, equation: JaxprEqn, operands: list[Value]) -> Sequence[Value | None]:
-        """Returns the outputs of a linear equation, [None] of another."""
+        """Returns the outputs of a linear equation, None of another."""
         name = equation.primitive.name
         inside = [isinstance(x, Symbol) for x in operands]
-        if any(isinstance(x, Sign) for x in operands):
-            return [None]
-        if name == "optimization_barrier":
-            return operands
-        if name == "convert_element_type" and _type(equation.outvars[0]).dtype == jnp.float32:
-            return operands
+        nothing = [None] * len(equation.outvars)
         if name == "neg":
-            return [self._negative(operands[0])]
+            return [self.negative(operands[0])]
         if name == "sub":
-            return [
-                self._affine(lambda *x: jnp.add(*x), [operands[0], self._negative(operands[1])])
-            ]
+            return [self.sum(operands[0], self.negative(operands[1]))]
         if name in _PRODUCTS and sum(inside) == 1 and (name != "div" or inside[0]):
             first, second = operands
-            return [self._product(equation, first, second)]
+            return [self.product(equation, first, second)]
         places = range(len(operands))[_MONOTONE.get(name, slice(0))]
         if not set(itertools.compress(range(len(operands)), inside)) <= set(places):
-            return [None]
+            return nothing
 
         def output(number: int, *values: ArrayLike) -> Array:
             filled = operands.copy()
@@ -166,124 +229,53 @@ class _Tracer:
             return evaluated(equation, filled)[number]
 
         return [
-            self._affine(functools.partial(output, number), [operands[place] for place in places])
+            self.affine(functools.partial(output, number), [operands[place] for place in places])
             for number in range(len(equation.outvars))
         ]
 
-    def _product(self, equation: JaxprEqn, first: Value, second: Value) -> Symbol:
-        """Returns the value of a symbol times an array, in the equation's sense."""
-        is_first = isinstance(first, Symbol)
-        x, coefficients = (first, second) if is_first else (second, first)
-        assert isinstance(x, Symbol)
-        assert not isinstance(coefficients, (Symbol, Sign))
+    def headed(self, term: Term) -> Symbol | Term:
+        """Returns a function's value as a softmax of scores, or as it is where it is none."""
+        for shape in {node.shape for node in self.nodes}:
+            for pattern, head in _heads(shape):
+                argument = argument_of(Traced(term, self.made), pattern)
+                if argument is not None and self.nodes[argument.node].shape == shape:
+                    return self.last(head, argument)
+        return term
 
-        def times(coefficients: ArrayLike, *values: ArrayLike) -> Array:
-            pair = (*values, coefficients) if is_first else (coefficients, *values)
-            return evaluated(equation, pair)[0]
+    def _moved(self, equation: JaxprEqn, x: Value) -> Value | None:
+        """Returns a term of elements that an equation moves, as a term of its moved operands."""
+        if isinstance(x, Symbol):
+            if self.nodes[x.node].shape != _type(equation.invars[0]).shape:
+                return None
+            # One node, however often: a pattern asks whether its operands are the same.
+            key = _move(equation, x)
+            if key not in self._moves:
+                (self._moves[key],) = self._linear(equation, [x])
+            return self._moves[key]
+        if not isinstance(x, Term):
+            number = number_of(x)
+            return None if number is None else np.asarray(number, np.asarray(x).dtype)
+        operands = [self._moved(equation, operand) for operand in x.operands]
+        known = [operand for operand in operands if operand is not None]
+        is_moved = len(known) == len(operands) and x.operation in _ELEMENTWISE
+        return Term(x.operation, x.params, tuple(known)) if is_moved else None
 
-        product = self._affine(
-            functools.partial(times, coefficients), [x], functools.partial(times, abs(coefficients))
-        )
-        if (
-            equation.primitive.name == "mul"
-            and np.ndim(coefficients) == 0
-            and is_known(coefficients)
-        ):
-            self.multiples[product.node] = (x.node, float(np.asarray(coefficients)))
-        return product
-
-    def _affine(
-        self,
-        linear: Linear,
-        operands: Sequence[Value],
-        spread: Linear | None = None,
-    ) -> Symbol:
-        """Returns the value of a function that is jointly linear in symbols and arrays."""
-        parents = tuple(dict.fromkeys(x.node for x in operands if isinstance(x, Symbol)))
-        shapes = [self.nodes[parent].shape for parent in parents]
-        known = [x for x in operands if not isinstance(x, Sign)]
-        assert len(known) == len(operands)
-
-        def fill(constant: Callable[[ArrayLike], ArrayLike], *values: ArrayLike) -> Array:
-            given = dict(zip(parents, values, strict=True))
-            return linear(*(given[x.node] if isinstance(x, Symbol) else constant(x) for x in known))
-
-        of_symbols = functools.partial(fill, jnp.zeros_like)
-        value = jax.eval_shape(of_symbols, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-        offset = None
-        if not all(isinstance(x, Symbol) or is_zero(x) for x in operands):
-            offset = fill(lambda x: x, *(jnp.zeros(shape, jnp.float32) for shape in shapes))
-        return self._add(Affine(parents, value.shape, of_symbols, spread, offset))
-
-    def _add(self, node: Node) -> Symbol:
-        self.nodes.append(node)
-        return Symbol(len(self.nodes) - 1)
-
-    def _negative(self, x: Value) -> Symbol | ArrayLike:
-        assert not isinstance(x, (Sign, np.bool_))
-        if not isinstance(x, Symbol):
-            return -x
-        return self._affine(lambda *x: jnp.negative(*x), [x], _first)
-
-    def _sign(self, x: Value, threshold: Value) -> Sign | None:
-        return Sign(x.node) if isinstance(x, Symbol) and is_zero(threshold) else None
-
-    def _choice(self, sign: Sign, negative: Value, positive: Value) -> Symbol | None:
-        same = isinstance(positive, Symbol) and positive.node == sign.node
-        return self._rectifier(positive, negative) if same else None
-
-    def _rectifier(self, x: Value, multiple: Value) -> Symbol | None:
-        """Returns max(x, multiple) where the second is zero or x times a slope, else None."""
-        if not isinstance(x, Symbol):
+    def _choice(self, condition: Value, *cases: Value) -> Symbol | None:
+        """Returns a rectifier that is written as a choice by the sign of what it acts on."""
+        if not isinstance(condition, Term) or not is_sign(condition):
             return None
-        slope = 0.0 if is_zero(multiple) else None
-        if isinstance(multiple, Symbol):
-            parent, factor = self.multiples.get(multiple.node, (None, None))
-            slope = factor if parent == x.node else None
-        if slope is None or not 0 <= slope <= 1:
-            return None
-        return self._add(Rectifier((x.node,), self.nodes[x.node].shape, slope))
+        negative, positive = cases if condition.operation in ("ge", "gt") else cases[::-1]
+        same = isinstance(positive, Symbol) and positive == condition.operands[0]
+        return self.rectifier(positive, negative) if same else None
 
-    def _larger(self, x: Value, y: Value) -> Symbol:
-        def stack(*values: ArrayLike) -> Array:
-            return jnp.stack(jnp.broadcast_arrays(*values))
-
-        rectifier = self._rectifier(x, y) or self._rectifier(y, x)
-        return rectifier or self._largest(self._affine(stack, [x, y]))
-
-    def _largest(self, x: Symbol) -> Symbol:
-        return self._add(Maximum((x.node,), self.nodes[x.node].shape[1:]))
-
-    def _reduce_max(self, x: Value, axes: tuple[int, ...]) -> Symbol | None:
-        if not isinstance(x, Symbol):
-            return None
-        kept = [n for axis, n in enumerate(self.nodes[x.node].shape) if axis not in axes]
-
-        def flatten(x: ArrayLike) -> Array:
-            return jnp.moveaxis(x, axes, range(len(axes))).reshape((-1, *kept))
-
-        return self._largest(self._affine(lambda *x: flatten(*x), [x]))
-
-    def _max_pool(self, x: Value, equation: JaxprEqn) -> Symbol | None:
-        """Returns the maximum over windows: of one strided slice for each place in the window."""
-        params = equation.params
-        window, dilation = params["window_dimensions"], params["window_dilation"]
-        strides = params["window_strides"]
-        if set(params["base_dilation"]) != {1} or not isinstance(x, Symbol):
-            return None
-        pads = [(low, high, 0) for low, high in params["padding"]]
-        padded = self._affine(lambda *x: lax.pad(*x, padding_config=pads), [x, np.float32(-np.inf)])
-
-        def slices(x: ArrayLike) -> Array:
-            spans = [(w - 1) * d for w, d in zip(window, dilation, strict=True)]
-            found = []
-            for place in itertools.product(*map(range, window)):
-                low = [i * d for i, d in zip(place, dilation, strict=True)]
-                high = [n - s + i for n, s, i in zip(np.shape(x), spans, low, strict=True)]
-                found.append(lax.slice(x, low, high, strides))
-            return jnp.stack(found)
-
-        return self._largest(self._affine(lambda *x: slices(*x), [padded]))
+    def _activation(self, term: Term, shape: tuple[int, ...]) -> Symbol | None:
+        """Returns a term's value where it is an activation that is known."""
+        found = Traced(term, self.made)
+        for pattern, kind in _activations() if self._known is None else self._known:
+            argument = argument_of(found, pattern)
+            if argument is not None and self.nodes[argument.node].shape == shape:
+                return self.elementwise(kind, argument)
+        return None
 
     def _scan(self, equation: JaxprEqn, operands: list[Value]) -> Sequence[Value | None]:
         """Returns the outputs of a loop, unrolled; None for those that bounds are not known of."""
@@ -312,7 +304,7 @@ class _Tracer:
             ]
             elements = [x for x in found if x is not None]
             if len(elements) < len(found):
-                return [None]
+                return [None] * len(equation.outvars)
             outputs = self.run(params["jaxpr"], [*constants, *carry, *elements])
             carry = outputs[:num_carry]
             rows.append(outputs[num_carry:])
@@ -321,13 +313,24 @@ class _Tracer:
 
     def _map(self, linear: Linear, operands: Sequence[Value]) -> Symbol | Array | None:
         """Returns the value of a linear function of symbols, of arrays, or of both."""
-        if any(isinstance(x, Sign) for x in operands):
+        if any(isinstance(x, Term) for x in operands):
             return None
-        return linear(*operands) if are_arrays(operands) else self._affine(linear, operands)
+        return linear(*operands) if are_arrays(operands) else self.affine(linear, operands)
 
 
-def _first(*values: ArrayLike) -> Array:
-    return jnp.asarray(values[0])
+def _axes(params: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(map(int, params["axes"]))  # vmap makes them NumPy's
+
+
+def _move(equation: JaxprEqn, x: Value) -> tuple[Value, Primitive, str]:
+    return x, equation.primitive, str(equation.params)
+
+
+def _unknown(name: str) -> ValueError:
+    return ValueError(
+        f"Expected the operation {name!r} on values that depend on the images to be linear in "
+        "them, a maximum, or a part of an activation that bounds are known of."
+    )
 
 
 def _row(number: int, *values: ArrayLike) -> Array:

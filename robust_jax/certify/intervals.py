@@ -9,7 +9,16 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from robust_jax.certify.network import Affine, Input, Maximum, Rectifier, forward, prepare
+from robust_jax.certify.heads import interval_behind
+from robust_jax.certify.network import (
+    Affine,
+    Bent,
+    Elementwise,
+    Input,
+    Rectifier,
+    forward,
+    prepare,
+)
 from robust_jax.runtime.live import as_pytree, compiled
 
 
@@ -31,9 +40,11 @@ def interval_bounds(
     """Returns bounds of a function's value for all images between two.
 
     Args:
-        function: from images to an array, made of linear operations, rectifiers and maxima.
-            It is bounded as it is at the call; a `jax.tree_util.Partial` that holds its arrays
-            pays no tracing.
+        function: from images to an array, made of linear operations, rectifiers, absolute
+            values, clips (relu6), maxima and minima, sigmoid, tanh, softplus, elu, silu and gelu
+            (exact and by tanh), and last of all softmax or its logarithm over the last axis,
+            recognised by what they compute. It is bounded as it is at the call; a
+            `jax.tree_util.Partial` that holds its arrays pays no tracing.
         lower: smallest images [b ...], float32.
         upper: largest images [b ...].
 
@@ -43,8 +54,8 @@ def interval_bounds(
         number comes out (infinite weights, NaN) they are -inf and inf.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or an operation on the images is none that
-            bounds are known of.
+        ValueError: shapes or dtypes do not fit, an operation on the images is none that
+            bounds are known of, or casts them from float32.
 
     References:
         Gowal et al., "On the effectiveness of interval bound propagation for training verifiably
@@ -72,18 +83,26 @@ def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Ar
     for number, node in network.nodes.items():
         if not isinstance(node, Input):
             known[number] = propagate(node, [known[p] for p in network.parents[number]])
-    return known[network.last]
+    found = known[network.last]
+    return found if network.head is None else sure(Bounds(*interval_behind(network.head, *found)))
 
 
-def propagate(node: Affine | Rectifier | Maximum, parents: Sequence[Bounds]) -> Bounds:
+def propagate(node: Affine | Bent, parents: Sequence[Bounds]) -> Bounds:
     """Returns bounds of a node's value from bounds of its parents' values."""
-    if not isinstance(node, Affine) or node.spread is None:
-        # Nothing falls where an operand rises.
-        lower, upper = ([x[side] for x in parents] for side in (0, 1))
-        return sure(Bounds(forward(node, lower), forward(node, upper)))
-    centre = forward(node, [(x.lower + x.upper) / 2 for x in parents])
-    (radius,) = node.spread(*((x.upper - x.lower) / 2 for x in parents))
-    return sure(Bounds(centre - radius, centre + radius))
+    if isinstance(node, Affine) and node.spread is not None:
+        centre = forward(node, [(x.lower + x.upper) / 2 for x in parents])
+        (radius,) = node.spread(*((x.upper - x.lower) / 2 for x in parents))
+        return sure(Bounds(centre - radius, centre + radius))
+    if isinstance(node, Elementwise):
+        return sure(Bounds(*node.kind.interval(*parents[0])))
+    first, last = (forward(node, [x[side] for x in parents]) for side in (0, 1))
+    if isinstance(node, Rectifier) and node.negative_slope < 0:
+        (x,) = parents
+        crosses = (x.lower < 0) & (x.upper > 0)
+        smaller = jnp.minimum(first, last)
+        return sure(Bounds(jnp.where(crosses, 0, smaller), jnp.maximum(first, last)))
+    # Nothing falls where an operand rises.
+    return sure(Bounds(first, last))
 
 
 def sure(bounds: Bounds) -> Bounds:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.crown import (
     IMAGES_AT_ONCE,
     TOLERANCE,
+    BallNorm,
     Intermediate,
     crown_margins,
     smallest_margin,
@@ -29,7 +30,7 @@ from robust_jax.runtime.live import as_pytree, compiled
 
 @dataclasses.dataclass(frozen=True)
 class Margins:
-    """Certifies the images whose smallest margin stays above a tolerance in an Linf ball.
+    """Certifies the images whose smallest margin stays above a tolerance in a ball.
 
     Attributes:
         eps: radius of the ball, in pixel units; the ball is cut to [0, 1].
@@ -43,6 +44,7 @@ class Margins:
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
         ascent: of CROWN's lower slopes (alpha-CROWN), some ten times the price; None for none.
+        norm: of the ball; intervals take the box around it.
 
     References:
         Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous
@@ -56,6 +58,7 @@ class Margins:
     intermediate: Intermediate = "crown"
     chunk_size: int = 128
     ascent: SlopeAscent | None = None
+    norm: BallNorm = "linf"
 
     images_at_once: ClassVar[int] = IMAGES_AT_ONCE
     """Images that an evaluation passes in one call."""
@@ -65,7 +68,11 @@ class Margins:
         for name in ("eps", "tolerance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"Expected {name}={getattr(self, name)} > 0 and finite.")
-        for name, choices in (("bound", ("crown", "interval")), ("of", ("vote", "mean_logit"))):
+        for name, choices in (
+            ("bound", ("crown", "interval")),
+            ("of", ("vote", "mean_logit")),
+            ("norm", get_args(BallNorm)),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"Expected {name}={getattr(self, name)!r} to be one of {list(choices)}."
@@ -121,7 +128,7 @@ class Margins:
     ) -> Float[Array, "b *m c"]:
         if self.bound == "crown":
             return crown_margins(
-                logits, images, labels, self.eps, intermediate=self.intermediate,
+                logits, images, labels, self.eps, norm=self.norm, intermediate=self.intermediate,
                 chunk_size=self.chunk_size, ascent=self.ascent,
             )  # fmt: skip
         ball = (jnp.clip(images - self.eps, 0, 1), jnp.clip(images + self.eps, 0, 1))

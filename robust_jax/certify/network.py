@@ -14,6 +14,8 @@ from jax.core import eval_jaxpr
 from jaxtyping import Array, PyTree
 
 from robust_jax.certify import graph as graphs
+from robust_jax.certify.activations import Kind
+from robust_jax.certify.heads import Head
 from robust_jax.certify.interpreter import evaluate, trace
 from robust_jax.certify.local import Local, recognise
 from robust_jax.runtime.live import compiled
@@ -102,13 +104,25 @@ class Rectifier:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Elementwise:
+    """A function of each element."""
+
+    shape: tuple[int, ...] = dataclasses.field(metadata=_static())
+    kind: Kind = dataclasses.field(metadata=_static())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Maximum:
     """The largest value along the leading axis."""
 
     shape: tuple[int, ...] = dataclasses.field(metadata=_static())
 
 
-Node = Input | Affine | Rectifier | Maximum
+Bent = Rectifier | Elementwise | Maximum
+"""What is not linear, and has lines around it."""
+
+Node = Input | Affine | Bent
 
 
 @jax.tree_util.register_dataclass
@@ -119,10 +133,12 @@ class Network:
     Attributes:
         nodes: what each one is. Nodes that are alike are so wherever they stand.
         edges: each number, with those of the nodes that it acts on, each once.
+        head: what is computed of the value last, and is no node; None for nothing.
     """
 
     nodes: dict[int, Node]
     edges: tuple[tuple[int, tuple[int, ...]], ...] = dataclasses.field(metadata=_static())
+    head: Head | None = dataclasses.field(default=None, metadata=_static())
 
     @functools.cached_property
     def parents(self) -> dict[int, tuple[int, ...]]:
@@ -136,7 +152,7 @@ class Network:
 
     @functools.cached_property
     def private(self) -> frozenset[int]:
-        """Affine nodes that one rectifier or maximum acts on, and nothing else."""
+        """Affine nodes that one node that is not linear acts on, and nothing else."""
         acting: dict[int, list[int]] = {}
         for number, parents in self.edges:
             for parent in parents:
@@ -146,7 +162,7 @@ class Network:
             for number, others in acting.items()
             if isinstance(self.nodes[number], Affine)
             and len(others) == 1
-            and isinstance(self.nodes[others[0]], (Rectifier, Maximum))
+            and isinstance(self.nodes[others[0]], Bent)
         )
 
 
@@ -157,18 +173,26 @@ def prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Netwo
     Raises:
         ValueError: an operation on the images is none that bounds are known of.
     """
-    graph = trace(function, shape)
+    graph, head = trace(function, shape), None
+    for number, node in list(graph.items()):
+        if isinstance(node, graphs.Last):
+            head = node.head
+            del graph[number]
     return Network(
         {number: _prepared(node, graph) for number, node in graph.items()},
         tuple((number, node.parents) for number, node in graph.items()),
+        head,
     )
 
 
 def _prepared(node: graphs.Node, graph: graphs.Graph) -> Node:
+    assert not isinstance(node, graphs.Last)
     if isinstance(node, graphs.Input):
         return Input(node.shape)
     if isinstance(node, graphs.Rectifier):
         return Rectifier(node.shape, node.negative_slope)
+    if isinstance(node, graphs.Elementwise):
+        return Elementwise(node.shape, node.kind)
     if isinstance(node, graphs.Maximum):
         return Maximum(node.shape)
     shapes = [graph[parent].shape for parent in node.parents]
@@ -186,10 +210,12 @@ def _prepared(node: graphs.Node, graph: graphs.Graph) -> Node:
     )
 
 
-def forward(node: Affine | Rectifier | Maximum, operands: Sequence[Array]) -> Array:
+def forward(node: Affine | Bent, operands: Sequence[Array]) -> Array:
     """Returns a node's value from its parents' values."""
     if isinstance(node, Rectifier):
         return jnp.maximum(operands[0], node.negative_slope * operands[0])
+    if isinstance(node, Elementwise):
+        return node.kind.value(operands[0])
     if isinstance(node, Maximum):
         return jnp.max(operands[0], axis=0)
     (value,) = node.linear(*operands)

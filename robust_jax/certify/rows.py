@@ -21,15 +21,16 @@ MOST_OF_IMAGE = 0.7
 
 
 class Lines(NamedTuple):
-    """Linear bounds of a rectifier or maximum in the value x in front of it, elementwise.
+    """Linear bounds of what is not linear in the value x in front of it, elementwise.
 
-    lower_slope * x <= value <= upper_slope * x + upper_offset; of a maximum the products are
-    summed over x's leading axis. Each has an axis of images in front.
+    lower_slope * x + lower_offset <= value <= upper_slope * x + upper_offset; of a maximum the
+    products are summed over x's leading axis. Each has an axis of images in front.
     """
 
     lower_slope: Float[Array, "b ..."]
     upper_slope: Float[Array, "b ..."]
     upper_offset: Float[Array, "b ..."]
+    lower_offset: Float[Array, "b ..."] | None = None
 
 
 class Window(NamedTuple):
@@ -253,11 +254,13 @@ def _before_lines(
     is_maximum = lines.lower_slope.ndim > lines.upper_offset.ndim
     if is_maximum:
         rows = as_whole(rows, origin, shape[1:])
-    lower, upper, offset = origin.of_rows(lines, rows)
+    lower, upper, offset, *others = origin.of_rows([x for x in lines if x is not None], rows)
     if slopes is not None:
         lower = jnp.where(lower == upper, lower, slopes)
     value = rows.value
     total = total + summed(jnp.minimum(value, 0) * offset)
+    for lower_offset in others:
+        total = total + summed(jnp.maximum(value, 0) * lower_offset)
     value = value[:, None] if is_maximum else value
     return Rows(value * jnp.where(value > 0, lower, upper), rows.window), total
 
@@ -295,14 +298,32 @@ def _before_affine(
     return found, total
 
 
+class Ball(NamedTuple):
+    """Images within an L2 radius of some.
+
+    Attributes:
+        centre: these [b 1 ...].
+        radius: of all.
+    """
+
+    centre: Float[Array, "b ..."]
+    radius: Float[Array, ""]
+
+
 def at_input(
     lower: Float[Array, "b ..."], upper: Float[Array, "b ..."], rows: Rows,
-    total: Float[Array, " n"], origin: Origin,
+    total: Float[Array, " n"], origin: Origin, ball: Ball | None = None,
 ) -> Float[Array, " n"]:  # fmt: skip
-    """Returns the lower bounds: -inf where no number comes out."""
+    """Returns the lower bounds over a box, in a ball where one is given: -inf for no number."""
     lower, upper = origin.of_rows((lower, upper), rows)
-    total = total + summed(rows.value * jnp.where(rows.value > 0, lower, upper))
-    return jnp.where(jnp.isnan(total), -jnp.inf, total)
+    found = total + summed(rows.value * jnp.where(rows.value > 0, lower, upper))
+    if ball is not None:
+        # A window's places outside the image are none.
+        centre, inside = origin.of_rows((ball.centre, jnp.ones_like(ball.centre)), rows)
+        square = summed(jnp.square(rows.value * inside))
+        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        found = jnp.fmax(found, total + summed(rows.value * centre) - ball.radius * length)
+    return jnp.where(jnp.isnan(found), -jnp.inf, found)
 
 
 def summed(x: Float[Array, "n ..."]) -> Float[Array, " n"]:

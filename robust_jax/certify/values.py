@@ -1,8 +1,8 @@
 """What stands for a value while a network becomes a graph: an array, or what depends on images."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 from jax.core import Tracer
@@ -16,26 +16,60 @@ class Symbol:
     node: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Sign:
-    """Where the value of a node is >= 0, or > 0: at 0 both sides of a rectifier agree."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Term:
+    """An operation on what depends on the images: no node of its own, but perhaps part of one.
 
-    node: int
+    Attributes:
+        operation: its name.
+        params: of the operation.
+        operands: what it acts on.
+    """
+
+    operation: str
+    params: Mapping[str, Any]
+    operands: "tuple[Value, ...]"
 
 
-Value = Symbol | Sign | ArrayLike
+Value = Symbol | Term | ArrayLike
 
 
 def are_arrays(values: Sequence[Value]) -> TypeGuard[Sequence[ArrayLike]]:
     """Returns whether none of these depends on the images."""
-    return not any(isinstance(x, (Symbol, Sign)) for x in values)
+    return not any(isinstance(x, (Symbol, Term)) for x in values)
 
 
 def is_known(x: Value) -> TypeGuard[ArrayLike]:
     """Returns whether this is an array whose numbers can be looked at."""
-    return not isinstance(x, (Symbol, Sign, Tracer))
+    return not isinstance(x, (Symbol, Term, Tracer))
 
 
 def is_zero(x: Value) -> bool:
     """Returns whether this is known to be zero everywhere."""
-    return is_known(x) and not np.any(np.asarray(x))
+    return number_of(x) == 0
+
+
+def number_of(x: Value) -> float | None:
+    """Returns the number that this is known to be everywhere, None where it is none."""
+    if not is_known(x):
+        return None
+    found = np.asarray(x)
+    if not found.size or np.any(found != found.flat[0]):
+        return None
+    return float(found.flat[0])
+
+
+def is_sign(term: Term) -> bool:
+    """Returns whether this says where its first operand is positive, or where it is negative.
+
+    At zero a rectifier's sides agree.
+    """
+    return term.operation in ("ge", "gt", "le", "lt") and is_zero(term.operands[1])
+
+
+def unknown_operation(term: Term) -> str:
+    """Returns the name of the first operation in a term that is not the sign of a value."""
+    for x in term.operands:
+        if isinstance(x, Term) and not is_sign(x):
+            return unknown_operation(x)
+    return term.operation

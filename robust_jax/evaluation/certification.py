@@ -203,7 +203,7 @@ def describe(certifier: Smoothing | Margins) -> str:
         return f"majority under noise of sigma {certifier.sigma:.4g}{drawn}, l2{asked}"
     rule = "the vote" if certifier.of == "vote" else "the mean logit, where the vote is right"
     slopes = "" if certifier.ascent is None else " of optimised slopes"
-    return f"{rule}, by {certifier.bound} bounds{slopes}, linf eps {certifier.eps:.4g}"
+    return f"{rule}, by {certifier.bound} bounds{slopes}, {certifier.norm} eps {certifier.eps:.4g}"
 
 
 def summarize(

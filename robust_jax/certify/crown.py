@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
-from robust_jax.certify.heads import interval_behind, margins_behind
+from robust_jax.certify.heads import behind
 from robust_jax.certify.intervals import Bounds, intersection
 from robust_jax.certify.network import Bent, Input, Network, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
@@ -214,9 +214,7 @@ def _margins(
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
     if network.head is not None:
-        lower, upper = interval_behind(network.head, lower, upper)
-        interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
-        margins = jnp.fmax(margins_behind(network.head, margins), jnp.where(is_own, 0, interval))
+        margins = behind(network.head, margins, lower, upper, is_own)
     return margins.reshape(len(images), *shape[1:])
 
 

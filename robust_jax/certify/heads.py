@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Head = Literal["softmax", "log_softmax"]
 
@@ -47,3 +47,24 @@ def margins_behind(head: Head, margins: Float[Array, "... c"]) -> Float[Array, "
     # The label's own exp(0) is the 1 of the sum.
     total = jnp.sum(jnp.exp(-margins), axis=-1, keepdims=True)
     return jnp.where(margins >= 0, -jnp.expm1(-margins) / total, jnp.tanh(margins / 2))
+
+
+def behind(
+    head: Head,
+    margins: Float[Array, "... c"],
+    lower: Float[Array, "... c"],
+    upper: Float[Array, "... c"],
+    is_own: Bool[Array, "... c"],
+) -> Float[Array, "... c"]:
+    """Returns lower bounds of the label's value less each class's, from all that is known.
+
+    Args:
+        head: what lies behind the scores.
+        margins: lower bounds of the scores' margins, 0 for the label itself.
+        lower: smallest scores.
+        upper: largest scores.
+        is_own: which class is the label.
+    """
+    lower, upper = interval_behind(head, lower, upper)
+    own = jnp.sum(jnp.where(is_own, lower, 0), axis=-1, keepdims=True)
+    return jnp.fmax(margins_behind(head, margins), jnp.where(is_own, 0, own - upper))

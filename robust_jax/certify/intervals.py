@@ -1,20 +1,24 @@
 """Bounds of every value in a network over a box of images, from those of its operands alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from robust_jax.certify.heads import interval_behind
+from robust_jax.certify.checks import check_classes, shape_of
+from robust_jax.certify.heads import behind, interval_behind
 from robust_jax.certify.network import (
     Affine,
     Bent,
     Elementwise,
     Input,
+    Network,
     Rectifier,
     forward,
     prepare,
@@ -61,6 +65,56 @@ def interval_bounds(
         Gowal et al., "On the effectiveness of interval bound propagation for training verifiably
         robust models", 2018, section 3.
     """
+    box = _checked(lower, upper)
+    return _interval_bounds(as_pytree(function), *box)
+
+
+def interval_margins(
+    function: Callable[[Array], Array], lower: ArrayLike, upper: ArrayLike, labels: ArrayLike
+) -> Float[Array, "b *m c"]:
+    """Returns lower bounds of logit_label - logit_c for all images between two, for each class c.
+
+    What is linear at the function's end is bounded as the difference that it makes, not logit by
+    logit: the bounds are nowhere looser than a difference of `interval_bounds`. They can be
+    differentiated, by the weights too, inside a trace.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
+        >>> box = images - 0.125, images + 0.125
+        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
+        [[0.0, 0.5]]
+
+    Args:
+        function: see `interval_bounds`; from images to logits [b c], or to several networks'
+            [b m c], a row from its own image alone.
+        lower: smallest images [b ...], float32.
+        upper: largest images [b ...].
+        labels: class of each [b].
+
+    Guarantees:
+        Those of `interval_bounds`: where no number comes out they are -inf, and 0 of the label.
+
+    Raises:
+        ValueError: as `interval_bounds`, or the value is not one of logits.
+
+    References:
+        Gowal et al., 2018, section 3 ("elision of the last layer").
+    """
+    box, labels = _checked(lower, upper), jnp.asarray(labels)
+    if labels.shape != box.lower.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"Expected labels of shape {labels.shape} and dtype {labels.dtype} to be integers "
+            f"[{len(box.lower)}]."
+        )
+    function = as_pytree(function)
+    shape = jax.eval_shape(lambda x: function(x), box.lower)
+    check_classes(labels, shape_of(shape, "[b c] or [b m c]", len(labels))[-1])
+    return _interval_margins(function, *box, labels)
+
+
+def _checked(lower: ArrayLike, upper: ArrayLike) -> Bounds:
+    """Returns the images as arrays; raises ValueError where they are not the ends of a box."""
     lower, upper = jnp.asarray(lower), jnp.asarray(upper)
     for name, array in (("lower", lower), ("upper", upper)):
         if array.dtype != jnp.float32 or array.shape != lower.shape:
@@ -73,18 +127,73 @@ def interval_bounds(
         crossed = np.flatnonzero(np.asarray(lower) > np.asarray(upper))
         if len(crossed):
             raise ValueError(f"Expected lower <= upper, found more at {len(crossed)} places.")
-    return _interval_bounds(as_pytree(function), lower, upper)
+    return Bounds(lower, upper)
 
 
 @compiled
 def _interval_bounds(function: Callable[[Array], Array], lower: Array, upper: Array) -> Bounds:
     network = prepare(function, lower.shape)
-    known = {0: sure(Bounds(lower, upper))}
+    found = _through(network, Bounds(lower, upper))[network.last]
+    return found if network.head is None else sure(Bounds(*interval_behind(network.head, *found)))
+
+
+@compiled
+def _interval_margins(
+    function: Callable[[Array], Array], lower: Array, upper: Array, labels: Int[Array, " b"]
+) -> Float[Array, "b *m c"]:
+    # Of one image: which axis of a value inside is that of images, a function does not say.
+    network = prepare(function, (1, *lower.shape[1:]))
+
+    def of_one(lower: Array, upper: Array, label: Array) -> Float[Array, "*m c"]:
+        return _margins(network, Bounds(lower[None], upper[None]), label)
+
+    return jax.vmap(of_one)(lower, upper, labels)
+
+
+def _margins(network: Network, box: Bounds, label: Int[Array, ""]) -> Float[Array, "*m c"]:
+    """Returns lower bounds of the label's logit less each, of one image."""
+    last, known = network.nodes[network.last], _through(network, box)
+    _, *members, num_classes = last.shape
+    own = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+    if isinstance(last, Affine):
+        differences = own[None] - jnp.eye(num_classes)
+        alone = jnp.eye(math.prod(members))
+        functions = jnp.einsum("mn,ck->mcnk", alone, differences).reshape(-1, *last.shape)
+        parents = [known[parent] for parent in network.parents[network.last]]
+        found = jax.vmap(lambda each: _smallest(last, each, parents))(functions)
+    else:
+        smallest, largest = known[network.last]
+        found = jnp.sum(jnp.where(own > 0, smallest, 0.0), axis=-1, keepdims=True) - largest
+    found = found.reshape(*members, num_classes)
+    found = jnp.where(jnp.isnan(found), -jnp.inf, found)
+    is_own = own.reshape(*[1] * len(members), num_classes) > 0
+    found = jnp.where(is_own, 0.0, found)
+    if network.head is None:
+        return found
+    scores = (each.reshape(found.shape) for each in known[network.last])
+    return behind(network.head, found, *scores, is_own)
+
+
+def _smallest(
+    node: Affine, coefficients: Float[Array, "..."], parents: Sequence[Bounds]
+) -> Float[Array, ""]:
+    """Returns the least value of a linear function of a node's value."""
+    found = jnp.zeros(())
+    if node.offset is not None:
+        found += jnp.sum(coefficients * node.offset)
+    for weights, box in zip(node.transposed(coefficients), parents, strict=True):
+        centre, radius = (box.upper + box.lower) / 2, (box.upper - box.lower) / 2
+        found += jnp.sum(weights * centre - jnp.abs(weights) * radius)
+    return found
+
+
+def _through(network: Network, box: Bounds) -> dict[int, Bounds]:
+    """Returns bounds of every node's value, by its number."""
+    known = {0: sure(box)}
     for number, node in network.nodes.items():
         if not isinstance(node, Input):
             known[number] = propagate(node, [known[p] for p in network.parents[number]])
-    found = known[network.last]
-    return found if network.head is None else sure(Bounds(*interval_behind(network.head, *found)))
+    return known
 
 
 def propagate(node: Affine | Bent, parents: Sequence[Bounds]) -> Bounds:

@@ -9,6 +9,7 @@ from robust_jax.methods.dropout import Dropout, MonteCarloDropout
 from robust_jax.methods.dverge import DVERGE, Distillation
 from robust_jax.methods.grad_div import Concentration, GradDiv
 from robust_jax.methods.gradient_alignment import Coherence, GradientAlignment
+from robust_jax.methods.interval_bound_propagation import IBP, WorstCase
 from robust_jax.methods.kap import KAP
 from robust_jax.methods.kap_layers import ActivationNoise, KernelPooling
 from robust_jax.methods.kap_pool import KernelPool
@@ -33,6 +34,7 @@ from robust_jax.models import InputNoise, LayerChange
 
 __all__ = [
     "DVERGE",
+    "IBP",
     "KAP",
     "MART",
     "PARL",
@@ -78,4 +80,5 @@ __all__ = [
     "Term",
     "TransferabilityReducedSmooth",
     "Value",
+    "WorstCase",
 ]

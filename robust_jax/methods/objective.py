@@ -18,7 +18,7 @@ from robust_jax.methods.terms import Epoch, Pass, Value
 from robust_jax.models import EnsembleConfig, Mode
 from robust_jax.models.changes import check_names, on_images
 from robust_jax.models.ensemble import map_members, of_ensemble
-from robust_jax.types import MethodView, Task, Variables
+from robust_jax.types import Batch, MethodView, Task, Variables
 
 T = TypeVar("T")
 TRAINING = Mode(train=True, deterministic=False)
@@ -60,7 +60,8 @@ def objective(
         views: of the method, which the terms' attacks see.
 
     Raises:
-        ValueError: a term attacks a view that there is not, or asks members where there are draws.
+        ValueError: a term attacks a view that there is not, asks members where there are draws, or
+            asks of a layer what cannot be asked of it.
     """
     terms = config.all_terms
     for term in terms:
@@ -87,7 +88,8 @@ def objective(
             epoch = Epoch(epochs.at(step), epochs.count)
         passed = Pass(
             runs, view, config.vote, variables, batch,
-            key=key, asked=asked, epoch=epoch, label_smoothing=config.label_smoothing,
+            key=key, asked=asked, epoch=epoch, step=jnp.asarray(step),
+            label_smoothing=config.label_smoothing,
         )  # fmt: skip
         values = [term(passed) for term in terms]
         total = functools.reduce(jnp.add, [value.value for value in values])
@@ -96,7 +98,18 @@ def objective(
     def in_run(epochs: Epochs) -> Loss:
         return functools.partial(loss, epochs=epochs)
 
+    if any(term.tried for term in terms):
+        _try(loss, task, init)
     return loss, in_run if any(term.epochs for term in terms) else None
+
+
+def _try(loss: Loss, task: Task, init: Init) -> None:
+    """Traces a loss on the shapes of one image."""
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda key: init(key=key), key)
+    image, label = jnp.zeros((1, *task.input_shape)), jnp.zeros(1, jnp.int32)
+    batch = Batch(image, label, label == 0, label)
+    jax.eval_shape(lambda *given: loss(*given, key=key, step=0), variables, batch)
 
 
 def _report(config: MethodConfig, passed: Pass, values: Sequence[Value]) -> Report:

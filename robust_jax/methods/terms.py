@@ -49,6 +49,7 @@ class Pass:
         key: of the step; None where nothing is drawn.
         asked: by all terms.
         epoch: of the step.
+        step: number of the step in its run, from 0.
         label_smoothing: of cross-entropies.
         moved: collections as the passes so far have moved them.
     """
@@ -61,6 +62,7 @@ class Pass:
     key: Key[Array, ""] | None
     asked: Asked
     epoch: Epoch
+    step: Int[Array, ""]
     label_smoothing: float
     moved: Variables = dataclasses.field(default_factory=dict)
     _adversarial: dict[tuple[Attack, str], Members] = dataclasses.field(default_factory=dict)
@@ -188,6 +190,7 @@ class Term(abc.ABC):
         gradients: does it ask for `Pass.gradients`?
         epochs: does it ask for `Pass.epoch`?
         one_by_one: does it ask `Pass.over_members`?
+        tried: is the loss traced where it is made, since not every network's layers can be asked?
         pairs_of_members: is it of an ensemble of at least two members?
     """
 
@@ -195,6 +198,7 @@ class Term(abc.ABC):
     gradients: ClassVar[bool] = False
     epochs: ClassVar[bool] = False
     one_by_one: ClassVar[bool] = False
+    tried: ClassVar[bool] = False
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

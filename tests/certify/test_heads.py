@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from scipy import special
 
-from robust_jax.certify import crown_margins, interval_bounds
+from robust_jax.certify import crown_margins, interval_bounds, interval_margins
 from robust_jax.certify.graph import Last
 from robust_jax.certify.heads import interval_behind, margins_behind
 from robust_jax.certify.interpreter import trace
@@ -96,6 +96,9 @@ def test_margins_behind_a_head():
     lower, upper = interval_bounds(HEADS["softmax"], images - 0.1, images + 0.1)
     own = np.arange(4)[None] == labels[:, None]
     interval = np.where(own, 0, np.take_along_axis(np.asarray(lower), labels[:, None], 1) - upper)
+    elided = interval_margins(HEADS["softmax"], images - 0.1, images + 0.1, labels)
+    # Of a linear function the differences of the scores are exact by intervals too.
+    np.testing.assert_allclose(elided, probabilities, atol=1e-6)
     expected = np.maximum(margins_behind("softmax", scores), interval)
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
     assert np.any(expected > interval + 0.01)

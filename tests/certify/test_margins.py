@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from robust_jax import evaluation, voting
-from robust_jax.certify import Margins, SlopeAscent, crown_margins, smallest_margin
+from robust_jax.certify import (
+    Margins,
+    SlopeAscent,
+    crown_margins,
+    interval_bounds,
+    interval_margins,
+    smallest_margin,
+)
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.protocol import Evaluation, Selection
@@ -22,7 +29,7 @@ EPS = 0.02
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("bound", ["crown", "interval"])
+@pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
 def test_a_linear_function_against_the_closed_form(bound):
     images = np.random.default_rng(1).uniform(0.1, 0.9, (20, 6)).astype(np.float32)
     labels = np.argmax(images @ WEIGHTS, axis=1)
@@ -30,7 +37,7 @@ def test_a_linear_function_against_the_closed_form(bound):
     for image, label, margin in zip(images, labels, found.margin, strict=True):
         others = [c for c in range(3) if c != label]
         difference = WEIGHTS[:, [label]] - WEIGHTS[:, others]
-        # CROWN knows that both logits see the same image, intervals do not.
+        # Both logits see the same image, which a difference of their intervals does not know.
         reach = np.abs(difference).sum(0)
         if bound == "interval":
             reach = np.abs(WEIGHTS[:, [label]]).sum(0) + np.abs(WEIGHTS[:, others]).sum(0)
@@ -166,7 +173,7 @@ def outvoted(images):
     return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
 
 
-@pytest.mark.parametrize("bound", ["crown", "interval"])
+@pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
 @pytest.mark.parametrize("vote", get_args(voting.Vote))
 def test_the_vote_is_certified_and_not_the_mean_logit(vote, bound):
     """The mean logit is (10, 2); every other rule decides for class 1."""
@@ -185,6 +192,37 @@ def ensemble(weights, images):
     first, second = weights
     hidden = jax.nn.relu(jnp.einsum("bi,mio->mbo", images - 0.5, first))
     return jnp.einsum("mbo,moc->mbc", hidden, second)
+
+
+def test_elided_intervals_lie_between_intervals_and_what_corners_reach():
+    """Of several networks, whose margins do not mix, and of ReLUs last, with nothing to elide."""
+    rng, eps = np.random.default_rng(4), 0.05
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4, 5), (3, 5, 3))]
+    images = rng.uniform(eps, 1 - eps, (6, 4)).astype(np.float32)
+    labels = np.arange(6) % 3
+    corners = np.stack(np.meshgrid(*[[-eps, eps]] * 4), -1).reshape(-1, 1, 4).astype(np.float32)
+
+    def networks(x):
+        return jnp.moveaxis(ensemble(weights, x), 0, 1)
+
+    for function in (networks, lambda x: jax.nn.relu(networks(x)[:, 0])):
+
+        @jax.jit
+        def run(images, function=function):
+            box = images - eps, images + eps
+            near = jax.vmap(function)(images[None] + corners)
+            return interval_margins(function, *box, labels), interval_bounds(function, *box), near
+
+        found, (lower, upper), near = run(images)
+
+        def of_label(array):
+            places = labels.reshape(-1, *[1] * (array.ndim - 1))
+            return np.take_along_axis(np.asarray(array), places, -1)
+
+        reached = np.min([of_label(each) - each for each in near], axis=0)
+        others = np.arange(3) != labels.reshape(-1, *[1] * (lower.ndim - 1))
+        assert np.all(np.where(others, of_label(lower) - upper, 0) <= found + 1e-5)
+        assert np.all(found <= np.where(others, reached, 0) + 1e-5)
 
 
 @pytest.mark.slow

@@ -72,6 +72,12 @@ METHODS: dict[str, methods.MethodConfig] = {
         attack=PGD(ThreatModel("l2", 0.5), num_steps=2, start_sigma=0.01, keep="last"),
     ),
     "sap": methods.StochasticActivationPruning(network=TINY_CNN, num_draws=3),
+    "ibp": methods.IBP(
+        network=CNNConfig(widths=(6,), strides=(2,), conv_bias=True, norm=False, hidden=(16,)),
+        eps=0.02,
+        warmup_steps=0,
+        ramp_steps=0,
+    ),
 }
 
 
@@ -142,7 +148,7 @@ class Built:
 
 
 # Each is another setting of a method above, or its later objective.
-VARIANTS = ("kap_other_switches", "pdd_deg", "parl_parameters", "mart")
+VARIANTS = ("kap_other_switches", "pdd_deg", "parl_parameters", "mart", "ibp")
 
 
 @pytest.fixture(

@@ -126,8 +126,8 @@ def margins_of(function, images, labels):
 def attacked(network, weights, images, labels, eps, draws):
     """Returns the smallest margins found in a ball, the largest logits, and interval margins.
 
-    Of uniform images, and for each margin of the corner that its gradient points to, from the
-    centre and from the best corner before.
+    Of uniform images, and for each margin of the corners that its gradients at the centre and at
+    one of these point to.
     """
     function = Partial(network, weights)
     lower, upper = jnp.clip(images - eps, 0, 1), jnp.clip(images + eps, 0, 1)
@@ -141,12 +141,12 @@ def attacked(network, weights, images, labels, eps, draws):
         )(x)
         return jnp.where(gradient > 0, lower, upper)
 
-    for x in (images, near[0]):
-        for _ in range(2):
-            corners = jax.vmap(one, in_axes=(0, None))(jnp.arange(count), x)
-            values = lax.map(lambda x: margins_of(function, x, labels), corners)
-            found = jnp.minimum(found, jnp.min(values, axis=0))
-            x = corners[count // 2]
+    x = images
+    for _ in range(2):
+        corners = jax.vmap(one, in_axes=(0, None))(jnp.arange(count), x)
+        values = lax.map(lambda x: margins_of(function, x, labels), corners)
+        found = jnp.minimum(found, jnp.min(values, axis=0))
+        x = near[0]
     bounds = interval_bounds(function, lower, upper)
     own = jnp.zeros_like(bounds.lower) + jnp.take_along_axis(
         bounds.lower,

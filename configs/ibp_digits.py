@@ -4,7 +4,19 @@
     python train.py configs/ibp_digits.py:standard         # clean training
     python train.py configs/ibp_digits.py:adversarial      # PGD adversarial training
 
-Ours: not yet run.
+Ours, eps = .1, all 355 test images, mean of seeds 0, 1, 2 (%, intervals of up to 5 points a seed;
+60 to 100 seconds of CPU time a seed, AutoAttack and certificates included):
+
+| variant     | natural | PGD-40 | AutoAttack | by intervals | logit by logit | by CROWN |
+|-------------|---------|--------|------------|--------------|----------------|----------|
+| default     | 98.22   | 90.52  | 89.77      | 86.76        | 29.11          | 81.97    |
+| standard    | 97.46   | 47.14  | 44.41      |  0.00        |  0.00          | 13.90    |
+| adversarial | 98.87   | 89.39  | 88.73      |  0.00        |  0.00          | 22.16    |
+
+"By intervals" has the last layer's differences elided, as the loss has: of a network trained so it
+certifies more than CROWN, whose relaxations of open ReLUs pass below zero. No certified image fell.
+Checks flag saturated logits on 3 to 6 % of the images of `standard` and `adversarial`, none of
+`default`.
 """
 
 from robust_jax.attacks import PGD, ThreatModel

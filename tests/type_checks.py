@@ -43,7 +43,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     with warnings.catch_warnings():
         # Of types that other packages write in the old way.
         warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
-        return beartype.beartype(function)
+        checks = beartype.beartype(function)
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (function if jaxtyping.config.jaxtyping_disable else checks)(*args, **kwargs)
+
+    return run
 
 
 def _has_shape(annotation: object) -> bool:

@@ -5,9 +5,8 @@ is compiled is one node's work (`rows.py`): it serves all images, and every laye
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,12 @@ from numpy.typing import ArrayLike
 
 from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
+from robust_jax.certify.functions import Functions, rows_of
 from robust_jax.certify.heads import behind
-from robust_jax.certify.intervals import Bounds, intersection
-from robust_jax.certify.network import Bent, Input, Network, prepare
+from robust_jax.certify.intervals import Bounds, elided, intersection
+from robust_jax.certify.network import Bent, Input, Network, Node, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
-from robust_jax.certify.rows import Ball, Origin, Rows, Window
+from robust_jax.certify.rows import Ball
 from robust_jax.runtime.compilation import at_top_level, jitted
 from robust_jax.runtime.live import as_pytree, compiled
 
@@ -44,26 +44,6 @@ HOST_DECIDES = (
 
 IMAGES_AT_ONCE = 8
 """Images whose values are bounded together: backward passes of all of them fill the chunks."""
-
-
-class Functions(NamedTuple):
-    """Linear functions of a node's value, each of one image: first place's value less another's.
-
-    Attributes:
-        image: number of each one's image [n].
-        place: of the value, flat [n].
-        side: 1 or -1, times the value there [n], float32.
-        less: place whose value is subtracted; None for none.
-    """
-
-    image: Array | np.ndarray
-    place: Array | np.ndarray
-    side: Array | np.ndarray
-    less: Array | np.ndarray | None = None
-
-    def at(self, chosen: np.ndarray) -> "Functions":
-        """Returns some of them."""
-        return jax.tree.map(lambda each: each[chosen], self)
 
 
 def crown_margins(
@@ -105,7 +85,7 @@ def crown_margins(
     Guarantees:
         They hold up to the rounding of float32, in which products are computed on every device,
         are exact for eps=0 and for linear functions (in L2 where the box does not cut the ball),
-        and are nowhere looser than the difference of `interval_bounds`. Where no number comes
+        and are nowhere looser than `interval_margins`. Where no number comes
         out (infinite weights, NaN) they are -inf. An image's margins depend on that image alone.
         There is no derivative.
 
@@ -203,19 +183,35 @@ def _margins(
         chunks = lower_bounds(relaxed, last, functions, chunk_size, ascent)
         return jnp.concatenate(chunks)[: len(image)].reshape(interval.shape)
 
-    margins = jnp.fmax(at_last(relaxed, None), interval)
+    margins = jnp.fmax(at_last(relaxed, None), jnp.fmax(interval, elided_of(relaxed, labels)))
     if ascent is not None:
         if ascent.intermediate and size is not None:
             tighter = Relaxed.of(network, box, ball)
             relax(tighter, size, ascent, relaxed.known)
             relaxed = tighter
-        margins = jnp.fmax(margins, at_last(relaxed, ascent))
+        found = jnp.fmax(at_last(relaxed, ascent), elided_of(relaxed, labels))
+        margins = jnp.fmax(margins, found)
     margins = jnp.where(jnp.isnan(margins), -jnp.inf, margins)
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     margins = jnp.where(is_own, 0, margins)
     if network.head is not None:
         margins = behind(network.head, margins, lower, upper, is_own)
     return margins.reshape(len(images), *shape[1:])
+
+
+def elided_of(relaxed: Relaxed, labels: Int[Array, " b"]) -> Float[Array, "b m c"]:
+    """Returns margins by the bounds in front of the last layer, as `interval_margins`."""
+    last, known = relaxed.network.last, relaxed.known
+    parents = [known[parent] for parent in relaxed.network.parents[last]]
+    found = _elided(relaxed.network.nodes[last], parents, known[last], labels)
+    return found.reshape(len(labels), -1, found.shape[-1])
+
+
+@jitted
+def _elided(
+    node: Node, parents: Sequence[Bounds], scores: Bounds, labels: Int[Array, " b"]
+) -> Float[Array, "b *m c"]:
+    return jax.vmap(functools.partial(elided, node))(parents, scores, labels)
 
 
 @functools.partial(compiled, static_argnames=("shape",))
@@ -307,29 +303,9 @@ def lower_bounds(
     for start in range(0, count, chunk_size):
         chosen = np.minimum(np.arange(start, start + chunk_size), count - 1)
         chunk = functions.at(chosen)
-        rows, origin = _start(chunk, shape=shape)
+        rows, origin = rows_of(chunk, shape=shape)
         if ascent is None:
             found.append(relaxed.lower_bounds(number, rows, origin))
         else:
             found.append(ascent.lower_bounds(relaxed, number, rows, origin))
     return found
-
-
-@functools.partial(jitted, static_argnames=("shape",))
-def _start(functions: Functions, *, shape: tuple[int, ...]) -> tuple[Rows, Origin]:
-    """Returns functions as rows; of one place in an image as windows of that place."""
-    place, side = jnp.asarray(functions.place), jnp.asarray(functions.side)[:, None]
-    image = jnp.asarray(functions.image)
-    if functions.less is None and len(shape) == 4 and shape[0] == 1:
-        _, height, width, channels = shape
-        position = jnp.stack([place // (width * channels), place // channels % width], axis=1)
-        value = side * jax.nn.one_hot(place % channels, channels, dtype=jnp.float32)
-        window = Window((1, 1), (1, 1), (0, 0), (height - 1, width - 1))
-        if window.fits(shape):
-            return Rows(value[:, None, None], window), Origin(image, position)
-    size = math.prod(shape)
-    value = side * jax.nn.one_hot(place, size, dtype=jnp.float32)
-    if functions.less is not None:
-        value -= side * jax.nn.one_hot(functions.less, size, dtype=jnp.float32)
-    position = jnp.zeros((len(value), 2), jnp.int32)
-    return Rows(value.reshape(-1, *shape)), Origin(image, position)

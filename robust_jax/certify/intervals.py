@@ -19,6 +19,7 @@ from robust_jax.certify.network import (
     Elementwise,
     Input,
     Network,
+    Node,
     Rectifier,
     forward,
     prepare,
@@ -145,40 +146,51 @@ def _interval_margins(
     network = prepare(function, (1, *lower.shape[1:]))
 
     def of_one(lower: Array, upper: Array, label: Array) -> Float[Array, "*m c"]:
-        return _margins(network, Bounds(lower[None], upper[None]), label)
+        known = _through(network, Bounds(lower[None], upper[None]))
+        scores = known[network.last]
+        parents = [known[parent] for parent in network.parents[network.last]]
+        found = elided(network.nodes[network.last], parents, scores, label)
+        if network.head is None:
+            return found
+        is_own = jax.nn.one_hot(label, found.shape[-1], dtype=bool)
+        lower, upper = (each.reshape(found.shape) for each in scores)
+        return behind(network.head, found, lower, upper, jnp.broadcast_to(is_own, found.shape))
 
     return jax.vmap(of_one)(lower, upper, labels)
 
 
-def _margins(network: Network, box: Bounds, label: Int[Array, ""]) -> Float[Array, "*m c"]:
-    """Returns lower bounds of the label's logit less each, of one image."""
-    last, known = network.nodes[network.last], _through(network, box)
-    _, *members, num_classes = last.shape
+def elided(
+    node: Node, parents: Sequence[Bounds], scores: Bounds, label: Int[Array, ""]
+) -> Float[Array, "*m c"]:
+    """Returns lower bounds of one image's score of the label less each class's, 0 of the label.
+
+    Args:
+        node: whose value the scores [1 *m c] are.
+        parents: bounds of the values that it acts on.
+        scores: bounds of its value.
+        label: the class.
+    """
+    _, *members, num_classes = node.shape
     own = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-    if isinstance(last, Affine):
-        differences = own[None] - jnp.eye(num_classes)
-        alone = jnp.eye(math.prod(members))
-        functions = jnp.einsum("mn,ck->mcnk", alone, differences).reshape(-1, *last.shape)
-        parents = [known[parent] for parent in network.parents[network.last]]
-        found = jax.vmap(lambda each: _smallest(last, each, parents))(functions)
+    if isinstance(node, Affine):
+        differences = own[None] - jnp.eye(num_classes, dtype=jnp.float32)
+        alone = jnp.eye(math.prod(members), dtype=jnp.float32)
+        functions = alone[:, None, :, None] * differences[None, :, None, :]
+        functions = functions.reshape(-1, *node.shape)
+        found = jax.vmap(lambda each: _smallest(node, each, parents))(functions)
     else:
-        smallest, largest = known[network.last]
+        smallest, largest = scores
         found = jnp.sum(jnp.where(own > 0, smallest, 0.0), axis=-1, keepdims=True) - largest
     found = found.reshape(*members, num_classes)
     found = jnp.where(jnp.isnan(found), -jnp.inf, found)
-    is_own = own.reshape(*[1] * len(members), num_classes) > 0
-    found = jnp.where(is_own, 0.0, found)
-    if network.head is None:
-        return found
-    scores = (each.reshape(found.shape) for each in known[network.last])
-    return behind(network.head, found, *scores, is_own)
+    return jnp.where(own.reshape(*[1] * len(members), num_classes) > 0, 0.0, found)
 
 
 def _smallest(
     node: Affine, coefficients: Float[Array, "..."], parents: Sequence[Bounds]
 ) -> Float[Array, ""]:
     """Returns the least value of a linear function of a node's value."""
-    found = jnp.zeros(())
+    found = jnp.zeros((), jnp.float32)
     if node.offset is not None:
         found += jnp.sum(coefficients * node.offset)
     for weights, box in zip(node.transposed(coefficients), parents, strict=True):

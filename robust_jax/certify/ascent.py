@@ -41,7 +41,7 @@ class SlopeAscent:
         1993.
     """
 
-    num_steps: int = 30
+    num_steps: int = 40
     step_size: float = 0.03
     intermediate: bool = True
 

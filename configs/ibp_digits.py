@@ -14,8 +14,8 @@ Ours, eps = .1, all 355 test images, mean of seeds 0, 1, 2 (%, intervals of up t
 | adversarial | 98.87   | 89.39  | 88.73      |  0.00        |  0.00          | 22.16    |
 
 "By intervals" has the last layer's differences elided, as the loss has. "By CROWN" takes the larger
-of both bounds: of a network trained so, backward passes alone certify 81.97, as their relaxations of
-open ReLUs pass below zero. No certified image fell.
+of both bounds: of a network trained so, backward passes alone certify 81.97, as their relaxations
+of open ReLUs pass below zero. No certified image fell.
 Checks flag saturated logits on 3 to 6 % of the images of `standard` and `adversarial`, none of
 `default`.
 """

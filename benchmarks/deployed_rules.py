@@ -52,7 +52,7 @@ class Arguments:
     names: tuple[str, ...] = ("surrogate1", "parl5")
     eps: float = 0.05
     num_images: int = 24
-    out: pathlib.Path = pathlib.Path("benchmarks/results")
+    out: pathlib.Path = pathlib.Path("runs/deployed_rules")
 
 
 def members_of(name: str, checkpoints: pathlib.Path) -> Partial:

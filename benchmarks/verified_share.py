@@ -51,7 +51,7 @@ class Arguments:
     names: tuple[str, ...] = ("resnet2b", "resnet4b")
     eps: tuple[int, ...] = (1, 2)
     ascent: bool = False
-    out: pathlib.Path = pathlib.Path("benchmarks/results")
+    out: pathlib.Path = pathlib.Path("runs/verified_share")
 
     @property
     def bound(self) -> str:

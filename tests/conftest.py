@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 import types
+from collections import Counter
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -119,6 +120,13 @@ def pytest_itemcollected(item):
     if "torn_reads" in item.fixturenames:
         let_pass = "ignore::pytest.PytestUnraisableExceptionWarning"
         item.add_marker(pytest.mark.filterwarnings(let_pass))
+
+
+@pytest.hookimpl(trylast=True)  # of what is left by then
+def pytest_collection_modifyitems(items):
+    """Files of few tests come first: the long ones are among them, and short ones fill the end."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: counts[item.path])
 
 
 def pytest_deselected(items):

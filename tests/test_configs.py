@@ -117,11 +117,9 @@ def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
 
 
 def _when_traced(spec) -> pytest.MarkDecorator:
-    """Layer sampling is traced block by block, for seconds: of one dataset, with one loss."""
-    file, variant = identify(spec).split(":")
-    alike = variant in ("block", "draws5", "draws15", "mean_cross_entropy", "mse")
-    is_alike = file in ("rls_mnist", "rls_svhn") or (file == "rls_cifar10" and alike)
-    return pytest.mark.nightly if is_alike else pytest.mark.slow
+    """Of a file's variants, which are much alike, the first alone is slow: each takes a second."""
+    first = identify(spec).endswith(":default") and not identify(spec).startswith("rls_svhn")
+    return pytest.mark.slow if first else pytest.mark.nightly
 
 
 # Traces the papers' networks; every variant is constructed by the quick tests.

@@ -17,7 +17,10 @@ from typing import ParamSpec, TypeVar
 
 import beartype
 import jaxtyping
-from beartype.roar import BeartypeDecorHintPep585DeprecationWarning
+from beartype.roar import (
+    BeartypeCallHintViolation,
+    BeartypeDecorHintPep585DeprecationWarning,
+)
 from jaxtyping import _import_hook
 
 P = ParamSpec("P")
@@ -47,7 +50,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return (function if jaxtyping.config.jaxtyping_disable else checks)(*args, **kwargs)
+        try:
+            return (function if jaxtyping.config.jaxtyping_disable else checks)(*args, **kwargs)
+        except BeartypeCallHintViolation as error:
+            raise jaxtyping.TypeCheckError(str(error)) from error
 
     return run
 

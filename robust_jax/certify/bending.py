@@ -74,7 +74,7 @@ def _above_clip(kind: Clip, box: _Box) -> tuple[Array, Array]:
     slope = (most - kind.low) / jnp.where(is_left, most - box.lower, 1)
     slope = jnp.where(is_left, slope, 1.0)
     shift = slope * box.lower
-    rounded = SLACK * (abs(kind.low) + jnp.abs(shift))
+    rounded = SLACK * (abs(kind.low) + jnp.abs(shift) + jnp.abs(most))
     offset = jnp.where(is_left, kind.low - shift + rounded, 0.0)
     is_lower = slope * box.middle + offset <= most
     is_line = is_lower & box.is_finite

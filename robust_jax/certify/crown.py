@@ -72,10 +72,10 @@ def crown_margins(
         norm: of the ball. In L2 a linear bound is least at eps times its length below the centre,
             or at a corner of the box around the ball where that is more.
         bounds: smallest and largest pixel value; the ball is cut to this box.
-        intermediate: where the bounds of the values in front of each rectifier and maximum come
-            from: "crown" sends one backward pass for every value whose interval leaves open
-            which linear piece it is on, "interval" takes the interval (quick, and loose in deep
-            networks).
+        intermediate: where the bounds of the values in front of what is not linear come from:
+            "crown" sends one backward pass for every value whose interval leaves open which linear
+            piece it is on, or a gap between lines, "interval" takes the interval (quick, and loose
+            in deep networks).
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
             proportional to it.
         ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN), after CROWN: no
@@ -160,7 +160,7 @@ def _margins(
     chunk_size: int,
     ascent: SlopeAscent | None,
 ) -> Float[Array, "b *m c"]:
-    network = _prepare(function, (1, *images.shape[1:]))
+    network = prepared(function, (1, *images.shape[1:]))
     last = network.last
     *_, num_classes = shape = network.nodes[last].shape
     check_classes(labels, num_classes)
@@ -215,7 +215,7 @@ def _elided(
 
 
 @functools.partial(compiled, static_argnames=("shape",))
-def _prepare(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Network:
+def prepared(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Network:
     """Returns the network of one image, whose value is known to be scores."""
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     shape_of(jax.eval_shape(lambda x: function(x), image), "[b c] or [b m c]", 1)

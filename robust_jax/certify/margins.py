@@ -22,6 +22,7 @@ from robust_jax.certify.crown import (
     BallNorm,
     Intermediate,
     crown_margins,
+    prepared,
     smallest_margin,
 )
 from robust_jax.certify.intervals import interval_bounds, interval_margins
@@ -45,7 +46,7 @@ class Margins:
             is above 1: bounds are computed in float32, without directed rounding.
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
-        ascent: of CROWN's lower slopes (alpha-CROWN), some ten times the price; None for none.
+        ascent: of CROWN's lower slopes (alpha-CROWN), some thirty times the price; None for none.
         norm: of the ball; intervals take the box around it.
 
     References:
@@ -100,10 +101,14 @@ class Margins:
 
         Args:
             logits: function `images -> logits [b c]` that bounds are known of, see
-                `crown_margins`; with a vote its members' logits [m b c].
+                `crown_margins`; with a vote its members' logits [m b c]. Not behind a softmax: the
+                tolerance is of the size of the scores.
             images: clean images [b ...], float32, in [0, 1].
             labels: their classes.
             vote: how members decide together: the margins are then those of the vote's scores.
+
+        Raises:
+            ValueError: see `crown_margins`, or the function ends in a softmax.
         """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         check_batch(images, labels, (0.0, 1.0))
@@ -113,6 +118,9 @@ class Margins:
         function = as_pytree(logits)
         if vote is not None:
             function = Partial(_by_image, function)
+        head = prepared(function, (1, *images.shape[1:])).head
+        if head is not None:
+            raise ValueError(f"Expected logits in front of the {head}, which hides their size.")
 
         def decided(margins: Array) -> Float[np.ndarray, " b"]:
             found = margins if vote is None else voting.margins(margins, labels, vote)

@@ -33,18 +33,16 @@ def _shifted_softmax(x: Array) -> Array:
     return values / jnp.sum(values, axis=-1, keepdims=True)
 
 
-def _softmax(x: Array) -> Array:
-    return jnp.exp(x) / jnp.sum(jnp.exp(x), axis=-1, keepdims=True)
-
-
 HEADS: tuple[tuple[Callable[[Array], Array], Head], ...] = (
     (jax.nn.softmax, "softmax"),
     (_shifted_softmax, "softmax"),
-    (_softmax, "softmax"),
     (jax.nn.log_softmax, "log_softmax"),
-    (lambda x: jnp.log(jax.nn.softmax(x)), "log_softmax"),
 )
-"""Functions of scores [... c] that are looked for in a function's value."""
+"""Functions of scores [... c] that are looked for in a function's value.
+
+Of those that overflow or underflow in float32, as exp(x) / sum(exp(x)) and log(softmax(x)), bounds
+of what they are in the reals would be none.
+"""
 
 
 class Traced(NamedTuple):

@@ -215,10 +215,10 @@ def before(
     *,
     shapes: Sequence[tuple[int, ...]],
 ) -> tuple[list[Rows], Float[Array, " n"]]:
-    """Returns the rows in front of a rectifier or maximum, an affine node, or one behind the other.
+    """Returns the rows in front of a node that bends, an affine node, or one behind the other.
 
     Args:
-        lines: of the rectifier or maximum, of each image; None where there is none.
+        lines: of the node that bends, of each image; None where there is none.
         affine: the affine node, which nothing else acts on; None where there is none.
         rows: of the value.
         total: what was added before, to which offsets are added.

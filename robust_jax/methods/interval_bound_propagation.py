@@ -15,8 +15,10 @@ Sources of the defaults: the authors' code for MNIST: kappa .5, 2,000 steps of w
 ramp. It trains at a larger eps than it certifies (.33 for .3).
 
 The loss is that of the network as it is in training, so of one without BatchNorm, whose statistics
-depend on the batch and which intervals do not bound, and without anything random: bounds for one
-draw are no certificate of what is deployed. Both are refused where the method is made.
+depend on the batch and which intervals do not bound, and without anything random in training:
+bounds for one draw are no certificate of what is deployed. Both are refused where the method is
+made. What draws in prediction alone is not: no certificate by bounds is given of it, and
+`certified_accuracy` is then of the network without.
 
 A step takes one pass for the clean loss and two for the bounds (centre and radius of each box): of
 100 images of MNIST and `SMALL`, on a CPU core, 91 ms against 24 of a clean one.

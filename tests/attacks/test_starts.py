@@ -132,7 +132,7 @@ def test_the_harness_passes_images_and_counts_who_has_none():
     assert not flags
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_public_ensemble_that_calls_all_noise_class_six(public_checkpoints, tfds_dir):
     """By noise no image of class 6 has a start; by images of the test split all fall."""
     pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")

@@ -28,10 +28,10 @@ def convolved(x, kernel, stride):
 
 
 def residual(x):
-    """Returns logits: a stride, a sum, a leaky rectifier, a dense layer."""
+    """Returns logits: a stride, a sum, a leaky rectifier, absolute values, a dense layer."""
     x = nn.relu(convolved(x, KERNELS[0], 2) - 0.2)
     x = nn.leaky_relu(x + convolved(x, KERNELS[1], 1), 0.3)
-    x = nn.relu(x.reshape(len(x), -1) @ KERNELS[2])
+    x = jnp.abs(x.reshape(len(x), -1) @ KERNELS[2])
     return x @ KERNELS[3]
 
 

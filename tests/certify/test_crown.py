@@ -132,9 +132,12 @@ def test_other_weights_compile_nothing_anew():
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_members", "size", "intermediate"), [(3, 32, "interval"), (1, 16, "crown")]
+    ("num_members", "size", "intermediate"),
+    [
+        pytest.param(3, 32, "interval", marks=pytest.mark.nightly),
+        pytest.param(1, 16, "crown", marks=pytest.mark.slow),
+    ],
 )
 def test_residual_networks(num_members, size, intermediate, random_network, near):
     """Averaged ResNet-18 of base width 4: CROWN is tighter, and tight with its own bounds."""

@@ -154,6 +154,12 @@ def test_fields_are_checked(fields):
         Margins(**{"eps": 0.1, **fields})
 
 
+def test_scores_behind_a_softmax_have_no_size():
+    images = np.full((1, 6), 0.5, np.float32)
+    with pytest.raises(ValueError, match="Expected logits in front of the softmax"):
+        Margins(EPS)(lambda x: jax.nn.softmax(x @ WEIGHTS), images, [0])
+
+
 def test_slopes_are_the_fields(random_network):
     function = random_network(CNNConfig((2, 4), (2, 2)), (8, 8, 1))
     images = jax.random.uniform(jax.random.key(2), (2, 8, 8, 1), minval=0.1, maxval=0.9)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax.certify import crown_margins
+from robust_jax.certify import crown_margins, interval_bounds, interval_margins
 from robust_jax.certify.intervals import Bounds
 from robust_jax.certify.network import Maximum
 from robust_jax.certify.relaxation import lines
@@ -48,3 +48,26 @@ def test_a_margin_that_a_constant_misses():
 
     found = crown_margins(logits, np.full((1, 1), 0.5, np.float32), [0], 0.3)
     np.testing.assert_allclose(found, [[0, -0.3]], atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e6, 17.0])
+@pytest.mark.parametrize("name", ["max", "min", "clip from below", "clip from above"])
+def test_thresholds_far_away_round_nothing_away(name, largest):
+    """The second class leads by .01, whatever lies far below or above both scores."""
+    far = {
+        "max": lambda x: jnp.maximum(x, -largest),
+        "min": lambda x: jnp.minimum(x, largest),
+        "clip from below": lambda x: jnp.clip(x, -largest),
+        "clip from above": lambda x: jnp.clip(x, None, largest),
+    }[name]
+    weights, bias = jnp.asarray([[0.02, 0.0]]), jnp.asarray([[0.0, 0.02]])
+
+    def function(x):
+        return far(x @ weights + bias)
+
+    image = np.full((1, 1), 0.5, np.float32)
+    np.testing.assert_allclose(crown_margins(function, image, [0], 0.0)[0, 1], -0.01, atol=1e-6)
+    bounds = interval_bounds(function, image, image)
+    np.testing.assert_allclose(bounds.lower, [[0.01, 0.02]], atol=1e-6)
+    margins = interval_margins(function, image, image, [0])
+    np.testing.assert_allclose(margins[0, 1], -0.01, atol=1e-6)

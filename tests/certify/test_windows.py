@@ -130,13 +130,14 @@ KERNELS = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
-        "activation first",
-        CNNConfig((4, 8, 8), (1, 2, 1), max_pool_after=(1,)),
-        EnsembleConfig(ResNetConfig(blocks=(1, 1), widths=(4, 8)), 2),
+        pytest.param("activation first", marks=pytest.mark.nightly),
+        pytest.param(CNNConfig((4, 8, 8), (1, 2, 1), max_pool_after=(1,)), marks=pytest.mark.slow),
+        pytest.param(
+            EnsembleConfig(ResNetConfig(blocks=(1, 1), widths=(4, 8)), 2), marks=pytest.mark.nightly
+        ),
     ],
 )
 def test_windows_change_no_bound(network, random_network, monkeypatch):

@@ -146,7 +146,7 @@ def test_everything_that_is_allowed_can_be_built(data, batch):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("way", covering(), ids="-".join)
 def test_one_step(way, data, batch):
     *parts, training = way

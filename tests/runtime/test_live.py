@@ -124,6 +124,7 @@ MADE = {
     "Smoothing": lambda m: Smoothing(0.1, num_samples=20)(m.view, IMAGES, key=KEY).label,
     "crown_margins": lambda m: certify.crown_margins(m.logits, IMAGES, LABELS, 0.01),
     "interval_bounds": lambda m: certify.interval_bounds(m.logits, IMAGES, IMAGES).lower,
+    "interval_margins": lambda m: certify.interval_margins(m.logits, IMAGES, IMAGES, LABELS),
     "member_gradients": lambda m: analysis.member_gradients(m.members, IMAGES, LABELS, key=KEY),
     "member_views": lambda m: fgsm(analysis.member_views(m.members, 2)[1]),
     "similarity": lambda m: analysis.similarity(m.taps, [IMAGES, IMAGES], key=KEY).cka,

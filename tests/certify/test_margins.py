@@ -107,7 +107,7 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
         evaluation.make_evaluator(noisy, wanted, mesh, {"plain": other})
 
 
-@pytest.mark.parametrize("num_devices", [1, 3])
+@pytest.mark.parametrize("num_devices", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_images_are_certified_some_at_once_and_gone_on_with(tmp_path, num_devices):
     data, mesh = open_data(DataConfig(Digits())), sharding.make_mesh(num_devices)
     method = Standard(network=CNNConfig(widths=(4,), strides=(2,))).make(data.task)
@@ -160,6 +160,7 @@ def test_scores_behind_a_softmax_have_no_size():
         Margins(EPS)(lambda x: jax.nn.softmax(x @ WEIGHTS), images, [0])
 
 
+@pytest.mark.slow
 def test_slopes_are_the_fields(random_network):
     function = random_network(CNNConfig((2, 4), (2, 2)), (8, 8, 1))
     images = jax.random.uniform(jax.random.key(2), (2, 8, 8, 1), minval=0.1, maxval=0.9)

@@ -50,7 +50,10 @@ def test_a_margin_that_a_constant_misses():
     np.testing.assert_allclose(found, [[0, -0.3]], atol=1e-6)
 
 
-@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e6, 17.0])
+@pytest.mark.parametrize(
+    "largest",
+    [np.finfo(np.float32).max, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e6, 17.0))],
+)
 @pytest.mark.parametrize("name", ["max", "min", "clip from below", "clip from above"])
 def test_thresholds_far_away_round_nothing_away(name, largest):
     """The second class leads by .01, whatever lies far below or above both scores."""

@@ -18,7 +18,7 @@ import timing
 from jax.tree_util import Partial
 
 from robust_jax import metrics
-from robust_jax.certify import SlopeAscent, crown_margins, smallest_margin
+from robust_jax.certify import Margins, SlopeAscent, crown_margins, smallest_margin
 
 PUBLISHED = {
     ("resnet2b", 1): 57.16,
@@ -27,8 +27,6 @@ PUBLISHED = {
     ("resnet4b", 2): 0.24,
 }
 """CROWN's verified share of 10,000 test images in %, by network and eps in 1/255."""
-
-AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +63,13 @@ def margins(name: str, eps: int, arguments: Arguments, log: pathlib.Path) -> lis
     found = [one for one in lines if (one["network"], one["eps"]) == (name, eps)]
     if len(found) >= arguments.num_images:
         return found[: arguments.num_images]
-    variables, images, labels = public_networks.load(
+    view, images, labels = public_networks.load(
         name, arguments.checkpoints, arguments.data_dir, arguments.num_images
     )
-    logits = Partial(lambda view, images: view(images, key=jax.random.key(0)), variables)
+    logits = Partial(lambda view, images: view(images, key=jax.random.key(0)), view)
     ascent = SlopeAscent() if arguments.ascent else None
-    for start in range(len(found), arguments.num_images, AT_ONCE):
-        chosen = slice(start, min(start + AT_ONCE, arguments.num_images))
+    for start in range(len(found), arguments.num_images, Margins.images_at_once):
+        chosen = slice(start, min(start + Margins.images_at_once, arguments.num_images))
         begin = time.perf_counter()
         clean = np.argmax(logits(images[chosen]), axis=1)
         bounds = crown_margins(logits, images[chosen], labels[chosen], eps / 255, ascent=ascent)
@@ -118,8 +116,7 @@ def main(arguments: Arguments) -> None:
         for eps in arguments.eps
     ]
     headings = [
-        "network", "eps", "images", "right %", "verified % (95 %)", "published",
-        "s an image",
+        "network", "eps", "images", "right %", "verified % (95 %)", "published", "s an image",
     ]  # fmt: skip
     file = arguments.out / f"verified_{arguments.bound}.txt"
     timing.report(f"Margins above 0 by {arguments.bound}", headings, rows, file)

@@ -20,11 +20,10 @@ SPECS = [
     for file in sorted(CONFIGS.glob("*_digits.py"))
     for variant in config.load_module(str(file))[0].VARIANTS
 ]
-# Others train the same parts: each method's first variant, and two combinations, are slow tests.
+# Others train the same parts: the ensemble and PARL are in the combination with PARL, say.
 SLOW = (
     "batch_ensemble_digits.py:default", "combined_digits.py:kap_parl",
-    "combined_digits.py:regroup_on_kap", "ensemble_digits.py:default", "lpd_digits.py:default",
-    "parl_digits.py:default", "rls_digits.py:default",
+    "combined_digits.py:regroup_on_kap", "lpd_digits.py:default", "rls_digits.py:default",
 )  # fmt: skip
 
 

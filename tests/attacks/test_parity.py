@@ -81,7 +81,7 @@ LINF, L1 = ThreatModel("linf", 0.5 / 255), ThreatModel("l1", 0.8)
 @pytest.mark.parametrize(
     ("name", "attack", "rows", "batch_size"),
     [
-        pytest.param("apgd_ce", APGD(LINF), ROWS, 33, id="apgd_ce", marks=pytest.mark.slow),
+        pytest.param("apgd_ce", APGD(LINF), ROWS, 33, id="apgd_ce", marks=pytest.mark.nightly),
         pytest.param(
             "apgd_ce", APGD(LINF), range(64), 64, id="apgd_ce_64", marks=pytest.mark.nightly
         ),

@@ -16,9 +16,10 @@ from robust_jax.certify import (
 )
 
 KEY = jax.random.key(1)
-IMAGES = jnp.linspace(0, 1, 12).reshape(4, 3)
-WEIGHTS = jnp.asarray([[1.0, -1.0], [0.5, 0.0], [0.0, 2.0]])
-LABELS = np.argmax(IMAGES @ WEIGHTS, axis=1)
+# By NumPy: JAX would compile while tests are collected.
+IMAGES = jnp.asarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3))
+WEIGHTS = jnp.asarray(np.asarray([[1, -1], [0.5, 0], [0, 2]], np.float32))
+LABELS = np.argmax(np.asarray(IMAGES) @ np.asarray(WEIGHTS), axis=1)
 
 
 def logits(images):

@@ -35,15 +35,15 @@ def convolution(kernel, stride, padding):
     ("size", "channels", "kernel", "stride", "padding"),
     [
         ((32, 32), (4, 4), 3, 1, (1, 1)),  # by blocks of columns
-        ((16, 16), (8, 3), 3, 1, (1, 1)),
-        ((8, 8), (16, 16), 3, 1, (1, 1)),
+        pytest.param((16, 16), (8, 3), 3, 1, (1, 1), marks=pytest.mark.slow),
+        pytest.param((8, 8), (16, 16), 3, 1, (1, 1), marks=pytest.mark.slow),
         ((10, 8), (2, 3), 3, 1, (2, 0)),
         ((12, 12), (2, 4), 2, 1, (0, 1)),
         ((32, 32), (3, 8), 3, 2, (1, 1)),
-        ((16, 16), (4, 8), 1, 2, (0, 0)),
+        pytest.param((16, 16), (4, 8), 1, 2, (0, 0), marks=pytest.mark.slow),
         ((9, 7), (3, 5), 3, 2, (1, 1)),
         ((10, 12), (2, 3), 5, 3, (2, 1)),
-        ((10, 12), (2, 3), 4, 2, (0, 0)),
+        pytest.param((10, 12), (2, 3), 4, 2, (0, 0), marks=pytest.mark.slow),
         ((7, 7), (2, 3), 1, 3, (0, 0)),
     ],
 )

@@ -254,7 +254,7 @@ def test_two_classes_and_one_voter_do_not_look_like_probabilities(trained):
     [
         pytest.param(EnsembleConfig(CNN, 2), marks=pytest.mark.slow),
         pytest.param(ResNetConfig(depth=20, widths=(4, 4, 8)), marks=pytest.mark.slow),
-        pytest.param(PreActResNetConfig(widths=(4, 4, 4, 8)), marks=pytest.mark.slow),
+        pytest.param(PreActResNetConfig(widths=(4, 4, 4, 8)), marks=pytest.mark.nightly),
     ],
     ids=["ensemble", "resnet", "preact"],
 )

@@ -24,6 +24,7 @@ from robust_jax.certify.intervals import Bounds, elided, intersection
 from robust_jax.certify.network import Bent, Input, Network, Node, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Ball
+from robust_jax.certify.zonotope import Zonotope
 from robust_jax.runtime.compilation import at_top_level, jitted
 from robust_jax.runtime.live import as_pytree, compiled
 
@@ -237,16 +238,21 @@ def relax(
         known: bounds that hold, by the node's number; None for none.
     """
     refined = set()
+    zonotope = None if chunk_size is None or known is not None else Zonotope(relaxed)
     for number, node in relaxed.network.nodes.items():
         if isinstance(node, Input):
             continue
         if isinstance(node, Bent):
             (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
+                if zonotope is not None:
+                    relaxed.known[parent] = zonotope.tightened(parent, node)
                 relaxed.known[parent] = refine(relaxed, parent, node, chunk_size, ascent)
                 refined.add(parent)
             relaxed.bend(number)
         relaxed.advance(number)
+        if zonotope is not None:
+            zonotope.advance(number)
         if known is not None:
             relaxed.known[number] = intersection(relaxed.known[number], known[number])
 

@@ -229,6 +229,36 @@ def transposed(
     return _shuffled(rows, kernel, strides, start, size)
 
 
+def applied(
+    local: Local, values: Float[Array, "n h w c"], size: tuple[int, int] | None = None
+) -> Float[Array, "n i j d"]:
+    """Returns what a convolution makes of images, or of windows of them.
+
+    Args:
+        local: the convolution; of stride 1 where windows are given.
+        values: images, or windows of them around which they are zero.
+        size: of its value; None gives all places that a window reaches: h + k - 1 rows of them.
+    """
+    if local.kernel is None:
+        return values
+    taps, strides, first = local.kernel.shape[:2], local.strides, local.padding
+    if size is None:
+        first = (taps[0] - 1, taps[1] - 1)
+        size = (values.shape[1] + first[0], values.shape[2] + first[1])
+    pads = [
+        (before, (wanted - 1) * s + k - before - there)
+        for before, wanted, s, k, there in zip(
+            first, size, strides, taps, values.shape[1:3], strict=True
+        )
+    ]
+    if strides == (1, 1):
+        return _convolve(values, local.kernel, pads)
+    return lax.conv_general_dilated(
+        values, local.kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+
+
 def _shuffled(
     rows: Array,
     kernel: Array,

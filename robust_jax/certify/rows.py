@@ -53,12 +53,23 @@ class Window(NamedTuple):
     ) -> "Window":
         """Returns the window that a convolution's rows reach in its image."""
         return Window(
-            size=_pair(
+            size=pair(
                 (n - 1) * s + k for n, s, k in zip(self.size, local_strides, kernel, strict=True)
             ),
-            scale=_pair(a * s for a, s in zip(self.scale, local_strides, strict=True)),
-            offset=_pair(
+            scale=pair(a * s for a, s in zip(self.scale, local_strides, strict=True)),
+            offset=pair(
                 o * s - p for o, s, p in zip(self.offset, local_strides, padding, strict=True)
+            ),
+            most=self.most,
+        )
+
+    def after(self, kernel: tuple[int, int], padding: tuple[int, int]) -> "Window":
+        """Returns the window of a convolution of stride 1 that this one's places reach."""
+        return Window(
+            size=pair(n + k - 1 for n, k in zip(self.size, kernel, strict=True)),
+            scale=self.scale,
+            offset=pair(
+                o - (k - 1) + p for o, k, p in zip(self.offset, kernel, padding, strict=True)
             ),
             most=self.most,
         )
@@ -67,13 +78,13 @@ class Window(NamedTuple):
         """Returns the smallest window around both; None where they move apart."""
         if self.scale != other.scale or self.most != other.most:
             return None
-        first = _pair(min(o, p) for o, p in zip(self.offset, other.offset, strict=True))
+        first = pair(min(o, p) for o, p in zip(self.offset, other.offset, strict=True))
         last = [
             max(o + n, p + m)
             for o, n, p, m in zip(self.offset, self.size, other.offset, other.size, strict=True)
         ]
         return Window(
-            _pair(b - a for a, b in zip(first, last, strict=True)), self.scale, first, self.most
+            pair(b - a for a, b in zip(first, last, strict=True)), self.scale, first, self.most
         )
 
     def fits(self, shape: Sequence[int]) -> bool:
@@ -92,7 +103,8 @@ class Window(NamedTuple):
         return (before[0], after[0]), (before[1], after[1])
 
 
-def _pair(values: Iterable[int]) -> tuple[int, int]:
+def pair(values: Iterable[int]) -> tuple[int, int]:
+    """Returns two numbers, of height and width."""
     first, second = values
     return first, second
 
@@ -286,15 +298,11 @@ def _before_affine(
         window = rows.window
         if window is not None and local.kernel is not None:
             window = window.before(local.strides, local.kernel.shape[:2], local.padding)
-        if (
-            window is not None
-            and window.fits(shape)
-            and pays(local, window.size, _pair(shape[1:3]))
-        ):
+        if window is not None and window.fits(shape) and pays(local, window.size, pair(shape[1:3])):
             found.append(Rows(transposed(local, rows.value), window))
             continue
         whole = as_whole(rows, origin, node.shape).value[:, 0]
-        found.append(Rows(transposed(local, whole, _pair(shape[1:3]))[:, None]))
+        found.append(Rows(transposed(local, whole, pair(shape[1:3]))[:, None]))
     return found, total
 
 

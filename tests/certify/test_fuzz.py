@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 from jax.tree_util import Partial
 
-from robust_jax.certify import TOLERANCE, SlopeAscent, crown_margins, interval_bounds
+from robust_jax.certify import TOLERANCE, SlopeAscent, crown_margins, interval_bounds, zonotope
 
 SHAPE, NUM_CLASSES, NUM_IMAGES = (6, 6, 2), 4, 4
 ACTIVATIONS = {
@@ -191,6 +191,12 @@ def check(number, num_weights, ascent=None, norm="linf"):
         widths = [np.maximum(0, np.asarray(found - each)) for each in (margins, interval)]
         share.append(np.sum(widths[0]) / np.sum(widths[1]))
     return share
+
+
+@pytest.fixture(autouse=True)
+def zonotopes_from_the_start(monkeypatch):
+    """Networks this small would have none."""
+    monkeypatch.setattr(zonotope, "PATIENCE", 0.0)
 
 
 @pytest.mark.slow

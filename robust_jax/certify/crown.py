@@ -75,8 +75,8 @@ def crown_margins(
         bounds: smallest and largest pixel value; the ball is cut to this box.
         intermediate: where the bounds of the values in front of what is not linear come from:
             "crown" sends one backward pass for every value whose interval leaves open which linear
-            piece it is on, or a gap between lines, "interval" takes the interval (quick, and loose
-            in deep networks).
+            piece it is on, or a gap between lines (in deep networks of rectifiers, whose zonotope
+            does), "interval" takes the interval (quick, and loose in deep networks).
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
             proportional to it.
         ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN), after CROWN: no

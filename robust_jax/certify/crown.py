@@ -245,6 +245,9 @@ def relax(
         if isinstance(node, Bent):
             (parent,) = relaxed.network.parents[number]
             if chunk_size is not None and parent not in refined:
+                lower, _ = relaxed.known[parent]
+                if isinstance(lower, Tracer):
+                    raise jax.errors.ConcretizationTypeError(lower, HOST_DECIDES)
                 if zonotope is not None:
                     relaxed.known[parent] = zonotope.tightened(parent, node)
                 relaxed.known[parent] = refine(relaxed, parent, node, chunk_size, ascent)
@@ -270,8 +273,6 @@ def refine(
     from the other where that left it undecided; both again by the ascent, where that did too.
     """
     bounds = relaxed.known[number]
-    if isinstance(bounds.lower, Tracer):
-        raise jax.errors.ConcretizationTypeError(bounds.lower, HOST_DECIDES)
     shape = bounds.lower.shape
     lower, upper = (np.array(each).reshape(shape[0], -1) for each in bounds)
     first = np.where(np.asarray(relaxed.centre[number]).reshape(lower.shape) >= 0, 1.0, -1.0)

@@ -1,22 +1,28 @@
 """A whole dataset in batches of one size."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robust_jax import attacks
-from robust_jax.attacks import PGD, ThreatModel, base
+from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.attacks.dataset import Batches
+from tests.compilations import count_compilations
 
 KEY = jax.random.key(1)
 
 
 def test_over_dataset_is_one_program_and_any_batch_size(digits):
     attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
-    compiled = base._perturbed.of_arrays._cache_size()
-    seven = attacks.over_dataset(attack, *digits, key=KEY, batch_size=7, progress=False)
-    assert base._perturbed.of_arrays._cache_size() == compiled + 1
+    fields = {"key": KEY, "batch_size": 7, "progress": False}
+    attacks.over_dataset(attack, digits.view, digits.images[:7], digits.labels[:7], **fields)
+    found = []
+    run = functools.partial(attacks.over_dataset, attack, *digits, **fields)
+    assert count_compilations(lambda: found.append(run())) == 0
+    (seven,) = found
     whole = attack(*digits, key=KEY)
     np.testing.assert_allclose(seven, whole, atol=2e-5)
     empty = attacks.over_dataset(

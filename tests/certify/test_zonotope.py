@@ -101,7 +101,12 @@ CASES = {
 # fmt: on
 
 
-@pytest.fixture(params=CASES)
+# One of the cases is quick, the others are for longer runs.
+SLOW, NIGHTLY = pytest.mark.slow, pytest.mark.nightly
+MARKS = {"two of them": SLOW, "leaky": NIGHTLY, "dense": NIGHTLY}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in CASES])
 def case(request, random_network):
     """A network's logits and images that it is bounded around."""
     network, shape = CASES[request.param]
@@ -145,6 +150,7 @@ def test_no_value_is_outside(case, monkeypatch):
         assert np.all(values[number] <= bounds.upper[None] + size)
 
 
+@pytest.mark.slow
 def test_no_margin_changes(case, monkeypatch):
     function, images, eps = case
     labels = jnp.argmax(function(images), axis=-1)
@@ -178,6 +184,7 @@ DEEP = Partial(residual, (
 ))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_they_begin_where_rows_are_dear(monkeypatch):
     images = jnp.asarray(RNG.uniform(size=(2, 6, 6, 1)), jnp.float32)
     labels = jnp.argmax(DEEP(images), axis=-1)

@@ -78,7 +78,7 @@ def crown_margins(
             piece it is on, or a gap between lines (in deep networks of rectifiers, whose zonotope
             does), "interval" takes the interval (quick, and loose in deep networks).
         chunk_size: values, or margins, whose backward passes run at once: the memory needed is
-            proportional to it.
+            proportional to it. A zonotope takes some GiB besides, whatever it is.
         ascent: of the rectifiers' lower slopes, for each bound (alpha-CROWN), after CROWN: no
             margin is looser than CROWN's. None takes CROWN's own slopes, which leave the smallest
             area. Lines of other activations stay.

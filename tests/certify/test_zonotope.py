@@ -75,6 +75,14 @@ def convolved(x, kernel, stride=1):
     )
 
 
+def branching(weights, images):
+    """Returns logits, rectified, of branches that are begun before any of them is rectified."""
+    first, second, skip, matrix = weights
+    x, y, z = (convolved(images, kernel) for kernel in (first, second, skip))
+    x = nn.relu(convolved(nn.relu(x), second[..., :2, :]) + nn.relu(y) + z)
+    return nn.relu(x.reshape(len(x), -1) @ matrix)
+
+
 def dense(weights, images):
     """Returns logits of three dense layers."""
     x = images
@@ -92,6 +100,12 @@ CASES = {
         )),
         (8, 8, 2),
     ),
+    "branching": (
+        Partial(branching, (
+            normal(3, 3, 2, 2), normal(3, 3, 2, 3), normal(1, 1, 2, 3), normal(48, 3),
+        )),
+        (4, 4, 2),
+    ),
     "two of them": (
         EnsembleConfig(CNNConfig(widths=(3, 4), strides=(2, 1), hidden=(8,)), 2), (8, 8, 3),
     ),
@@ -101,7 +115,7 @@ CASES = {
 # fmt: on
 
 
-# One of the cases is quick, the others are for longer runs.
+# Two of the cases are quick, the others are for longer runs.
 SLOW, NIGHTLY = pytest.mark.slow, pytest.mark.nightly
 MARKS = {"two of them": SLOW, "leaky": NIGHTLY, "dense": NIGHTLY}
 
@@ -115,9 +129,9 @@ def case(request, random_network):
     return function, images.at[0].set(jnp.round(images[0])), 0.01
 
 
-def ranges(function, images, eps, monkeypatch, patience=0.0):
+def ranges(function, images, eps, monkeypatch):
     """Returns the values at points of boxes, and what zonotopes say of them before any row."""
-    monkeypatch.setattr(zonotope, "PATIENCE", patience)
+    monkeypatch.setattr(zonotope, "PATIENCE", 0.0)
     monkeypatch.setattr(zonotope, "AT_ONCE", 32)
     network = crown.prepared(function, (1, *images.shape[1:]))
     box = Bounds(*(jnp.clip(images + side * eps, 0, 1)[:, None] for side in (-1, 1)))
@@ -188,17 +202,19 @@ DEEP = Partial(residual, (
 def test_they_begin_where_rows_are_dear(monkeypatch):
     images = jnp.asarray(RNG.uniform(size=(2, 6, 6, 1)), jnp.float32)
     labels = jnp.argmax(DEEP(images), axis=-1)
-    begun, begin, end = [], zonotope.Zonotope._begin, zonotope.Zonotope._end
-    monkeypatch.setattr(zonotope.Zonotope, "_begin", lambda z: (begun.append(1), begin(z)))
-    monkeypatch.setattr(zonotope.Zonotope, "_end", lambda z: (begun.append(0), end(z)))
+    begun, begin = [], zonotope.Zonotope._begin
+    monkeypatch.setattr(zonotope.Zonotope, "_begin", lambda z: (begun.append(z), begin(z)))
     crown_margins(DEEP, images, labels, 0.0)
     assert begun == []  # nothing is open
     margins = crown_margins(DEEP, images, labels, 0.01)
-    assert begun == [1]
+    assert len(begun) == 1
+    assert not begun[0]._loose
     assert np.all(np.isfinite(margins))
     begun.clear()
     crown_margins(DEEP, images, labels, 0.5)
-    assert begun[:2] == [1, 0]  # nearly all is open: given up
+    assert len(begun) == 1  # nearly all is open: given up, and for good
+    assert begun[0]._loose
+    assert not begun[0]._parts
     monkeypatch.setattr(zonotope, "MOST_BYTES", 1000)
     begun.clear()
     without = crown_margins(DEEP, images, labels, 0.01)

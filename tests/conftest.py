@@ -36,6 +36,9 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from robust_jax.runtime import compilation  # noqa: E402
+from tests import ir_contexts  # noqa: E402
+
+ir_contexts.share()
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -40,9 +40,9 @@ def lower_confidence_bound(num_successes: int, num_trials: int, alpha: float) ->
 
 def _lower_bounds(num_successes: Counts, num_trials: int, alpha: float) -> Values:
     """Returns `lower_confidence_bound` of each of some counts."""
-    some = np.maximum(num_successes, 1)
-    bound = special.betaincinv(some, num_trials - some + 1, alpha)
-    return np.where(num_successes > 0, bound, 0.0)
+    some, places = np.unique(np.maximum(num_successes, 1), return_inverse=True)
+    bounds = special.betaincinv(some, num_trials - some + 1, alpha)
+    return np.where(num_successes > 0, bounds[places].reshape(np.shape(num_successes)), 0.0)
 
 
 def looks(num_samples: int) -> tuple[int, ...]:

@@ -22,6 +22,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # Its other way to emit fusions compiles in a third of the time; later versions have no choice.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Nobody looks at the lines of Python that operations are of: a fifteenth of the time.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # Traces make many objects that stay: by Python's thresholds a tenth of the run looks through them.
 gc.set_threshold(200_000, 20, 50)
 # No test reads or writes the user's cache of compiled programs.
@@ -141,6 +143,9 @@ def pytest_deselected(items):
 
 def pytest_sessionfinish(session):
     """Sends the counts of one worker to the process that prints; all workers have the same."""
+    # pytest looks five times for what complains when it is collected: what is left stays.
+    gc.collect()
+    gc.freeze()
     if getattr(session.config, "workerinput", None) is not None:
         session.config.workeroutput["left_out"] = LEFT_OUT
 

@@ -118,7 +118,8 @@ def without_noise(method: MethodConfig, *where: str) -> MethodConfig:
 
 def _when_traced(spec) -> pytest.MarkDecorator:
     """Of a file's variants, which are much alike, the first alone is slow: each takes a second."""
-    first = identify(spec).endswith(":default") and not identify(spec).startswith("rls_svhn")
+    file, variant = identify(spec).split(":")
+    first = variant == "default" and file not in ("rls_svhn", "rls_mnist")
     return pytest.mark.slow if first else pytest.mark.nightly
 
 

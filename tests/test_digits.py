@@ -20,10 +20,10 @@ SPECS = [
     for file in sorted(CONFIGS.glob("*_digits.py"))
     for variant in config.load_module(str(file))[0].VARIANTS
 ]
-# Others train the same parts: the ensemble and PARL are in the combination with PARL, say.
+# Others train the same parts, or take long.
 SLOW = (
-    "batch_ensemble_digits.py:default", "combined_digits.py:kap_parl",
-    "combined_digits.py:regroup_on_kap", "lpd_digits.py:default", "rls_digits.py:default",
+    "batch_ensemble_digits.py:default", "combined_digits.py:regroup_on_kap",
+    "lpd_digits.py:default", "rls_digits.py:default",
 )  # fmt: skip
 
 

@@ -75,11 +75,9 @@ def jpeg_sources(tmp_path_factory, repository):
 
 # What compiles in seconds; the other pairs are nightly.
 PAIRS = {
-    "slow": (
-        "standard_tiny_imagenet", "lpd_cifar10", "parl_cifar10",
-    ),
+    "slow": ("standard_tiny_imagenet", "parl_cifar10"),
     "nightly": (
-        "kap_cifar10", "kap_tiny_imagenet", "kap_imagenet", "standard_cifar10",
+        "lpd_cifar10", "kap_cifar10", "kap_tiny_imagenet", "kap_imagenet", "standard_cifar10",
         "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16",
     ),
 }  # fmt: skip
@@ -140,12 +138,13 @@ def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, m
         assert 0 < record.linf <= attack.attack.threat.eps * (1 + 1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("quick_programs")
 @pytest.mark.parametrize(
     ("network", "num_layers"),
     [
-        pytest.param(imagenet_vgg(19, norm=False), 19, marks=pytest.mark.nightly),
-        pytest.param(ResNetConfig(50, stem="imagenet"), 54, marks=pytest.mark.slow),
+        (imagenet_vgg(19, norm=False), 19),
+        (ResNetConfig(50, stem="imagenet"), 54),
     ],
 )
 def test_regroup_fits_attacks_and_predicts(network, num_layers):

@@ -126,7 +126,7 @@ NOT_STEEPEST = (
     "square",
     "trust_region",
 )
-# Each shares its code with another: a program compiled for one more norm is slow for them.
+# Each shares its code with another: what compiles a program of its own is nightly for them.
 VARIANTS = (
     "bim",
     "mim",
@@ -193,7 +193,9 @@ def bounded(name):
 
 def slow_among(names, name):
     """Returns the marks of an attack where an assertion compiles a program of its own."""
-    return (pytest.mark.slow,) if name in names else ()
+    if name not in names:
+        return ()
+    return (pytest.mark.nightly,) if name in VARIANTS else (pytest.mark.slow,)
 
 
 EVERY_BOUNDED = pytest.mark.parametrize(

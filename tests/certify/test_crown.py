@@ -132,11 +132,12 @@ def test_other_weights_compile_nothing_anew():
     )
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("num_members", "size", "intermediate"),
     [
-        pytest.param(3, 32, "interval", marks=pytest.mark.nightly),
-        pytest.param(1, 16, "crown", marks=pytest.mark.slow),
+        (3, 32, "interval"),
+        (1, 16, "crown"),
     ],
 )
 def test_residual_networks(num_members, size, intermediate, random_network, near):

@@ -115,12 +115,11 @@ CASES = {
 # fmt: on
 
 
-# Two of the cases are quick, the others are for longer runs.
-SLOW, NIGHTLY = pytest.mark.slow, pytest.mark.nightly
-MARKS = {"two of them": SLOW, "leaky": NIGHTLY, "dense": NIGHTLY}
+# Two of the cases are quick.
+NIGHTLY = dict.fromkeys(("two of them", "leaky", "dense"), pytest.mark.nightly)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in CASES])
+@pytest.fixture(params=[pytest.param(name, marks=NIGHTLY.get(name, ())) for name in CASES])
 def case(request, random_network):
     """A network's logits and images that it is bounded around."""
     network, shape = CASES[request.param]

@@ -131,7 +131,7 @@ def test_smallest_margins_are_those_of_auto_lirpa(load, test_split, radius, marg
     assert np.sum(found.margin <= margins + tolerance) >= len(margins) - 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("quick_programs")
 def test_slopes_gain_what_auto_lirpas_do(load, test_split):
     """What its CROWN-Optimized improves on CROWN in twenty steps of Adam, at least."""

@@ -153,7 +153,7 @@ VARIANTS = ("kap_other_switches", "pdd_deg", "parl_parameters", "mart", "ibp")
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in METHODS],
+    params=[pytest.param(n, marks=pytest.mark.nightly) if n in VARIANTS else n for n in METHODS],
 )
 def built(request, data, batch) -> Built:
     """A method as it starts; one that is fitted knows the batch after these steps."""

@@ -38,7 +38,7 @@ def specs(folder: str) -> list[str]:
     return found
 
 
-CONFIGS = specs("configs")
+CONFIGS = [*specs("configs"), *specs("configs/studies")]
 EVALUATIONS = specs("configs/eval")
 
 

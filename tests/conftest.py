@@ -26,6 +26,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # Traces make many objects that stay: by Python's thresholds a tenth of the run looks through them.
 gc.set_threshold(200_000, 20, 50)
+# There are as many processes as cores: more threads of NumPy's and PyTorch's only wait for them.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 # No test reads or writes the user's cache of compiled programs.
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-import evaluate
-import train
 from robust_jax import formats
+from robust_jax.commands import evaluate, train
 from robust_jax.evaluation import certification, claims, compare, records, report
 from robust_jax.evaluation.protocol import Selection
 from robust_jax.experiment import checkpoints

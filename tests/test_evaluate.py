@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import evaluate
-import train
 from robust_jax import experiment
 from robust_jax.attacks import FGSM, ThreatModel
+from robust_jax.commands import evaluate, train
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import Model, dry_run, records, report
 from robust_jax.evaluation.protocol import AttackRun

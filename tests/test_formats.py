@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-import evaluate
 from robust_jax import formats
+from robust_jax.commands import evaluate
 from robust_jax.data import open_data
 from robust_jax.evaluation import certification, claims, compare, records
 from robust_jax.experiment import checkpoints

@@ -16,7 +16,8 @@ LAYERS = [
     {"analysis"},
     {"evaluation", "training"},
     {"experiment"},
-    {"interop"},
+    {"interop", "commands"},
+    {"study"},
 ]
 """What lies in robust_jax, lowest first; what stands on one floor knows nothing of each other."""
 EVALUATION = [

@@ -93,7 +93,7 @@ PAIRS = {
 )
 def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(repository)
-    train = importlib.import_module("train")
+    train = importlib.import_module("robust_jax.commands.train")
     file, _, variant = name.partition(":")
     dataset = file.split("_", 1)[1]
     found = config.load(str(repository / "configs" / f"{file}.py:{variant or 'default'}"))

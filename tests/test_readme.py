@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-import train
+from robust_jax.commands import train
 from tests import small
 
 

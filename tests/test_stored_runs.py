@@ -7,9 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-import evaluate
-import train
 from robust_jax import formats
+from robust_jax.commands import evaluate, train
 from robust_jax.evaluation import claims, records, report
 from robust_jax.experiment import checkpoints
 from tests.fixtures import runs

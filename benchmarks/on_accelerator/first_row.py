@@ -77,7 +77,7 @@ def recipe(setting: Setting, spec: str) -> Config:
 
 def trained(setting: Setting, name: str) -> dict[str, Value]:
     """Trains a row, where that was not done before."""
-    import train
+    from robust_jax.commands import train
 
     cfg, workdir = recipe(setting, ROWS[name]), _workdir(setting, name)
     start = time.monotonic()

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-import train
 from robust_jax import serialization
 from robust_jax.attacks import APGD, BIM, MIM, PGD, ThreatModel
+from robust_jax.commands import train
 from robust_jax.experiment import config
 from robust_jax.runtime import command_line
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import train
 from robust_jax import serialization
 from robust_jax.attacks import APGD, Square, ThreatModel
+from robust_jax.commands import train
 from robust_jax.evaluation import AttackRun
 from robust_jax.experiment import config
 from robust_jax.experiment.config import Config

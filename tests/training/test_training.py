@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-import train
 from robust_jax import evaluation, experiment, training
 from robust_jax.attacks import FGSM, PGD, AutoAttack
+from robust_jax.commands import train
 from robust_jax.data import NPZ, DataConfig, Digits, open_data
 from robust_jax.experiment import checkpoints
 from robust_jax.methods import Standard

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train
 from robust_jax import experiment, training
+from robust_jax.commands import train
 from robust_jax.runtime import sharding
 from tests import small
 

@@ -1,0 +1,74 @@
+"""What a study is: the variants of a configuration file that stand in one table."""
+
+import dataclasses
+
+from robust_jax.attacks import ThreatModel
+from robust_jax.evaluation.protocol import HONEST, PAPER
+
+__all__ = ["FRUGAL", "HONEST", "PAPER", "Row", "Study"]
+
+FRUGAL = "frugal"
+"""Name of the suite of few passes in a row's evaluation. `PAPER` is that of the attack that the
+method's paper judges by, and of the judge that counts as the paper counts; the judge `HONEST`
+counts everything else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A defence of a study; a variant of the study's file says how it is trained and judged.
+
+    Attributes:
+        title: as table and figure call it.
+        family: rows of one family stand together and have one paragraph.
+        after: row whose best checkpoint this one starts from; None for a start of its own.
+    """
+
+    title: str
+    family: str
+    after: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A configuration file's variants that are trained, judged and shown together.
+
+    Such a file is a configuration file as any other, so that `train.py FILE:ROW` is one row, and
+    has a `STUDY` besides.
+
+    Attributes:
+        title: of the page.
+        rows: by variant, in the table's order.
+        threats: balls whose worst case is shown, where a row's evaluation has it; the figure
+            shows the first.
+        reference: row that training times are relative to.
+        paragraphs: by family, what the records support.
+
+    Raises:
+        ValueError: a row starts from one that is not there before it, the reference is none of
+            them, or a paragraph is of no row.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> rows = {"plain": Row("plain", "plain"), "kap": Row("KAP", "KAP")}
+        >>> Study("A study", rows, (ThreatModel("linf", 0.1),)).rows["kap"].title
+        'KAP'
+    """
+
+    title: str
+    rows: dict[str, Row]
+    threats: tuple[ThreatModel, ...]
+    reference: str = "plain"
+    paragraphs: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = list(self.rows)
+        if self.reference not in names:
+            raise ValueError(f"Expected reference={self.reference!r} among rows={names}.")
+        for number, (name, row) in enumerate(self.rows.items()):
+            if row.after is not None and row.after not in names[:number]:
+                raise ValueError(f"Expected after={row.after!r} of {name!r} to be a row above it.")
+        strange = set(self.paragraphs) - {row.family for row in self.rows.values()}
+        if strange:
+            raise ValueError(f"Expected paragraphs of {sorted(strange)} to be of a row's family.")
+        if not self.threats:
+            raise ValueError("Expected threats=() to name a ball.")

@@ -1,0 +1,161 @@
+"""Trains and judges the rows of a study that are missing, each in a process of its own."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from robust_jax.evaluation import claims as evaluations
+from robust_jax.evaluation.run import described
+from robust_jax.experiment import config
+from robust_jax.runtime import logging
+from robust_jax.study import claims
+from robust_jax.study.definition import Study
+
+Budget = Literal["full", "reduced"]
+
+
+def load(spec: str) -> Study:
+    """Returns the study of a file.
+
+    Raises:
+        ValueError: no such file, or one without a study, or a row that is none of its variants.
+    """
+    module, _ = config.load_module(spec)
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise ValueError(f"Expected {spec} to define STUDY, a robust_jax.study.Study.")
+    strange = sorted(set(study.rows) - set(module.VARIANTS))
+    if strange:
+        raise ValueError(f"Expected rows={strange} of {spec} to be variants of it.")
+    return study
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A row with a seed.
+
+    Attributes:
+        name: of the row.
+        seed: of its training.
+        after: the row that it starts from; None for none.
+    """
+
+    name: str
+    seed: int
+    after: str | None
+
+    def workdir(self, out: pathlib.Path) -> pathlib.Path:
+        """Returns where it lies in a study's directory."""
+        return out / self.name / f"seed{self.seed}"
+
+    def before(self, out: pathlib.Path) -> pathlib.Path | None:
+        """Returns where the run lies that it starts from; None for none."""
+        return None if self.after is None else out / self.after / f"seed{self.seed}"
+
+    def __str__(self) -> str:
+        return self.name if self.seed == 0 else f"{self.name}, seed {self.seed}"
+
+
+def tasks(study: Study, only: Sequence[str], seeds: Sequence[int]) -> list[Task]:
+    """Returns the tasks in an order in which each comes after that which it starts from.
+
+    Args:
+        study: the study.
+        only: names of rows; none for all.
+        seeds: of each row.
+
+    Raises:
+        ValueError: a name that is no row's, or no seed.
+    """
+    strange = [name for name in only if name not in study.rows]
+    if strange:
+        raise ValueError(f"Expected only={strange} among {list(study.rows)}.")
+    if not seeds:
+        raise ValueError("Expected at least one seed.")
+    return [
+        Task(name, seed, row.after)
+        for seed in seeds
+        for name, row in study.rows.items()
+        if not only or name in only
+    ]
+
+
+def is_done(spec: str, task: Task, out: pathlib.Path, budget: Budget) -> bool:
+    """Returns whether a task's evaluation, as its file has it today, has ended."""
+    wanted = config.load(f"{spec}:{task.name}").evaluation
+    wanted = wanted.reduced() if budget == "reduced" else wanted
+    return evaluations.has_ended(task.workdir(out), described(wanted))
+
+
+def run(
+    spec: str,
+    todo: Sequence[Task],
+    *,
+    out: pathlib.Path,
+    budget: Budget,
+    given: Sequence[str] = (),
+) -> list[Task]:
+    """Runs the tasks that are not done; returns those that failed.
+
+    What another process works on, and what starts from it, is left to a later start.
+
+    Args:
+        spec: file of the study.
+        todo: the tasks, in order.
+        out: directory of the study.
+        budget: of the evaluations.
+        given: further words for every training's command line.
+    """
+    missing = [task for task in todo if not is_done(spec, task, out, budget)]
+    _say(f"{len(todo) - len(missing)} of {len(todo)} rows are done.")
+    failed: list[Task] = []
+    begun, ran = time.monotonic(), 0
+    for number, task in enumerate(missing):
+        first = task.before(out)
+        if first is not None and not (first / "summary.json").is_file():
+            _say(f"{task}: waits for {task.after}, which is not done.")
+            continue
+        claim = out / task.name / f"seed{task.seed}.claim"
+        with claims.claimed(claim) as mine:
+            if not mine:
+                _say(f"{task}: {claims.holder(claim)} works on it.")
+                continue
+            started = time.monotonic()
+            if not _start(spec, task, out, budget, given):
+                failed.append(task)
+                continue
+        ran += 1
+        now = time.monotonic()
+        left = (now - begun) / ran * (len(missing) - number - 1)
+        _say(
+            f"{task}: done in {(now - started) / 60:.1f} min; "
+            f"{len(missing) - number - 1} rows left, {left / 60:.0f} min at this pace."
+        )
+    return failed
+
+
+def _say(line: str) -> None:
+    """Prints a line; `logging.say` would start devices here, which are the rows' own."""
+    logging.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Sequence[str]) -> bool:
+    """Returns whether a task's process has ended well; what it says is kept beside its results."""
+    log = out / task.name / f"seed{task.seed}.log"
+    words = [f"{spec}:{task.name}", "--workdir", str(out / task.name)]
+    words += ["--seeds", str(task.seed), "--budget", budget, "--runtime.no-progress"]
+    first = task.before(out)
+    if first is not None:
+        words += ["--training.init-from", str(first)]
+    _say(f"{task}: {log}")
+    with log.open("a") as opened:
+        command = [sys.executable, "-m", "robust_jax.commands.train", *words, *given]
+        done = subprocess.run(command, stdout=opened, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        last = log.read_text().strip().splitlines()[-1:]
+        _say(f"{task}: failed: {' '.join(last)}")
+    return done.returncode == 0

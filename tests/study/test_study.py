@@ -1,0 +1,233 @@
+"""Studies: rows in order, claims, numbers of what lies on disk, the page."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from robust_jax.attacks import ThreatModel
+from robust_jax.experiment import config
+from robust_jax.study import Row, Study, claims, page, run, table
+
+LINF = ThreatModel("linf", 0.1)
+ROWS = {"plain": Row("plain", "plain"), "ranks": Row("REGroup", "REGroup", after="plain")}
+STUDY = Study("A study", ROWS, (LINF,))
+MNIST = "configs/studies/mnist.py"
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"reference": "x"}, "reference='x'"),
+        ({"rows": {"ranks": ROWS["ranks"], "plain": ROWS["plain"]}}, "after='plain' of 'ranks'"),
+        ({"paragraphs": {"x": "words"}}, r"paragraphs of \['x'\]"),
+        ({"threats": ()}, "threats"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields, match):
+    with pytest.raises(ValueError, match=match):
+        Study(**{**vars(STUDY), **fields})
+
+
+def test_tasks_come_after_what_they_start_from(tmp_path):
+    found = run.tasks(STUDY, (), (0, 3))
+    assert [(task.name, task.seed) for task in found] == [
+        ("plain", 0), ("ranks", 0), ("plain", 3), ("ranks", 3),
+    ]  # fmt: skip
+    assert found[3].before(tmp_path) == found[2].workdir(tmp_path) == tmp_path / "plain" / "seed3"
+    assert [str(task) for task in run.tasks(STUDY, ("ranks",), (0, 1))] == [
+        "ranks",
+        "ranks, seed 1",
+    ]
+    with pytest.raises(ValueError, match="'x'"):
+        run.tasks(STUDY, ("x",), (0,))
+    with pytest.raises(ValueError, match="seed"):
+        run.tasks(STUDY, (), ())
+
+
+def test_files_that_are_no_study_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="STUDY"):
+        run.load("configs/quickstart.py")
+    text = (config.LIBRARY / "quickstart.py").read_text()
+    (tmp_path / "mine.py").write_text(
+        f"{text}\nfrom robust_jax.study import Row, Study\n"
+        "STUDY = Study('s', {'plain': Row('p', 'p')}, (ThreatModel('linf', 0.1),))\n"
+    )
+    with pytest.raises(ValueError, match=r"rows=\['plain'\]"):
+        run.load(str(tmp_path / "mine.py"))
+
+
+def test_rows_of_mnist_train_alike():
+    study = run.load(MNIST)
+    assert len(study.rows) == 26
+    configs = {name: config.load(f"{MNIST}:{name}") for name in study.rows}
+    for name, one in configs.items():
+        reference = configs[study.reference]
+        assert (one.data, one.optimizer) == (reference.data, reference.optimizer), name
+        if study.rows[name].after is None:
+            assert one.training.phases == reference.training.phases, name
+        else:
+            assert one.training.init_from == f"runs/studies/mnist/{study.rows[name].after}/seed0"
+        assert {"paper", "frugal"} <= set(one.evaluation.attacks), name
+        assert not one.evaluation.attacks["paper"].adaptive
+        assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
+
+
+HOLD = """
+import pathlib, sys, time
+from robust_jax.study import claims
+with claims.claimed(pathlib.Path(sys.argv[1])) as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_row_is_one_process_alone(tmp_path):
+    file = tmp_path / "row" / "seed0.claim"
+    with claims.claimed(file) as mine, claims.claimed(file) as other:
+        assert mine
+        assert not other
+        assert claims.holder(file) == json.loads(file.read_text())["host"]
+    assert not file.exists()
+    holding = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holding.stdout is not None
+        assert holding.stdout.readline().strip() == "True"
+        with claims.claimed(file) as mine:
+            assert not mine
+    finally:
+        holding.kill()
+        holding.communicate()
+    with claims.claimed(file) as mine:  # who is gone may have been gone for a moment alone
+        assert not mine
+    old = time.time() - 2 * claims.STALE
+    os.utime(file, (old, old))
+    with claims.claimed(file) as mine:
+        assert mine
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_claim_shows_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    file = tmp_path / "claim"
+    with claims.claimed(file):
+        old = time.time() - 2 * claims.STALE
+        os.utime(file, (old, old))
+        deadline = time.monotonic() + 10
+        while time.time() - file.stat().st_mtime > claims.STALE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def line(name, clean, paper, worst, *, flags=(), rate=100.0):
+    """Returns a row's line of these accuracies."""
+
+    def share(value):
+        return table.Share(value, max(0.0, value - 0.1), min(1.0, value + 0.1))
+
+    row = ROWS[name]
+    return table.Line(
+        run.Task(name, 0, row.after), row.title, row.family, 64, share(clean), share(paper),
+        None, {str(LINF): share(worst)}, None, None, flags, rate,
+    )  # fmt: skip
+
+
+def test_training_times_are_relative():
+    lines = [line("plain", 0.9, 0.5, 0.1), line("ranks", 0.8, 0.6, 0.05, rate=25.0)]
+    assert [*table.relative_times(STUDY, lines).values()] == [1.0, 4.0]
+    lines[0] = lines[0]._replace(images_per_second=None)
+    assert table.relative_times(STUDY, lines) == {}
+
+
+def test_the_page_has_every_row(tmp_path):
+    lines = [line("plain", 0.9, 0.5, 0.1, flags=("view 'x' has gradients",))]
+    text = page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
+    for words in ("Not run: REGroup", "50.00 %", "0.0 to 20.0", "has gradients", "mine.py --only"):
+        assert words in text
+    assert (tmp_path / "study.png").stat().st_size > 0
+    axes = page.figure(STUDY, [*lines, line("ranks", 0.8, 0.6, 0.05)]).axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
+
+
+SMALL = """
+import dataclasses
+from robust_jax.attacks import FGSM, PGD, ThreatModel
+from robust_jax.data import DataConfig, Digits
+from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection, side_by_side
+from robust_jax.experiment.config import Config
+from robust_jax.methods import REGroup, Standard
+from robust_jax.models import CNNConfig
+from robust_jax.study import Row, Study
+from robust_jax.training import Phase, TrainingConfig
+
+THREAT = ThreatModel("linf", 0.1)
+NETWORK = CNNConfig(widths=(8, 8), strides=(2, 2))
+EVALUATION = Evaluation(
+    {"paper": AttackRun(FGSM(THREAT)),
+     "frugal": AttackRun(PGD(THREAT, num_steps=3), adaptive=True)},
+    judges=side_by_side(), selection=Selection(num_examples=128), sanity=False, measures={},
+)
+PLAIN = Config(
+    "small", DataConfig(Digits(), validation_size=100), Standard(network=NETWORK),
+    training=TrainingConfig((Phase(epochs=15.0, batch_size=64),), validate_every=15.0),
+    evaluation=EVALUATION,
+)
+VARIANTS = {
+    "default": PLAIN,
+    "plain": PLAIN,
+    "ranks": dataclasses.replace(
+        PLAIN, method=REGroup(network=NETWORK, num_layers=2),
+        training=TrainingConfig((), init_from="set by the study"),
+    ),
+    "broken": dataclasses.replace(
+        PLAIN, training=TrainingConfig((Phase(epochs=1.0, batch_size=5000),))
+    ),
+}
+STUDY = Study("Small", {
+    "plain": Row("plain", "plain"), "broken": Row("broken", "plain"),
+    "ranks": Row("REGroup", "REGroup", after="plain"),
+}, (THREAT,))
+
+
+def get_config(variant="default"):
+    return VARIANTS[variant]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
+    file, out = tmp_path / "small.py", tmp_path / "out"
+    file.write_text(SMALL)
+    command = [
+        sys.executable, "-m", "robust_jax.study", str(file), "--out", str(out),
+        "--budget", "reduced",
+    ]  # fmt: skip
+    first = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "broken: failed: error: Expected batch_size=5000" in first.stdout
+    written = {name: (out / name / "seed0" / "summary.json").read_text()
+               for name in ("plain", "ranks")}  # fmt: skip
+    again = subprocess.run(
+        [*command, "--only", "plain", "ranks"], text=True, capture_output=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 of 2 rows are done." in again.stdout
+    for name, text in written.items():
+        assert (out / name / "seed0" / "summary.json").read_text() == text
+        summary = json.loads(text)
+        assert summary["num_examples"] == 64
+        (found,) = table.read(run.load(str(file)), run.tasks(STUDY, (name,), (0,)), out)
+        honest = summary["judges"]["honest"]
+        assert found.clean.value == honest["clean_accuracy"]
+        assert found.frugal is not None
+        assert found.frugal.value == honest["robust_accuracy"]["frugal"]
+        assert found.paper is not None
+        assert found.paper.value == summary["judges"]["paper"]["robust_accuracy"]["paper"]
+        assert found.worst[str(LINF)].value <= found.frugal.value
+    assert (out / "study.html").is_file()
+    assert "REGroup" in again.stdout

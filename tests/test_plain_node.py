@@ -14,7 +14,8 @@ for name in {missing}:
     sys.modules[name] = None  # importing it raises ImportError
 sys.path.insert(0, {repository!r})
 import numpy as np
-import evaluate, robust_jax, train
+import robust_jax
+from robust_jax.commands import evaluate, train
 for module in pkgutil.walk_packages(robust_jax.__path__, "robust_jax."):
     importlib.import_module(module.name)
 for file in pathlib.Path({repository!r}, "configs").rglob("*.py"):

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import scipy.stats
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -61,6 +60,8 @@ def interval(num_successes: int, num_trials: int, level: float = 0.95) -> tuple[
     """
     if num_trials < 1:
         raise ValueError(f"Expected num_trials={num_trials} >= 1.")
-    result = scipy.stats.binomtest(num_successes, num_trials)
+    from scipy import stats  # a second of the import of this package
+
+    result = stats.binomtest(num_successes, num_trials)
     bounds = result.proportion_ci(confidence_level=level, method="wilson")
     return float(bounds.low), float(bounds.high)

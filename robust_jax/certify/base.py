@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from robust_jax import metrics
 
@@ -122,6 +121,8 @@ def average_certified_radius_interval(
     radius = _own_radius(certificate, labels)
     if len(radius) < 2:
         raise ValueError(f"Expected images={len(radius)} >= 2 for an interval of their mean.")
+    from scipy import stats  # a second of the import of this package
+
     reach = stats.t.ppf((1 + level) / 2, len(radius) - 1) * stats.sem(radius)
     mean = np.mean(radius)
     return float(max(mean - reach, 0.0)), float(mean + reach)

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-import scipy.stats
 
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, open_data
@@ -52,6 +51,8 @@ def numpy_fit(taps, logits, labels, delta):
 
 def numpy_predict(taps, mixtures, delta):
     """Borda counts of every image."""
+    from scipy import stats
+
     taps = {name: np.asarray(tap) for name, tap in taps.items()}
     num_images = len(next(iter(taps.values())))
     num_classes = next(iter(mixtures.values())).shape[1]
@@ -60,7 +61,7 @@ def numpy_predict(taps, mixtures, delta):
         for b in range(num_images):
             for s, response in enumerate(numpy_responses(taps[name][b], delta)):
                 kl = [np.sum(c * np.log(c / response)) for c in classes[s]]
-                counts[b] += num_classes - scipy.stats.rankdata(kl, method="ordinal")
+                counts[b] += num_classes - stats.rankdata(kl, method="ordinal")
     return counts
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-import scipy.stats
-
 LEVEL = 0.05
 """Probability, if two attacks were equally strong, that the weaker is taken for the stronger."""
 
@@ -49,5 +47,7 @@ def outranks(
     total = only_weaker + only_stronger
     if total == 0:
         return False, 0
-    chance = scipy.stats.binomtest(only_weaker, total, 0.5, alternative="greater").pvalue
+    from scipy import stats  # a second of the import of this package
+
+    chance = stats.binomtest(only_weaker, total, 0.5, alternative="greater").pvalue
     return bool(chance < LEVEL / num_tests), only_weaker

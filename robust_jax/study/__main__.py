@@ -63,6 +63,8 @@ def main(arguments: Arguments) -> int:
         cells = [NOTHING if share is None else percent(share.value) for share in shares]
         printed.add_row(f"{line.title}, seed {line.task.seed}", *cells, "; ".join(line.flags))
     logging.console.print(printed)
+    if any(line.budget == "reduced" for line in lines):
+        logging.console.print(page.REDUCED)
     written = page.write(study, lines, spec=arguments.study, out=out)
     logging.console.print(f"Page in {written}", highlight=False)
     return 1 if failed else 0

@@ -13,6 +13,7 @@ from robust_jax.study.definition import Study
 from robust_jax.study.table import Line, Share, relative_times
 
 HEADINGS = ("clean", "paper's own protocol", "frugal suite")
+REDUCED = "Reduced budget: not comparable with any other number."
 CAPTION = (
     "Of each defence, the accuracy on clean images (bar), what its paper's own attack leaves "
     "(hollow), and what an adversary who knows the defence leaves (filled, with its 95 % "
@@ -81,6 +82,8 @@ def write(study: Study, lines: Sequence[Line], *, spec: str, out: pathlib.Path) 
     missing = [row.title for name, row in study.rows.items()
                if name not in {line.task.name for line in lines}]  # fmt: skip
     lead = f"<p>{len(lines)} rows, {_images(lines)}.</p>"
+    if any(line.budget == "reduced" for line in lines):
+        lead += f'<div class="stamp">{REDUCED}</div><br>'
     if missing:
         lead += f'<div class="stamp">Not run: {text(", ".join(missing))}</div>'
     parts = [

@@ -1,11 +1,14 @@
 """Trains and judges the rows of a study that are missing, each in a process of its own."""
 
+import contextlib
 import dataclasses
 import pathlib
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from robust_jax.evaluation import claims as evaluations
@@ -154,8 +157,33 @@ def _start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Sequ
     _say(f"{task}: {log}")
     with log.open("a") as opened:
         command = [sys.executable, "-m", "robust_jax.commands.train", *words, *given]
-        done = subprocess.run(command, stdout=opened, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+        process = subprocess.Popen(command, stdout=opened, stderr=subprocess.STDOUT)
+        with _handed_on(process):
+            status = process.wait()
+    # A run that was asked to stop has saved, ends well and is not done.
+    ended = status == 0 and is_done(spec, task, out, budget)
+    if not ended:
         last = log.read_text().strip().splitlines()[-1:]
-        _say(f"{task}: failed: {' '.join(last)}")
-    return done.returncode == 0
+        _say(f"{task}: {'failed' if status else 'not done'}: {' '.join(last)}")
+    return ended
+
+
+@contextlib.contextmanager
+def _handed_on(process: subprocess.Popen) -> Iterator[None]:
+    """Has SIGINT and SIGTERM reach a row, which saves; the study stops when it has ended."""
+    asked: list[int] = []
+
+    def hand_on(number: int, frame: types.FrameType | None) -> None:
+        del frame
+        asked.append(number)
+        process.send_signal(signal.SIGTERM)
+
+    before = {n: signal.signal(n, hand_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        _say("Stopped; the same command goes on.")
+        raise SystemExit(128 + asked[0])

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 from robust_jax import formats
 from robust_jax.evaluation.summary import JudgeSummary, Summary
 from robust_jax.study.definition import FRUGAL, HONEST, PAPER, Study
-from robust_jax.study.run import Task
+from robust_jax.study.run import Budget, Task
 
 
 class Share(NamedTuple):
@@ -28,6 +28,7 @@ class Line(NamedTuple):
         title: as the study calls it.
         family: of the row.
         num_images: of the evaluation.
+        budget: of the evaluation.
         clean: accuracy.
         paper: robust accuracy under the paper's own attack, counted as the paper counts.
         frugal: under the suite of few passes.
@@ -42,6 +43,7 @@ class Line(NamedTuple):
     title: str
     family: str
     num_images: int
+    budget: Budget
     clean: Share
     paper: Share | None
     frugal: Share | None
@@ -79,6 +81,7 @@ def line_of(study: Study, task: Task, directory: pathlib.Path) -> Line:
         title=row.title,
         family=row.family,
         num_images=summary["num_examples"],
+        budget=summary["budget"],
         clean=Share(honest["clean_accuracy"], *honest["intervals"]["clean_accuracy"]),
         paper=_robust(judges.get(PAPER), PAPER),
         frugal=_robust(honest, FRUGAL),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -124,7 +125,7 @@ def test_a_claim_shows_signs_of_life(tmp_path, monkeypatch):
             time.sleep(0.01)
 
 
-def line(name, clean, paper, worst, *, flags=(), rate=100.0):
+def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
     """Returns a row's line of these accuracies."""
 
     def share(value):
@@ -132,7 +133,7 @@ def line(name, clean, paper, worst, *, flags=(), rate=100.0):
 
     row = ROWS[name]
     return table.Line(
-        run.Task(name, 0, row.after), row.title, row.family, 64, share(clean), share(paper),
+        run.Task(name, 0, row.after), row.title, row.family, 64, budget, share(clean), share(paper),
         None, {str(LINF): share(worst)}, None, None, flags, rate,
     )  # fmt: skip
 
@@ -149,6 +150,9 @@ def test_the_page_has_every_row(tmp_path):
     text = page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
     for words in ("Not run: REGroup", "50.00 %", "0.0 to 20.0", "has gradients", "mine.py --only"):
         assert words in text
+    assert page.REDUCED not in text
+    lines = [line("plain", 0.9, 0.5, 0.1, budget="reduced")]
+    assert page.REDUCED in page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
     assert (tmp_path / "study.png").stat().st_size > 0
     axes = page.figure(STUDY, [*lines, line("ranks", 0.8, 0.6, 0.05)]).axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
@@ -231,3 +235,29 @@ def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
         assert found.worst[str(LINF)].value <= found.frugal.value
     assert (out / "study.html").is_file()
     assert "REGroup" in again.stdout
+    assert page.REDUCED in again.stdout
+
+
+LONG = SMALL.replace("epochs=15.0", "epochs=5000.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM]
+)
+def test_a_study_that_is_stopped_lets_its_row_save(tmp_path, number):
+    file, out = tmp_path / "long.py", tmp_path / "out"
+    file.write_text(LONG)
+    words = [sys.executable, "-m", "robust_jax.study", str(file), "--out", str(out)]
+    process = subprocess.Popen([*words, "--only", "plain"], stdout=subprocess.PIPE, text=True)
+    metrics, deadline = out / "plain" / "seed0" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, said
+    assert "Stopped; the same command goes on." in said
+    log = (out / "plain" / "seed0.log").read_text()
+    assert "Stopped and saved at step" in log, log
+    assert not (out / "plain" / "seed0.claim").exists()
+    assert any((out / "plain" / "seed0" / "checkpoints").iterdir())

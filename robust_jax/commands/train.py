@@ -20,9 +20,19 @@ from robust_jax.evaluation import dry_run
 from robust_jax.evaluation.compare import compare
 from robust_jax.experiment import checkpoints, config
 from robust_jax.methods import Method
-from robust_jax.runtime import command_line, compilation_cache, interrupt, logging, sharding
+from robust_jax.runtime import (
+    command_line,
+    compilation_cache,
+    interrupt,
+    locks,
+    logging,
+    sharding,
+)
 from robust_jax.runtime.wording import gibibytes
 from robust_jax.training.plan import Plan, make_plan
+
+LOCK = "train.lock"
+"""In a work directory: held by the program that trains there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +110,9 @@ def main(arguments: Arguments) -> None:
             logging.say(f"Seed {one.seed} is trained and evaluated: {place}")
             continue
         validator = experiment.make_validator(parts.method, one, parts.data, mesh, like=validator)
-        if not train(one, place, parts, validator):
+        with locks.alone(place / LOCK):
+            finished = train(one, place, parts, validator)
+        if not finished:
             return
     if seeds and jax.process_index() == 0:
         compare(list(runs), workdir / "compare.html")

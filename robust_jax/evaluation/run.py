@@ -33,8 +33,11 @@ from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.report import terminal
 from robust_jax.evaluation.summary import Summary
-from robust_jax.runtime import logging, sharding
+from robust_jax.runtime import locks, logging, sharding
 from robust_jax.types import Variables
+
+LOCK = "evaluation.lock"
+"""In an evaluation's directory: held by the program that writes there."""
 
 
 class Result(NamedTuple):
@@ -149,9 +152,9 @@ def run(
         )
     model, sources = model.on(mesh), {n: one.on(mesh) for n, one in (sources or {}).items()}
     if out is not None:
-        return _judged(
-            model, split, evaluation, pathlib.Path(out), sources, mesh, evaluator, progress
-        )
+        place = pathlib.Path(out)
+        with locks.alone(place / LOCK):
+            return _judged(model, split, evaluation, place, sources, mesh, evaluator, progress)
     if jax.process_count() > 1:
         raise ValueError("Expected out=None to be a directory that all hosts share.")
     with tempfile.TemporaryDirectory() as scratch:

@@ -11,11 +11,11 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from robust_jax.evaluation import claims as evaluations
+from robust_jax.commands.train import LOCK
+from robust_jax.evaluation import claims
 from robust_jax.evaluation.run import described
 from robust_jax.experiment import config
-from robust_jax.runtime import logging
-from robust_jax.study import claims
+from robust_jax.runtime import locks, logging
 from robust_jax.study.definition import Study
 
 Budget = Literal["full", "reduced"]
@@ -91,7 +91,7 @@ def is_done(spec: str, task: Task, out: pathlib.Path, budget: Budget) -> bool:
     """Returns whether a task's evaluation, as its file has it today, has ended."""
     wanted = config.load(f"{spec}:{task.name}").evaluation
     wanted = wanted.reduced() if budget == "reduced" else wanted
-    return evaluations.has_ended(task.workdir(out), described(wanted))
+    return claims.has_ended(task.workdir(out), described(wanted))
 
 
 def run(
@@ -122,10 +122,11 @@ def run(
         if first is not None and not (first / "summary.json").is_file():
             _say(f"{task}: waits for {task.after}, which is not done.")
             continue
-        claim = out / task.name / f"seed{task.seed}.claim"
-        with claims.claimed(claim) as mine:
-            if not mine:
-                _say(f"{task}: {claims.holder(claim)} works on it.")
+        # Ours until the row's process holds its own, which it does even where ours is gone.
+        ours, own = out / task.name / f"seed{task.seed}.lock", task.workdir(out) / LOCK
+        with locks.locked(ours) as mine:
+            if not mine or locks.is_locked(own):
+                _say(f"{task}: {locks.holder(own if mine else ours)} works on it.")
                 continue
             started = time.monotonic()
             if not _start(spec, task, out, budget, given):

@@ -10,8 +10,11 @@ import time
 import pytest
 
 from robust_jax.attacks import ThreatModel
+from robust_jax.commands import train
+from robust_jax.commands.train import LOCK
 from robust_jax.experiment import config
-from robust_jax.study import Row, Study, claims, page, run, table
+from robust_jax.runtime import locks
+from robust_jax.study import Row, Study, page, run, table
 
 LINF = ThreatModel("linf", 0.1)
 ROWS = {"plain": Row("plain", "plain"), "ranks": Row("REGroup", "REGroup", after="plain")}
@@ -77,54 +80,6 @@ def test_rows_of_mnist_train_alike():
         assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
 
 
-HOLD = """
-import pathlib, sys, time
-from robust_jax.study import claims
-with claims.claimed(pathlib.Path(sys.argv[1])) as mine:
-    print(mine, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_row_is_one_process_alone(tmp_path):
-    file = tmp_path / "row" / "seed0.claim"
-    with claims.claimed(file) as mine, claims.claimed(file) as other:
-        assert mine
-        assert not other
-        assert claims.holder(file) == json.loads(file.read_text())["host"]
-    assert not file.exists()
-    holding = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holding.stdout is not None
-        assert holding.stdout.readline().strip() == "True"
-        with claims.claimed(file) as mine:
-            assert not mine
-    finally:
-        holding.kill()
-        holding.communicate()
-    with claims.claimed(file) as mine:  # who is gone may have been gone for a moment alone
-        assert not mine
-    old = time.time() - 2 * claims.STALE
-    os.utime(file, (old, old))
-    with claims.claimed(file) as mine:
-        assert mine
-    assert list(file.parent.iterdir()) == []
-
-
-def test_a_claim_shows_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.01)
-    file = tmp_path / "claim"
-    with claims.claimed(file):
-        old = time.time() - 2 * claims.STALE
-        os.utime(file, (old, old))
-        deadline = time.monotonic() + 10
-        while time.time() - file.stat().st_mtime > claims.STALE:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
 def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
     """Returns a row's line of these accuracies."""
 
@@ -166,6 +121,7 @@ from robust_jax.evaluation.protocol import AttackRun, Evaluation, Selection, sid
 from robust_jax.experiment.config import Config
 from robust_jax.methods import REGroup, Standard
 from robust_jax.models import CNNConfig
+from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.study import Row, Study
 from robust_jax.training import Phase, TrainingConfig
 
@@ -179,7 +135,7 @@ EVALUATION = Evaluation(
 PLAIN = Config(
     "small", DataConfig(Digits(), validation_size=100), Standard(network=NETWORK),
     training=TrainingConfig((Phase(epochs=15.0, batch_size=64),), validate_every=15.0),
-    evaluation=EVALUATION,
+    evaluation=EVALUATION, runtime=RuntimeConfig(num_devices=1),
 )
 VARIANTS = {
     "default": PLAIN,
@@ -241,6 +197,18 @@ def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
 LONG = SMALL.replace("epochs=15.0", "epochs=5000.0")
 
 
+def started(file, out):
+    """Returns a study whose row trains, and the row's directory."""
+    words = [sys.executable, "-m", "robust_jax.study", str(file), "--out", str(out)]
+    process = subprocess.Popen([*words, "--only", "plain"], stdout=subprocess.PIPE, text=True)
+    metrics, deadline = out / "plain" / "seed0" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_text()):
+        assert process.poll() is None, (out / "plain" / "seed0.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, metrics.parent
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM]
@@ -248,16 +216,37 @@ LONG = SMALL.replace("epochs=15.0", "epochs=5000.0")
 def test_a_study_that_is_stopped_lets_its_row_save(tmp_path, number):
     file, out = tmp_path / "long.py", tmp_path / "out"
     file.write_text(LONG)
-    words = [sys.executable, "-m", "robust_jax.study", str(file), "--out", str(out)]
-    process = subprocess.Popen([*words, "--only", "plain"], stdout=subprocess.PIPE, text=True)
-    metrics, deadline = out / "plain" / "seed0" / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process, row = started(file, out)
     process.send_signal(number)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number, said
     assert "Stopped; the same command goes on." in said
     log = (out / "plain" / "seed0.log").read_text()
     assert "Stopped and saved at step" in log, log
-    assert not (out / "plain" / "seed0.claim").exists()
-    assert any((out / "plain" / "seed0" / "checkpoints").iterdir())
+    assert not locks.is_locked(out / "plain" / "seed0.lock")
+    assert not locks.is_locked(row / LOCK)
+    assert any((row / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_leaves_its_row_alone(tmp_path):
+    file, out = tmp_path / "long.py", tmp_path / "out"
+    file.write_text(LONG)
+    process, row = started(file, out)
+    process.kill()
+    process.communicate()
+    assert not locks.is_locked(out / "plain" / "seed0.lock")
+    assert locks.is_locked(row / LOCK)
+    left = json.loads((row / LOCK).read_text())["process"]
+    try:
+        spec = f"{file}:plain"
+        task = run.Task("plain", 0, None)
+        assert run.run(str(file), [task], out=out, budget="full") == []  # left to the one there
+        with pytest.raises(ValueError, match=rf"one program alone; process {left} of "):
+            train.main(train.Arguments(config.load(spec), row))
+    finally:
+        os.kill(left, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while locks.is_locked(row / LOCK):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -10,26 +10,27 @@ validation accuracy, under PGD where training attacks. No augmentation, no norma
 defence has its paper's own strength where that is said for MNIST, otherwise its defaults.
 Adversarial training is by seven steps of PGD in Linf .1.
 
-Judged in Linf .1, the adversarially trained in .3 too: 500 test images, 200 for random methods,
-whose every pass is several. `paper` is the attack that the method's paper judges by, seen and
-counted as there; `frugal` the suite of few passes; then what attacks the method's own ways:
+Judged in Linf .03, in which plain training leaves something to lose, and in .1; the adversarially
+trained in .3 too: 500 test images, 200 for random methods, whose every pass is several. In each
+ball `paper` is the attack that the method's paper judges by, seen and counted as there; `frugal`
+the suite of few passes; then what attacks the method's own ways:
 MORA and ARC on ensembles, EOT, noise off and fixed draws on random networks, differentiable ranks
 on REGroup, and Square, which needs no gradient.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 from robust_jax.attacks import (
     APGD,
     ARC,
     MORA,
     PGD,
-    Attack,
     FrugalAttack,
     Square,
     ThreatModel,
 )
-from robust_jax.certify import Margins
+from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.evaluation.protocol import (
     PAPER,
@@ -62,7 +63,7 @@ from robust_jax.methods import (
     TransferabilityReducedSmooth,
 )
 from robust_jax.models import CNNConfig, EnsembleConfig
-from robust_jax.study import FRUGAL, Row, Study
+from robust_jax.study import CROWN, FRUGAL, Row, Study, in_ball
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
 from robust_jax.training.optimizers import Cosine, OptimizerConfig
 
@@ -70,8 +71,8 @@ from ..recipes import changes
 
 NETWORK = CNNConfig(widths=(25, 49, 81), strides=(2, 2, 1))
 ENSEMBLE = EnsembleConfig(NETWORK, 3)
-SMALL, LARGE = ThreatModel("linf", eps=0.1), ThreatModel("linf", eps=0.3)
-TRAINED_BY = PGD(SMALL, num_steps=7, step_size=0.025)
+SMALL, MEDIUM, LARGE = (ThreatModel("linf", eps=eps) for eps in (0.03, 0.1, 0.3))
+TRAINED_BY = PGD(MEDIUM, num_steps=7, step_size=0.025)
 EPOCHS = 5.0
 
 
@@ -94,40 +95,48 @@ def trained(method: MethodConfig, evaluation: Evaluation, *, attack: PGD | None 
             phases=(Phase(epochs=EPOCHS, batch_size=128),),
             adversarial=adversarial,
             best_by="robust_accuracy" if attacked else "accuracy",
-            validation_attack=PGD(SMALL, num_steps=10) if attacked else None,
+            validation_attack=PGD(MEDIUM, num_steps=10) if attacked else None,
         ),
         evaluation=evaluation,
     )
 
 
+Runs = Callable[[ThreatModel], dict[str, AttackRun]]
+
+
 def judged(
-    paper: AttackRun,
-    adaptive: dict[str, AttackRun],
+    runs: Runs,
     *,
+    threats: Sequence[ThreatModel] = (SMALL, MEDIUM),
     papers_rule: Judge | None = None,
-    honest: Judge | None = None,
     further: dict[str, Judge] | None = None,
     skip_misclassified: bool = True,
     num_examples: int = 500,
     certified: bool = True,
 ) -> Evaluation:
-    """Returns an evaluation with the paper's attack and its own adversaries.
+    """Returns an evaluation with the paper's attack and its own adversaries in every ball.
 
     Args:
-        paper: as the method's paper attacks.
-        adaptive: by name, what knows the method.
+        runs: of a ball, by name; `PAPER` attacks as the method's paper does, the others know it.
+        threats: the balls.
         papers_rule: as the paper counts; None for the deployed rule, once.
-        honest: None for the mean of ten draws.
         further: columns besides.
         skip_misclassified: see `Adversary`.
         num_examples: test images.
         certified: bound the margins of the first hundred?
     """
-    runs = {name: dataclasses.replace(run, adaptive=True) for name, run in adaptive.items()}
+    attacks = {
+        in_ball(name, threat): dataclasses.replace(run, adaptive=name != PAPER)
+        for threat in threats
+        for name, run in runs(threat).items()
+    }
+    margins: dict[str, Smoothing | Margins] = {
+        in_ball(CROWN, threat): Margins(threat.eps) for threat in threats
+    }
     return Evaluation(
-        attacks={PAPER: paper, **runs},
-        judges=side_by_side(papers_rule, honest) | (further or {}),
-        certificates={"CROWN": Margins(SMALL.eps)} if certified else {},
+        attacks=attacks,
+        judges=side_by_side(papers_rule) | (further or {}),
+        certificates=margins if certified else {},
         num_certified=100,
         selection=Selection(num_examples=num_examples),
         adversary=Adversary(skip_misclassified=skip_misclassified, num_submissions=10),
@@ -140,36 +149,38 @@ def pgd(threat: ThreatModel, num_steps: int = 20) -> PGD:
     return PGD(threat, num_steps=num_steps, step_size=threat.eps / 10)
 
 
-def network(*, both: bool = False) -> Evaluation:
-    """Returns the evaluation of one deterministic network.
+def network(threats: Sequence[ThreatModel] = (SMALL, MEDIUM)) -> Evaluation:
+    """Returns the evaluation of one deterministic network in these balls."""
 
-    Args:
-        both: in the large ball too?
-    """
-    runs = {FRUGAL: AttackRun(FrugalAttack(SMALL)), "square": AttackRun(Square(SMALL))}
-    if both:
-        runs |= {
-            "frugal_0.3": AttackRun(FrugalAttack(LARGE)),
-            "square_0.3": AttackRun(Square(LARGE)),
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        return {
+            PAPER: AttackRun(pgd(threat)),
+            FRUGAL: AttackRun(FrugalAttack(threat)),
+            "square": AttackRun(Square(threat)),
         }
-    return judged(AttackRun(pgd(SMALL)), runs)
+
+    return judged(runs, threats=threats)
 
 
 def ensemble() -> Evaluation:
     """Returns the evaluation of members that vote."""
-    members: dict[str, Attack] = {
-        "mora": MORA(SMALL, rule="voting"), "arc": ARC(SMALL, first=APGD(SMALL))
-    }  # fmt: skip
-    runs = {
-        FRUGAL: AttackRun(FrugalAttack(SMALL)),
-        **{name: AttackRun(attack, view="members") for name, attack in members.items()},
-        "square": AttackRun(Square(SMALL), view="decision"),
-    }
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        return {
+            PAPER: AttackRun(pgd(threat)),
+            FRUGAL: AttackRun(FrugalAttack(threat)),
+            "mora": AttackRun(MORA(threat, rule="voting"), view="members"),
+            "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
+            "square": AttackRun(Square(threat), view="decision"),
+        }
+
     one = {"one member": Judge(view="members", rule="paper")}
-    return judged(AttackRun(pgd(SMALL)), runs, further=one, skip_misclassified=False)
+    return judged(runs, further=one, skip_misclassified=False)
 
 
-def random(paper: AttackRun, one_draw: str, papers_rule: Judge | None = None) -> Evaluation:
+def random(
+    paper: Callable[[ThreatModel], AttackRun], one_draw: str, papers_rule: Judge | None = None
+) -> Evaluation:
     """Returns the evaluation of a network that draws.
 
     Args:
@@ -177,35 +188,46 @@ def random(paper: AttackRun, one_draw: str, papers_rule: Judge | None = None) ->
         one_draw: view of a single pass.
         papers_rule: as its paper counts.
     """
-    fixed = {"eot_samples": 5, "draws": "fixed"}
-    runs = {
-        FRUGAL: AttackRun(FrugalAttack(SMALL), view="noise_off"),
-        "apgd_eot10": AttackRun(APGD(SMALL, num_steps=50), view=one_draw, eot_samples=10),
-        "apgd_margin_eot10": AttackRun(
-            APGD(SMALL, num_steps=50, loss="margin"), view=one_draw, eot_samples=10
-        ),
-        "square_fixed": AttackRun(Square(SMALL, num_queries=1000), view=one_draw, **fixed),
-    }
-    return judged(paper, runs, papers_rule=papers_rule, num_examples=200, certified=False)
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        apgd = APGD(threat, num_steps=50)
+        margin = dataclasses.replace(apgd, loss="margin")
+        query = Square(threat, num_queries=1000)
+        return {
+            PAPER: paper(threat),
+            FRUGAL: AttackRun(FrugalAttack(threat), view="noise_off"),
+            "apgd_eot10": AttackRun(apgd, view=one_draw, eot_samples=10),
+            "apgd_margin_eot10": AttackRun(margin, view=one_draw, eot_samples=10),
+            "square_fixed": AttackRun(query, view=one_draw, eot_samples=5, draws="fixed"),
+        }
+
+    return judged(runs, papers_rule=papers_rule, num_examples=200, certified=False)
 
 
 def regroup() -> Evaluation:
     """Returns the evaluation of ranks: the paper attacks the softmax network."""
     views = ("deployed", "deployed_1", "kl_margin", "feature_match")
-    runs = {f"pgd40_{view}": AttackRun(PGD(SMALL, num_steps=40, loss="margin"), view=view)
-            for view in views}  # fmt: skip
-    runs[FRUGAL] = AttackRun(FrugalAttack(SMALL), view="kl_margin")
-    runs["square"] = AttackRun(Square(SMALL), view="decision")
-    return judged(AttackRun(pgd(SMALL, 40), view="surrogate"), runs, certified=False)
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        margin = PGD(threat, num_steps=40, loss="margin")
+        return {
+            PAPER: AttackRun(pgd(threat, 40), view="surrogate"),
+            FRUGAL: AttackRun(FrugalAttack(threat), view="kl_margin"),
+            **{f"pgd40_{view}": AttackRun(margin, view=view) for view in views},
+            "square": AttackRun(Square(threat), view="decision"),
+        }
+
+    return judged(runs, certified=False)
 
 
 NOISE_OFF = random(
-    AttackRun(pgd(SMALL), view="noise_off"),
+    lambda threat: AttackRun(pgd(threat), view="noise_off"),
     "deployed",
     Judge(view="noise_off", rule="paper"),
 )
-LAYERS = random(AttackRun(pgd(SMALL, 10), view="frozen_1"), "fresh")
-ONE_DRAW = random(AttackRun(pgd(SMALL), view="one_draw"), "one_draw")
+LAYERS = random(lambda threat: AttackRun(pgd(threat, 10), view="frozen_1"), "fresh")
+ONE_DRAW = random(lambda threat: AttackRun(pgd(threat), view="one_draw"), "one_draw")
+TRAINED_ATTACKED = network((SMALL, MEDIUM, LARGE))
 SEVEN_STEPS = dataclasses.replace(TRAINED_BY, loss="kl", start_sigma=0.001)
 
 
@@ -247,13 +269,13 @@ VARIANTS = {
     "sap": trained(StochasticActivationPruning(network=NETWORK, num_draws=10), ONE_DRAW),
     "batch_ensemble": trained(BatchEnsemble(network=NETWORK), ensemble()),
     "gaussian": trained(Standard(network=NETWORK, input_sigma=0.25), network()),
-    "pgd_at": trained(Standard(network=NETWORK), network(both=True), attack=TRAINED_BY),
-    "trades": trained(TRADES(network=NETWORK, attack=SEVEN_STEPS), network(both=True)),
-    "mart": trained(MART(network=NETWORK, attack=TRAINED_BY), network(both=True)),
+    "pgd_at": trained(Standard(network=NETWORK), TRAINED_ATTACKED, attack=TRAINED_BY),
+    "trades": trained(TRADES(network=NETWORK, attack=SEVEN_STEPS), TRAINED_ATTACKED),
+    "mart": trained(MART(network=NETWORK, attack=TRAINED_BY), TRAINED_ATTACKED),
     "fast_at": trained(
         Standard(network=NETWORK),
-        network(both=True),
-        attack=PGD(SMALL, num_steps=1, step_size=0.125, keep="last"),
+        TRAINED_ATTACKED,
+        attack=PGD(MEDIUM, num_steps=1, step_size=0.125, keep="last"),
     ),
     "kap_at": trained(KAP(network=NETWORK, sigma=0.1), NOISE_OFF, attack=TRAINED_BY),
     "parl_at": trained(PARL(network=ENSEMBLE, num_layers=3), ensemble(), attack=TRAINED_BY),
@@ -292,7 +314,7 @@ STUDY = Study(
         "regroup": Row("REGroup", "REGroup", after="plain"),
         "regroup_at": Row("REGroup on AT", "REGroup", after="pgd_at"),
     },
-    threats=(SMALL, LARGE),
+    threats=(SMALL, MEDIUM, LARGE),
 )
 
 

@@ -156,10 +156,14 @@ def candidates(directory: str | pathlib.Path, judges: Iterable[str]) -> Candidat
     return {"num_examples": len(clean), "clean_accuracy": right, "interval": interval}
 
 
-def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
+def seconds_by_attack(directory: pathlib.Path, *, last: bool = False) -> dict[str, float]:
     """Returns the time that the batches of each attack took, over all starts of an evaluation.
 
     Torn lines do not count: a stop leaves the numbers of records whole, and of seconds nearly.
+
+    Args:
+        directory: of the evaluation.
+        last: of the last batch alone, in which nothing is compiled?
     """
     seconds: dict[str, float] = {}
     file = directory / "seconds.jsonl"
@@ -168,7 +172,7 @@ def seconds_by_attack(directory: pathlib.Path) -> dict[str, float]:
         name, took = line.get("name"), line.get("seconds")
         if not isinstance(name, str) or not isinstance(took, int | float):
             raise ValueError(f"Expected {str(file)!r}, line {number}, to have name and seconds.")
-        seconds[name] = seconds.get(name, 0.0) + took
+        seconds[name] = took + (0.0 if last else seconds.get(name, 0.0))
     return seconds
 
 

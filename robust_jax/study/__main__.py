@@ -10,12 +10,13 @@ works on.
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import rich.table
 
 from robust_jax.runtime import command_line, logging
 from robust_jax.runtime.wording import NOTHING, percent
-from robust_jax.study import page, run, table
+from robust_jax.study import page, plan, run, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Arguments:
         data_dir: where the dataset lies; None for where the file says.
         budget: "reduced" for 64 examples and small attacks, not comparable.
         show: run nothing, show what is there.
+        plan: run a little of each row, and say how long the whole will take.
     """
 
     study: str
@@ -39,6 +41,7 @@ class Arguments:
     data_dir: str | None = None
     budget: run.Budget = "full"
     show: bool = False
+    plan: bool = False
 
 
 def main(arguments: Arguments) -> int:
@@ -50,24 +53,45 @@ def main(arguments: Arguments) -> int:
     todo = run.tasks(study, arguments.only, arguments.seeds)
     place = arguments.data_dir
     given = [] if place is None else ["--data.source.data-dir", place]
+    if arguments.plan:
+        return _plan(plan.rehearse(arguments.study, todo, out=out / "plan", given=given), todo)
     failed = []
     if not arguments.show:
         failed = run.run(arguments.study, todo, out=out, budget=arguments.budget, given=given)
     lines = table.read(study, table.found(study, out), out)
     if not lines:
         raise ValueError(f"Expected out={str(out)!r} to hold a row that is done.")
-    ball = str(study.threats[0])
-    printed = rich.table.Table("defence", "clean", "paper", "frugal", f"worst, {ball}", "flags")
+    balls = [str(threat) for threat in study.threats]
+    columns = [f"{what}, {ball}" for ball in balls for what in ("paper", "worst")]
+    printed = rich.table.Table("defence", "clean", *columns, "flags")
     for line in lines:
-        shares = (line.clean, line.paper, line.frugal, line.worst.get(ball))
-        cells = [NOTHING if share is None else percent(share.value) for share in shares]
+        lefts = [line.balls.get(ball) for ball in balls]
+        shares = [share for left in lefts for share in (left and left.paper, left and left.worst)]
+        cells = [NOTHING if share is None else percent(share.value)
+                 for share in (line.clean, *shares)]  # fmt: skip
         printed.add_row(f"{line.title}, seed {line.task.seed}", *cells, "; ".join(line.flags))
     logging.console.print(printed)
+    outdated = [line for line in lines
+                if not run.is_done(arguments.study, line.task, out, line.budget)]  # fmt: skip
+    if outdated:
+        names = ", ".join(str(line.task) for line in outdated)
+        logging.console.print(f"Of an earlier evaluation than the file asks for: {names}")
     if any(line.budget == "reduced" for line in lines):
         logging.console.print(page.REDUCED)
-    written = page.write(study, lines, spec=arguments.study, out=out)
+    written = page.write(study, lines, spec=arguments.study, out=out, outdated=outdated)
     logging.console.print(f"Page in {written}", highlight=False)
     return 1 if failed else 0
+
+
+def _plan(found: Sequence[plan.Forecast], todo: Sequence[run.Task]) -> int:
+    printed = rich.table.Table("minutes", "start and compile", "training", "attacks", "whole")
+    for one in found:
+        parts = (one.fixed, one.training, one.attacks, one.total)
+        printed.add_row(str(one.task), *(f"{part / 60:.1f}" for part in parts))
+    logging.console.print(printed)
+    hours = sum(one.total for one in found) / 3600
+    logging.console.print(f"{len(found)} of {len(todo)} rows: {hours:.1f} hours", highlight=False)
+    return int(len(found) < len(todo))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,25 @@ import dataclasses
 from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.protocol import HONEST, PAPER
 
-__all__ = ["FRUGAL", "HONEST", "PAPER", "Row", "Study"]
+__all__ = ["CROWN", "FRUGAL", "HONEST", "PAPER", "Row", "Study", "in_ball"]
 
+CROWN = "CROWN"
 FRUGAL = "frugal"
-"""Name of the suite of few passes in a row's evaluation. `PAPER` is that of the attack that the
-method's paper judges by, and of the judge that counts as the paper counts; the judge `HONEST`
-counts everything else."""
+"""Names of the certificate by linear bounds and of the suite of few passes in a row's evaluation.
+`PAPER` is that of the attack that the method's paper judges by, and of the judge that counts as the
+paper counts; the judge `HONEST` counts everything else. Attacks and certificates are named by kind
+and ball: see `in_ball`."""
+
+
+def in_ball(name: str, threat: ThreatModel) -> str:
+    """Returns what an attack or certificate of a kind is called in a ball.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> in_ball("frugal", ThreatModel("linf", 0.1))
+        'frugal_0.1'
+    """
+    return f"{name}_{threat.eps:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +51,7 @@ class Study:
     Attributes:
         title: of the page.
         rows: by variant, in the table's order.
-        threats: balls whose worst case is shown, where a row's evaluation has it; the figure
-            shows the first.
+        threats: balls, the smallest first; a row's evaluation need not attack in each.
         reference: row that training times are relative to.
         paragraphs: by family, what the records support.
 

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -10,9 +11,8 @@ from robust_jax.analysis import style
 from robust_jax.evaluation.report.page import Section, picture, table, write_page
 from robust_jax.runtime.wording import NOTHING, percent, text
 from robust_jax.study.definition import Study
-from robust_jax.study.table import Line, Share, relative_times
+from robust_jax.study.table import InBall, Line, Share, relative_times
 
-HEADINGS = ("clean", "paper's own protocol", "frugal suite")
 REDUCED = "Reduced budget: not comparable with any other number."
 CAPTION = (
     "Of each defence, the accuracy on clean images (bar), what its paper's own attack leaves "
@@ -26,48 +26,70 @@ CAPTION = (
 def figure(study: Study, lines: Sequence[Line]) -> Figure:
     """Returns clean accuracy, the paper's protocol and the honest worst case of every row.
 
+    A panel for each ball that at least half of the rows are attacked in.
+
     Args:
         study: the study.
         lines: its rows, at least one.
     """
-    ball = str(study.threats[0])
-    shown = [line for line in lines if ball in line.worst]
-    shown.sort(key=lambda line: line.worst[ball].value)
+    balls = [ball for ball in map(str, study.threats)
+             if 2 * sum(ball in line.balls for line in lines) >= len(lines)]  # fmt: skip
+    shown = sorted(lines, key=lambda line: [_worst(line, ball) for ball in balls])
     families = list(dict.fromkeys(line.family for line in lines))
-    drawn = Figure(figsize=(style.WIDTH, 0.6 + 0.24 * max(len(shown), 3)), layout="constrained")
-    axes = drawn.subplots()
-    for place, line in enumerate(shown):
-        worst, color = line.worst[ball], style.COLORS[families.index(line.family) % 7]
-        axes.plot([line.clean.value], [place], "|", color=style.GREY, markersize=9)
-        axes.plot([worst.low, worst.high], [place, place], color=color, alpha=0.35, linewidth=4)
-        if line.paper is not None:
-            axes.annotate(
-                "", (worst.value, place), (line.paper.value, place),
-                arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.0},
-            )  # fmt: skip
-            axes.plot([line.paper.value], [place], "o", color=color, markerfacecolor="white")
-        axes.plot([worst.value], [place], "^" if line.flags else "o", color=color)
-    axes.set_yticks(range(len(shown)), [_name(line) for line in shown])
-    axes.set_ylim(-0.7, len(shown) - 0.3)
-    axes.set_xlim(-0.02, 1.02)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"accuracy, {ball}")
-    style.percent(axes.xaxis)
-    axes.legend(
+    size = (style.WIDTH, 0.8 + 0.24 * max(len(shown), 3))
+    drawn = Figure(figsize=size, layout="constrained")
+    panels = drawn.subplots(1, len(balls), sharey=True, squeeze=False)[0]
+    for axes, ball in zip(panels, balls, strict=True):
+        for place, line in enumerate(shown):
+            color = style.COLORS[families.index(line.family) % len(style.COLORS)]
+            _draw(axes, place, line, ball, color)
+        axes.set_xlim(-0.02, 1.02)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(f"accuracy, {ball}")
+        style.percent(axes.xaxis)
+    panels[0].set_yticks(range(len(shown)), [_name(line) for line in shown])
+    panels[0].set_ylim(-0.7, len(shown) - 0.3)
+    drawn.legend(
         [
             Line2D([], [], color=style.GREY, linestyle="none", marker="|", markersize=9),
             Line2D([], [], color=style.GREY, linestyle="none", marker="o", markerfacecolor="white"),
             Line2D([], [], color=style.GREY, linestyle="none", marker="o"),
         ],
         ["clean", "paper's own protocol", "honest worst case"],
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
+        loc="outside upper center",
         ncols=3,
     )
     return drawn
 
 
-def write(study: Study, lines: Sequence[Line], *, spec: str, out: pathlib.Path) -> pathlib.Path:
+def _worst(line: Line, ball: str) -> float:
+    return line.balls[ball].worst.value if ball in line.balls else -1.0
+
+
+def _draw(axes: Axes, place: int, line: Line, ball: str, color: str) -> None:
+    """Draws a row of a panel."""
+    axes.plot([line.clean.value], [place], "|", color=style.GREY, markersize=9)
+    if ball not in line.balls:
+        return
+    worst, paper = line.balls[ball].worst, line.balls[ball].paper
+    axes.plot([worst.low, worst.high], [place, place], color=color, alpha=0.35, linewidth=4)
+    if paper is not None:
+        axes.annotate(
+            "", (worst.value, place), (paper.value, place),
+            arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.0},
+        )  # fmt: skip
+        axes.plot([paper.value], [place], "o", color=color, markerfacecolor="white")
+    axes.plot([worst.value], [place], "^" if line.flags else "o", color=color)
+
+
+def write(
+    study: Study,
+    lines: Sequence[Line],
+    *,
+    spec: str,
+    out: pathlib.Path,
+    outdated: Sequence[Line] = (),
+) -> pathlib.Path:
     """Writes the page and its figure; returns the page's file.
 
     Args:
@@ -75,6 +97,7 @@ def write(study: Study, lines: Sequence[Line], *, spec: str, out: pathlib.Path) 
         lines: its rows, at least one.
         spec: file of the study, for the commands.
         out: directory.
+        outdated: those whose evaluation is another than the file asks for today.
     """
     drawn = figure(study, lines)
     drawn.savefig(out / "study.png", dpi=200)
@@ -84,6 +107,9 @@ def write(study: Study, lines: Sequence[Line], *, spec: str, out: pathlib.Path) 
     lead = f"<p>{len(lines)} rows, {_images(lines)}.</p>"
     if any(line.budget == "reduced" for line in lines):
         lead += f'<div class="stamp">{REDUCED}</div><br>'
+    if outdated:
+        names = ", ".join(map(_name, outdated))
+        lead += f'<div class="stamp">Of an earlier evaluation: {text(names)}</div><br>'
     if missing:
         lead += f'<div class="stamp">Not run: {text(", ".join(missing))}</div>'
     parts = [
@@ -112,33 +138,38 @@ def _cell(share: Share | None) -> str:
 
 
 def _table(study: Study, lines: Sequence[Line]) -> str:
-    times = relative_times(study, lines)
-    balls = [str(threat) for threat in study.threats]
-    headings = ["defence", *HEADINGS, *(f"worst case, {ball}" for ball in balls)]
-    headings += ["one draw", "certified", "flags", "training time"]
-    rows = []
-    for line in lines:
-        draw = NOTHING if line.single_draw is None else percent(line.single_draw)
-        time = times.get(line.task)
-        rows.append(
-            [
-                text(_name(line)),
-                *map(_cell, (line.clean, line.paper, line.frugal)),
-                *(_cell(line.worst.get(ball)) for ball in balls),
-                draw,
-                _cell(line.certified),
-                text("; ".join(line.flags)) or NOTHING,
-                NOTHING if time is None else f"{time:.1f} x",
-            ]
-        )
     words = (
         "<p>Accuracy of the deployed rule with 95 % intervals: differences inside them say "
         "nothing. The worst case counts an image that is right clean and under every attack of "
-        "its evaluation in the ball, adaptive ones included. Of a random defence, one draw: the "
-        "least accuracy of a single pass under any of the attacks. Training time is relative to "
+        "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
+        "one draw: the least accuracy of a single pass or member under any of the attacks. "
+        "Certified: proven by linear bounds. Training time is relative to "
         f"{text(study.rows[study.reference].title)}.</p>"
     )
-    return words + table(headings, rows)
+    times = relative_times(study, lines)
+    rows = [
+        [
+            text(_name(line)),
+            _cell(line.clean),
+            text("; ".join(line.flags)) or NOTHING,
+            NOTHING if line.task not in times else f"{times[line.task]:.1f} x",
+        ]
+        for line in lines
+    ]
+    tables = [words, table(["defence", "clean", "flags", "training time"], rows)]
+    headings = ["defence", "worst case", "paper's own protocol", "frugal suite", "one draw"]
+    for ball in map(str, study.threats):
+        left = [(line, line.balls[ball]) for line in lines if ball in line.balls]
+        if left:
+            rows = [[text(_name(line)), *_cells(one)] for line, one in left]
+            tables += [f"<h3>{ball}</h3>", table([*headings, "certified"], rows)]
+    return "".join(tables)
+
+
+def _cells(left: InBall) -> list[str]:
+    draw = NOTHING if left.one_draw is None else percent(left.one_draw)
+    shares = (left.worst, left.paper, left.frugal)
+    return [*map(_cell, shares), draw, _cell(left.certified)]
 
 
 def _commands(spec: str) -> str:

@@ -129,7 +129,7 @@ def run(
                 _say(f"{task}: {locks.holder(own if mine else ours)} works on it.")
                 continue
             started = time.monotonic()
-            if not _start(spec, task, out, budget, given):
+            if not (start(spec, task, out, budget, given) and is_done(spec, task, out, budget)):
                 failed.append(task)
                 continue
         ran += 1
@@ -147,8 +147,16 @@ def _say(line: str) -> None:
     logging.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Sequence[str]) -> bool:
-    """Returns whether a task's process has ended well; what it says is kept beside its results."""
+def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Sequence[str]) -> bool:
+    """Returns whether a task's process has ended well; what it says is kept beside its results.
+
+    Args:
+        spec: file of the study.
+        task: what to train and judge.
+        out: directory of the study.
+        budget: of the evaluation.
+        given: further words for the training's command line.
+    """
     log = out / task.name / f"seed{task.seed}.log"
     words = [f"{spec}:{task.name}", "--workdir", str(out / task.name)]
     words += ["--seeds", str(task.seed), "--budget", budget, "--runtime.no-progress"]
@@ -156,13 +164,14 @@ def _start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Sequ
     if first is not None:
         words += ["--training.init-from", str(first)]
     _say(f"{task}: {log}")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as opened:
         command = [sys.executable, "-m", "robust_jax.commands.train", *words, *given]
         process = subprocess.Popen(command, stdout=opened, stderr=subprocess.STDOUT)
         with _handed_on(process):
             status = process.wait()
-    # A run that was asked to stop has saved, ends well and is not done.
-    ended = status == 0 and is_done(spec, task, out, budget)
+    # A run that was asked to stop has saved, ends well and has no summary.
+    ended = status == 0 and (task.workdir(out) / "summary.json").is_file()
     if not ended:
         last = log.read_text().strip().splitlines()[-1:]
         _say(f"{task}: {'failed' if status else 'not done'}: {' '.join(last)}")

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 from robust_jax import formats
+from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.summary import JudgeSummary, Summary
-from robust_jax.study.definition import FRUGAL, HONEST, PAPER, Study
+from robust_jax.study.definition import CROWN, FRUGAL, HONEST, PAPER, Study, in_ball
 from robust_jax.study.run import Budget, Task
 
 
@@ -20,8 +21,26 @@ class Share(NamedTuple):
     high: float
 
 
+class InBall(NamedTuple):
+    """What is left in a ball; None where a row's evaluation does not ask.
+
+    Attributes:
+        worst: right clean and under every attack in the ball.
+        paper: robust accuracy under the paper's own attack, counted as the paper counts.
+        frugal: under the suite of few passes.
+        one_draw: least accuracy of one draw, or of one member, under an attack.
+        certified: share that bounds prove.
+    """
+
+    worst: Share
+    paper: Share | None
+    frugal: Share | None
+    one_draw: float | None
+    certified: Share | None
+
+
 class Line(NamedTuple):
-    """What a study says of a row with a seed; None where its evaluation does not ask.
+    """What a study says of a row with a seed.
 
     Attributes:
         task: of which.
@@ -30,11 +49,7 @@ class Line(NamedTuple):
         num_images: of the evaluation.
         budget: of the evaluation.
         clean: accuracy.
-        paper: robust accuracy under the paper's own attack, counted as the paper counts.
-        frugal: under the suite of few passes.
-        worst: by ball, right clean and under every attack in it.
-        single_draw: least accuracy of one draw, or of one member, under an attack.
-        certified: share that bounds or votes prove, at the evaluation's radius.
+        balls: what is left in each of the study's balls that the row's evaluation attacks in.
         flags: checks that were raised.
         images_per_second: of training, the median; None where nothing was trained.
     """
@@ -45,11 +60,7 @@ class Line(NamedTuple):
     num_images: int
     budget: Budget
     clean: Share
-    paper: Share | None
-    frugal: Share | None
-    worst: dict[str, Share]
-    single_draw: float | None
-    certified: Share | None
+    balls: dict[str, InBall]
     flags: tuple[str, ...]
     images_per_second: float | None
 
@@ -70,12 +81,8 @@ def line_of(study: Study, task: Task, directory: pathlib.Path) -> Line:
         ValueError: a summary that a later version wrote.
     """
     summary = cast(Summary, formats.read("summary", directory / "summary.json"))
-    judges = summary["judges"]
-    honest = judges[HONEST]
-    row = study.rows[task.name]
-    certificates = list(summary.get("certificates", {}).values())
-    proven = certificates[0] if certificates else None
-    draws = [one["single_draw"].values() for one in judges.values()]
+    honest, row = summary["judges"][HONEST], study.rows[task.name]
+    balls = {str(threat): _in_ball(summary, threat) for threat in study.threats}
     return Line(
         task=task,
         title=row.title,
@@ -83,31 +90,35 @@ def line_of(study: Study, task: Task, directory: pathlib.Path) -> Line:
         num_images=summary["num_examples"],
         budget=summary["budget"],
         clean=Share(honest["clean_accuracy"], *honest["intervals"]["clean_accuracy"]),
-        paper=_robust(judges.get(PAPER), PAPER),
-        frugal=_robust(honest, FRUGAL),
-        worst=_worst(honest),
-        single_draw=min((value for values in draws for value in values), default=None),
-        certified=None
-        if proven is None or proven["intervals"] is None
-        else Share(proven["certified_accuracy"], *proven["intervals"]["certified_accuracy"]),
+        balls={ball: left for ball, left in balls.items() if left is not None},
         flags=tuple(f["check"] for f in summary.get("sanity", []) if f["status"] == "flag"),
         images_per_second=_rate(directory / "metrics.jsonl"),
     )
 
 
-def _robust(judge: JudgeSummary | None, attack: str) -> Share | None:
-    value = None if judge is None else judge["robust_accuracy"].get(attack)
-    if judge is None or value is None:
+def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:
+    judges, ball = summary["judges"], str(threat)
+    honest = judges[HONEST]
+    worst = honest["worst_case_accuracy"].get(ball)
+    if worst is None:
         return None
-    return Share(value, *judge["intervals"]["robust_accuracy"][attack])
+    proven = summary.get("certificates", {}).get(in_ball(CROWN, threat))
+    draws = [value for judge in judges.values() for name, value in judge["single_draw"].items()
+             if name.endswith(in_ball("", threat))]  # fmt: skip
+    return InBall(
+        worst=Share(worst, *honest["intervals"]["worst_case_accuracy"][ball]),
+        paper=_robust(judges[PAPER], in_ball(PAPER, threat)),
+        frugal=_robust(honest, in_ball(FRUGAL, threat)),
+        one_draw=min(draws, default=None),
+        certified=None
+        if proven is None or proven["intervals"] is None
+        else Share(proven["certified_accuracy"], *proven["intervals"]["certified_accuracy"]),
+    )
 
 
-def _worst(judge: JudgeSummary) -> dict[str, Share]:
-    return {
-        ball: Share(value, *judge["intervals"]["worst_case_accuracy"][ball])
-        for ball, value in judge["worst_case_accuracy"].items()
-        if value is not None
-    }
+def _robust(judge: JudgeSummary, attack: str) -> Share | None:
+    value = judge["robust_accuracy"].get(attack)
+    return None if value is None else Share(value, *judge["intervals"]["robust_accuracy"][attack])
 
 
 def _rate(file: pathlib.Path) -> float | None:

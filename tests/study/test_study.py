@@ -75,8 +75,11 @@ def test_rows_of_mnist_train_alike():
             assert one.training.phases == reference.training.phases, name
         else:
             assert one.training.init_from == f"runs/studies/mnist/{study.rows[name].after}/seed0"
-        assert {"paper", "frugal"} <= set(one.evaluation.attacks), name
-        assert not one.evaluation.attacks["paper"].adaptive
+        for ball in ("0.03", "0.1"):
+            assert {f"paper_{ball}", f"frugal_{ball}"} <= set(one.evaluation.attacks), name
+        assert {run.adaptive for attack, run in one.evaluation.attacks.items()
+                if not attack.startswith("paper")} == {True}  # fmt: skip
+        assert not one.evaluation.attacks["paper_0.1"].adaptive
         assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
 
 
@@ -87,9 +90,10 @@ def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
         return table.Share(value, max(0.0, value - 0.1), min(1.0, value + 0.1))
 
     row = ROWS[name]
+    left = table.InBall(share(worst), share(paper), None, None, None)
     return table.Line(
-        run.Task(name, 0, row.after), row.title, row.family, 64, budget, share(clean), share(paper),
-        None, {str(LINF): share(worst)}, None, None, flags, rate,
+        run.Task(name, 0, row.after), row.title, row.family, 64, budget, share(clean),
+        {str(LINF): left}, flags, rate,
     )  # fmt: skip
 
 
@@ -102,8 +106,15 @@ def test_training_times_are_relative():
 
 def test_the_page_has_every_row(tmp_path):
     lines = [line("plain", 0.9, 0.5, 0.1, flags=("view 'x' has gradients",))]
-    text = page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
-    for words in ("Not run: REGroup", "50.00 %", "0.0 to 20.0", "has gradients", "mine.py --only"):
+    text = page.write(STUDY, lines, spec="mine.py", out=tmp_path, outdated=lines).read_text()
+    for words in (
+        "Not run: REGroup",
+        "Of an earlier evaluation: plain",
+        "50.00 %",
+        "0.0 to 20.0",
+        "has gradients",
+        "mine.py --only",
+    ):
         assert words in text
     assert page.REDUCED not in text
     lines = [line("plain", 0.9, 0.5, 0.1, budget="reduced")]
@@ -128,8 +139,8 @@ from robust_jax.training import Phase, TrainingConfig
 THREAT = ThreatModel("linf", 0.1)
 NETWORK = CNNConfig(widths=(8, 8), strides=(2, 2))
 EVALUATION = Evaluation(
-    {"paper": AttackRun(FGSM(THREAT)),
-     "frugal": AttackRun(PGD(THREAT, num_steps=3), adaptive=True)},
+    {"paper_0.1": AttackRun(FGSM(THREAT)),
+     "frugal_0.1": AttackRun(PGD(THREAT, num_steps=3), adaptive=True)},
     judges=side_by_side(), selection=Selection(num_examples=128), sanity=False, measures={},
 )
 PLAIN = Config(
@@ -184,14 +195,23 @@ def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
         (found,) = table.read(run.load(str(file)), run.tasks(STUDY, (name,), (0,)), out)
         honest = summary["judges"]["honest"]
         assert found.clean.value == honest["clean_accuracy"]
-        assert found.frugal is not None
-        assert found.frugal.value == honest["robust_accuracy"]["frugal"]
-        assert found.paper is not None
-        assert found.paper.value == summary["judges"]["paper"]["robust_accuracy"]["paper"]
-        assert found.worst[str(LINF)].value <= found.frugal.value
+        left = found.balls[str(LINF)]
+        assert left.frugal is not None
+        assert left.frugal.value == honest["robust_accuracy"]["frugal_0.1"]
+        assert left.paper is not None
+        assert left.paper.value == summary["judges"]["paper"]["robust_accuracy"]["paper_0.1"]
+        assert left.worst.value <= left.frugal.value
     assert (out / "study.html").is_file()
     assert "REGroup" in again.stdout
     assert page.REDUCED in again.stdout
+    file.write_text(SMALL.replace("num_steps=3", "num_steps=2"))
+    shown = subprocess.run([*command, "--show"], text=True, capture_output=True, check=True)
+    assert "Of an earlier evaluation than the file asks for: plain, ranks" in shown.stdout
+    planned = subprocess.run(
+        [*command, "--plan", "--only", "plain"], text=True, capture_output=True, check=False
+    )
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "1 of 1 rows: 0.0 hours" in planned.stdout
 
 
 LONG = SMALL.replace("epochs=15.0", "epochs=5000.0")

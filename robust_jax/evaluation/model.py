@@ -14,6 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from robust_jax import voting
+from robust_jax.data import Split
+from robust_jax.evaluation import modules
+from robust_jax.evaluation.modules import Layout
 from robust_jax.formats import Tree
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
@@ -59,15 +62,38 @@ class Model(NamedTuple):
         """Returns the data's shape as this model takes it; `num_train` is not known here."""
         return Task(self.input_shape or shape, self.num_classes, 0)
 
-    @property
-    def described(self) -> Tree:
-        """Returns what a claim says of it. Of a function: its arrays alone, not what it does."""
+    def described(self, split: Split) -> Tree:
+        """Returns what a claim says of it.
+
+        Of a function, which no configuration says, what it is seen to do: see `_answers`.
+        """
+        made = {"type": self.kind} if self.config is None else to_json(self.config)
+        seen = {"answers": self._answers(split)} if self.config is None else {}
         return {
             "name": self.name,
             "step": self.step,
             "weights": fingerprint(jax.tree.map(_numbers, self.variables)),
-            "method": {"type": self.kind} if self.config is None else to_json(self.config),
+            "method": {**made, **seen},
         }
+
+    def _answers(self, split: Split) -> str:
+        """Returns twelve hex digits that tell a function from others.
+
+        They stand for its scores of the first images and of noise, in four digits, so that a
+        function that was changed where none of these is affected passes for the same.
+        """
+        real = [split[row][0] for row in range(min(8, len(split)))]
+        images = jax.random.uniform(jax.random.key(0), (8, *split.shape))
+        images = jnp.concatenate([images, jnp.asarray(np.stack(real), jnp.float32)])
+        keys = jax.random.split(jax.random.key(1))
+        digest = hashlib.sha256(f"{self.method.vote} {self.method.stochastic}".encode())
+        for name, key in zip(("deployed", "members"), keys, strict=True):
+            scores = jax.jit(self.method.view(name))(self.variables, images, key=key)
+            found = np.nan_to_num(np.asarray(scores, np.float64))
+            unit = 10 ** np.floor(np.log10(max(np.abs(found).max(), 1e-30)) - 4)
+            digits = np.round(found / unit)
+            digest.update(digits.astype(np.int64).tobytes())
+        return digest.hexdigest()[:12]
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Checks that a function gives a score for each class, of images of this shape.
@@ -111,58 +137,93 @@ class Model(NamedTuple):
         num_classes: int,
         stochastic: bool = False,
         members: Callable[..., Array] | None = None,
+        surrogate: Callable[..., Array] | None = None,
         vote: voting.Vote | None = None,
-        name: str = "function",
+        layout: Layout | None = None,
+        scale: int | float = 1.0,
+        name: str | None = None,
     ) -> "Model":
-        """Returns a function of images as a model.
+        """Returns a function of images, or a module of another library, as a model.
+
+        Modules of flax nnx, Equinox and PyTorch are taken in evaluation mode, those that draw in
+        the mode they are in; a linen module stands beside its variables.
 
         Args:
             function: images [b h w k] in [0, 1] -> logits [b c], or with `variables` (variables,
                 images) -> logits; a random one takes `key=` besides. What it has captured is taken
-                as it is when the evaluation begins.
-            variables: its arrays, a tree of them; None where it has captured them.
+                as it is when the evaluation begins. An Equinox module takes one image, as Equinox
+                has it.
+            variables: its arrays, a tree of them; None where it has them itself.
             num_classes: c.
-            stochastic: does it take a key?
+            stochastic: does it draw?
             members: likewise, the logits of an ensemble's members [m b c]; None for one network.
+            surrogate: likewise, logits of a stand-in with useful gradients, for attacks on the view
+                of that name (BPDA; Athalye et al., 2018); None for none.
             vote: by which rule the function decides over its members, for certified margins.
-            name: printed.
+            layout: axes of the images it takes, "NHWC" or "NCHW"; None for NCHW of a PyTorch or
+                Equinox module and NHWC of all else.
+            scale: what pixels are multiplied by before it: 255 where it takes them up to 255.
+            name: printed; None for the module's class, or "function".
 
         Raises:
-            ValueError: the function demands a key, and is not said to be random.
+            ValueError: the function demands a key, and is not said to be random; or see
+                `modules.as_function`.
 
         Example:
             >>> from robust_jax.evaluation import Model
             >>> Model.of(lambda images: images[:, 0, 0], num_classes=3, name="a pixel").name
             'a pixel'
+            >>> from flax import nnx
+            >>> class Net(nnx.Module):
+            ...     def __init__(self, rngs):
+            ...         self.linear = nnx.Linear(12, 3, rngs=rngs)
+            ...     def __call__(self, images):
+            ...         return self.linear(images.reshape(len(images), -1))
+            >>> Model.of(Net(nnx.Rngs(0)), num_classes=3).name
+            'Net'
         """
-        given = variables is not None
+        name = name or modules.named(function)
         if not stochastic and _demands_a_key(function):
             raise ValueError(f"Expected {name!r}, which asks for a key, to say stochastic=True.")
-
-        def view(function):  # of either kind
-            def call(
-                variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None
-            ) -> Array:
-                keyed = {"key": key} if stochastic else {}
-                return function(variables, images, **keyed) if given else function(images, **keyed)
-
-            return call
+        given = {"deployed": function, "members": members, "surrogate": surrogate}
+        arrays: dict[str, PyTree] = {}
+        views: dict[str, MethodView] = {}
+        for role, one in given.items():
+            if one is not None:
+                made = modules.as_function(one, variables, stochastic=stochastic)
+                arrays[made.arrays_of or role] = made.variables
+                views[role] = _view(made, role, layout, scale)
+        views["train"] = views["deployed"]
+        views.setdefault("members", _alone(views["deployed"]))
 
         def absent(*_: object, **__: object) -> NoReturn:
             raise ValueError(f"Expected {name!r} to be judged alone: a function has no training.")
 
-        deployed = view(function)
-
-        def alone(
-            variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None
-        ) -> Array:
-            return deployed(variables, images, key=key)[None]
-
-        several = alone if members is None else view(members)
-        views = {"deployed": deployed, "train": deployed, "members": several}
-        method = Method(absent, absent, deployed, views, stochastic=stochastic, vote=vote)
-        arrays = variables if variables is not None else {}
+        method = Method(absent, absent, views["deployed"], views, stochastic=stochastic, vote=vote)
         return cls(name, method, jax.tree.map(jnp.asarray, arrays), num_classes)
+
+
+def _view(
+    function: modules.Function, role: str, layout: Layout | None, scale: int | float
+) -> MethodView:
+    """Returns a function as a view, of images as they lie here."""
+    first = (layout or function.layout) == "NCHW"
+
+    def view(variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None) -> Array:
+        images = images if scale == 1.0 else images * scale
+        images = jnp.moveaxis(images, -1, -3) if first else images
+        return function.call(variables[function.arrays_of or role], images, key)
+
+    return view
+
+
+def _alone(deployed: MethodView) -> MethodView:
+    """Returns the view of the members of one network."""
+
+    def view(variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None) -> Array:
+        return deployed(variables, images, key=key)[None]
+
+    return view
 
 
 def _numbers(array: Array) -> Array:

@@ -109,9 +109,9 @@ def run(
         model: what is judged, of a checkpoint or `Model.of(function, ...)`.
         data: a split, or images [b h w k] in [0, 1] (floats) or 0 .. 255 (uint8) with labels [b].
         evaluation: the protocol: attacks, judges, certificates, measures.
-        out: directory where records, certificates and summary.json are kept, and gone on with
-            where all models are of checkpoints: of a function nothing tells whether it is still
-            the same, so the directory has to be new. None keeps nothing.
+        out: directory where records, certificates and summary.json are kept, and gone on with.
+            A function is held to be the same where it answers the same on a few images. None
+            keeps nothing.
         sources: models that attacks are transferred from, or that are certified besides, by name.
         mesh: devices; None for all.
         evaluator: of this method and protocol, where it is made already.
@@ -145,11 +145,6 @@ def run(
     functions = [one.name for one in (model, *(sources or {}).values()) if one.config is None]
     if functions and evaluator is not None:
         raise ValueError(f"Expected no evaluator of {functions[0]!r}: a function may have changed.")
-    if functions and out is not None and any(pathlib.Path(out).glob("*/*.jsonl")):
-        raise ValueError(
-            f"Expected out={str(out)!r} to hold no records: {functions[0]!r} is a function, which "
-            "may have changed."
-        )
     model, sources = model.on(mesh), {n: one.on(mesh) for n, one in (sources or {}).items()}
     if out is not None:
         place = pathlib.Path(out)
@@ -284,8 +279,8 @@ def _description(
     model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
 ) -> claims.Description:
     return {
-        **model.described,
+        **model.described(split),
         "data": fingerprint(split),
         "evaluation": described(wanted),
-        "sources": {name: one.described for name, one in sources.items()},
+        "sources": {name: one.described(split) for name, one in sources.items()},
     }

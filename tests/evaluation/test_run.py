@@ -81,15 +81,31 @@ def test_a_random_function_is_judged_by_draws_of_its_rows():
 
 
 @pytest.mark.parametrize("make", [model, captured])
-def test_records_of_a_function_are_never_gone_on_with(make, tmp_path):
-    """Nothing tells whether it is the same: not its program, its rules, what a loop in it holds."""
+def test_records_are_gone_on_with_by_what_answers_the_same(make, tmp_path):
+    """Nothing else tells whether a function is the same: not its program, nor what it captured."""
     first = judged(make(1.0), out=tmp_path)
-    assert (tmp_path / "records" / "fgsm.jsonl").is_file()
-    assert (tmp_path / "summary.json").is_file()
-    for wanted in (WANTED, Evaluation(batch_size=12, sanity=False)):
-        with pytest.raises(ValueError, match="to hold no records: 'function' is a function"):
-            judged(make(1.0), wanted=wanted, out=tmp_path)
-    assert first.summary["clean_accuracy"] == 1.0
+    records = (tmp_path / "records" / "fgsm.jsonl").read_text()
+    again = judged(make(1.0), out=tmp_path)
+    assert again.summary["robust_accuracy"] == first.summary["robust_accuracy"]
+    assert (tmp_path / "records" / "fgsm.jsonl").read_text() == records
+    for other in (make(1.01), make(-1.0)):
+        for wanted in (WANTED, Evaluation(batch_size=12, sanity=False)):
+            with pytest.raises(ValueError, match=r"weights|answers"):
+                judged(other, wanted=wanted, out=tmp_path)
+    assert (tmp_path / "records" / "fgsm.jsonl").read_text() == records
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"vote": "mean_logit"},
+        {"members": lambda weights, images: jnp.stack([logits(weights, images)] * 2)},
+    ],
+)
+def test_another_way_to_decide_is_another_function(fields, tmp_path):
+    judged(model(), out=tmp_path)
+    with pytest.raises(ValueError, match="answers"):
+        judged(model(**fields), out=tmp_path)
 
 
 def test_a_function_is_what_it_is_at_each_evaluation():
@@ -111,8 +127,9 @@ def test_keys_among_the_arrays_of_a_function():
     arrays = {"scale": jnp.float32(1), "key": jax.random.key(3)}
     made = Model.of(logits, arrays, num_classes=2)
     assert judged(made).summary["robust_accuracy"] == {"fgsm": 0.5}
-    other = made._replace(variables={**arrays, "key": jax.random.key(4)})
-    assert other.described["weights"] != made.described["weights"]
+    other = Model.of(logits, {**arrays, "key": jax.random.key(4)}, num_classes=2)
+    split = data.from_arrays(IMAGES, LABELS, num_classes=2, name="test")
+    assert other.described(split)["weights"] != made.described(split)["weights"]
 
 
 def test_the_data_is_of_the_split_that_is_named():

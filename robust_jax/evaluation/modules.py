@@ -1,0 +1,151 @@
+"""Modules of flax, Equinox and PyTorch as functions of a batch of images and their arrays."""
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+from flax import linen, nnx
+from jaxtyping import Array, Key
+
+from robust_jax.types import Variables
+
+Layout = Literal["NHWC", "NCHW"]
+"""Order of the axes of a batch: images, rows, columns and channels."""
+
+
+class Function(NamedTuple):
+    """A module, or what else can be called, as a function.
+
+    Attributes:
+        call: (variables, images, key or None) -> its answer.
+        variables: its arrays.
+        arrays_of: the name that these have where several functions share them; None where they are
+            its own.
+        layout: of the images, as it takes them where nothing else is said.
+    """
+
+    call: Callable[[Variables, Array, Key[Array, ""] | None], Array]
+    variables: Variables
+    arrays_of: str | None = None
+    layout: Layout = "NHWC"
+
+
+def as_function(
+    given: Callable[..., Array], variables: Variables | None, *, stochastic: bool
+) -> Function:
+    """Returns what is given as a function.
+
+    Modules of nnx, Equinox and PyTorch are taken in evaluation mode (no dropout, kept statistics),
+    random ones in the mode they are in.
+
+    Args:
+        given: a function of images, or of variables and images; a module of flax nnx, of linen
+            beside its variables, of Equinox (of one image, as Equinox has it) or of PyTorch.
+        variables: of a function or a linen module; None where it has its arrays itself.
+        stochastic: does it draw? Functions and Equinox modules take `key=` then.
+
+    Raises:
+        ValueError: variables beside a module that has its own, a linen module without, or a
+            random linen module.
+    """
+    makers: dict[type, Callable[..., Function]] = {nnx.Module: _nnx}
+    for library, make in (("equinox", _equinox), ("torch.nn", _torch)):
+        if library in sys.modules:  # nobody has a module of a library that was not imported
+            makers[sys.modules[library].Module] = make
+    kind = type(given).__name__
+    for cls, make in makers.items():
+        if isinstance(given, cls):
+            if variables is not None:
+                raise ValueError(f"Expected variables of {kind} to be None: it has its own.")
+            return make(given, stochastic=stochastic)
+    if isinstance(given, linen.Module):
+        if variables is None or stochastic:
+            wrong = "no variables" if variables is None else "stochastic=True"
+            raise ValueError(
+                f"Expected {kind}, a linen module with {wrong}, to be a function of variables and "
+                "images (and key): functools.partial of its apply, say."
+            )
+        return _linen(given, variables)
+    if variables is None:
+        return Function(_without_variables(_called(given, stochastic)), {})
+    return Function(_called(given, stochastic), variables, "given")
+
+
+def named(given: object) -> str:
+    """Returns what a module is called where nothing else is said; of a function, that it is one."""
+    is_function = isinstance(given, types.FunctionType | types.MethodType | functools.partial)
+    return "function" if is_function or not callable(given) else type(given).__name__
+
+
+def _called(function: Callable[..., Array], stochastic: bool) -> Callable[..., Array]:
+    """Returns a function that is called with its arrays, where it has some, and a key or None."""
+
+    def call(*given: object) -> Array:
+        *arrays, key = given
+        return function(*arrays, key=key) if stochastic else function(*arrays)
+
+    return call
+
+
+def _without_variables(function: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda variables, images, key: function(images, key)
+
+
+def _linen(module: linen.Module, variables: Variables) -> Function:
+    def call(variables: Variables, images: Array, key: Key[Array, ""] | None) -> Array:
+        del key
+        scores = module.apply(variables, images)
+        assert isinstance(scores, jax.Array), "a linen module that gives one array"
+        return scores
+
+    return Function(call, variables, "given")
+
+
+def _nnx(module: nnx.Module, *, stochastic: bool) -> Function:
+    graph, state = nnx.split(module)
+    if not stochastic:  # of a copy: whose module it is may train it on
+        copy = nnx.merge(graph, state)
+        copy.eval()
+        graph, state = nnx.split(copy)
+    leaves, structure = jax.tree.flatten(state)
+
+    def call(variables: Variables, images: Array, key: Key[Array, ""] | None) -> Array:
+        one = nnx.merge(graph, jax.tree.unflatten(structure, variables["leaves"]))
+        if stochastic and key is not None:
+            nnx.reseed(one, default=key)
+        return one(images)
+
+    return Function(call, {"leaves": leaves})
+
+
+def _equinox(module: Callable[..., Array], *, stochastic: bool) -> Function:
+    import equinox
+
+    if not stochastic:
+        module = equinox.nn.inference_mode(module)
+    arrays, rest = equinox.partition(module, equinox.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+
+    def call(variables: Variables, images: Array, key: Key[Array, ""] | None) -> Array:
+        one = equinox.combine(jax.tree.unflatten(structure, variables["leaves"]), rest)
+        if not stochastic:
+            return jax.vmap(one)(images)
+        assert key is not None
+        return jax.vmap(lambda image, own: one(image, key=own))(
+            images, jax.random.split(key, len(images))
+        )
+
+    return Function(call, {"leaves": leaves}, layout="NCHW")
+
+
+def _torch(module: object, *, stochastic: bool) -> Function:
+    import torch
+
+    from robust_jax.interop.torch_bridge import bridge
+
+    assert isinstance(module, torch.nn.Module)
+    function = _called(bridge(module, stochastic=stochastic), stochastic)
+    return Function(_without_variables(function), {}, layout="NCHW")

@@ -2,6 +2,7 @@
 
 from robust_jax.evaluation.harness import Evaluator, evaluate, make_evaluator
 from robust_jax.evaluation.model import Model
+from robust_jax.evaluation.presets import preset
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.run import Result, run
 
@@ -16,5 +17,6 @@ __all__ = [
     "Selection",
     "evaluate",
     "make_evaluator",
+    "preset",
     "run",
 ]

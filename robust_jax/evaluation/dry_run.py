@@ -101,6 +101,18 @@ def check(
             dry_run(traced, models[other][1], one, label, what=what, on_host=True)
 
 
+def can_certify(certifier: Margins, model: Model, shape: tuple[int, int, int]) -> bool:
+    """Returns whether a certifier knows all operations of a model of images of this shape."""
+    one: PyTree = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    label: PyTree = jax.ShapeDtypeStruct((1,), jnp.int32)
+    traced = functools.partial(_trace, certifier, model.method, jax.random.key(0))
+    try:
+        dry_run(traced, model.variables, one, label, what="bounds", on_host=True)
+    except ValueError:
+        return False
+    return True
+
+
 def _trace(
     certifier: Smoothing | Margins,
     method: Method,

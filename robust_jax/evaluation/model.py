@@ -159,7 +159,8 @@ class Model(NamedTuple):
             members: likewise, the logits of an ensemble's members [m b c]; None for one network.
             surrogate: likewise, logits of a stand-in with useful gradients, for attacks on the view
                 of that name (BPDA; Athalye et al., 2018); None for none.
-            vote: by which rule the function decides over its members, for certified margins.
+            vote: by which rule the function decides over its members, for certified margins; of
+                one network any.
             layout: axes of the images it takes, "NHWC" or "NCHW"; None for NCHW of a PyTorch or
                 Equinox module and NHWC of all else.
             scale: what pixels are multiplied by before it: 255 where it takes them up to 255.
@@ -199,6 +200,7 @@ class Model(NamedTuple):
         def absent(*_: object, **__: object) -> NoReturn:
             raise ValueError(f"Expected {name!r} to be judged alone: a function has no training.")
 
+        vote = "mean_logit" if vote is None and members is None else vote
         method = Method(absent, absent, views["deployed"], views, stochastic=stochastic, vote=vote)
         return cls(name, method, jax.tree.map(jnp.asarray, arrays), num_classes)
 
@@ -212,6 +214,8 @@ def _view(
     def view(variables: Variables, images: Array, /, *, key: Key[Array, ""] | None = None) -> Array:
         images = images if scale == 1.0 else images * scale
         images = jnp.moveaxis(images, -1, -3) if first else images
+        # Fixed draws are asked of one key again and again, which is for that function to use once.
+        key = None if key is None else jax.random.fold_in(key, 0)
         return function.call(variables[function.arrays_of or role], images, key)
 
     return view

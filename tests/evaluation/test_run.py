@@ -98,7 +98,7 @@ def test_records_are_gone_on_with_by_what_answers_the_same(make, tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"vote": "mean_logit"},
+        {"vote": "borda"},
         {"members": lambda weights, images: jnp.stack([logits(weights, images)] * 2)},
     ],
 )

@@ -15,7 +15,7 @@ trained in .3 too: 500 test images, 200 for random methods, whose every pass is 
 ball `paper` is the attack that the method's paper judges by, seen and counted as there; `frugal`
 the suite of few passes; then what attacks the method's own ways:
 MORA and ARC on ensembles, EOT, noise off and fixed draws on random networks, differentiable ranks
-on REGroup, and Square, which needs no gradient.
+on REGroup, and Square, which needs no gradient (1,000 queries).
 """
 
 import dataclasses
@@ -156,7 +156,7 @@ def network(threats: Sequence[ThreatModel] = (SMALL, MEDIUM)) -> Evaluation:
         return {
             PAPER: AttackRun(pgd(threat)),
             FRUGAL: AttackRun(FrugalAttack(threat)),
-            "square": AttackRun(Square(threat)),
+            "square": AttackRun(Square(threat, num_queries=1000)),
         }
 
     return judged(runs, threats=threats)
@@ -171,7 +171,7 @@ def ensemble() -> Evaluation:
             FRUGAL: AttackRun(FrugalAttack(threat)),
             "mora": AttackRun(MORA(threat, rule="voting"), view="members"),
             "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
-            "square": AttackRun(Square(threat), view="decision"),
+            "square": AttackRun(Square(threat, num_queries=1000), view="decision"),
         }
 
     one = {"one member": Judge(view="members", rule="paper")}
@@ -214,7 +214,7 @@ def regroup() -> Evaluation:
             PAPER: AttackRun(pgd(threat, 40), view="surrogate"),
             FRUGAL: AttackRun(FrugalAttack(threat), view="kl_margin"),
             **{f"pgd40_{view}": AttackRun(margin, view=view) for view in views},
-            "square": AttackRun(Square(threat), view="decision"),
+            "square": AttackRun(Square(threat, num_queries=1000), view="decision"),
         }
 
     return judged(runs, certified=False)

@@ -71,7 +71,9 @@ def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch
     more = dataclasses.replace(cfg.evaluation, attacks=attacks)
     before = {file: file.read_bytes() for file in (out / "records").glob("*.jsonl")}
     data, mesh = open_data(cfg.data), sharding.make_mesh(1)
-    experiment.judge(checkpoint, more, mesh, data=data, out=out, progress=False)
+    experiment.judge(
+        experiment.as_model(checkpoint), more, mesh, data=data, out=out, progress=False
+    )
     assert {file: file.read_bytes() for file in before} == before
     summary = json.loads((out / "summary.json").read_text())
     accuracies = summary["robust_accuracy"]
@@ -79,7 +81,9 @@ def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch
     assert accuracies == again["robust_accuracy"]
     assert all(worst <= late for worst in summary["worst_case_accuracy"].values())
     # And back to the first: the further attack's records stay, and count no more.
-    experiment.judge(checkpoint, cfg.evaluation, mesh, data=data, out=out, progress=False)
+    experiment.judge(
+        experiment.as_model(checkpoint), cfg.evaluation, mesh, data=data, out=out, progress=False
+    )
     assert (out / "records" / "late.jsonl").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["robust_accuracy"] == again["robust_accuracy"]
@@ -87,7 +91,11 @@ def test_another_method_and_a_further_attack(trained_once, tmp_path, monkeypatch
     attacks["late"] = AttackRun(FGSM(ThreatModel("linf", 0.2)))
     with pytest.raises(ValueError, match=r"late.attack.threat.eps: 0.1 != 0.2 in records/late.jso"):
         experiment.judge(
-            checkpoint, dataclasses.replace(more, attacks=attacks), mesh, data=data, out=out
+            experiment.as_model(checkpoint),
+            dataclasses.replace(more, attacks=attacks),
+            mesh,
+            data=data,
+            out=out,
         )
 
 
@@ -98,3 +106,72 @@ def test_evaluate_refuses_data_of_another_shape():
         dry_run.check_data(data.test, model)
     with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
         dry_run.check_data(data.validation, model._replace(num_classes=10))
+
+
+MINE = """
+import jax.numpy as jnp
+from robust_jax.evaluation import Model
+
+def net(images):
+    return images.reshape(len(images), -1)[:, :10]
+
+def made():
+    return Model.of(net, num_classes=10, name="made")
+
+three = 3
+"""
+
+
+def judged(*words):
+    return evaluate.main(evaluate.parsed([*words, "--runtime.no-progress"]))
+
+
+def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["--preset", "quick", "--eps", "8/255", "--budget", "reduced", "--num-examples", "16"]
+    words += ["--data.source", "digits", "--runtime.num-devices", "1"]
+    first = judged("--model", "mine.py:net", *words)
+    assert first.model.name == "net"
+    assert first.summary["worst_case_accuracy"].keys() == {"linf eps 0.03137"}
+    assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
+    again = judged("--model", "mine.py:made", *words, "--out", "out")
+    assert again.model.name == "made"
+    assert again.summary["clean_accuracy"] == first.summary["clean_accuracy"]
+    for model, match in (
+        ("mine.py:three", "found int"), ("mine.py:none", "define 'none'"),
+        ("none.py:net", "'none.py' to be a file"), ("mine.py", "FILE.py:NAME"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            judged("--model", model, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ([], "--checkpoint DIR or --model"),
+        (["--checkpoint", "x", "--model", "x.py:y"], "one of them"),
+        (["--model", "x.py:y"], "--preset or --config beside --model"),
+        (["--model", "x.py:y", "--preset", "quick"], "--preset and --eps together"),
+        (["--checkpoint", "x", "--eps", "8/255"], "--preset and --eps together"),
+        (["--model", "x.py:y", "--config", "x", "--step", "3"], "--step beside --checkpoint"),
+        (["--checkpoint", "x", "--config", "x", "--preset", "quick", "--eps", "1"], "not both"),
+        (["--checkpoint", "x", "--data.source", "Digit"], "'x' to hold checkpoints"),
+        (["--model", "x.py:y", "--data.source", "Digit"], "did you mean Digits"),
+    ],
+)
+def test_words_that_do_not_go_together(words, match):
+    with pytest.raises(ValueError, match=match):
+        judged(*words)
+
+
+def test_a_checkpoint_on_other_data(trained_once, tmp_path):
+    workdir, cfg, _ = trained_once
+    source = cfg.data.source
+    words = ["--checkpoint", str(workdir), "--budget", "reduced", "--runtime.num-devices", "1"]
+    other = dataclasses.replace(cfg.data, seed=cfg.data.seed + 1)
+    assert evaluate.parsed([*words, "--data.seed", str(other.seed)]).data == other
+    assert evaluate.parsed(words).data is None
+    with pytest.raises(ValueError, match=r"num_classes=|input_shape="):
+        judged(*words, "--out", str(tmp_path), "--data.source", "Blobs(num_classes=3)")
+    assert type(source) is type(cfg.data.source)

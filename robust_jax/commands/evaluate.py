@@ -1,16 +1,29 @@
-"""Evaluates a checkpoint: python evaluate.py --checkpoint DIR [--config configs/eval/X.py].
+"""Judges a model: evaluate.py --checkpoint DIR | --model FILE.py:NAME [--config X | --preset X].
 
 Attacks it, judges by its deployed rule, prints a table, and writes records/ (a line per example
-and attack) and summary.json. An evaluation that was stopped goes on where it was.
+and attack), summary.json and report.html. An evaluation that was stopped goes on where it was.
+
+    python evaluate.py --checkpoint runs/kap_cifar10 --config configs/eval/kap.py:table1
+    python evaluate.py --checkpoint runs/kap_cifar10 --preset honest --eps 8/255
+    python evaluate.py --model mine.py:net --preset standard --eps 8/255 --data.source Digits
 """
 
 import dataclasses
+import itertools
 import pathlib
+import sys
+from collections.abc import Sequence
 from typing import Literal
 
-from robust_jax import experiment, serialization
-from robust_jax.data import open_data
-from robust_jax.experiment import checkpoints, config
+from jax.sharding import Mesh
+
+from robust_jax import evaluation, experiment, serialization
+from robust_jax.attacks import ThreatModel
+from robust_jax.attacks.threat import Norm
+from robust_jax.data import Data, DataConfig, open_data
+from robust_jax.evaluation import Evaluation, Model
+from robust_jax.evaluation.presets import Preset
+from robust_jax.experiment import checkpoints, config, models
 from robust_jax.runtime import command_line, compilation_cache, sharding
 from robust_jax.runtime.compilation import Precision
 from robust_jax.runtime.sharding import RuntimeConfig
@@ -22,13 +35,22 @@ class Arguments:
 
     Attributes:
         checkpoint: work directory of a run, or of an imported checkpoint.
+        model: what is judged in the place of a checkpoint: a function of images in [0, 1] with
+            NHWC axes, a module of flax nnx, Equinox or PyTorch, or a robust_jax.evaluation.Model
+            that a Python file defines, FILE.py:NAME.
         config: evaluation to run, a file of configs/eval; None for the one that the checkpoint's
             own configuration names.
+        preset: evaluation in the place of a file's: "quick" for a first look, "standard" for
+            AutoAttack and long PGD, "honest" for all that suits what the model says of itself.
+        norm: of the preset's ball.
+        eps: radius of the preset's ball, in pixel units: 8/255.
         method: configuration whose method is used on the checkpoint's weights, file[:variant]:
             other noise switches, another vote (table A6 of the KAP paper); None for the method
             that the checkpoint was trained with.
         step: which checkpoint; None for the best.
-        out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP.
+        out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP, or for
+            runs/evaluations/FILE-NAME-EVALUATION of a model of a file.
+        data: the dataset; None for that of the checkpoint's training.
         data_dir: where the dataset lies on this machine; None for the place that training used.
         split: another split than the evaluation names.
         num_examples: fewer examples than the evaluation names.
@@ -41,11 +63,16 @@ class Arguments:
         runtime: devices and progress.
     """
 
-    checkpoint: pathlib.Path
+    checkpoint: pathlib.Path | None = None
+    model: str | None = None
     config: str | None = None
+    preset: Preset | None = None
+    norm: Norm = "linf"
+    eps: float | None = None
     method: str | None = None
     step: int | None = None
     out: pathlib.Path | None = None
+    data: DataConfig | None = None
     data_dir: str | None = None
     split: str | None = None
     num_examples: int | None = None
@@ -56,39 +83,106 @@ class Arguments:
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-def main(arguments: Arguments) -> None:
-    """Evaluates the checkpoint as the arguments say."""
+def main(arguments: Arguments) -> evaluation.Result:
+    """Judges what the arguments name, and returns what `experiment.judge` does."""
+    _check(arguments)
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
+    model, data, wanted, place = _subject(arguments, mesh)
+    wanted = _wanted(arguments, model, data, wanted)
+    sources = {
+        name: experiment.as_model(checkpoints.load(path, mesh))
+        for name, path in arguments.sources.items()
+    }
+    return experiment.judge(
+        model, wanted, mesh,
+        data=data, out=arguments.out or place, sources=sources,
+        progress=arguments.runtime.progress,
+    )  # fmt: skip
+
+
+def _check(arguments: Arguments) -> None:
+    """Raises ValueError where the arguments do not go together."""
+    if (arguments.checkpoint is None) == (arguments.model is None):
+        raise ValueError("Expected --checkpoint DIR or --model FILE.py:NAME, one of them.")
+    if arguments.config is not None and arguments.preset is not None:
+        raise ValueError("Expected --config or --preset, not both.")
+    if (arguments.preset is None) != (arguments.eps is None):
+        raise ValueError("Expected --preset and --eps together: the ball is the preset's.")
+    if arguments.model is not None:
+        if arguments.config is None and arguments.preset is None:
+            raise ValueError("Expected --preset or --config beside --model.")
+        for name in ("method", "step"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"Expected --{name} beside --checkpoint only.")
+
+
+def _subject(
+    arguments: Arguments, mesh: Mesh
+) -> tuple[Model, Data, Evaluation | None, pathlib.Path]:
+    """Returns what is judged, on what, its own evaluation, and where results go by default."""
+    named = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
+             for spec in (arguments.config or arguments.preset or "default", arguments.method)
+             if spec]  # fmt: skip
+    named += [path.name for path in arguments.sources.values()]
+    named += ["reduced"] if arguments.budget == "reduced" else []
+    if arguments.checkpoint is None:
+        assert arguments.model is not None
+        data = open_data(config.with_data_dir(arguments.data or DataConfig(), arguments.data_dir))
+        model = models.load(arguments.model, num_classes=data.task.num_classes)
+        file, _, name = pathlib.Path(arguments.model).name.partition(":")
+        place = "-".join([file.removesuffix(".py"), name, *named])
+        return model, data, None, pathlib.Path("runs") / "evaluations" / place
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
-    spec = arguments.config
-    wanted = config.load_evaluation(spec) if spec else checkpoint.config.evaluation
+    own = checkpoint.config
+    data = open_data(config.with_data_dir(arguments.data or own.data, arguments.data_dir))
+    if arguments.method is not None:
+        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
+    place = arguments.checkpoint / "evaluations" / "-".join([*named, str(checkpoint.step)])
+    return experiment.as_model(checkpoint), data, own.evaluation, place
+
+
+def _wanted(arguments: Arguments, model: Model, data: Data, own: Evaluation | None) -> Evaluation:
+    """Returns the evaluation that the arguments ask for."""
+    if arguments.preset is not None and arguments.eps is not None:
+        threat = ThreatModel(arguments.norm, arguments.eps)
+        wanted = evaluation.preset(arguments.preset, threat, model, data.test)
+    elif arguments.config is not None:
+        wanted = config.load_evaluation(arguments.config)
+    else:
+        assert own is not None
+        wanted = own
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     chosen = {name: given[name] for name in ("split", "num_examples") if name in given}
     named = {name: given[name] for name in ("batch_size", "precision") if name in given}
     named["selection"] = dataclasses.replace(wanted.selection, **chosen)
     wanted = serialization.check(dataclasses.replace(wanted, **named))
-    wanted = wanted.reduced() if arguments.budget == "reduced" else wanted
-    sources = {name: checkpoints.load(path, mesh) for name, path in arguments.sources.items()}
-    data = open_data(config.with_data_dir(checkpoint.config.data, arguments.data_dir))
-    if arguments.method is not None:
-        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
-    names = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
-             for spec in (spec or "default", arguments.method) if spec]  # fmt: skip
-    names += [path.name for path in arguments.sources.values()]
-    names += [*(["reduced"] if arguments.budget == "reduced" else []), str(checkpoint.step)]
-    out = arguments.out or arguments.checkpoint / "evaluations" / "-".join(names)
-    experiment.judge(
-        checkpoint, wanted, mesh,
-        data=data, out=out, sources=sources, progress=arguments.runtime.progress,
-    )  # fmt: skip
+    return wanted.reduced() if arguments.budget == "reduced" else wanted
+
+
+def parsed(words: Sequence[str]) -> Arguments:
+    """Returns the arguments that a command line gives.
+
+    Raises:
+        ValueError: see `command_line.parse`.
+    """
+    data, given = DataConfig(), {}
+    if any(word.startswith("--data.") for word in words):
+        given = dict(itertools.pairwise(words))
+        given |= dict(word.split("=", 1) for word in words if word.startswith("--checkpoint="))
+        if "--checkpoint" in given:
+            data = checkpoints.config_of(pathlib.Path(given["--checkpoint"]).expanduser()).data
+    found = command_line.parse(
+        Arguments, args=words, default=Arguments(data=data), description=__doc__, parts="data"
+    )
+    return found if given else dataclasses.replace(found, data=None)
 
 
 def run() -> None:
     """Does what the command line says."""
     with command_line.one_line_errors():
-        main(command_line.parse(Arguments, description=__doc__))
+        main(parsed(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def train(
     del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
     checkpoint = experiment.fit(manager, workdir, method, cfg, data, plan, mesh)
     experiment.judge(
-        checkpoint, cfg.evaluation, mesh,
+        experiment.as_model(checkpoint), cfg.evaluation, mesh,
         data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,
     )  # fmt: skip
     return True

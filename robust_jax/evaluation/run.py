@@ -148,8 +148,7 @@ def run(
     model, sources = model.on(mesh), {n: one.on(mesh) for n, one in (sources or {}).items()}
     if out is not None:
         place = pathlib.Path(out)
-        with locks.alone(place / LOCK):
-            return _judged(model, split, evaluation, place, sources, mesh, evaluator, progress)
+        return _judged(model, split, evaluation, place, sources, mesh, evaluator, progress)
     if jax.process_count() > 1:
         raise ValueError("Expected out=None to be a directory that all hosts share.")
     with tempfile.TemporaryDirectory() as scratch:
@@ -195,6 +194,22 @@ def _judged(
     dry_run.check(evaluator, traced, model.task(split.shape), directory=out)
     for one in models.values():
         one.check(split.shape)
+    with locks.alone(out / LOCK):  # from here on the directory is written
+        return _kept(model, split, out, sources, evaluator, questions, progress=progress)
+
+
+def _kept(
+    model: Model,
+    split: Split,
+    out: pathlib.Path,
+    sources: Mapping[str, Model],
+    evaluator: Evaluator,
+    questions: measurement.Questions,
+    *,
+    progress: bool,
+) -> Result:
+    """Evaluates, and keeps what comes of it in the directory."""
+    wanted, mesh, models = evaluator.config, evaluator.mesh, {None: model, **sources}
     claims.claim(out, _description(model, sources, split, wanted))
     environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
     of_all, certificates = _attacked_and_certified(

@@ -210,6 +210,18 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     return Checkpoint(config, meta.task, meta.class_names, step, meta.metrics, variables)
 
 
+def config_of(workdir: str | pathlib.Path) -> Config:
+    """Returns the configuration of the last checkpoint in a directory.
+
+    Raises:
+        ValueError: see `load`.
+    """
+    steps = _steps(workdir)
+    if not steps:
+        raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
+    return serialization.from_json(Config, _read_meta(workdir, max(steps)).config)
+
+
 def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
     """Returns the checkpoint with the same weights under another configuration's method and name.
 

@@ -141,14 +141,25 @@ def load_module(spec: str) -> tuple[types.ModuleType, str]:
         found = LIBRARY.joinpath(*path.parts[path.parts[0] == "configs" :])
     if not found.is_file():
         raise ValueError(f"Expected config={str(path)!r} to be a file.")
-    found = found.resolve()
-    module = _run(_module_name(found), found)
+    module = run_file(found)
     for name in ("VARIANTS", "get_config"):
         if not hasattr(module, name):
             raise ValueError(f"Expected {path} to define {name}.")
     if variant not in module.VARIANTS:
         raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
     return module, variant
+
+
+def run_file(file: str | pathlib.Path) -> types.ModuleType:
+    """Returns the module of a Python file, run anew.
+
+    Raises:
+        ValueError: no such file.
+    """
+    found = pathlib.Path(file).expanduser().resolve()
+    if not found.is_file():
+        raise ValueError(f"Expected {str(file)!r} to be a file.")
+    return _run(_module_name(found), found)
 
 
 def _module_name(path: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from robust_jax import evaluation, rng
-from robust_jax.data import Data, eval_batches
+from robust_jax.data import Data, Split, eval_batches
 from robust_jax.evaluation import reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.experiment import checkpoints
@@ -117,40 +117,42 @@ def overfits(config: TrainingConfig, workdir: str | pathlib.Path) -> str | None:
 
 
 def judge(
-    checkpoint: checkpoints.Checkpoint,
+    model: evaluation.Model,
     wanted: Evaluation,
     mesh: Mesh,
     *,
     data: Data,
     out: pathlib.Path,
-    sources: Mapping[str, checkpoints.Checkpoint] | None = None,
+    sources: Mapping[str, evaluation.Model] | None = None,
     evaluator: evaluation.Evaluator | None = None,
     progress: bool = True,
 ) -> evaluation.Result:
-    """Judges a restored checkpoint; prints the table, writes summary and report.
+    """Judges a model; prints the table, writes summary and report.
 
     Args:
-        checkpoint: what is evaluated.
+        model: what is evaluated, `as_model` of a checkpoint.
         wanted: the protocol.
         mesh: devices.
         data: the dataset.
         out: directory of the evaluation.
-        sources: checkpoints that attacks are transferred from, by name.
+        sources: models that attacks are transferred from, by name.
         evaluator: of this method and protocol, where it is made already.
         progress: show the progress bar?
     """
-    split = {"test": data.test, "validation": data.validation, "train": data.train}[
-        wanted.selection.split
-    ]
-    models = {name: as_model(source) for name, source in (sources or {}).items()}
     result = evaluation.run(
-        as_model(checkpoint), split, wanted,
-        out=out, sources=models, mesh=mesh, evaluator=evaluator, progress=progress,
+        model, split_of(data, wanted), wanted,
+        out=out, sources=sources, mesh=mesh, evaluator=evaluator, progress=progress,
     )  # fmt: skip
     result.show()
     result.report(out / "report.html")
     logging.say(f"Records, summary and report.html in {out}")
     return result
+
+
+def split_of(data: Data, wanted: Evaluation) -> Split:
+    """Returns the split of the data that an evaluation takes its images from."""
+    splits = {"test": data.test, "validation": data.validation, "train": data.train}
+    return splits[wanted.selection.split]
 
 
 def as_model(checkpoint: checkpoints.Checkpoint) -> evaluation.Model:

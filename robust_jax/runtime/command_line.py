@@ -105,6 +105,7 @@ def parse(
     description: str | None = None,
     positional: str | None = None,
     flat: str | None = None,
+    parts: str | None = None,
 ) -> T:
     """Returns the arguments that a command line gives.
 
@@ -115,6 +116,7 @@ def parse(
         description: what `--help` begins with.
         positional: the field that is given without its name.
         flat: the field whose own fields are named without it.
+        parts: a field whose parts are written as in a configuration file, as those of `flat` are.
 
     Raises:
         ValueError: an unknown field, a value of another type, or one that a field refuses.
@@ -123,11 +125,14 @@ def parse(
     import tyro
 
     words = list(sys.argv[1:] if args is None else args)
-    if default is not None and flat is not None:
-        part, words = command_parts.with_parts(getattr(default, flat), words)
-        default = cls(**{**vars(default), flat: part})
+    given = flat or parts
+    if default is not None and given is not None:
+        under = "" if flat else f"{given}."
+        part, words = command_parts.with_parts(getattr(default, given), words, under=under)
+        default = cls(**{**vars(default), given: part})
         if {"-h", "--help"} & set(words):
-            description = "\n\n".join([description or "", _PARTS, *command_parts.listed(part)])
+            listed = command_parts.listed(part, under=under)
+            description = "\n\n".join([description or "", _PARTS, *listed])
     printed = io.StringIO()
     marks = (tyro.conf.CascadeSubcommandArgs,)
     start = tyro.MISSING_NONPROP if default is None else default
@@ -136,7 +141,9 @@ def parse(
         kinds[positional] = tyro.conf.Positional[typing.get_type_hints(cls)[positional]]
     if flat is not None:
         kinds[flat] = Annotated[typing.get_type_hints(cls)[flat], tyro.conf.arg(name="")]
-    # The same fields, these two with tyro's marks, which the class itself is kept free of.
+    if parts is not None:  # of the kind that stands there, be it one of several
+        kinds[parts] = type(getattr(default, parts))
+    # The same fields, these with tyro's marks, which the class itself is kept free of.
     fields = {"__annotations__": kinds, "__doc__": cls.__doc__}
     marked = dataclasses.dataclass(frozen=True)(type(cls.__name__, (cls,), fields))
     assert issubclass(marked, cls)
@@ -155,8 +162,8 @@ def parse(
         if named is None:
             raise
         raise ValueError(f"Expected a kind of {named[1]}, of which there are several.") from None
-    if flat is not None:  # parts came as drafts
-        values[flat] = serialization.check(values[flat])
+    if given is not None:  # parts came as drafts
+        values[given] = serialization.check(values[given])
     return cls(**values)
 
 

@@ -64,7 +64,7 @@ class _Place(NamedTuple):
             self.within[self.key] = value
 
 
-def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
+def with_parts(config: T, words: Sequence[str], *, under: str = "") -> tuple[T, list[str]]:
     """Returns a configuration with the parts that words of a command line name, and other words.
 
     Whether its values go together is for `serialization.check`, once the other words have theirs.
@@ -72,6 +72,7 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
     Args:
         config: a dataclass.
         words: of the command line.
+        under: what stands before the names of its fields, such as "data.".
 
     Raises:
         ValueError: a part is not written as one, or cannot stand there; in one line.
@@ -88,7 +89,8 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
     while left:
         word = left.pop(0)
         flag, given, value = word.partition("=")
-        place = _place(tree, type(config), flag) if word.startswith("--") else None
+        ours = flag.startswith(f"--{under}")
+        place = _place(tree, type(config), f"--{flag[2 + len(under) :]}") if ours else None
         if place is None:
             rest.append(word)
             continue
@@ -103,10 +105,10 @@ def with_parts(config: T, words: Sequence[str]) -> tuple[T, list[str]]:
     return serialization.draft(type(config), tree), rest
 
 
-def listed(config: object) -> list[str]:
+def listed(config: object, *, under: str = "") -> list[str]:
     """Returns the flags of parts of which there are several kinds, with the names of these."""
     flags: dict[str, list[str]] = {}
-    for flag, names in _with_choices(config, "--"):
+    for flag, names in _with_choices(config, f"--{under}"):
         flags.setdefault(" | ".join(names), []).append(flag)
     return [f"{', '.join(alike)} {names}" for names, alike in flags.items()]
 
@@ -212,6 +214,9 @@ def _read(text: str, expected: object, flag: str) -> object:
             f"Expected {flag} {text!r} to be as in Python: NAME, or NAME(field=value, ...)."
         ) from error
     if isinstance(node, ast.Name) and node.id not in kinds(expected):
+        alike = [name for name in kinds(expected) if name.lower() == node.id]
+        if len(alike) == 1:
+            return {"type": alike[0]}
         raise ValueError(f"Expected {flag} {text} to be {_names(expected, node.id)}.")
     return _Reader(flag).read(node, expected)
 

@@ -46,7 +46,14 @@ def directories(tmp_path_factory):
         )
         wanted = dataclasses.replace(attacked(eps), seed=seed)
         out = root / name
-        experiment.judge(model, wanted, sharding.make_mesh(1), data=data, out=out, progress=False)
+        experiment.judge(
+            experiment.as_model(model),
+            wanted,
+            sharding.make_mesh(1),
+            data=data,
+            out=out,
+            progress=False,
+        )
     return [root / name for name in ("first", "second", "wider")]
 
 
@@ -103,8 +110,8 @@ def test_another_model_in_the_same_directory_is_refused(directories):
     model = checkpoints.Checkpoint(cfg, data.task, tuple("0123456789"), 3, {}, variables)
     with pytest.raises(ValueError, match=rf"\.weights: '{found['weights']}' != "):
         experiment.judge(
-            model, attacked(0.05), sharding.make_mesh(1), data=data, out=directories[0],
-            progress=False,
+            experiment.as_model(model), attacked(0.05), sharding.make_mesh(1),
+            data=data, out=directories[0], progress=False,
         )  # fmt: skip
 
 

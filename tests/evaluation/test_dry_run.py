@@ -86,7 +86,13 @@ def test_nothing_is_attacked_before(case, model, tmp_path):
     fields, message = CASES[case]
     wanted = dataclasses.replace(checkpoint.config.evaluation, **{"attacks": GOOD, **fields})
     with pytest.raises(ValueError, match="Expected ") as error:
-        experiment.judge(checkpoint, wanted, sharding.make_mesh(1), data=data, out=tmp_path / "out")
+        experiment.judge(
+            experiment.as_model(checkpoint),
+            wanted,
+            sharding.make_mesh(1),
+            data=data,
+            out=tmp_path / "out",
+        )
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()

@@ -29,14 +29,17 @@ VIEWS = [lambda x, *, key: x[:, :2], bind(lambda v, x, *, key: x @ v["w"], {"w":
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=["a function", "bound"])
-def test_options_reach_an_attack_that_is_called_at_the_top_level_alone(monkeypatch, view):
+def test_options_reach_an_attack_that_is_called_at_the_top_level_alone(monkeypatch, request, view):
+    def attacked(images, labels):
+        return FGSM(ThreatModel("linf", 0.1))(view, images, labels, key=jax.random.key(0))
+
+    # What else an attack compiles has its options at its first call, for other tests too.
+    attacked(jnp.full((1, 3), 0.4), jnp.zeros(1, int))
+    request.addfinalizer(programs.executable.cache_clear)
     monkeypatch.setattr(compilation, "CPU_OPTIONS", {"xla_no_such_option": 1})
     monkeypatch.setattr(base, "_perturbed", compiled(base.perturbed))
     programs.executable.cache_clear()
     arguments = jnp.full((2, 3), 0.4), jnp.zeros(2, int)
-
-    def attacked(images, labels):
-        return FGSM(ThreatModel("linf", 0.1))(view, images, labels, key=jax.random.key(0))
 
     with pytest.raises(Exception, match="xla_no_such_option"):
         attacked(*arguments)

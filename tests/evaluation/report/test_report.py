@@ -95,7 +95,9 @@ def report(directory, data, method_config, wanted, class_names=tuple(map(str, ra
     made_by = config.Config(name="<small> & co", data=data.config, method=method_config)
     checkpoint = checkpoints.Checkpoint(made_by, data.task, class_names, 3, {}, variables)
     mesh = sharding.make_mesh(1)
-    experiment.judge(checkpoint, wanted, mesh, data=data, out=directory, progress=False)
+    experiment.judge(
+        experiment.as_model(checkpoint), wanted, mesh, data=data, out=directory, progress=False
+    )
     return Page((directory / "report.html").read_text()), json.loads(
         (directory / "summary.json").read_text()
     )

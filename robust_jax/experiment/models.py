@@ -1,0 +1,42 @@
+"""Models of files: what `evaluate.py --model FILE.py:NAME` judges."""
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import cast
+
+from jaxtyping import Array
+
+from robust_jax.evaluation import Model
+from robust_jax.experiment import config
+
+
+def load(spec: str, *, num_classes: int) -> Model:
+    """Returns the model that a file defines: `mine.py:net`.
+
+    Args:
+        spec: a file and the name of what it holds: a `Model`, or what `Model.of` takes (a function
+            of images, a module of flax nnx, Equinox or PyTorch); or a function without parameters
+            that returns one of these.
+        num_classes: of the data, for what is no `Model` yet.
+
+    Raises:
+        ValueError: no such file, no such name in it, or something that cannot be judged.
+    """
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file or not name.isidentifier():
+        raise ValueError(f"Expected model={spec!r} to be FILE.py:NAME.")
+    module = config.run_file(file)
+    if not hasattr(module, name):
+        raise ValueError(f"Expected {file} to define {name!r}.")
+    found: object = getattr(module, name)
+    if isinstance(found, types.FunctionType) and not inspect.signature(found).parameters:
+        found = found()
+    if isinstance(found, Model):
+        return found
+    if not callable(found) or isinstance(found, type):
+        raise ValueError(
+            f"Expected {name!r} of {file} to be a Model, a function of images or a module, found "
+            f"{type(found).__name__}."
+        )
+    return Model.of(cast(Callable[..., Array], found), num_classes=num_classes, name=name)

@@ -156,10 +156,9 @@ def train(
 
     with (
         logging.MetricWriter(workdir, start=start) as writer,
-        logging.progress_bar(enabled=cfg.runtime.progress) as bar,
+        logging.Progress(enabled=cfg.runtime.progress) as progress,
         interrupt.Watch(agree_every=cfg.runtime.log_every) as watch,
     ):
-        task = bar.add_task("train", total=plan.num_steps, completed=start, status="")
         first = plan.num_steps if finished else start
         stream = training.batches(data, plan, mesh, seed=cfg.seed, start=first)
         for step, batch in enumerate(stream, start=start + 1):
@@ -172,7 +171,7 @@ def train(
                 pending.clear()
                 line |= {"epoch": plan.epoch_at(step), "images_per_second": rate.read()}
                 writer.write(step, line)
-                bar.update(task, completed=step, status=logging.status(line))
+                progress.update("train", step, plan.num_steps, status=logging.status(line))
             if validate or stop:
                 found = experiment.validate(validator, state, data) if validate else {}
                 writer.write(step, {f"validation/{name}": value for name, value in found.items()})

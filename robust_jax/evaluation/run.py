@@ -22,6 +22,7 @@ from robust_jax.evaluation import (
     dry_run,
     environment,
     measurement,
+    paired,
     records,
     reductions,
     report,
@@ -78,6 +79,24 @@ class Result(NamedTuple):
         for line in measurement.say_printed(self.measured, self.evaluation.asked):
             logging.say(line)
         terminal.print_findings(self.findings)
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the table and the findings."""
+        return terminal.as_html(
+            self.title, self.summary, self.evaluation.descriptions, self.findings
+        )
+
+    def compare(self, other: "Result") -> list[paired.Pair]:
+        """Returns for each shared attack how many images one of two models has right alone.
+
+        By the deciding judge of each, right before and after, with McNemar's exact test: see
+        `paired.Pair`.
+
+        Raises:
+            ValueError: they are not of the same images.
+        """
+        of = [one.evaluation.deciding for one in (self, other)]
+        return paired.compare(self.records, other.records, judges=(of[0], of[1]))
 
     def report(self, path: str | pathlib.Path) -> None:
         """Writes the page, a file of its own that needs no other, from process 0 alone."""
@@ -259,19 +278,11 @@ def _attacked_and_certified(
     progress: bool,
 ) -> tuple[records.Records, certification.Certificates]:
     wanted = evaluator.config
-    with logging.progress_bar(enabled=progress) as bar:
-        tasks = {
-            name: bar.add_task(name, total=None, status="", visible=False)
-            for name in [*evaluator.steps, *certification.names(wanted.certificates, wanted.others)]
-        }
-
-        def on_progress(name: str, done: int, total: int) -> None:
-            bar.update(tasks[name], completed=done, total=total, visible=True)
-
+    with logging.Progress(enabled=progress) as shown:
         arrays: dict[str, Variables] = {n: m.variables for n, m in models.items() if n is not None}
         of_all = evaluate(
             evaluator, models[None].variables, split,
-            directory=out, sources=arrays, on_batch=on_progress,
+            directory=out, sources=arrays, on_batch=shown.update,
         )  # fmt: skip
         rows = np.asarray(list(of_all[CLEAN]))[: wanted.num_certified]
         certificates: certification.Certificates = {}
@@ -279,7 +290,7 @@ def _attacked_and_certified(
             certificates |= certification.certify(
                 wanted.certificates, models[other].method, models[other].variables, split, rows,
                 mesh, precision=wanted.precision, seed=wanted.seed, directory=out, other=other,
-                on_image=on_progress,
+                on_image=shown.update,
             )  # fmt: skip
     return of_all, certificates
 

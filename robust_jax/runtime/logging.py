@@ -16,6 +16,9 @@ from robust_jax import formats
 
 console = rich.console.Console(stderr=False)
 
+MINUTE = 60.0
+"""Seconds of silence at most, as long as something is done."""
+
 
 @contextlib.contextmanager
 def only_errors() -> Iterator[None]:
@@ -114,18 +117,49 @@ class Rate:
         return rate
 
 
-def progress_bar(*, enabled: bool) -> rich.progress.Progress:
-    """Returns the bar of a run: what, how far, time left, and a line of metrics."""
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=24),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[status]}"),
-        console=console,
-        disable=not enabled or jax.process_index() != 0,
-        refresh_per_second=4,
-    )
+class Progress:
+    """How far tasks are: bars where somebody watches, lines where nobody does.
+
+    Without a terminal a line is printed as a task ends, and one a minute until then.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        shown = enabled and jax.process_index() == 0
+        watched = console.is_terminal or console.is_jupyter
+        self._in_lines = shown and not watched
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not (shown and watched),
+            refresh_per_second=4,
+        )
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self._last = self._said = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, name: str, done: int, total: int, *, status: str = "") -> None:
+        """Says that so much of a task is done."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=total, status="")
+            self._begun[name] = self._last
+        self._bar.update(self._tasks[name], completed=done, total=total, status=status)
+        self._last = now = time.monotonic()
+        if self._in_lines and (done >= total or now - self._said >= MINUTE):
+            self._said = now
+            say(
+                f"{name}: {done:,} of {total:,} in {now - self._begun[name]:.0f} s  {status}".rstrip()
+            )
 
 
 def status(metrics: Mapping[str, float]) -> str:

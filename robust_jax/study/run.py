@@ -159,7 +159,7 @@ def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Seque
     """
     log = out / task.name / f"seed{task.seed}.log"
     words = [f"{spec}:{task.name}", "--workdir", str(out / task.name)]
-    words += ["--seeds", str(task.seed), "--budget", budget, "--runtime.no-progress"]
+    words += ["--seeds", str(task.seed), "--budget", budget]
     first = task.before(out)
     if first is not None:
         words += ["--training.init-from", str(first)]

@@ -247,3 +247,33 @@ def test_arrays_that_are_no_data_are_refused(given, message):
 def test_scores_of_other_classes_are_refused():
     with pytest.raises(ValueError, match=r"one array \[b 3\] of scores, found \(1, 2\)"):
         judged(model()._replace(num_classes=3))
+
+
+def test_two_models_are_compared_on_the_same_images():
+    """One that is wrong of the darkest image, and not moved by the attack."""
+    darkest = int(np.argmin(BRIGHTNESS))
+
+    def other(images):
+        stopped = jax.lax.stop_gradient(logits({"scale": 1.0}, images))
+        wrong = images.mean(axis=(1, 2, 3)) < BRIGHTNESS[darkest] + 1e-4
+        return jnp.where(wrong[:, None], -stopped, stopped)
+
+    first, second = judged(model()), judged(Model.of(other, num_classes=2))
+    clean, fgsm = first.compare(second)
+    assert clean == ("clean", 12, 11, 1, 0, 1.0)
+    assert (fgsm.attack, fgsm.both, fgsm.only_first, fgsm.only_second) == ("fgsm", 5, 1, 6)
+    assert fgsm.neither == 0
+    assert fgsm.p_value == pytest.approx(2 * (1 + 7) * 0.5**7)
+    back = second.compare(first)[1]
+    assert (back.only_first, back.p_value) == (6, fgsm.p_value)
+    fewer = judged(model(), (IMAGES[:6], LABELS[:6]))
+    with pytest.raises(ValueError, match="same images"):
+        first.compare(fewer)
+
+
+def test_a_notebook_shows_the_table():
+    page = judged(model(name="a & b"))._repr_html_()
+    assert page.startswith("<pre")
+    assert "a &amp; b, step 0" in page
+    assert "50.00 %" in page
+    assert "Sanity checks:" in page

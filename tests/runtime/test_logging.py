@@ -66,3 +66,23 @@ def test_rate_counts_since_the_last_reading():
     rate.add(100)
     assert rate.read() > 0
     assert rate.read() == 0
+
+
+def test_progress_without_a_terminal_is_in_lines(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logging.time, "monotonic", lambda: now[0])
+    with logging.Progress(enabled=True) as progress:
+        for seconds, name, done in (
+            (10, "a", 1),
+            (59, "a", 2),
+            (70, "a", 3),
+            (80, "a", 4),
+            (95, "b", 4),
+        ):
+            now[0] = float(seconds)
+            progress.update(name, done, 4, status="well" if name == "b" else "")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["a: 3 of 4 in 70 s", "a: 4 of 4 in 80 s", "b: 4 of 4 in 15 s  well"]
+    with logging.Progress(enabled=False) as progress:
+        progress.update("a", 4, 4)
+    assert capsys.readouterr().out == ""

@@ -36,6 +36,21 @@ def as_text(title: str, summary: Summary, descriptions: Mapping[str, str], width
     return captured.get()
 
 
+def as_html(
+    title: str,
+    summary: Summary,
+    descriptions: Mapping[str, str],
+    findings: Iterable[Finding],
+) -> str:
+    """Returns the table, and what the checks found, as a piece of a page."""
+    page = rich.console.Console(width=120, file=io.StringIO(), record=True)
+    _show_on(title, summary, descriptions, page)
+    for line in lines_of(findings):
+        page.print(line, highlight=False, markup=False, soft_wrap=True)
+    code = '<pre style="line-height: 1.2; overflow-x: auto">{code}</pre>'
+    return page.export_html(inline_styles=True, code_format=code)
+
+
 def _show_on(
     title: str,
     summary: Summary,
@@ -184,17 +199,23 @@ def print_findings(findings: Iterable[Finding]) -> None:
     Args:
         findings: of the checks.
     """
+    for line in lines_of(findings):
+        say(line)
+
+
+def lines_of(findings: Iterable[Finding]) -> list[str]:
+    """Returns the lines of `print_findings`."""
     findings = list(findings)
-    for finding in findings:
-        if finding.status in ("flag", "note"):
-            words = {"flag": "FLAG", "note": "Note"}[finding.status]
-            say(f"{words}: {finding.check}. {finding.text} {finding.next_step}")
+    words = {"flag": "FLAG", "note": "Note"}
+    lines = [
+        f"{words[one.status]}: {one.check}. {one.text} {one.next_step}"
+        for one in findings
+        if one.status in words
+    ]
     counts = {name: sum(f.status == name for f in findings) for name in ("passed", "not run")}
     unchecked = ", ".join(f.check for f in findings if f.status == "not run")
-    say(
-        f"Sanity checks: {counts['passed']} passed, {counts['not run']} not run"
-        + (f" ({unchecked})." if unchecked else ".")
-    )
+    last = f"Sanity checks: {counts['passed']} passed, {counts['not run']} not run"
+    return [*lines, last + (f" ({unchecked})." if unchecked else ".")]
 
 
 def _cell(number: Cell) -> str:

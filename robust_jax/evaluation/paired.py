@@ -1,0 +1,82 @@
+"""Two models on the same images: is one better, or luckier?"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from robust_jax.evaluation import records
+from robust_jax.evaluation.protocol import CLEAN
+from robust_jax.evaluation.record import Record
+
+
+class Pair(NamedTuple):
+    """An attack on two models, image by image.
+
+    Attributes:
+        attack: its row, "clean" without one.
+        num_images: which both were asked.
+        both: right for both, before and after.
+        only_first: right for the first alone.
+        only_second: right for the second alone.
+        p_value: of McNemar's exact test: how often a difference as large would come of two models
+            that are equally good, whose disagreements fall to either side alike.
+    """
+
+    attack: str
+    num_images: int
+    both: int
+    only_first: int
+    only_second: int
+    p_value: float
+
+    @property
+    def neither(self) -> int:
+        """Returns how many are wrong for both."""
+        return self.num_images - self.both - self.only_first - self.only_second
+
+
+def compare(
+    first: records.Records, second: records.Records, *, judges: tuple[str, str]
+) -> list[Pair]:
+    """Returns a pair for the clean images and for each attack of a name that both have.
+
+    Args:
+        first: records of a model.
+        second: of the other, on the same images.
+        judges: whose word counts, of each.
+
+    Raises:
+        ValueError: other rows of the dataset, or other labels.
+
+    References:
+        McNemar, "Note on the sampling error of the difference between correlated proportions or
+        percentages", Psychometrika 12, 1947; the exact test is that of signs.
+    """
+    labels = [{row: one.label for row, one in found[CLEAN].items()} for found in (first, second)]
+    if labels[0] != labels[1]:
+        raise ValueError("Expected both evaluations to be of the same images, in rows and labels.")
+    return [
+        _pair(name, _right(first, name, judges[0]), _right(second, name, judges[1]))
+        for name in first
+        if name in second
+    ]
+
+
+def _right(found: records.Records, attack: str, judge: str) -> dict[int, bool]:
+    """Returns by row whether an image is right before and after."""
+
+    def stands(record: Record) -> bool:
+        return record.decisions[judge].correct
+
+    clean: Mapping[int, Record] = found[CLEAN]
+    return {row: stands(one) and stands(clean[row]) for row, one in found[attack].items()}
+
+
+def _pair(name: str, first: dict[int, bool], second: dict[int, bool]) -> Pair:
+    from scipy import stats
+
+    only_first = sum(right and not second[row] for row, right in first.items())
+    only_second = sum(right and not first[row] for row, right in second.items())
+    both = sum(right and second[row] for row, right in first.items())
+    differ = only_first + only_second
+    p_value = stats.binomtest(only_first, differ).pvalue if differ else 1.0
+    return Pair(name, len(first), both, only_first, only_second, float(p_value))

@@ -22,7 +22,7 @@ from robust_jax.experiment import checkpoints
 from robust_jax.interop.architecture import Architecture
 from robust_jax.interop.architectures import design_of
 from robust_jax.interop.arrays import expected, names, to_torch
-from robust_jax.interop.torch_file import save_state_dict
+from robust_jax.interop.torch_file import check_new, save_state_dict
 from robust_jax.methods.network import NetworkMethod
 from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, member_variables
 from robust_jax.runtime import command_line, logging, sharding
@@ -134,7 +134,10 @@ def main(arguments: Arguments) -> None:
     state_dicts = export_state_dicts(
         method.network, method.normalization, checkpoint.variables, arguments.architecture
     )
-    for state_dict, file in zip(state_dicts, arguments.files(len(state_dicts)), strict=True):
+    files = arguments.files(len(state_dicts))
+    for file in files:  # all of them, before the first is written
+        check_new(file)
+    for state_dict, file in zip(state_dicts, files, strict=True):
         save_state_dict(state_dict, file)
         logging.say(f"Wrote {file}")
     normalization = method.normalization

@@ -85,8 +85,7 @@ def save_state_dict(state_dict: Mapping[str, np.ndarray], file: pathlib.Path) ->
     Raises:
         ValueError: the file exists, or PyTorch is missing.
     """
-    if file.exists():
-        raise ValueError(f"Expected file={str(file)!r} not to exist yet.")
+    check_new(file)
     torch = None if file.suffix == SAFETENSORS else _torch()
     file.parent.mkdir(parents=True, exist_ok=True)
     with formats.replacing(file) as partial:
@@ -99,6 +98,12 @@ def save_state_dict(state_dict: Mapping[str, np.ndarray], file: pathlib.Path) ->
             # A copy: an array of JAX's is read-only, which PyTorch warns of.
             tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}
             torch.save(tensors, partial)
+
+
+def check_new(file: pathlib.Path) -> None:
+    """Raises ValueError where a file exists, which nothing here overwrites."""
+    if file.exists():
+        raise ValueError(f"Expected file={str(file)!r} not to exist yet.")
 
 
 def _torch() -> types.ModuleType:

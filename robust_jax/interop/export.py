@@ -55,8 +55,12 @@ def export_state_dicts(
     several = len(design.prefixes) > 1
     members = network.num_members if isinstance(network, EnsembleConfig) else 1
     member = network.member if isinstance(network, EnsembleConfig) else network
-    if member != design.member or (several and members != len(design.prefixes)):
-        raise ValueError(f"Expected network={network} to be {architecture}'s, {design.network}.")
+    if several and members != len(design.prefixes):
+        raise ValueError(f"Expected num_members={members} to be {len(design.prefixes)}.")
+    if member != design.member:
+        raise ValueError(
+            f"Expected network to be {architecture}'s: {_difference(member, design.member)}."
+        )
     if normalization.statistics != "given":
         raise ValueError(f"Expected normalization={normalization} to be numbers that are given.")
     alone = [variables]
@@ -75,6 +79,16 @@ def export_state_dicts(
             for each in found:
                 each[name] = np.array(value, np.float32).reshape(1, -1, 1, 1)
     return tuple(found)
+
+
+def _difference(given: NetworkConfig, wanted: NetworkConfig) -> str:
+    """Returns in what a network is another than the wanted one."""
+    if type(given) is not type(wanted):
+        return f"{type(given).__name__} in place of {type(wanted).__name__}"
+    differ = [name for name, value in vars(wanted).items() if getattr(given, name) != value]
+    return ", ".join(
+        f"{name}={getattr(given, name)!r} in place of {getattr(wanted, name)!r}" for name in differ
+    )
 
 
 def _state_dict(design: Architecture, variables: Variables, prefix: str) -> dict[str, np.ndarray]:

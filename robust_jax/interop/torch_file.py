@@ -93,7 +93,8 @@ def save_state_dict(state_dict: Mapping[str, np.ndarray], file: pathlib.Path) ->
             import safetensors.numpy
 
             # What transformers and timm ask for: whose order of axes it is.
-            safetensors.numpy.save_file(dict(state_dict), partial, metadata={"format": "pt"})
+            written = safetensors.numpy.save(dict(state_dict), metadata={"format": "pt"})
+            partial.write_bytes(written)  # its own way to a file lets nobody else read it
         else:
             # A copy: an array of JAX's is read-only, which PyTorch warns of.
             tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}

@@ -193,7 +193,7 @@ def test_what_another_network_has_learnt_is_not_exported():
     network, normalization, variables = importer.import_state_dict(state(name), name)
     assert normalization is not None
     relu = dataclasses.replace(network, activation="silu")
-    with pytest.raises(ValueError, match=r"Expected network=.*'silu'.* to be preact_resnet18_wong"):
+    with pytest.raises(ValueError, match=r"wong2020's: activation='silu' in place of 'relu'\."):
         export.export_state_dicts(relu, normalization, variables, name)
     learnt = Normalization(statistics="train_channel")
     with pytest.raises(ValueError, match=r"Expected normalization=.* to be numbers that are given"):

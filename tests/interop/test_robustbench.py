@@ -156,4 +156,6 @@ def test_the_same_logits_and_the_same_names(zoo, threat, name, monkeypatch, caps
             assert value.dtype == read[key].dtype, key
             np.testing.assert_array_equal(value, read[key])
         state_dict = {key: torch.from_numpy(value) for key, value in written.items()}
-        assert sorted(each.load_state_dict(state_dict, strict=not dead).missing_keys) == dead
+        missing = each.load_state_dict(state_dict, strict=not dead).missing_keys
+        # Counts PyTorch does not miss: its older files have none.
+        assert set(missing) == {key for key in dead if not key.endswith("num_batches_tracked")}

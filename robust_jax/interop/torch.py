@@ -1,6 +1,11 @@
 """Imports a public PyTorch checkpoint as a directory that evaluate.py reads.
 
 python -m robust_jax.interop.torch FILE --architecture NAME --out DIR
+python -m robust_jax.interop.torch FILE FILE FILE --architecture NAME --out DIR
+
+Several files of one architecture are the members of an ensemble, which decides by the mean of their
+probabilities. docs/checkpoints.md says which public checkpoint has which name, and what accuracy is
+published of it.
 
 Architectures:
     resnet20_akamaster: CIFAR-10 ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10 (option A
@@ -9,6 +14,8 @@ Architectures:
         (convolution bias, option B shortcuts, no norm in stem and shortcuts); decides by
         majority, ties to the lowest class.
     resnet18_torchvision, resnet34_torchvision, resnet50_torchvision: ImageNet's.
+    resnet18_timm, resnet34_timm, resnet50_timm: timm's, which have torchvision's layout; of weights
+        that are normalised otherwise than ImageNet's are --mean and --std must say it.
     vgg16_torchvision, vgg16_bn_torchvision, vgg19_torchvision, vgg19_bn_torchvision: ImageNet's.
     resnet18_pytorch_cifar, resnet34_pytorch_cifar, resnet50_pytorch_cifar: networks of
         github.com/kuangliu/pytorch-cifar (3 x 3 stem, projections at shortcut.0 and shortcut.1,
@@ -24,40 +31,49 @@ Architectures:
     cnn_a_sdp: the same repository's CNN-A of the SDP verification benchmark: two 4 x 4
         convolutions, a hidden linear layer on flattened activations.
 
-A file may be a state dict or hold one beside other things, of a network wrapped in DataParallel,
-torch.compile, an averaged model or a Lightning module. --mean and --std, a number a channel for
-pixels in [0, 1], are what the images were normalised by; they go before an architecture's own.
+Adversarially trained on CIFAR-10, as RobustBench's files have them:
+    resnet50_engstrom2019: bottleneck ResNet-50 with a 3 x 3 stem.
+    preact_resnet18_wong2020, preact_resnet18_andriushchenko2020: PreAct-ResNet-18 whose projections
+        start at a block's raw input, without a norm before the last layer; the latter's images are
+        not normalised, and its file holds several networks (--entry last).
+    preact_resnet18_rice2020: projections start at the activated input, and a norm (bn) comes before
+        the last layer.
+    wrn34_20_rice2020, wrn28_10_carmon2019, wrn34_10_zhang2019: wide networks of ReLUs
+        (block1.layer.0.convShortcut, fc); images of the last two are not normalised, and arrays
+        sub_block1.* are left out, which their networks never use.
+    wrn28_10_gowal2020, wrn34_10_gowal2020, wrn34_20_gowal2020, wrn70_16_gowal2020,
+        wrn106_16_gowal2020: DeepMind's wide networks of SiLUs (init_conv, batchnorm, logits).
+    preact_resnet18_rebuffi2021, preact_resnet18_rade2021: DeepMind's PreAct-ResNet-18 of SiLUs,
+        whose projections are 3 x 3.
+    preact_resnet50_chen2020: pre-activation bottlenecks with a norm after stem and projections;
+        three files are Chen et al.'s ensemble.
 
-Needs the extra: pip install "robust_jax[torch]". Nothing in the file is executed (`weights_only`).
+A file may be a state dict or hold one beside other things, of a network wrapped in DataParallel,
+torch.compile, an averaged model or a Lightning module. A file NAME.safetensors is read without
+PyTorch; others need the extra, pip install "robust_jax[torch]", and nothing in them is executed
+(`weights_only`). --mean and --std, a number a channel for pixels in [0, 1], are what the images
+were normalised by; they go before an architecture's own, and must be a file's where it holds them
+(mu and sigma). `robust_jax.interop.export` writes such files.
 """
 
 import collections
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jaxtyping import PyTree
 
 from robust_jax.data import TFDS, DataConfig
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
-from robust_jax.interop.architectures import ARCHITECTURES, CIFAR10, IMAGENET, Architecture
-from robust_jax.interop.torch_file import Tensor, as_numpy, load_state_dict
+from robust_jax.interop.architecture import CIFAR10, IMAGENET
+from robust_jax.interop.architectures import design_of
+from robust_jax.interop.arrays import member_variables, names, normalization_in
+from robust_jax.interop.torch_file import Tensor, load_state_dict
 from robust_jax.methods import Standard
-from robust_jax.models import (
-    Classifier,
-    NetworkConfig,
-    Normalization,
-    default_layers,
-    stack_members,
-)
+from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, stack_members
 from robust_jax.runtime import command_line, logging
-from robust_jax.types import Variables
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -65,14 +81,6 @@ CLASS_NAMES = (
 
 # Parts of names that are never a network's own.
 _WRAPPERS = frozenset({"module", "_orig_mod"})
-
-_ARRAY_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
 
 
 def import_state_dict(
@@ -89,34 +97,82 @@ def import_state_dict(
         normalization: of images; None for the architecture's own.
 
     Guarantees:
-        Every array of the network comes from the state dict and every entry of the state dict
-        is used, but BatchNorm's `num_batches_tracked` and an average's `n_averaged`, which no
-        computation here reads. The normalisation is the one given or the architecture's; where
-        there is neither it is None, and the variables hold none.
+        Every array of the network comes from the state dict and every entry of the state dict is
+        used, but BatchNorm's `num_batches_tracked` and an average's `n_averaged`, which no
+        computation here reads, and the architecture's `dead` ones, of which a line says so. The
+        normalisation is the file's, where it holds one, else the one given, else the
+        architecture's; where there is none it is None, and the variables hold none.
 
     Raises:
         ValueError: an unknown architecture; a missing or unknown name; a wrong shape; a value
-            that is not finite.
+            that is not finite; a normalisation given and another in the file.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"Expected architecture={architecture!r} to be one of {sorted(ARCHITECTURES)}."
-        )
-    design = ARCHITECTURES[architecture]
-    if normalization is not None:
-        design = design._replace(normalization=normalization)
-    names = [_member_names(design, prefix) for prefix in design.prefixes]
-    wanted = {name for member in names for name in member.values()}
+    design = design_of(architecture)
+    members = [names(design, prefix) for prefix in design.prefixes]
+    wanted = {name for member in members for name in member.values()}
     given = _unwrapped(state_dict, wanted)
-    missing, unknown = sorted(wanted - set(given)), sorted(set(given) - wanted)
+    own, told = normalization_in(given)
+    if own is not None and normalization is not None and not _same(own, normalization):
+        raise ValueError(
+            f"Expected mean={normalization.mean} and std={normalization.std} to be those in the "
+            f"file, {own.mean} and {own.std}."
+        )
+    design = design._replace(normalization=_chosen(own, normalization, design.normalization))
+    dead = {name for name in given if name.startswith(design.dead)}
+    missing = sorted(wanted - set(given))
+    unknown = sorted(set(given) - wanted - told - dead)
     if missing or unknown:
         demand = "the file to hold {}'s arrays" if missing else "only {}'s arrays in the file"
         sides = {"missing": missing, "unknown": unknown}
         found = [f"{side}: {_listing(each)}" for side, each in sides.items() if each]
         raise ValueError(f"Expected {demand.format(architecture)}; {'; '.join(found)}.")
-    members = [_member_variables(design, member, given) for member in names]
-    variables = members[0] if len(members) == 1 else stack_members(members)
-    return design.network, design.normalization, variables
+    for beginning in design.dead:
+        if count := sum(name.startswith(beginning) for name in dead):
+            logging.say(f"Left out, as the network never uses them: {count} arrays {beginning}*")
+    variables = [member_variables(design, member, given) for member in members]
+    whole = variables[0] if len(variables) == 1 else stack_members(variables)
+    return design.network, design.normalization, whole
+
+
+def import_ensemble(
+    state_dicts: Sequence[Mapping[str, Tensor | np.ndarray]],
+    architecture: str,
+    normalization: Normalization | None = None,
+) -> tuple[NetworkConfig, Normalization | None, dict[str, PyTree]]:
+    """Returns, as `import_state_dict` does, the ensemble of networks from a state dict each.
+
+    Raises:
+        ValueError: as there; fewer than two state dicts; an architecture that is an ensemble
+            itself; members that normalise images in different ways.
+    """
+    if len(state_dicts) < 2:
+        raise ValueError(f"Expected len(state_dicts)={len(state_dicts)} >= 2.")
+    if (number := len(design_of(architecture).prefixes)) > 1:
+        raise ValueError(f"Expected one file: {architecture} is an ensemble of {number} in one.")
+    members = [import_state_dict(each, architecture, normalization) for each in state_dicts]
+    network, first, _ = members[0]
+    for _, other, _ in members[1:]:
+        if other != first:
+            raise ValueError(f"Expected members to be normalised alike, not by {first}, {other}.")
+    ensemble = EnsembleConfig(member=network, num_members=len(members))
+    return ensemble, first, stack_members([variables for _, _, variables in members])
+
+
+def _same(one: Normalization, other: Normalization) -> bool:
+    """Returns whether two are the same in float32, in which they are computed with."""
+
+    def numbers(value: Normalization) -> np.ndarray:
+        return np.array([value.mean or (0, 0, 0), value.std or (1, 1, 1)], np.float32)
+
+    return np.array_equal(numbers(one), numbers(other))
+
+
+def _chosen(
+    own: Normalization | None, given: Normalization | None, named: Normalization | None
+) -> Normalization | None:
+    """Returns the file's normalisation, in the numbers of who said the same; else what is said."""
+    said = given if given is not None else named
+    return said if own is None or (said is not None and _same(own, said)) else own
 
 
 def _unwrapped(
@@ -154,78 +210,12 @@ def _listing(names: list[str]) -> str:
     return f"{', '.join(names[:3])}{more}"
 
 
-@functools.cache
-def _expected(design: Architecture) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """Returns the shape of every array of a member's classifier, by path, without constants."""
-    backbone = design.member.make(design.task.num_classes, default_layers())
-    images = jax.ShapeDtypeStruct((1, *design.task.input_shape), jnp.float32)
-    variables: Variables = jax.eval_shape(
-        lambda key, images: Classifier(backbone).init(key, images, train=False, deterministic=True),
-        jax.random.key(0),
-        images,
-    )
-    return {
-        path: leaf
-        for path, leaf in traverse_util.flatten_dict(variables).items()
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-    }
-
-
-def _member_names(design: Architecture, prefix: str) -> dict[tuple[str, ...], str]:
-    """Returns the name in the file of every array of a member, by its path in our variables."""
-    return {
-        # A path is collection, "backbone", modules..., array.
-        path: f"{prefix}{design.module_name(path[2:-1])}.{_ARRAY_NAMES[path[-1]]}"
-        for path in _expected(design)
-    }
-
-
-def _member_variables(
-    design: Architecture,
-    names: Mapping[tuple[str, ...], str],
-    given: Mapping[str, Tensor | np.ndarray],
-) -> dict[str, PyTree]:
-    found = {}
-    for path, expected in _expected(design).items():
-        name = names[path]
-        value = as_numpy(given[name], name)
-        if not np.issubdtype(value.dtype, np.floating):
-            raise ValueError(f"Expected {name} of dtype {value.dtype} to be floating.")
-        if value.ndim == 4:  # output, input, height, width -> height, width, input, output
-            value = value.transpose(2, 3, 1, 0)
-        elif value.ndim == 2:
-            side = design.member.positions
-            first = "hidden1" if design.member.hidden else "linear"
-            if path[-2] == first and value.shape[1] % side**2 == 0:
-                # Columns of channel, height, width -> height, width, channel.
-                grid = value.reshape(len(value), -1, side, side)
-                value = grid.transpose(0, 2, 3, 1).reshape(value.shape)
-            value = value.T
-        if value.shape != expected.shape:
-            shape = expected.shape  # in PyTorch's order, as in the file
-            shape = (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
-            raise ValueError(
-                f"Expected {name} of shape {tuple(given[name].shape)} to fit {shape} "
-                f"({'/'.join(path)})."
-            )
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"Expected {name} to be finite.")
-        if path[-1] == "var" and np.any(value < 0):
-            raise ValueError(f"Expected {name} >= 0: it is a variance.")
-        found[path] = jnp.asarray(value, expected.dtype)
-    normalization = design.normalization
-    if normalization is not None and normalization.mean:
-        found["constants", "mean"] = jnp.asarray(normalization.mean, jnp.float32)
-        found["constants", "std"] = jnp.asarray(normalization.std, jnp.float32)
-    return traverse_util.unflatten_dict(found)
-
-
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Arguments of the importer.
 
     Attributes:
-        file: PyTorch checkpoint.
+        files: PyTorch checkpoint, or one for each member of an ensemble.
         architecture: which public network it is, see above.
         out: new directory to write.
         data_dir: folder of prepared TFDS datasets, where evaluate.py finds cifar10 or
@@ -236,7 +226,7 @@ class Arguments:
         entry: which state dict of a file that holds several; None for the only one.
     """
 
-    file: pathlib.Path
+    files: tuple[pathlib.Path, ...]
     architecture: str
     out: pathlib.Path
     data_dir: str | None = None
@@ -258,20 +248,26 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Writes the imported checkpoint."""
     given = arguments.normalization()
-    state_dict = load_state_dict(arguments.file, arguments.entry)
-    network, normalization, variables = import_state_dict(state_dict, arguments.architecture, given)
+    if not arguments.files:
+        raise ValueError("Expected files=() to name a checkpoint.")
+    state_dicts = [load_state_dict(file, arguments.entry) for file in arguments.files]
+    if len(state_dicts) == 1:
+        imported = import_state_dict(state_dicts[0], arguments.architecture, given)
+    else:
+        imported = import_ensemble(state_dicts, arguments.architecture, given)
+    network, normalization, variables = imported
     if normalization is None:
         raise ValueError(
             f"Expected mean=() and std=() to be given: {arguments.architecture} is a layout, whose "
             "images are normalised in many ways (--mean 0 0 0 --std 1 1 1 for none)."
         )
-    design = ARCHITECTURES[arguments.architecture]
+    design = design_of(arguments.architecture)
     data = DataConfig(source=TFDS(name="cifar10", data_dir=arguments.data_dir))
     if design.task == IMAGENET:
         source = TFDS(name="imagenet2012", data_dir=arguments.data_dir)
         data = DataConfig(source=source, image_size=224, resize_to=256)
     config = Config(
-        name=arguments.file.stem,
+        name=arguments.files[0].stem,
         data=data,
         method=Standard(network=network, normalization=normalization, vote=design.vote),
     )
@@ -282,11 +278,12 @@ def main(arguments: Arguments) -> None:
         task=design.task,
         class_names=CLASS_NAMES if design.task == CIFAR10 else (),
     )
-    by = f"mean {normalization.mean}, std {normalization.std}"
-    logging.say(f"Images are normalised by {by}.")
-    logging.say(f"Imported {arguments.file} as {arguments.architecture} into {arguments.out}")
+    by = f"normalised by mean {normalization.mean}, std {normalization.std}"
+    logging.say(f"Images are {by if normalization.mean else 'not normalised'}.")
+    files = " ".join(map(str, arguments.files))
+    logging.say(f"Imported {files} as {arguments.architecture} into {arguments.out}")
 
 
 if __name__ == "__main__":
     with command_line.one_line_errors():
-        main(command_line.parse(Arguments, description=__doc__, positional="file"))
+        main(command_line.parse(Arguments, description=__doc__, positional="files"))

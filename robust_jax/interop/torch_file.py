@@ -1,15 +1,21 @@
-"""Reads the state dict out of a PyTorch file, whatever its repository put around it."""
+"""Reads the state dict out of a file, whatever its repository put around it, and writes it."""
 
 import argparse
 import contextlib
 import importlib
 import pathlib
 import re
+import types
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeGuard, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
+
+from robust_jax import formats
+
+SAFETENSORS = ".safetensors"
 
 
 @runtime_checkable
@@ -43,22 +49,21 @@ def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[
     bits become float32.
 
     Args:
-        file: what `torch.save` wrote. Nothing in it is executed (`weights_only`).
+        file: what `torch.save` wrote, of which nothing is executed (`weights_only`), or what
+            safetensors did, where its name ends so: no PyTorch is needed then.
         entry: the entry of a file that has several (weights and their average); None for the one.
 
     Raises:
-        ValueError: no such file, not a PyTorch file of plain arrays, no state dict or several of
-            them in it, or PyTorch is missing.
+        ValueError: no such file, not a file of plain arrays, no state dict or several of them in
+            it, or PyTorch is missing.
     """
     if not pathlib.Path(file).is_file():
         raise ValueError(f"Expected file={str(file)!r} to exist.")
-    try:
-        with _quiet():
-            import torch
-    except ImportError as error:
-        raise ValueError(
-            'Expected PyTorch to be installed: pip install "robust_jax[torch]".'
-        ) from error
+    if pathlib.Path(file).suffix == SAFETENSORS:
+        if entry is not None:
+            raise ValueError(f"Expected entry={entry!r} to be None: {file} holds one state dict.")
+        return _load_safetensors(file)
+    torch = _torch()
     try:
         with _quiet(), _harmless_classes():
             loaded = torch.load(file, map_location="cpu", weights_only=True)
@@ -72,6 +77,65 @@ def load_state_dict(file: str | pathlib.Path, entry: str | None = None) -> dict[
         ) from error
     found = _chosen(_state_dicts(loaded), str(file), entry)
     return {name: as_numpy(value, f"{name} of {file}") for name, value in found.items()}
+
+
+def save_state_dict(state_dict: Mapping[str, np.ndarray], file: pathlib.Path) -> None:
+    """Writes a state dict: by safetensors where the file's name ends so, else by `torch.save`.
+
+    Raises:
+        ValueError: the file exists, or PyTorch is missing.
+    """
+    check_new(file)
+    torch = None if file.suffix == SAFETENSORS else _torch()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with formats.replacing(file) as partial:
+        if torch is None:
+            import safetensors.numpy
+
+            # What transformers and timm ask for: whose order of axes it is.
+            written = safetensors.numpy.save(dict(state_dict), metadata={"format": "pt"})
+            partial.write_bytes(written)  # its own way to a file lets nobody else read it
+        else:
+            # A copy: an array of JAX's is read-only, which PyTorch warns of.
+            tensors = {name: torch.from_numpy(np.array(v)) for name, v in state_dict.items()}
+            torch.save(tensors, partial)
+
+
+def check_new(file: pathlib.Path) -> None:
+    """Raises ValueError where a file exists, which nothing here overwrites."""
+    if file.exists():
+        raise ValueError(f"Expected file={str(file)!r} not to exist yet.")
+
+
+def _torch() -> types.ModuleType:
+    try:
+        with _quiet():
+            return importlib.import_module("torch")
+    except ImportError as error:
+        raise ValueError(
+            'Expected PyTorch to be installed: pip install "robust_jax[torch]", or take a file '
+            f"NAME{SAFETENSORS}, which needs none."
+        ) from error
+
+
+def _load_safetensors(file: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    # SafetensorError is no ValueError; a dtype that NumPy lacks is an AttributeError or a KeyError.
+    except Exception as error:
+        raise ValueError(
+            f"Expected file={str(file)!r} to be a safetensors file of plain arrays and whole "
+            f"({type(error).__name__})."
+        ) from error
+    narrow = {np.dtype(np.float16), np.dtype(jnp.bfloat16)}
+    return {
+        name: value.astype(np.float32) if value.dtype in narrow else value
+        for name, value in found.items()
+    }
 
 
 @contextlib.contextmanager

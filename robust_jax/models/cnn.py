@@ -1,14 +1,13 @@
 """Plain convolutional networks of a few layers, those of the KAP paper's appendix among them."""
 
 import dataclasses
-from typing import Literal
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import NetworkConfig, SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
-from robust_jax.models.layers import Layers
+from robust_jax.models.layers import Kind, Layers
 from robust_jax.models.norm import Framework
 
 
@@ -30,7 +29,7 @@ class CNNConfig(NetworkConfig):
         positions: side of the grid of positions that the last activations are averaged to, and
             flattened, before the linear layers.
         hidden: sizes of the linear layers before the last, each with an activation.
-        activation: "relu" or "leaky_relu".
+        activation: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`.
     """
@@ -44,7 +43,7 @@ class CNNConfig(NetworkConfig):
     norm: bool = True
     positions: int = 1
     hidden: tuple[int, ...] = ()
-    activation: Literal["relu", "leaky_relu"] = "relu"
+    activation: Kind = "relu"
     negative_slope: float = 0.01
     framework: Framework = "torch"
 

@@ -18,7 +18,8 @@ BatchNorm  running = .9 old + .1 new, eps 1e-5    running = .99 old + .01 new, e
 =========  =====================================  ==================================
 
 framework="torch_default" is "torch" without an initialisation of the network's own: convolutions
-are uniform(+-1/sqrt(fan in)), as PyTorch constructs them.
+are uniform(+-1/sqrt(fan in)), as PyTorch constructs them. framework="torch_same" is "torch" with
+the padding "SAME", as DeepMind's networks have it, which came to PyTorch from JAX.
 
 BatchNorm's running variance is the biased one (divided by the number of values n, as Keras and
 flax have it) in both; PyTorch's running variance is n/(n-1) times that, normalisation within a
@@ -113,7 +114,8 @@ class Conv(nn.Module):
         """Returns the convolution of x with these weights in the dtype of x."""
         padding = self.padding
         if padding is None:
-            padding = "SAME" if self.framework == "keras" else "symmetric"
+            same = self.framework in ("keras", "torch_same")
+            padding = "SAME" if same else "symmetric"
         output = convolution(
             x,
             kernel.astype(x.dtype),
@@ -169,7 +171,7 @@ class Dense(nn.Module):
         return output
 
 
-Kind = Literal["relu", "leaky_relu"]
+Kind = Literal["relu", "leaky_relu", "silu"]
 
 
 @jax.custom_jvp
@@ -186,7 +188,7 @@ def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 
 class Activation(nn.Module):
-    """ReLU or leaky ReLU."""
+    """ReLU, leaky ReLU or SiLU (x sigmoid(x), also called Swish)."""
 
     kind: Kind = "relu"
     negative_slope: float = 0.01
@@ -196,7 +198,13 @@ class Activation(nn.Module):
         self, x: Float[Array, "..."], *, train: bool, deterministic: bool
     ) -> Float[Array, "..."]:
         """Returns the activation of every element, as it is changed."""
-        x = relu(x) if self.kind == "relu" else nn.leaky_relu(x, self.negative_slope)
+        match self.kind:
+            case "relu":
+                x = relu(x)
+            case "leaky_relu":
+                x = nn.leaky_relu(x, self.negative_slope)
+            case "silu":
+                x = nn.silu(x)
         for change in self.changes:
             x = change.after_act(self, x, Mode(train, deterministic))
         return x

@@ -16,7 +16,7 @@ Normalised = tuple[Array, Array, Array]
 """Output, mean and variance."""
 Residuals = tuple[Array, Array, Array, Array, Array]
 
-Framework = Literal["torch", "torch_default", "keras"]
+Framework = Literal["torch", "torch_default", "torch_same", "keras"]
 
 
 def accumulator_dtype(dtype: DTypeLike) -> np.dtype:

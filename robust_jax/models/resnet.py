@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from robust_jax.models.base import SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
-from robust_jax.models.layers import Layers
+from robust_jax.models.layers import Kind, Layers
 from robust_jax.models.norm import Framework
 from robust_jax.models.residual import LayerMaker, ResidualConfig, residual_sum, stage_widths
 
@@ -49,7 +49,7 @@ class ResNetConfig(ResidualConfig):
         positions: side of the grid of positions that the last activations are averaged to, and
             flattened, before the linear layers.
         hidden: sizes of the linear layers before the last, each with an activation.
-        activation: "relu" or "leaky_relu".
+        activation: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`. Keras's
             ResNet-20 v1 is depth=20, conv_bias=True, shortcut_norm=False, framework="keras".
@@ -72,7 +72,7 @@ class ResNetConfig(ResidualConfig):
     shortcut_norm: bool = True
     positions: int = 1
     hidden: tuple[int, ...] = ()
-    activation: Literal["relu", "leaky_relu"] = "relu"
+    activation: Kind = "relu"
     negative_slope: float = 0.01
     framework: Framework = "torch"
 

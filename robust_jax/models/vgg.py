@@ -1,14 +1,13 @@
 """VGG networks: 11, 13, 16 and 19 layers, with and without BatchNorm, CIFAR and ImageNet heads."""
 
 import dataclasses
-from typing import Literal
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import NetworkConfig, SingleNetwork, Taps
 from robust_jax.models.head import before_last, check_head
-from robust_jax.models.layers import Layers
+from robust_jax.models.layers import Kind, Layers
 from robust_jax.models.norm import Framework
 
 # Convolutions in each stage; a max pool follows each stage.
@@ -37,7 +36,7 @@ class VGGConfig(NetworkConfig):
         widths: of each stage.
         width_multiplier: multiplies all of them.
         conv_bias: do convolutions have a bias?
-        activation: "relu" or "leaky_relu".
+        activation: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`.
 
@@ -53,7 +52,7 @@ class VGGConfig(NetworkConfig):
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     width_multiplier: float = 1.0
     conv_bias: bool = True
-    activation: Literal["relu", "leaky_relu"] = "relu"
+    activation: Kind = "relu"
     negative_slope: float = 0.01
     framework: Framework = "torch"
 

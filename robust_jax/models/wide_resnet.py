@@ -1,14 +1,13 @@
 """Wide residual networks of CIFAR: WRN-16-4 and its like."""
 
 import dataclasses
-from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from robust_jax.models.base import SingleNetwork, Taps
-from robust_jax.models.layers import Layers
+from robust_jax.models.layers import Kind, Layers
 from robust_jax.models.norm import Framework
 from robust_jax.models.pre_act_resnet import PreActBlock
 from robust_jax.models.residual import LayerMaker, ResidualConfig
@@ -24,7 +23,7 @@ class WideResNetConfig(ResidualConfig):
     Attributes:
         depth: 6 n + 4 for n blocks a stage.
         widening: k; the stages have 16 k, 32 k and 64 k channels.
-        activation: "relu" or "leaky_relu".
+        activation: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`.
 
@@ -34,7 +33,7 @@ class WideResNetConfig(ResidualConfig):
 
     depth: int = 16
     widening: int = 4
-    activation: Literal["relu", "leaky_relu"] = "relu"
+    activation: Kind = "relu"
     negative_slope: float = 0.01
     framework: Framework = "torch"
 

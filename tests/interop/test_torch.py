@@ -11,6 +11,7 @@ import pytest
 from robust_jax import voting
 from robust_jax.experiment import checkpoints
 from robust_jax.interop import torch as importer
+from robust_jax.interop.architecture import CIFAR10
 from robust_jax.models import Classifier, default_layers
 from robust_jax.runtime import sharding
 from robust_jax.runtime.compilation import jitted
@@ -160,12 +161,12 @@ def test_published_accuracies(
 def test_command_writes_a_checkpoint_that_is_read_back(public_checkpoints, tmp_path):
     file, architecture = FILES["parl5"]
     arguments = importer.Arguments(
-        file=public_checkpoints / file, architecture=architecture, out=tmp_path / "imported"
+        files=(public_checkpoints / file,), architecture=architecture, out=tmp_path / "imported"
     )
     importer.main(arguments)
     checkpoint = checkpoints.load(tmp_path / "imported", sharding.make_mesh())
     assert checkpoint.config.method.vote == "majority_lowest_class"
-    assert checkpoint.task == importer.CIFAR10
+    assert checkpoint.task == CIFAR10
     _, variables, run = load(public_checkpoints, "parl5")
     jax.tree.map(np.testing.assert_array_equal, checkpoint.variables, variables)
     method = checkpoint.config.method.make(checkpoint.task)

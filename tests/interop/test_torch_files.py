@@ -10,7 +10,9 @@ import pytest
 
 from robust_jax.data import TFDS
 from robust_jax.experiment import checkpoints
+from robust_jax.interop import arrays
 from robust_jax.interop import torch as importer
+from robust_jax.interop.architectures import ARCHITECTURES
 from robust_jax.models import Normalization, VGGConfig
 from robust_jax.runtime import command_line, sharding
 
@@ -30,17 +32,17 @@ def narrow(monkeypatch):
         "vgg16_cifar": VGGConfig(16, widths=widths),
         "vgg16_pytorch_cifar": VGGConfig(16, widths=widths),
     }.items():
-        design = importer.ARCHITECTURES[name]
-        monkeypatch.setitem(importer.ARCHITECTURES, name, design._replace(member=network))
+        design = ARCHITECTURES[name]
+        monkeypatch.setitem(ARCHITECTURES, name, design._replace(member=network))
 
 
 def state(architecture=PLAIN):
     """Arrays of the names and shapes that the architecture's file has."""
-    design = importer.ARCHITECTURES[architecture]
-    shapes = importer._expected(design)
+    design = ARCHITECTURES[architecture]
+    shapes = arrays.expected(design)
     rng = np.random.default_rng(0)
     found = {}
-    for path, name in importer._member_names(design, "").items():
+    for path, name in arrays.names(design, "").items():
         *lead, inputs, outputs = (
             (0, *shapes[path].shape) if path[-1] != "kernel" else (shapes[path].shape)
         )
@@ -151,7 +153,7 @@ def test_a_whole_module_is_refused_by_name(tmp_path):
 def command(file, architecture, out, *words):
     arguments = ["--architecture", architecture, "--out", str(out), *words]
     importer.main(
-        command_line.parse(importer.Arguments, args=[str(file), *arguments], positional="file")
+        command_line.parse(importer.Arguments, args=[str(file), *arguments], positional="files")
     )
 
 
@@ -177,7 +179,7 @@ def test_normalisation_is_the_architectures_or_given(tmp_path, caplog):
     assert not caplog.records  # nothing of orbax's on the screen
     checkpoint = checkpoints.load(tmp_path / "given", sharding.make_mesh(1))
     # That of the repository's own training, and what the network computes with.
-    named = importer.ARCHITECTURES["vgg16_pytorch_cifar"].normalization
+    named = ARCHITECTURES["vgg16_pytorch_cifar"].normalization
     assert checkpoint.config.method.normalization == named
     assert named == Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
     _, _, variables = importer.import_state_dict(state("vgg16_cifar"), "vgg16_pytorch_cifar")
@@ -193,7 +195,7 @@ def test_a_normalised_network_is_as_right_as_in_its_repository(tmp_path, tfds_di
     file = pathlib.Path(wheel.__file__).parent / "examples" / "model_test.pt"
     arrays = torch.load(file, map_location="cpu", weights_only=True)
     # Of a network of [0, 1] the one that pytorch-cifar's training would have found.
-    named = importer.ARCHITECTURES["resnet18_pytorch_cifar"].normalization
+    named = ARCHITECTURES["resnet18_pytorch_cifar"].normalization
     mean, std = map(torch.tensor, (named.mean, named.std))
     kernel = arrays["conv1.weight"]
     arrays["bn1.running_mean"] -= (kernel * mean[None, :, None, None]).sum((1, 2, 3))

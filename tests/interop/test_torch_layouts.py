@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from robust_jax.interop import torch as importer
+from robust_jax.interop.architectures import ARCHITECTURES
 from robust_jax.models import Classifier, VGGConfig, default_layers
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
@@ -116,7 +117,7 @@ def check(module, architecture, size):
         {name: value.numpy() for name, value in randomised(module).state_dict().items()},
         architecture,
     )
-    task = importer.ARCHITECTURES[architecture].task
+    task = ARCHITECTURES[architecture].task
     classifier = Classifier(network.make(task.num_classes, default_layers()), normalization)
 
     @jax.jit
@@ -156,7 +157,7 @@ VGG19_LAYOUTS = {
 def test_vggs(architecture, monkeypatch):
     """The layouts of the public files, in narrow networks: theirs have up to 144 M parameters."""
     classifier, num_classes = VGG19_LAYOUTS[architecture]
-    design = importer.ARCHITECTURES[architecture]
+    design = ARCHITECTURES[architecture]
     narrow = VGGConfig(
         19,
         norm=design.member.norm,
@@ -164,7 +165,7 @@ def test_vggs(architecture, monkeypatch):
         hidden=tuple(12 for _ in design.member.hidden),
         positions=design.member.positions,
     )
-    monkeypatch.setitem(importer.ARCHITECTURES, architecture, design._replace(member=narrow))
+    monkeypatch.setitem(ARCHITECTURES, architecture, design._replace(member=narrow))
     torch.manual_seed(0)
     check(
         VGG(narrow, classifier, num_classes), architecture, 224 if "vision" in architecture else 32

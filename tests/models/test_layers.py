@@ -250,6 +250,13 @@ def test_relu_is_that_of_jax_in_both_modes():
     jax.tree.map(np.testing.assert_array_equal, differentiated(relu), differentiated(nn.relu))
 
 
+def test_silu_is_x_times_its_sigmoid():
+    x = np.linspace(-20, 20, 41, dtype=np.float32)
+    act = default_layers().act(kind="silu", negative_slope=0.1)
+    found = jax.jit(lambda x: act.apply({}, x, train=False, deterministic=True))(x)
+    np.testing.assert_allclose(found, x / (1 + np.exp(-x.astype(np.float64))), rtol=1e-5)
+
+
 def test_layers_compute_in_the_dtype_of_their_input_with_float32_parameters():
     class Stack(nn.Module):
         @nn.compact

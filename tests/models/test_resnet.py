@@ -37,6 +37,14 @@ def num_parameters(variables):
         (ResNetConfig(depth=32, shortcut="A"), 32, 10, 464_154),
         (PreActResNetConfig(), 32, 10, 11_172_170),
         (PreActResNetConfig(final_norm=False), 32, 10, 11_171_146),
+        # Nine times the projections of 64 x 128, 128 x 256 and 256 x 512 in place of once.
+        (PreActResNetConfig(shortcut_size=3), 32, 10, 11_172_170 + 8 * 172_032),
+        (ResNetConfig(depth=50), 32, 10, 23_520_842),
+        # A block's first norm is of its inputs, where the last one of ResNet-50's is of outputs.
+        (
+            PreActResNetConfig(depth=50, final_norm=False, stem_norm=True, shortcut_norm=True),
+            *(32, 10, 23_520_842 + 2 * (64 - 2048)),
+        ),
     ],
 )
 def test_number_of_parameters(config, size, num_classes, expected):
@@ -139,6 +147,30 @@ def test_a_zero_branch_leaves_the_shortcut():
     np.testing.assert_array_equal(total[..., 8], images[:, ::2, ::2, 0])
 
 
+@pytest.mark.parametrize("start", ["activated", "raw"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_where_a_projection_starts(start, size):
+    """A block whose branch is 0 is its projection, of what norm and ReLU let pass or of all."""
+    config = PreActResNetConfig(framework="torch_same")
+    block = PreActBlock(config, default_layers(), 2, 2, shortcut_start=start, shortcut_size=size)
+    images = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+    mode = {"train": False, "deterministic": True}
+    variables = block.init(jax.random.key(1), images, **mode)
+    params = {**variables["params"], "conv2": {"kernel": jnp.zeros((3, 3, 2, 2))}}
+    found, _ = block.apply({**variables, "params": params}, images, **mode)
+    x = np.asarray(images[0])
+    if start == "activated":
+        x = np.maximum(x / np.sqrt(1 + 1e-5), 0)
+    # "SAME": a 3 x 3 window begins at its pixel, and the row and column after the last are 0.
+    x = np.pad(x, ((0, 1), (0, 1), (0, 0)))
+    kernel = np.asarray(params["shortcut"]["kernel"])
+    expected = [
+        [np.einsum("abk,abko->o", x[i : i + size, j : j + size], kernel) for j in (0, 2)]
+        for i in (0, 2)
+    ]
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -205,6 +237,13 @@ def test_the_gradient_through_a_branch_is_scaled(block):
 def test_bad_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         ResNetConfig(**fields)
+
+
+def test_bad_fields_of_a_pre_activation_network():
+    with pytest.raises(ValueError, match=r"Expected depth=20 to be one of \(18, 34, 50\)"):
+        PreActResNetConfig(depth=20)
+    with pytest.raises(ValueError, match=r"Expected shortcut_size=2 to be one of \(1, 3\)"):
+        PreActResNetConfig(shortcut_size=2)
 
 
 def test_bad_number_of_classes():

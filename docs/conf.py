@@ -4,6 +4,8 @@ Nothing is fetched. Notebooks and `sharp_edges.md` are executed, so what a page 
 checkout gives; `-D nb_execution_mode=off` leaves that out while one works on words.
 """
 
+import inspect
+import itertools
 import os
 import pathlib
 import shutil
@@ -47,7 +49,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [
     "Guarantees",
-    *((name, "params_style") for name in ("Attributes", "Views", "Architectures")),
+    *((name, "params_style") for name in ("Attributes", "Inherited", "Views", "Architectures")),
 ]
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
@@ -57,6 +59,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
+nb_merge_streams = True
 
 
 def copy_notebooks() -> None:
@@ -85,6 +88,40 @@ def tables(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = made
 
 
+def fields(docstring: str | None) -> dict[str, list[str]]:
+    """Returns the lines on each field of a class, by its name."""
+    lines = iter(inspect.cleandoc(docstring or "").splitlines())
+    found: dict[str, list[str]] = {}
+    name = ""
+    if "Attributes:" in lines:
+        for line in itertools.takewhile(lambda line: line.startswith(" "), lines):
+            if not line.startswith(" " * 5):
+                name = line.partition(":")[0].strip()
+            found.setdefault(name, []).append(line)
+    return found
+
+
+def inherited(app, what, name, obj, options, lines: list[str]) -> None:
+    """Adds to a class the fields that it inherits, as the classes above it describe them."""
+    del app, name, options
+    if what != "class" or not inspect.isclass(obj):
+        return
+    above: dict[str, list[str]] = {}
+    for one in obj.__mro__[1:]:
+        if one.__module__.startswith("robust_jax"):
+            above = fields(one.__dict__.get("__doc__")) | above
+    own = fields("\n".join(lines))
+    more = [line for field, text in above.items() if field not in own for line in text]
+    if more:
+        lines += ["", "Inherited:", *more, ""]
+
+
+def public_bases(app, name, obj, options, bases: list) -> None:
+    """Leaves private classes out of what a class says it is derived from."""
+    del app, name, obj, options
+    bases[:] = [one for one in bases if not getattr(one, "__name__", "").startswith("_")]
+
+
 def left_out(app, what, name, obj, skip, options) -> bool | None:
     """Leaves out the fields of named tuples: their class says what they are."""
     del app, what, name, skip, options
@@ -95,4 +132,7 @@ def setup(app) -> None:
     """Registers what is above."""
     copy_notebooks()
     app.connect("autodoc-process-docstring", tables)
+    # Before napoleon, which reads sections.
+    app.connect("autodoc-process-docstring", inherited, priority=400)
+    app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-skip-member", left_out)

@@ -90,7 +90,7 @@ class ARC(BoundedAttack):
 
     The view gives the logits of all classifiers [m b c] (of one network [b c]). Each of K
     iterations takes the classifiers by falling alpha, from x_0, where it begins, and delta = 0. Of
-    f_i at x_0 + delta the nearest linearised boundary is zeta away from x_0 in the direction g,
+    f_i at x_0 + delta the nearest linearised boundary is zeta away from x_0 in the direction g::
 
         beta = eta / (eta - zeta) |zeta - <g', delta>| + rho eps    (eta if it is the first, or
                                                                      zeta >= eta),

@@ -120,7 +120,7 @@ class ConstantSearchAttack(MinimumNormAttack):
 
 @dataclasses.dataclass(frozen=True)
 class CarliniWagner(ConstantSearchAttack):
-    """C&W's L2 attack: Adam on |x - x0|^2 + c * (logits missing), in tanh space.
+    """C&W's L2 attack: Adam on `|x - x0|^2 + c * (logits missing)`, in tanh space.
 
     Every step counts (there is no early abort, whose decision would be the batch's).
 
@@ -196,7 +196,7 @@ def adam_step(
 
 @dataclasses.dataclass(frozen=True)
 class EAD(ConstantSearchAttack):
-    """Elastic-net attack: accelerated shrinkage on c * (logits missing) + |d|_2^2 + beta |d|_1.
+    """Elastic-net attack: shrinkage on `c * (logits missing) + |d|_2^2 + beta |d|_1`.
 
     Attributes:
         learning_rate: length of the first step; it falls with the square root of the steps left.

@@ -99,7 +99,9 @@ class RandomLayerSampling(MethodConfig):
     with changes that draw at prediction at the memory of a network for each. Such changes draw in
     `frozen_S` too, the same whatever the key; in `members` and `noise_off` they do not.
 
-    Views, all of them log mean probabilities where several models are averaged:
+    All views are log mean probabilities where several models are averaged.
+
+    Views:
         deployed: the mean of `num_draws` fresh draws, as `predict` has it.
         fresh: one fresh draw at every call (with `eot_samples` an honest attack).
         frozen_S for S in `frozen`: the mean of S draws that never change, whatever the key: the

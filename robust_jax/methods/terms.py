@@ -145,7 +145,7 @@ class Pass:
     def over_members(
         self, function: Callable[..., Found], variables: Variables, *shares: Array
     ) -> Found:
-        """Returns function(member, *shares) of every member on the batch's images, stacked.
+        """Returns `function(member, *shares)` of every member on the batch's images, stacked.
 
         Args:
             function: of a `Member` and its share of each of the others.

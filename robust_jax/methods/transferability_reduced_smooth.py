@@ -78,8 +78,8 @@ class _Symbols:
 class SmoothDissimilarity(_Symbols, Term):
     """The absolute cosines of the members' loss gradients, and their norms near the images.
 
-    Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of 2 |g_i|^2)
-    and `eps`.
+    Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of
+    `2 |g_i|^2`) and `eps`.
     """
 
     pairs_of_members = gradients = epochs = True
@@ -157,7 +157,7 @@ class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum over members), `gradient_cosine` (mean of the absolute
-    cosines), `smoothness` (the mean of 2 |g_i|^2) and `eps`.
+    cosines), `smoothness` (the mean of `2 |g_i|^2`) and `eps`.
     """
 
     @property

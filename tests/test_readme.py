@@ -11,7 +11,7 @@ from tests import small
 @pytest.mark.slow
 def test_python_blocks_run(repository, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     train.main(train.Arguments(small.config(small.noisy(), max_steps=2), tmp_path))
     names: dict[str, object] = {}
     for block in blocks:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import Array, Key, PyTree
 from robust_jax import voting
 from robust_jax.data import Split
 from robust_jax.evaluation import modules
-from robust_jax.evaluation.modules import Layout
+from robust_jax.evaluation.modules import Given, Layout
 from robust_jax.formats import Tree
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
@@ -131,13 +130,13 @@ class Model(NamedTuple):
     @classmethod
     def of(
         cls,
-        function: Callable[..., Array],
+        function: Given,
         variables: Variables | None = None,
         *,
         num_classes: int,
         stochastic: bool = False,
-        members: Callable[..., Array] | None = None,
-        surrogate: Callable[..., Array] | None = None,
+        members: Given | None = None,
+        surrogate: Given | None = None,
         vote: voting.Vote | None = None,
         layout: Layout | None = None,
         scale: int | float = 1.0,

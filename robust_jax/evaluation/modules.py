@@ -4,13 +4,16 @@ import functools
 import sys
 import types
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 from flax import linen, nnx
 from jaxtyping import Array, Key
 
 from robust_jax.types import Variables
+
+Given = Callable[..., Array]
+"""A function of images, or a module that is called as one."""
 
 Layout = Literal["NHWC", "NCHW"]
 """Order of the axes of a batch: images, rows, columns and channels."""
@@ -33,9 +36,11 @@ class Function(NamedTuple):
     layout: Layout = "NHWC"
 
 
-def as_function(
-    given: Callable[..., Array], variables: Variables | None, *, stochastic: bool
-) -> Function:
+class _Maker(Protocol):
+    def __call__(self, module: Given, /, *, stochastic: bool) -> Function: ...
+
+
+def as_function(given: Given, variables: Variables | None, *, stochastic: bool) -> Function:
     """Returns what is given as a function.
 
     Modules of nnx, Equinox and PyTorch are taken in evaluation mode (no dropout, kept statistics),
@@ -51,7 +56,7 @@ def as_function(
         ValueError: variables beside a module that has its own, a linen module without, or a
             random linen module.
     """
-    makers: dict[type, Callable[..., Function]] = {nnx.Module: _nnx}
+    makers: dict[type, _Maker] = {nnx.Module: _nnx}
     for library, make in (("equinox", _equinox), ("torch.nn", _torch)):
         if library in sys.modules:  # nobody has a module of a library that was not imported
             makers[sys.modules[library].Module] = make
@@ -80,7 +85,7 @@ def named(given: object) -> str:
     return "function" if is_function or not callable(given) else type(given).__name__
 
 
-def _called(function: Callable[..., Array], stochastic: bool) -> Callable[..., Array]:
+def _called(function: Given, stochastic: bool) -> Given:
     """Returns a function that is called with its arrays, where it has some, and a key or None."""
 
     def call(*given: object) -> Array:
@@ -90,7 +95,7 @@ def _called(function: Callable[..., Array], stochastic: bool) -> Callable[..., A
     return call
 
 
-def _without_variables(function: Callable[..., Array]) -> Callable[..., Array]:
+def _without_variables(function: Given) -> Given:
     return lambda variables, images, key: function(images, key)
 
 
@@ -104,7 +109,8 @@ def _linen(module: linen.Module, variables: Variables) -> Function:
     return Function(call, variables, "given")
 
 
-def _nnx(module: nnx.Module, *, stochastic: bool) -> Function:
+def _nnx(module: Given, *, stochastic: bool) -> Function:
+    assert isinstance(module, nnx.Module)
     graph, state = nnx.split(module)
     if not stochastic:  # of a copy: whose module it is may train it on
         copy = nnx.merge(graph, state)
@@ -121,7 +127,7 @@ def _nnx(module: nnx.Module, *, stochastic: bool) -> Function:
     return Function(call, {"leaves": leaves})
 
 
-def _equinox(module: Callable[..., Array], *, stochastic: bool) -> Function:
+def _equinox(module: Given, *, stochastic: bool) -> Function:
     import equinox
 
     if not stochastic:
@@ -141,7 +147,7 @@ def _equinox(module: Callable[..., Array], *, stochastic: bool) -> Function:
     return Function(call, {"leaves": leaves}, layout="NCHW")
 
 
-def _torch(module: object, *, stochastic: bool) -> Function:
+def _torch(module: Given, *, stochastic: bool) -> Function:
     import torch
 
     from robust_jax.interop.torch_bridge import bridge

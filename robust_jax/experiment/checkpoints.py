@@ -9,7 +9,7 @@ is whole, so one that is interrupted never costs the previous one.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -21,11 +21,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 import robust_jax
 from robust_jax import formats, serialization
 from robust_jax.evaluation.model import fingerprint
+from robust_jax.experiment import reading
 from robust_jax.experiment.config import MAY_CHANGE, Config
-from robust_jax.experiment.meta import Meta, from_json, part
+from robust_jax.experiment.meta import part
 from robust_jax.experiment.weights import check_architecture, check_arrays, check_function
 from robust_jax.runtime import logging
-from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Task, Variables
 
 T = TypeVar("T")
@@ -84,18 +84,18 @@ def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> Manager:
         enable_async_checkpointing=False,
     )
     try:
-        return ocp.CheckpointManager(_root(workdir), options=options)
+        return ocp.CheckpointManager(reading.root(workdir), options=options)
     except Exception as error:  # it reads the metrics of every step
         raise ValueError(
-            f"Expected checkpoints {str(_root(workdir))!r} to be whole{_torn_metrics(workdir)}: "
-            f"{_first_line(error)}"
+            f"Expected checkpoints {str(reading.root(workdir))!r} to be whole"
+            f"{_torn_metrics(workdir)}: {reading.first_line(error)}"
         ) from error
 
 
 def _torn_metrics(workdir: str | pathlib.Path) -> str:
     """Returns in words which steps' metrics are torn."""
     torn = []
-    for file in sorted(_root(workdir).glob("*/metrics/metrics")):
+    for file in sorted(reading.root(workdir).glob("*/metrics/metrics")):
         try:
             json.loads(file.read_bytes())
         except ValueError:
@@ -152,10 +152,10 @@ def save(
             manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
             manager.wait_until_finished()
     except Exception as error:  # orbax and tensorstore raise every kind
-        kept = [each for each in _steps(str(manager.directory.parent)) if each != step]
+        kept = [each for each in reading.steps_of(str(manager.directory.parent)) if each != step]
         raise OSError(
             f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
-            f"{_first_line(error)}"
+            f"{reading.first_line(error)}"
         ) from error
 
 
@@ -172,7 +172,7 @@ def save_model(
     Raises:
         ValueError: the directory holds checkpoints already.
     """
-    if _steps(workdir):
+    if reading.steps_of(workdir):
         raise ValueError(f"Expected out={str(workdir)!r} to hold no checkpoints yet.")
     with open_manager(workdir, best_by="accuracy") as manager:
         save(
@@ -193,17 +193,17 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
         ValueError: the directory holds no checkpoint, or one that is damaged, of a newer
             format, or of another architecture than its configuration describes.
     """
-    steps = _steps(workdir)
+    steps = reading.steps_of(workdir)
     if not steps:
         raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
     if step is not None and step not in steps:
         raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
-    metas = {each: _read_meta(workdir, each) for each in (steps if step is None else [step])}
+    metas = {each: reading.read_meta(workdir, each) for each in (steps if step is None else [step])}
     if step is None:
         step = max(steps, key=lambda each: (metas[each].best_value, each))
     meta = metas[step]
     config = serialization.from_json(Config, meta.config)
-    variables = _read_model(workdir, step, mesh)
+    variables = reading.read_model(workdir, step, mesh)
     expected = jax.eval_shape(config.method.make(meta.task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
     check_arrays(variables, meta.weights, name=f"checkpoint {str(workdir)!r}, step {step},")
@@ -216,10 +216,10 @@ def config_of(workdir: str | pathlib.Path) -> Config:
     Raises:
         ValueError: see `load`.
     """
-    steps = _steps(workdir)
+    steps = reading.steps_of(workdir)
     if not steps:
         raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
-    return serialization.from_json(Config, _read_meta(workdir, max(steps)).config)
+    return serialization.from_json(Config, reading.read_meta(workdir, max(steps)).config)
 
 
 def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
@@ -258,8 +258,8 @@ def restore_optimizer(manager: Manager, step: int, abstract: PyTree) -> PyTree:
     """
     directory, workdir = manager.directory, str(manager.directory.parent)
     args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
-    found = _readable(lambda: manager.restore(step, args=args)["optimizer"], directory, step)
-    kept = _read_meta(workdir, step).optimizer
+    found = reading.readable(lambda: manager.restore(step, args=args)["optimizer"], directory, step)
+    kept = reading.read_meta(workdir, step).optimizer
     check_arrays(found, kept, name=f"checkpoint {workdir!r}, step {step}, optimizer,")
     return found
 
@@ -271,10 +271,10 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
         ValueError: the directory holds a run of another configuration; names the fields that
             differ (those of `MAY_CHANGE` may).
     """
-    steps = _steps(workdir)
+    steps = reading.steps_of(workdir)
     if not steps:
         return None
-    saved, wanted = _read_meta(workdir, steps[-1]).config, serialization.to_json(config)
+    saved, wanted = reading.read_meta(workdir, steps[-1]).config, serialization.to_json(config)
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
         old, new = part(saved, parents), part(wanted, parents)
@@ -292,68 +292,4 @@ def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
 
 def kept_metrics(workdir: str | pathlib.Path) -> dict[int, dict[str, float]]:
     """Returns the validation metrics of each checkpoint that is kept, by step."""
-    return {step: _read_meta(workdir, step).metrics for step in _steps(workdir)}
-
-
-def _root(workdir: str | pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(workdir).resolve() / "checkpoints"
-
-
-def _steps(workdir: str | pathlib.Path) -> list[int]:
-    root = _root(workdir)
-    if not root.is_dir():
-        return []
-    # Unfinished saves carry a suffix, so a name of digits is a finished one.
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit())
-
-
-def _readable(read: Callable[[], T], directory: object, step: int) -> T:
-    """Returns `read()`, any failure of it as one line that names the checkpoint."""
-    try:
-        return read()
-    except Exception as error:  # orbax and tensorstore raise every kind
-        raise ValueError(
-            f"Expected checkpoint {str(directory)!r}, step {step}, to be whole and written by "
-            f"robust_jax: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
-
-
-def _reader(workdir: str | pathlib.Path) -> ocp.CheckpointManager:
-    handlers = {
-        "model": ocp.StandardCheckpointHandler(),
-        "optimizer": ocp.StandardCheckpointHandler(),
-        "meta": ocp.JsonCheckpointHandler(),
-    }
-    options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(_root(workdir), options=options, item_handlers=handlers)
-
-
-def _read_meta(workdir: str | pathlib.Path, step: int) -> Meta:
-    def read() -> object:
-        with _reader(workdir) as manager:
-            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            return manager.restore(step, args=args).meta
-
-    name = f"checkpoint {str(_root(workdir))!r}, step {step},"
-    meta = formats.current("checkpoint", _readable(read, workdir, step), name=name)
-    return _readable(lambda: from_json(meta), workdir, step)
-
-
-def _read_model(workdir: str | pathlib.Path, step: int, mesh: Mesh) -> Variables:
-    def read() -> Variables:
-        with _reader(workdir) as manager:
-            saved, everywhere = manager.item_metadata(step).model, replicated(mesh)
-            # The saved sharding names the devices that wrote it; these may be others.
-            abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-                dict(saved),
-            )
-            args = ocp.args.Composite(model=ocp.args.StandardRestore(abstract))
-            return manager.restore(step, args=args).model
-
-    return _readable(read, workdir, step)
+    return {step: reading.read_meta(workdir, step).metrics for step in reading.steps_of(workdir)}

@@ -2,12 +2,10 @@
 
 import inspect
 import types
-from collections.abc import Callable
 from typing import cast
 
-from jaxtyping import Array
-
 from robust_jax.evaluation import Model
+from robust_jax.evaluation.modules import Given
 from robust_jax.experiment import config
 
 
@@ -39,4 +37,4 @@ def load(spec: str, *, num_classes: int) -> Model:
             f"Expected {name!r} of {file} to be a Model, a function of images or a module, found "
             f"{type(found).__name__}."
         )
-    return Model.of(cast(Callable[..., Array], found), num_classes=num_classes, name=name)
+    return Model.of(cast(Given, found), num_classes=num_classes, name=name)

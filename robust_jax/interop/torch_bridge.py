@@ -7,7 +7,7 @@ differentiated keeps PyTorch's graph until the backward pass asks for it.
 import collections
 import itertools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 KEPT = 2
 """Graphs that wait for their backward pass; of one that is gone the pass forward is made again."""
 
-Logits = Callable[..., Float[Array, "b c"]]
+
+class Logits(Protocol):
+    """Returns the logits of images [b k h w], [b c]."""
+
+    def __call__(
+        self, images: Float[Array, "b k h w"], *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b c"]: ...
 
 
 def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:

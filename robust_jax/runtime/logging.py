@@ -157,9 +157,8 @@ class Progress:
         self._last = now = time.monotonic()
         if self._in_lines and (done >= total or now - self._said >= MINUTE):
             self._said = now
-            say(
-                f"{name}: {done:,} of {total:,} in {now - self._begun[name]:.0f} s  {status}".rstrip()
-            )
+            took = now - self._begun[name]
+            say(f"{name}: {done:,} of {total:,} in {took:.0f} s  {status}".rstrip())
 
 
 def status(metrics: Mapping[str, float]) -> str:

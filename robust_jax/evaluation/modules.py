@@ -4,7 +4,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import linen, nnx
@@ -36,6 +36,7 @@ class Function(NamedTuple):
     layout: Layout = "NHWC"
 
 
+@runtime_checkable
 class _Maker(Protocol):
     def __call__(self, module: Given, /, *, stochastic: bool) -> Function: ...
 

@@ -7,7 +7,7 @@ differentiated keeps PyTorch's graph until the backward pass asks for it.
 import collections
 import itertools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ KEPT = 2
 """Graphs that wait for their backward pass; of one that is gone the pass forward is made again."""
 
 
+@runtime_checkable
 class Logits(Protocol):
     """Returns the logits of images [b k h w], [b c]."""
 
@@ -52,8 +53,6 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
     """
     if not stochastic:
         module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
     calls = _Calls(module)
     count: dict[tuple[int, ...], int] = {}
 

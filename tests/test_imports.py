@@ -28,9 +28,9 @@ EVALUATION = [
     {"protocol"},
     {"claims", "reductions", "judging", "targets", "model", "selection"},
     {"records", "measurement", "steps"},
-    {"harness", "certification", "sanity", "environment"},
+    {"harness", "certification", "sanity", "environment", "paired"},
     {"dry_run", "report"},
-    {"run", "compare"},
+    {"run", "compare", "presets"},
 ]
 """The same inside evaluation/."""
 GROUND = {("metrics", "voting")}

@@ -2,6 +2,7 @@
 
 Attacks it, judges by its deployed rule, prints a table, and writes records/ (a line per example
 and attack), summary.json and report.html. An evaluation that was stopped goes on where it was.
+`--list` alone shows the library's evaluations.
 
     python evaluate.py --checkpoint runs/kap_cifar10 --config configs/eval/kap.py:table1
     python evaluate.py --checkpoint runs/kap_cifar10 --preset honest --eps 8/255
@@ -13,7 +14,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -23,7 +24,7 @@ from robust_jax.attacks.threat import Norm
 from robust_jax.data import Data, DataConfig, open_data
 from robust_jax.evaluation import Evaluation, Model
 from robust_jax.evaluation.presets import Preset
-from robust_jax.experiment import checkpoints, config, models
+from robust_jax.experiment import catalogue, checkpoints, config, models
 from robust_jax.runtime import command_line, compilation_cache, sharding
 from robust_jax.runtime.compilation import Precision
 from robust_jax.runtime.sharding import RuntimeConfig
@@ -89,15 +90,14 @@ def main(arguments: Arguments) -> evaluation.Result:
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
-    model, data, wanted, place = _subject(arguments, mesh)
-    wanted = _wanted(arguments, model, data, wanted)
+    subject = _subject(arguments, mesh)
     sources = {
         name: experiment.as_model(checkpoints.load(path, mesh))
         for name, path in arguments.sources.items()
     }
     return experiment.judge(
-        model, wanted, mesh,
-        data=data, out=arguments.out or place, sources=sources,
+        subject.model, _wanted(arguments, subject), mesh,
+        data=subject.data, out=arguments.out or subject.place, sources=sources,
         progress=arguments.runtime.progress,
     )  # fmt: skip
 
@@ -118,10 +118,24 @@ def _check(arguments: Arguments) -> None:
                 raise ValueError(f"Expected --{name} beside --checkpoint only.")
 
 
-def _subject(
-    arguments: Arguments, mesh: Mesh
-) -> tuple[Model, Data, Evaluation | None, pathlib.Path]:
-    """Returns what is judged, on what, its own evaluation, and where results go by default."""
+class Subject(NamedTuple):
+    """What is judged.
+
+    Attributes:
+        model: the model.
+        data: on which dataset.
+        own: the evaluation that its configuration names; None of a model of a file.
+        place: where results go where nothing else is said.
+    """
+
+    model: Model
+    data: Data
+    own: Evaluation | None
+    place: pathlib.Path
+
+
+def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
+    """Returns what the arguments name."""
     named = [pathlib.Path(spec).name.replace(".py", "").replace(":", "-")
              for spec in (arguments.config or arguments.preset or "default", arguments.method)
              if spec]  # fmt: skip
@@ -133,26 +147,26 @@ def _subject(
         model = models.load(arguments.model, num_classes=data.task.num_classes)
         file, _, name = pathlib.Path(arguments.model).name.partition(":")
         place = "-".join([file.removesuffix(".py"), name, *named])
-        return model, data, None, pathlib.Path("runs") / "evaluations" / place
+        return Subject(model, data, None, pathlib.Path("runs") / "evaluations" / place)
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
     own = checkpoint.config
     data = open_data(config.with_data_dir(arguments.data or own.data, arguments.data_dir))
     if arguments.method is not None:
         checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
     place = arguments.checkpoint / "evaluations" / "-".join([*named, str(checkpoint.step)])
-    return experiment.as_model(checkpoint), data, own.evaluation, place
+    return Subject(experiment.as_model(checkpoint), data, own.evaluation, place)
 
 
-def _wanted(arguments: Arguments, model: Model, data: Data, own: Evaluation | None) -> Evaluation:
+def _wanted(arguments: Arguments, subject: Subject) -> Evaluation:
     """Returns the evaluation that the arguments ask for."""
     if arguments.preset is not None and arguments.eps is not None:
         threat = ThreatModel(arguments.norm, arguments.eps)
-        wanted = evaluation.preset(arguments.preset, threat, model, data.test)
+        wanted = evaluation.preset(arguments.preset, threat, subject.model, subject.data.test)
     elif arguments.config is not None:
         wanted = config.load_evaluation(arguments.config)
     else:
-        assert own is not None
-        wanted = own
+        assert subject.own is not None
+        wanted = subject.own
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     chosen = {name: given[name] for name in ("split", "num_examples") if name in given}
     named = {name: given[name] for name in ("batch_size", "precision") if name in given}
@@ -182,6 +196,9 @@ def parsed(words: Sequence[str]) -> Arguments:
 def run() -> None:
     """Does what the command line says."""
     with command_line.one_line_errors():
+        if sys.argv[1:] == ["--list"]:
+            catalogue.show(evaluations=True)
+            return
         main(parsed(sys.argv[1:]))
 
 

@@ -2,7 +2,7 @@
 
 Without arguments it runs configs/quickstart.py. Starting again in the same work directory goes on
 where the last checkpoint stands; at the end the best checkpoint is evaluated. `--seeds 0 1 2` does
-so for each seed, and compares them.
+so for each seed, and compares them. `--list` alone shows the library's configurations.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from robust_jax import evaluation, experiment, training
 from robust_jax.data import Data, open_data
 from robust_jax.evaluation import dry_run
 from robust_jax.evaluation.compare import compare
-from robust_jax.experiment import checkpoints, config
+from robust_jax.experiment import catalogue, checkpoints, config
 from robust_jax.methods import Method
 from robust_jax.runtime import (
     command_line,
@@ -203,6 +203,9 @@ def run() -> None:
     """Does what the command line says."""
     with command_line.one_line_errors():
         given = sys.argv[1:]
+        if given == ["--list"]:
+            catalogue.show(evaluations=False)
+            return
         spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
         default = Arguments(config.load(spec))
         arguments = command_line.parse(

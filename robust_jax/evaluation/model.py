@@ -14,11 +14,11 @@ from jaxtyping import Array, Key, PyTree
 
 from robust_jax import voting
 from robust_jax.data import Split
-from robust_jax.evaluation import modules
-from robust_jax.evaluation.modules import Given, Layout
 from robust_jax.formats import Tree
 from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
+from robust_jax.models import modules
+from robust_jax.models.modules import Given, Layout
 from robust_jax.runtime.sharding import local, replicated
 from robust_jax.serialization import to_json
 from robust_jax.types import Task, Variables

@@ -5,8 +5,8 @@ import types
 from typing import cast
 
 from robust_jax.evaluation import Model
-from robust_jax.evaluation.modules import Given
 from robust_jax.experiment import config
+from robust_jax.models.modules import Given
 
 
 def load(spec: str, *, num_classes: int) -> Model:

@@ -1,15 +1,22 @@
 """torchvision's and the common CIFAR layouts: logits as PyTorch's modules of random weights."""
 
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax import evaluation, experiment
+from robust_jax.attacks import FGSM, ThreatModel
+from robust_jax.data import TFDS
+from robust_jax.evaluation import AttackRun, Evaluation, Model
+from robust_jax.experiment import checkpoints
 from robust_jax.interop import torch as importer
 from robust_jax.interop.architectures import ARCHITECTURES
 from robust_jax.models import Classifier, VGGConfig, default_layers
+from robust_jax.runtime import command_line, sharding
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
 nn = torch.nn
@@ -170,3 +177,41 @@ def test_vggs(architecture, monkeypatch):
     check(
         VGG(narrow, classifier, num_classes), architecture, 224 if "vision" in architecture else 32
     )
+
+
+@pytest.mark.slow
+def test_a_network_is_judged_alike_whichever_way_it_comes(tmp_path, tfds_dir):
+    """As an import, as PyTorch's module through the bridge, and as a function."""
+    wheel = pytest.importorskip("pyautoattack", reason="needs pyautoattack (.[parity])")
+    file = pathlib.Path(wheel.__file__).parent / "examples" / "model_test.pt"
+    words = [str(file), "--architecture", "resnet18_cifar", "--out", str(tmp_path / "run")]
+    words += ["--mean", "0", "0", "0", "--std", "1", "1", "1"]  # of images in [0, 1]
+    importer.main(command_line.parse(importer.Arguments, args=words, positional="files"))
+    imported = experiment.as_model(checkpoints.load(tmp_path / "run", sharding.make_mesh(1)))
+    module = ResNet((2, 2, 2, 2), False, "shortcut", "linear", 10)
+    module.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    predict = imported.method.predict
+    ways = {
+        "imported": imported,
+        "bridge": Model.of(module, num_classes=10),
+        "function": Model.of(
+            lambda images: predict(imported.variables, images, key=None), num_classes=10
+        ),
+    }
+    test = TFDS("cifar10", data_dir=str(tfds_dir)).load().test
+    given = tuple(map(np.stack, zip(*(test[row] for row in range(64)), strict=True)))
+    attacks = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 1 / 255)))}
+    wanted = Evaluation(attacks, batch_size=64, sanity=False, measures={})
+    found = {
+        name: evaluation.run(model, given, wanted, mesh=sharding.make_mesh(1)).records
+        for name, model in ways.items()
+    }
+    decided = {name: [one.headline().prediction for one in records["clean"].values()]
+               for name, records in found.items()}  # fmt: skip
+    assert decided["bridge"] == decided["function"] == decided["imported"]
+    # Attacked pixels of a gradient about zero go to another side each, so that what is wrong may
+    # be so in favour of another class.
+    stands = {name: [one.headline().correct for one in records["fgsm"].values()]
+              for name, records in found.items()}  # fmt: skip
+    assert stands["bridge"] == stands["function"] == stands["imported"]
+    assert 0 < sum(stands["imported"]) < 64

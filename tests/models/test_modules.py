@@ -11,7 +11,8 @@ from flax import nnx
 
 from robust_jax import evaluation
 from robust_jax.attacks import PGD, ThreatModel
-from robust_jax.evaluation import AttackRun, Evaluation, Model, modules
+from robust_jax.evaluation import AttackRun, Evaluation, Model
+from robust_jax.models import modules
 from robust_jax.runtime import sharding
 
 RNG = np.random.default_rng(0)

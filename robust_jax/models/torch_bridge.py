@@ -46,7 +46,7 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
 
     Example:
         >>> import torch
-        >>> from robust_jax.interop.torch_bridge import bridge
+        >>> from robust_jax.models.torch_bridge import bridge
         >>> logits = bridge(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
         >>> logits(jnp.zeros((5, 1, 2, 2))).shape
         (5, 3)

@@ -151,7 +151,7 @@ def _equinox(module: Given, *, stochastic: bool) -> Function:
 def _torch(module: Given, *, stochastic: bool) -> Function:
     import torch
 
-    from robust_jax.interop.torch_bridge import bridge
+    from robust_jax.models.torch_bridge import bridge
 
     assert isinstance(module, torch.nn.Module)
     function = _called(bridge(module, stochastic=stochastic), stochastic)

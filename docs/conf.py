@@ -65,6 +65,7 @@ nb_merge_streams = True
 def copy_notebooks() -> None:
     """Copies notebooks/ to where Sphinx, which reads nothing outside its folder, finds them."""
     folder = ROOT / "docs" / "tutorials"
+    folder.mkdir(exist_ok=True)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy2(path, folder)
 

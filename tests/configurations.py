@@ -48,11 +48,12 @@ def identify(spec: str) -> str:
 
 
 def task_of(spec: str) -> Task:
-    """Returns the task of the dataset that the file is named after, `method_dataset.py`."""
-    name = pathlib.Path(spec).name.split(".py:")[0]
-    while name not in TASKS:
-        name = name.split("_", 1)[1]
-    task = TASKS[name]
+    """Returns the task of the dataset that the file is named after, `method_dataset.py`.
+
+    A study's comes first: `dataset_what.py`.
+    """
+    name = f"_{pathlib.Path(spec).name.split('.py:')[0]}_"
+    task = TASKS[max((known for known in TASKS if f"_{known}_" in name), key=len)]
     data = load(spec).data
     size = data.image_size or data.pad_to or task.input_shape[0]
     return task._replace(input_shape=(size, size, task.input_shape[2]))

@@ -159,7 +159,8 @@ def test_training_and_evaluation_are_built(spec):
     plan = make_plan(found.training, task.num_train, mesh)
     optimizer = found.optimizer.make(plan.step_at, plan.epochs[-1])
     training.make_train_step(method, optimizer, found.training, found.data.augmentation, mesh)
-    evaluation.make_evaluator(method, found.evaluation, mesh)
+    sources = dict.fromkeys(found.evaluation.sources, method)
+    evaluation.make_evaluator(method, found.evaluation, mesh, sources)
     assert found.evaluation.attacks
     # A best checkpoint is chosen, on examples carved from the training split.
     assert found.data.validation_size > 0

@@ -10,7 +10,7 @@ import pytest
 PACKAGES = (
     "analysis", "attacks", "certify", "data", "evaluation", "evaluation.measures",
     "evaluation.protocol", "experiment", "interop.torch", "methods", "metrics", "models",
-    "runtime.sharding", "study", "training", "voting",
+    "models.torch_bridge",    "runtime.sharding", "study", "training", "voting",
 )  # fmt: skip
 """What has a page of its own in docs/api."""
 

@@ -107,7 +107,8 @@ def evaluated(setting: Setting, name: str, variant: str) -> dict[str, Value]:
         )
     checkpoint = checkpoints.load(workdir, mesh)
     data, out = open_data(checkpoint.config.data), workdir / "evaluations" / f"kap-{variant}"
-    experiment.judge(checkpoint, wanted, mesh, data=data, out=out, progress=False)
+    model = experiment.as_model(checkpoint)
+    experiment.judge(model, wanted, mesh, data=data, out=out, progress=False)
     summary = json.loads((out / "summary.json").read_text())
     values: dict[str, Value] = {"seconds": summary["wall_seconds"]}
     for judge, found in summary["judges"].items():

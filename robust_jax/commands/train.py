@@ -8,6 +8,7 @@ so for each seed, and compares them. `--list` alone shows the library's configur
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
@@ -46,12 +47,15 @@ class Arguments:
             finished is skipped, and at the end they are compared.
         budget: of the evaluation at the end: "reduced" for 64 examples and small attacks, stamped
             as not comparable.
+        sources: work directories of the checkpoints that the evaluation's attacks are transferred
+            from, by the names that it gives them: --sources surrogate DIR.
     """
 
     config: config.Config
     workdir: pathlib.Path | None = None
     seeds: tuple[int, ...] = ()
     budget: Literal["full", "reduced"] = "full"
+    sources: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
 class Parts(NamedTuple):
@@ -65,6 +69,7 @@ class Parts(NamedTuple):
         optimizer: of its parameters.
         step_fn: the training step, compiled at its first call.
         evaluator: of the evaluation at the end.
+        sources: models that its attacks are transferred from, by name.
     """
 
     mesh: Mesh
@@ -74,10 +79,14 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     step_fn: training.TrainStep
     evaluator: evaluation.Evaluator
+    sources: Mapping[str, evaluation.Model]
 
 
-def make_parts(cfg: config.Config, mesh: Mesh) -> Parts:
+def make_parts(
+    cfg: config.Config, mesh: Mesh, sources: Mapping[str, evaluation.Model] | None = None
+) -> Parts:
     """Returns the parts; what can be wrong with a configuration is found here."""
+    sources = sources or {}
     data = open_data(cfg.data)
     method = cfg.method.make(data.task)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
@@ -85,11 +94,13 @@ def make_parts(cfg: config.Config, mesh: Mesh) -> Parts:
     step_fn = training.make_train_step(
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
-    evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh)
+    others = {name: source.method for name, source in sources.items()}
+    evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh, others)
     shapes = dry_run.trained(method, data.task, cfg.evaluation.batch_size)
-    dry_run.check(evaluator, {None: (method, shapes)}, data.task)
+    models = {name: (source.method, source.variables) for name, source in sources.items()}
+    dry_run.check(evaluator, {None: (method, shapes), **models}, data.task)
     jax.eval_shape(optimizer.init, shapes["params"])  # knows the names of parameters
-    return Parts(mesh, data, method, plan, optimizer, step_fn, evaluator)
+    return Parts(mesh, data, method, plan, optimizer, step_fn, evaluator, sources)
 
 
 def main(arguments: Arguments) -> None:
@@ -104,7 +115,11 @@ def main(arguments: Arguments) -> None:
     mesh = sharding.make_mesh(cfg.runtime.num_devices)
     for place, one in runs.items():
         checkpoints.resumable_step(place, one)
-    parts, validator = make_parts(cfg, mesh), None
+    sources = {
+        name: experiment.as_model(checkpoints.load(path, mesh))
+        for name, path in arguments.sources.items()
+    }
+    parts, validator = make_parts(cfg, mesh, sources), None
     for place, one in runs.items():
         if seeds and experiment.is_done(one, place, parts.plan):
             logging.say(f"Seed {one.seed} is trained and evaluated: {place}")
@@ -125,7 +140,7 @@ def train(
     validator: evaluation.Evaluator | None,
 ) -> bool:
     """Trains, or goes on training, and evaluates the best checkpoint; False if it was stopped."""
-    mesh, data, method, plan, optimizer, step_fn, evaluator = parts
+    mesh, data, method, plan, optimizer, step_fn, evaluator, sources = parts
     last = checkpoints.resumable_step(workdir, cfg)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
@@ -194,7 +209,8 @@ def train(
     checkpoint = experiment.fit(manager, workdir, method, cfg, data, plan, mesh)
     experiment.judge(
         experiment.as_model(checkpoint), cfg.evaluation, mesh,
-        data=data, out=workdir, evaluator=evaluator, progress=cfg.runtime.progress,
+        data=data, out=workdir, sources=sources, evaluator=evaluator,
+        progress=cfg.runtime.progress,
     )  # fmt: skip
     return True
 

@@ -6,7 +6,7 @@ differentiated keeps PyTorch's graph until the backward pass asks for it.
 
 import collections
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax
@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["Logits", "bridge"]
 
 KEPT = 2
 """Graphs that wait for their backward pass; of one that is gone the pass forward is made again."""
@@ -91,11 +93,6 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
         return logits(images.astype(jnp.float32), seed)
 
     return function
-
-
-def arrays(module: "torch.nn.Module") -> Mapping[str, np.ndarray]:
-    """Returns a module's parameters and buffers, by name."""
-    return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
 
 
 def _called(host: Callable[..., PyTree], shapes: PyTree, *given: Array) -> PyTree:

@@ -5,11 +5,13 @@ import dataclasses
 from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.protocol import HONEST, PAPER
 
-__all__ = ["CROWN", "FRUGAL", "HONEST", "PAPER", "Row", "Study", "in_ball"]
+__all__ = ["CROWN", "FRUGAL", "HONEST", "PAPER", "TRANSFER", "Row", "Study", "in_ball"]
 
 CROWN = "CROWN"
 FRUGAL = "frugal"
-"""Names of the certificate by linear bounds and of the suite of few passes in a row's evaluation.
+TRANSFER = "transfer"
+"""Names of the certificate by linear bounds, of the suite of few passes, and of what is transferred
+from a plain row, in a row's evaluation.
 `PAPER` is that of the attack that the method's paper judges by, and of the judge that counts as the
 paper counts; the judge `HONEST` counts everything else. Attacks and certificates are named by kind
 and ball: see `in_ball`."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -118,9 +119,10 @@ def run(
     failed: list[Task] = []
     begun, ran = time.monotonic(), 0
     for number, task in enumerate(missing):
-        first = task.before(out)
-        if first is not None and not (first / "summary.json").is_file():
-            _say(f"{task}: waits for {task.after}, which is not done.")
+        needed = [name for name in _needed(spec, task)
+                  if not (out / name / f"seed{task.seed}" / "summary.json").is_file()]  # fmt: skip
+        if needed:
+            _say(f"{task}: waits for {', '.join(needed)}, not done.")
             continue
         # Ours until the row's process holds its own, which it does even where ours is gone.
         ours, own = out / task.name / f"seed{task.seed}.lock", task.workdir(out) / LOCK
@@ -140,6 +142,12 @@ def run(
             f"{len(missing) - number - 1} rows left, {left / 60:.0f} min at this pace."
         )
     return failed
+
+
+def _needed(spec: str, task: Task) -> list[str]:
+    """Returns the rows that a task starts from, or is attacked through."""
+    sources = config.load(f"{spec}:{task.name}").evaluation.sources
+    return list(dict.fromkeys([*([task.after] if task.after else []), *sources]))
 
 
 def _say(line: str) -> None:
@@ -163,6 +171,10 @@ def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Seque
     first = task.before(out)
     if first is not None:
         words += ["--training.init-from", str(first)]
+    # Rows that another is attacked through have the names of its evaluation's sources.
+    sources = config.load(f"{spec}:{task.name}").evaluation.sources
+    places = [(name, str(out / name / f"seed{task.seed}")) for name in sources]
+    words += ["--sources", *itertools.chain(*places)] if places else []
     _say(f"{task}: {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as opened:

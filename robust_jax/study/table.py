@@ -9,7 +9,15 @@ from typing import NamedTuple, cast
 from robust_jax import formats
 from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.summary import JudgeSummary, Summary
-from robust_jax.study.definition import CROWN, FRUGAL, HONEST, PAPER, Study, in_ball
+from robust_jax.study.definition import (
+    CROWN,
+    FRUGAL,
+    HONEST,
+    PAPER,
+    TRANSFER,
+    Study,
+    in_ball,
+)
 from robust_jax.study.run import Budget, Task
 
 
@@ -28,6 +36,7 @@ class InBall(NamedTuple):
         worst: right clean and under every attack in the ball.
         paper: robust accuracy under the paper's own attack, counted as the paper counts.
         frugal: under the suite of few passes.
+        transfer: under what fools a plain row.
         one_draw: least accuracy of one draw, or of one member, under an attack.
         certified: share that bounds prove.
     """
@@ -35,6 +44,7 @@ class InBall(NamedTuple):
     worst: Share
     paper: Share | None
     frugal: Share | None
+    transfer: Share | None
     one_draw: float | None
     certified: Share | None
 
@@ -109,6 +119,7 @@ def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:
         worst=Share(worst, *honest["intervals"]["worst_case_accuracy"][ball]),
         paper=_robust(judges[PAPER], in_ball(PAPER, threat)),
         frugal=_robust(honest, in_ball(FRUGAL, threat)),
+        transfer=_robust(honest, in_ball(TRANSFER, threat)),
         one_draw=min(draws, default=None),
         certified=None
         if proven is None or proven["intervals"] is None

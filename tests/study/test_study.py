@@ -90,7 +90,7 @@ def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
         return table.Share(value, max(0.0, value - 0.1), min(1.0, value + 0.1))
 
     row = ROWS[name]
-    left = table.InBall(share(worst), share(paper), None, None, None)
+    left = table.InBall(share(worst), share(paper), None, None, 0.4, None)
     return table.Line(
         run.Task(name, 0, row.after), row.title, row.family, 64, budget, share(clean),
         {str(LINF): left}, flags, rate,
@@ -110,7 +110,7 @@ def test_the_page_has_every_row(tmp_path):
     for words in (
         "Not run: REGroup",
         "Of an earlier evaluation: plain",
-        "50.00 %",
+        "40.00 %",
         "0.0 to 20.0",
         "has gradients",
         "mine.py --only",
@@ -207,6 +207,13 @@ def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
     file.write_text(SMALL.replace("num_steps=3", "num_steps=2"))
     shown = subprocess.run([*command, "--show"], text=True, capture_output=True, check=True)
     assert "Of an earlier evaluation than the file asks for: plain, ranks" in shown.stdout
+
+
+@pytest.mark.nightly
+def test_a_plan_is_of_a_little_of_each_row(tmp_path):
+    file = tmp_path / "small.py"
+    file.write_text(SMALL)
+    command = [sys.executable, "-m", "robust_jax.study", str(file), "--out", str(tmp_path / "out")]
     planned = subprocess.run(
         [*command, "--plan", "--only", "plain"], text=True, capture_output=True, check=False
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import FGSM, PGD, BoundedAttack, ThreatModel, losses
@@ -236,19 +236,13 @@ class Probes:
         logits, slopes = jitted(loss_slopes)(self.variables, self.images, self.stream("view"))
         pull = jitted(pulled_back)
         single = np.asarray(pull(self.variables, self.images, slopes, self.stream("view")))
-        wide = np.asarray(logits, np.float64)
-        wide = wide - wide.max(-1, keepdims=True)
-        odds = np.exp(wide)
-        label = np.asarray(self.labels)[:, None]
-        exact = odds / odds.sum(-1, keepdims=True)
-        others = np.arange(wide.shape[-1])[None] != label
-        # Of the label itself: minus the sum of the others, which does not cancel.
-        exact = np.where(others, exact, -(exact * others).sum(-1, keepdims=True))
-        length = np.linalg.norm(exact, axis=-1, keepdims=True)
-        unit = np.divide(exact, length, out=np.zeros_like(exact), where=length > 0)
-        unit = jnp.asarray(unit, logits.dtype)
-        double = np.asarray(pull(self.variables, self.images, unit, self.stream("view")))
-        double = double * length[:, 0]
+        unit, length = _slopes_in_float64(np.asarray(logits), np.asarray(self.labels))
+        double = np.asarray(
+            pull(self.variables, self.images, jnp.asarray(unit, logits.dtype), self.stream("view"))
+        )
+        # Of slopes that underflow in float64 too, as those of logits that lie 1,000 apart do.
+        has_none = float(np.mean(double == 0))
+        double = double * length
         broken = float(np.mean(~np.isfinite(single)))
         zero, zero_double = float(np.mean(single < ZERO)), float(np.mean(double < 1e-300))
         text = (
@@ -257,7 +251,7 @@ class Probes:
         )
         if broken == 0 and zero <= FEW:
             return Finding(check, "passed", text)
-        saturated = zero_double < zero
+        saturated = has_none < zero
         return Finding(
             check,
             "flag",
@@ -266,3 +260,26 @@ class Probes:
             "margin or DLR loss." if saturated else
             "The network hides its gradient: attack through BPDA, or by queries and transfer.",
         )  # fmt: skip
+
+
+def _slopes_in_float64(
+    logits: Float[np.ndarray, "b c"], labels: Int[np.ndarray, " b"]
+) -> tuple[Float[np.ndarray, "b c"], Float[np.ndarray, " b"]]:
+    """Returns the slopes of the cross-entropy by the logits, at unit length, and their lengths.
+
+    From the largest of the other classes' logits, so that a direction is left where all of them
+    underflow; the label's own is minus the sum of the others, which does not cancel.
+    """
+    wide = logits.astype(np.float64)
+    others = np.arange(wide.shape[-1])[None] != labels[:, None]
+    among = np.where(others, wide, -np.inf)
+    top = among.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):  # of logits that are not finite
+        shares = np.where(others, np.exp(among - top), 0.0)
+        slopes = np.where(others, shares, -shares.sum(-1, keepdims=True))
+        norm = np.linalg.norm(slopes, axis=-1, keepdims=True)
+        unit = np.divide(slopes, norm, out=np.zeros_like(slopes), where=norm > 0)
+        peak = wide.max(-1, keepdims=True)
+        total = np.exp(wide - peak).sum(-1, keepdims=True)
+        length = norm * np.exp(top - peak) / total
+    return unit, length[:, 0]

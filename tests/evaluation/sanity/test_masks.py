@@ -163,6 +163,21 @@ def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
     assert "scores are numbers" in {f.check for f in findings if f.status == "flag"}
 
 
+@pytest.mark.parametrize(("scale", "advice"), [(1e2, "Rescaled"), (1e4, "Rescaled"), (0.0, "BPDA")])
+def test_a_saturated_softmax_is_told_from_a_network_without_gradients(scale, advice, plain, data):
+    """At 10,000 the softmax of float64 underflows too."""
+
+    def view(params, images, *, key=None):
+        logits = network(params, images)
+        return (scale or 1.0) * (logits if scale else jax.lax.stop_gradient(logits))
+
+    images = jnp.asarray(data.test.arrays[0][:32] / 255, jnp.float32)
+    labels = jnp.argmax(network(plain, images), -1)
+    asked = sanity.probes.Probes(Probed(method(view), plain, images, labels, {}), jax.random.key(3))
+    found = asked.gradients("x", view)
+    assert (found.status, advice in found.next_step) == ("flag", True), found
+
+
 @pytest.mark.slow
 def test_a_masked_view_beside_a_sound_rule_is_flagged(plain, data):
     def view(params, images, *, key=None):

@@ -1,0 +1,198 @@
+"""How a study judges each family of defences: what its paper does, and what knows the family.
+
+In each ball `paper` is the attack that the method's paper judges by, seen and counted as there;
+`frugal` the suite of few passes; then what attacks the method's own ways: MORA and ARC on
+ensembles, EOT, noise off and fixed draws on random networks, differentiable ranks on REGroup; and
+Square, which needs no gradient. Where a setting names a plain row, its adversarial examples are
+transferred too.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from robust_jax.attacks import APGD, ARC, MORA, PGD, FrugalAttack, Square, ThreatModel
+from robust_jax.certify import Margins, Smoothing
+from robust_jax.evaluation.protocol import (
+    PAPER,
+    Adversary,
+    AttackRun,
+    Evaluation,
+    Judge,
+    Selection,
+    side_by_side,
+)
+from robust_jax.study import CROWN, FRUGAL, TRANSFER, in_ball
+
+NUM_QUERIES = 1000
+"""Of Square: enough to see a gradient that is masked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the evaluations of a study share.
+
+    Attributes:
+        threats: balls, the smallest first.
+        num_examples: test images.
+        num_random: of networks that draw, whose every pass is several.
+        plain: row whose adversarial examples are transferred; None for none.
+        certified: bound the margins of the first hundred images?
+        batch_size: of the evaluation.
+    """
+
+    threats: tuple[ThreatModel, ...]
+    num_examples: int
+    num_random: int
+    plain: str | None = None
+    certified: bool = True
+    batch_size: int = 128
+
+
+Runs = Callable[[ThreatModel], dict[str, AttackRun]]
+
+
+def judged(
+    setting: Setting,
+    runs: Runs,
+    *,
+    papers_rule: Judge | None = None,
+    further: dict[str, Judge] | None = None,
+    draws: bool = False,
+    certified: bool = True,
+) -> Evaluation:
+    """Returns an evaluation with the paper's attack and its own adversaries in every ball.
+
+    Args:
+        setting: of the study.
+        runs: of a ball, by name; `PAPER` attacks as the method's paper does, the others know it.
+        papers_rule: as the paper counts; None for the deployed rule, once.
+        further: columns besides, of one member at random.
+        draws: is the network random?
+        certified: can its margins be bounded?
+    """
+    attacks: dict[str, AttackRun] = {}
+    for threat in setting.threats:
+        named = runs(threat)
+        if setting.plain is not None:
+            named[TRANSFER] = AttackRun(pgd(threat), source=setting.plain)
+        for name, run in named.items():
+            attacks[in_ball(name, threat)] = dataclasses.replace(run, adaptive=name != PAPER)
+    margins: dict[str, Smoothing | Margins] = {
+        in_ball(CROWN, threat): Margins(threat.eps) for threat in setting.threats
+    }
+    return Evaluation(
+        attacks=attacks,
+        judges=side_by_side(papers_rule) | (further or {}),
+        certificates=margins if certified and setting.certified else {},
+        num_certified=100,
+        selection=Selection(num_examples=setting.num_random if draws else setting.num_examples),
+        adversary=Adversary(skip_misclassified=not further, num_submissions=10),
+        batch_size=setting.batch_size,
+    )
+
+
+def pgd(threat: ThreatModel, num_steps: int = 20) -> PGD:
+    """Returns the common PGD of papers."""
+    return PGD(threat, num_steps=num_steps, step_size=threat.eps / 10)
+
+
+def network(setting: Setting) -> Evaluation:
+    """Returns the evaluation of one deterministic network."""
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        return {
+            PAPER: AttackRun(pgd(threat)),
+            FRUGAL: AttackRun(FrugalAttack(threat)),
+            "square": AttackRun(Square(threat, num_queries=NUM_QUERIES)),
+        }
+
+    return judged(setting, runs)
+
+
+def ensemble(setting: Setting, *, paper: str | None = None) -> Evaluation:
+    """Returns the evaluation of members that vote.
+
+    Args:
+        setting: of the study.
+        paper: row that the paper's own attack is transferred from; None for an attack on the
+            ensemble itself.
+    """
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        square = Square(threat, num_queries=NUM_QUERIES)
+        return {
+            PAPER: AttackRun(pgd(threat), source=paper),
+            FRUGAL: AttackRun(FrugalAttack(threat)),
+            "mora": AttackRun(MORA(threat, rule="voting"), view="members"),
+            "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
+            "square": AttackRun(square, view="decision"),
+        }
+
+    one = {"one member": Judge(view="members", rule="paper")}
+    return judged(setting, runs, further=one)
+
+
+def random(
+    setting: Setting,
+    paper: Callable[[ThreatModel], AttackRun],
+    one_draw: str,
+    papers_rule: Judge | None = None,
+) -> Evaluation:
+    """Returns the evaluation of a network that draws.
+
+    Args:
+        setting: of the study.
+        paper: as its paper attacks.
+        one_draw: view of a single pass.
+        papers_rule: as its paper counts.
+    """
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        apgd = APGD(threat, num_steps=50)
+        margin = dataclasses.replace(apgd, loss="margin")
+        query = Square(threat, num_queries=NUM_QUERIES)
+        return {
+            PAPER: paper(threat),
+            FRUGAL: AttackRun(FrugalAttack(threat), view="noise_off"),
+            "apgd_eot10": AttackRun(apgd, view=one_draw, eot_samples=10),
+            "apgd_margin_eot10": AttackRun(margin, view=one_draw, eot_samples=10),
+            "square_fixed": AttackRun(query, view=one_draw, eot_samples=5, draws="fixed"),
+        }
+
+    return judged(setting, runs, papers_rule=papers_rule, draws=True, certified=False)
+
+
+def noise_off(setting: Setting) -> Evaluation:
+    """Returns the evaluation of KAP's paper: attacked, and judged, without noise."""
+    return random(
+        setting,
+        lambda threat: AttackRun(pgd(threat), view="noise_off"),
+        "deployed",
+        Judge(view="noise_off", rule="paper"),
+    )
+
+
+def layers(setting: Setting) -> Evaluation:
+    """Returns the evaluation of RLS's paper: one sampled network is attacked."""
+    return random(setting, lambda threat: AttackRun(pgd(threat, 10), view="frozen_1"), "fresh")
+
+
+def one_draw(setting: Setting) -> Evaluation:
+    """Returns the evaluation of networks whose papers attack one draw at every step."""
+    return random(setting, lambda threat: AttackRun(pgd(threat), view="one_draw"), "one_draw")
+
+
+def ranks(setting: Setting) -> Evaluation:
+    """Returns the evaluation of REGroup: its paper attacks the softmax network."""
+    views = ("deployed", "deployed_1", "kl_margin", "feature_match")
+
+    def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        margin = PGD(threat, num_steps=40, loss="margin")
+        return {
+            PAPER: AttackRun(pgd(threat, 40), view="surrogate"),
+            FRUGAL: AttackRun(FrugalAttack(threat), view="kl_margin"),
+            **{f"pgd40_{view}": AttackRun(margin, view=view) for view in views},
+            "square": AttackRun(Square(threat, num_queries=NUM_QUERIES), view="decision"),
+        }
+
+    return judged(setting, runs, certified=False)

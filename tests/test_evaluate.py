@@ -126,15 +126,35 @@ def judged(*words):
     return evaluate.main(evaluate.parsed([*words, "--runtime.no-progress"]))
 
 
-def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
+WANTED = """
+from robust_jax.attacks import FGSM, ThreatModel
+from robust_jax.evaluation import AttackRun, Evaluation
+VARIANTS = ("default",)
+def get_config(variant):
+    attacks = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)))}
+    return Evaluation(attacks, sanity=False, measures={})
+"""
+
+
+@pytest.mark.slow
+def test_a_function_is_judged_by_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
     words = ["--preset", "quick", "--eps", "8/255", "--budget", "reduced", "--num-examples", "16"]
+    found = judged("--model", "mine.py:net", *words, "--data.source", "digits")
+    assert found.summary["worst_case_accuracy"].keys() == {"linf eps 0.03137"}
+    assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
+
+
+def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "wanted.py").write_text(WANTED)
+    words = ["--config", "wanted.py", "--budget", "reduced", "--num-examples", "16"]
     words += ["--data.source", "digits", "--runtime.num-devices", "1"]
     first = judged("--model", "mine.py:net", *words)
     assert first.model.name == "net"
-    assert first.summary["worst_case_accuracy"].keys() == {"linf eps 0.03137"}
-    assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
+    assert (tmp_path / "runs/evaluations/mine-net-wanted-reduced/report.html").is_file()
     again = judged("--model", "mine.py:made", *words, "--out", "out")
     assert again.model.name == "made"
     assert again.summary["clean_accuracy"] == first.summary["clean_accuracy"]

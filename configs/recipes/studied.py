@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from robust_jax.attacks import APGD, ARC, MORA, PGD, FrugalAttack, Square, ThreatModel
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.evaluation.presets import MORA_RULES
 from robust_jax.evaluation.protocol import (
     PAPER,
     Adversary,
@@ -22,6 +23,7 @@ from robust_jax.evaluation.protocol import (
     side_by_side,
 )
 from robust_jax.study import CROWN, FRUGAL, TRANSFER, in_ball
+from robust_jax.voting import Vote
 
 NUM_QUERIES = 1000
 """Of Square: enough to see a gradient that is masked."""
@@ -109,11 +111,14 @@ def network(setting: Setting) -> Evaluation:
     return judged(setting, runs)
 
 
-def ensemble(setting: Setting, *, paper: str | None = None) -> Evaluation:
+def ensemble(
+    setting: Setting, *, vote: Vote = "mean_probability", paper: str | None = None
+) -> Evaluation:
     """Returns the evaluation of members that vote.
 
     Args:
         setting: of the study.
+        vote: how they decide, which MORA attacks.
         paper: row that the paper's own attack is transferred from; None for an attack on the
             ensemble itself.
     """
@@ -123,7 +128,7 @@ def ensemble(setting: Setting, *, paper: str | None = None) -> Evaluation:
         return {
             PAPER: AttackRun(pgd(threat), source=paper),
             FRUGAL: AttackRun(FrugalAttack(threat)),
-            "mora": AttackRun(MORA(threat, rule="voting"), view="members"),
+            "mora": AttackRun(MORA(threat, rule=MORA_RULES[vote]), view="members"),
             "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
             "square": AttackRun(square, view="decision"),
         }

@@ -91,7 +91,9 @@ def finetuned(
 
 VARIANTS = {
     "plain": finetuned(Standard(), studied.ensemble(ALONE), trained=False),
-    "parl": finetuned(PARL(), DIVERSE),
+    "parl": finetuned(
+        PARL(), studied.ensemble(JUDGED, vote="majority_mean_probability", paper="plain")
+    ),
     "lpd": finetuned(PriorityDropout(), studied.ensemble(JUDGED)),
     "pdd_deg": finetuned(
         PriorityDropout(rates=PriorityRates(), deg_weight=0.01), studied.ensemble(JUDGED)

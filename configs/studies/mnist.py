@@ -85,6 +85,7 @@ def trained(method: MethodConfig, evaluation: Evaluation, *, attack: PGD | None 
 
 JUDGED = studied.Setting((SMALL, MEDIUM), num_examples=500, num_random=200)
 NETWORK_RUNS, ENSEMBLE_RUNS = studied.network(JUDGED), studied.ensemble(JUDGED)
+BY_MAJORITY = studied.ensemble(JUDGED, vote="majority_mean_probability")  # as PARL decides
 NOISE_OFF, LAYERS = studied.noise_off(JUDGED), studied.layers(JUDGED)
 ONE_DRAW, RANKS = studied.one_draw(JUDGED), studied.ranks(JUDGED)
 TRAINED_ATTACKED = studied.network(dataclasses.replace(JUDGED, threats=(SMALL, MEDIUM, LARGE)))
@@ -113,7 +114,7 @@ VARIANTS = {
     "pdd_deg": trained(
         PriorityDropout(network=ENSEMBLE, rates=PriorityRates(), deg_weight=0.01), ENSEMBLE_RUNS
     ),
-    "parl": trained(PARL(network=ENSEMBLE, num_layers=3), ENSEMBLE_RUNS),
+    "parl": trained(PARL(network=ENSEMBLE, num_layers=3), BY_MAJORITY),
     "adp": trained(AdaptiveDiversityPromoting(network=ENSEMBLE), ENSEMBLE_RUNS),
     "gal": trained(
         GradientAlignment(
@@ -138,7 +139,7 @@ VARIANTS = {
         attack=PGD(MEDIUM, num_steps=1, step_size=0.125, keep="last"),
     ),
     "kap_at": trained(KAP(network=NETWORK, sigma=0.1), NOISE_OFF, attack=TRAINED_BY),
-    "parl_at": trained(PARL(network=ENSEMBLE, num_layers=3), ENSEMBLE_RUNS, attack=TRAINED_BY),
+    "parl_at": trained(PARL(network=ENSEMBLE, num_layers=3), BY_MAJORITY, attack=TRAINED_BY),
     "regroup": fitted("plain"),
     "regroup_at": fitted("pgd_at"),
 }

@@ -43,7 +43,7 @@ EOT = 20
 CERTIFIED = 200_000
 """Most parameters of a network whose margins are bounded without being asked for."""
 
-_RULES: dict[str, Literal["softmax", "logits", "voting"]] = {
+MORA_RULES: dict[str, Literal["softmax", "logits", "voting"]] = {
     "mean_probability": "softmax",
     "mean_logit": "logits",
     "majority_lowest_class": "voting",
@@ -170,7 +170,7 @@ def _honest(threat: ThreatModel, model: Model, several: bool) -> Attacks:
             attacks["frugal"] = AttackRun(FrugalAttack(threat))
         attacks["square"] = AttackRun(Square(threat), view="decision")
     if several and not method.stochastic and threat.norm in MORA.norms:
-        mora = MORA(threat, rule=_RULES.get(method.vote or "", "softmax"))
+        mora = MORA(threat, rule=MORA_RULES.get(method.vote or "", "softmax"))
         attacks["mora"] = AttackRun(mora, view="members", adaptive=True)
         attacks["arc"] = AttackRun(ARC(threat, first=APGD(threat)), view="members", adaptive=True)
     return attacks

@@ -12,6 +12,7 @@ import pytest
 from robust_jax.attacks import ThreatModel
 from robust_jax.commands import train
 from robust_jax.commands.train import LOCK
+from robust_jax.evaluation.presets import MORA_RULES
 from robust_jax.experiment import config
 from robust_jax.runtime import locks
 from robust_jax.study import Row, Study, page, run, table
@@ -65,6 +66,7 @@ def test_files_that_are_no_study_are_refused(tmp_path):
 
 
 def test_rows_of_mnist_train_alike():
+    """And are attacked as they decide."""
     study = run.load(MNIST)
     assert len(study.rows) == 26
     configs = {name: config.load(f"{MNIST}:{name}") for name in study.rows}
@@ -81,6 +83,9 @@ def test_rows_of_mnist_train_alike():
                 if not attack.startswith("paper")} == {True}  # fmt: skip
         assert not one.evaluation.attacks["paper_0.1"].adaptive
         assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
+        for attack, attacked in one.evaluation.attacks.items():
+            if attack.startswith("mora"):  # by what is deployed
+                assert attacked.attack.rule == MORA_RULES[one.method.vote], name
 
 
 def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):

@@ -80,6 +80,10 @@ class Result(NamedTuple):
             logging.say(line)
         terminal.print_findings(self.findings)
 
+    def __repr__(self) -> str:
+        """Returns a line: what it holds is large."""
+        return f"<Result of {self.title}: {self.summary['num_examples']} images>"
+
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the table and the findings."""
         return terminal.as_html(

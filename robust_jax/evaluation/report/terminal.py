@@ -30,7 +30,7 @@ def print_summary(title: str, summary: Summary, descriptions: Mapping[str, str])
 
 def as_text(title: str, summary: Summary, descriptions: Mapping[str, str], width: int) -> str:
     """Returns what `print_summary` prints on a terminal of some width."""
-    page = rich.console.Console(width=width, file=io.StringIO())
+    page = rich.console.Console(width=width, file=io.StringIO(), force_jupyter=False)
     with page.capture() as captured:
         _show_on(title, summary, descriptions, page)
     return captured.get()
@@ -43,7 +43,7 @@ def as_html(
     findings: Iterable[Finding],
 ) -> str:
     """Returns the table, and what the checks found, as a piece of a page."""
-    page = rich.console.Console(width=120, file=io.StringIO(), record=True)
+    page = rich.console.Console(width=120, file=io.StringIO(), record=True, force_jupyter=False)
     _show_on(title, summary, descriptions, page)
     for line in lines_of(findings):
         page.print(line, highlight=False, markup=False, soft_wrap=True)

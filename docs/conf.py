@@ -49,7 +49,16 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [
     "Guarantees",
-    *((name, "params_style") for name in ("Attributes", "Inherited", "Views", "Architectures")),
+    *(
+        (name, "params_style")
+        for name in (
+            "Attributes",
+            "Inherited",
+            "Views",
+            "Architectures",
+            "Robust architectures",
+        )
+    ),
 ]
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"

@@ -31,7 +31,7 @@ Architectures:
     cnn_a_sdp: the same repository's CNN-A of the SDP verification benchmark: two 4 x 4
         convolutions, a hidden linear layer on flattened activations.
 
-Adversarially trained on CIFAR-10, as RobustBench's files have them:
+Robust architectures:
     resnet50_engstrom2019: bottleneck ResNet-50 with a 3 x 3 stem.
     preact_resnet18_wong2020, preact_resnet18_andriushchenko2020: PreAct-ResNet-18 whose projections
         start at a block's raw input, without a norm before the last layer; the latter's images are

@@ -192,6 +192,7 @@ def test_a_checkpoint_on_other_data(trained_once, tmp_path):
     other = dataclasses.replace(cfg.data, seed=cfg.data.seed + 1)
     assert evaluate.parsed([*words, "--data.seed", str(other.seed)]).data == other
     assert evaluate.parsed(words).data is None
+    assert evaluate.parsed(["--data.source=Digits"]).data == DataConfig(Digits())
     with pytest.raises(ValueError, match=r"num_classes=|input_shape="):
         judged(*words, "--out", str(tmp_path), "--data.source", "Blobs(num_classes=3)")
     assert type(source) is type(cfg.data.source)

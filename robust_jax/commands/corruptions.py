@@ -109,7 +109,7 @@ def mean_error(found: Errors) -> float:
     """Returns the mean over corruptions and severities.
 
     Example:
-        >>> mean_error({"fog": [0.0, 0.2], "snow": [0.4, 0.6]})
+        >>> round(mean_error({"fog": [0.0, 0.2], "snow": [0.4, 0.6]}), 6)
         0.3
     """
     return float(np.mean([*found.values()]))

@@ -181,8 +181,8 @@ def parsed(words: Sequence[str]) -> Arguments:
     Raises:
         ValueError: see `command_line.parse`.
     """
-    data, given = DataConfig(), {}
-    if any(word.startswith("--data.") for word in words):
+    data, elsewhere = DataConfig(), any(word.startswith("--data.") for word in words)
+    if elsewhere:
         given = dict(itertools.pairwise(words))
         given |= dict(word.split("=", 1) for word in words if word.startswith("--checkpoint="))
         if "--checkpoint" in given:
@@ -190,7 +190,7 @@ def parsed(words: Sequence[str]) -> Arguments:
     found = command_line.parse(
         Arguments, args=words, default=Arguments(data=data), description=__doc__, parts="data"
     )
-    return found if given else dataclasses.replace(found, data=None)
+    return found if elsewhere else dataclasses.replace(found, data=None)
 
 
 def run() -> None:

@@ -81,9 +81,10 @@ class Model(NamedTuple):
         They stand for its scores of the first images and of noise, in four digits, so that a
         function that was changed where none of these is affected passes for the same.
         """
-        real = [split[row][0] for row in range(min(8, len(split)))]
+        first = np.stack([split[row][0] for row in range(min(8, len(split)))])
+        real = first / np.float32(255) if first.dtype == np.uint8 else first
         images = jax.random.uniform(jax.random.key(0), (8, *split.shape))
-        images = jnp.concatenate([images, jnp.asarray(np.stack(real), jnp.float32)])
+        images = jnp.concatenate([images, jnp.asarray(real, jnp.float32)])
         keys = jax.random.split(jax.random.key(1))
         digest = hashlib.sha256(f"{self.method.vote} {self.method.stochastic}".encode())
         for name, key in zip(("deployed", "members"), keys, strict=True):

@@ -271,6 +271,25 @@ def test_two_models_are_compared_on_the_same_images():
         first.compare(fewer)
 
 
+def test_bytes_and_fractions_are_the_same_images(tmp_path):
+    """Also to what tells one function from another, which sees pixels in [0, 1] alone."""
+    seen = []
+
+    def watched(images):
+        jax.debug.callback(
+            lambda least, most: seen.append((least, most)), images.min(), images.max()
+        )
+        return logits({"scale": 1.0}, images)
+
+    made = Model.of(watched, num_classes=2)
+    splits = [data.from_arrays(images, LABELS, num_classes=2, name="test")
+              for images in (IMAGES, (IMAGES / 255).astype(np.float32))]  # fmt: skip
+    assert made.described(splits[0]) == made.described(splits[1])
+    jax.effects_barrier()
+    assert seen
+    assert all(0 <= least <= most <= 1 for least, most in seen)
+
+
 def test_a_notebook_shows_the_table():
     page = judged(model(name="a & b"))._repr_html_()
     assert page.startswith("<pre")

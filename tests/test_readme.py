@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README and of the how-to pages runs as it stands."""
 
 import re
 
@@ -7,17 +7,33 @@ import pytest
 from robust_jax.commands import train
 from tests import small
 
+PAGES = {
+    "README.md": 1,
+    "docs/how_to/judge_a_function.md": 3,
+    "docs/how_to/judge_a_checkpoint.md": 2,
+}
+"""Blocks of Python, by page; each goes on where the one above it ends."""
+
 
 @pytest.mark.slow
 def test_python_blocks_run(repository, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
     train.main(train.Arguments(small.config(small.noisy(), max_steps=2), tmp_path))
-    names: dict[str, object] = {}
-    for block in blocks:
-        # The rest of the suite forbids implicit promotion; a notebook does not.
-        exec(block.replace("runs/quickstart", str(tmp_path)), names)
+    for page, count in PAGES.items():
+        blocks = re.findall(r"```python\n(.*?)```", (repository / page).read_text(), re.DOTALL)
+        assert len(blocks) == count, page
+        names: dict[str, object] = {}
+        for block in blocks:
+            exec(block.replace("runs/quickstart", str(tmp_path)), names)
     assert names["adversarial"].shape == (4, 8, 8, 1)
+
+
+def test_every_page_with_python_is_run(repository):
+    """But for sharp_edges.md and the tutorials, which are executed as they are built."""
+    pages = {"README.md"} | {
+        path.relative_to(repository).as_posix() for path in (repository / "docs").rglob("*.md")
+    }
+    with_python = {page for page in pages if "```python\n" in (repository / page).read_text()}
+    assert with_python == set(PAGES)
 
 
 def test_commands_name_files_that_exist(repository):

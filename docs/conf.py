@@ -27,7 +27,8 @@ copyright = author
 version = release = robust_jax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+# What a study writes is included by its page.
+exclude_patterns = ["_build", "studies/*/*.md"]
 
 html_theme = "sphinx_book_theme"
 html_title = "robust_jax"

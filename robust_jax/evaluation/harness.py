@@ -32,6 +32,7 @@ from robust_jax.evaluation.records import (
     resume,
     save_shown,
     set_aside,
+    with_skipped,
 )
 from robust_jax.evaluation.selection import candidates_of, chosen_of
 from robust_jax.evaluation.steps import StepFn, attack_step, clean_step, source_step
@@ -182,13 +183,7 @@ def evaluate(
             labels = np.zeros(len(split), np.int32)
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
         attacked = judged(name, chosen, labels, run.sources)
-        # An example that was already wrong is not robust, whatever was done to it.
-        if run.after is None:
-            records[name] = {row: attacked.get(row) or before[row] for row in rows.tolist()}
-        else:
-            records[name] = {
-                row: before[row].in_a_larger_ball(attacked.get(row)) for row in rows.tolist()
-            }
+        records[name] = with_skipped(run, before, attacked)
     return records
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from robust_jax import formats
-from robust_jax.evaluation.protocol import CLEAN
+from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation
 from robust_jax.evaluation.record import Decision, Record, Records
 from robust_jax.evaluation.reductions import share
+from robust_jax.evaluation.selection import chosen_of
 from robust_jax.evaluation.summary import Candidates
 from robust_jax.runtime.logging import say
 
@@ -133,6 +134,41 @@ def read_records(directory: str | pathlib.Path) -> Records:
     for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
         records[file.stem] = {record.index: record for record in _records_in(file)}
     return records
+
+
+def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records:
+    """Returns the records of an evaluation that has ended, those of skipped images too.
+
+    Every number of its summary is made of them: `reductions.summarize(records, config)`.
+
+    Args:
+        directory: of the evaluation.
+        config: the protocol.
+    """
+    found = read_records(directory)
+    rows = np.asarray(list(found[CLEAN]))
+    if config.selection.by_correctness:
+        clean = {name: one for name, one in found.items() if name.partition("@")[0] == CLEAN}
+        rows = chosen_of(config.selection, rows, clean, config.judges)
+    records: Records = {CLEAN: {row: found[CLEAN][row] for row in rows.tolist()}}
+    for name, run in config.attacks.items():
+        records[name] = with_skipped(run, records[run.after or CLEAN], found[name])
+    return records
+
+
+def with_skipped(
+    run: AttackRun, before: Mapping[int, Record], attacked: Mapping[int, Record]
+) -> dict[int, Record]:
+    """Returns a run's record of every image: one that was already wrong is not robust.
+
+    Args:
+        run: an attack.
+        before: records of all chosen images, clean or in the ball before this one.
+        attacked: of those that the run attacked, whatever was done to them.
+    """
+    if run.after is None:
+        return {row: attacked.get(row) or record for row, record in before.items()}
+    return {row: record.in_a_larger_ball(attacked.get(row)) for row, record in before.items()}
 
 
 def _records_in(

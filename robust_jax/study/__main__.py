@@ -9,6 +9,7 @@ works on.
 
 import dataclasses
 import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ import rich.table
 
 from robust_jax.runtime import command_line, logging
 from robust_jax.runtime.wording import NOTHING, percent
-from robust_jax.study import page, plan, run, table
+from robust_jax.study import kept, page, plan, run, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Arguments:
         budget: "reduced" for 64 examples and small attacks, not comparable.
         show: run nothing, show what is there.
         plan: run a little of each row, and say how long the whole will take.
+        keep: directory for the records of what is done, an archive for each row, and for tables
+            and figure; None for none.
     """
 
     study: str
@@ -42,6 +45,7 @@ class Arguments:
     budget: run.Budget = "full"
     show: bool = False
     plan: bool = False
+    keep: pathlib.Path | None = None
 
 
 def main(arguments: Arguments) -> int:
@@ -80,6 +84,10 @@ def main(arguments: Arguments) -> int:
         logging.console.print(page.REDUCED)
     written = page.write(study, lines, spec=arguments.study, out=out, outdated=outdated)
     logging.console.print(f"Page in {written}", highlight=False)
+    if arguments.keep is not None:
+        kept.keep(arguments.study, [line.task for line in lines], out, arguments.keep)
+        (arguments.keep / "study.md").write_text(page.markdown(study, lines))
+        shutil.copy(written.with_suffix(".png"), arguments.keep / "study.png")
     return 1 if failed else 0
 
 

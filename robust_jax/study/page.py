@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -112,8 +113,7 @@ def write(
     drawn = figure(study, lines)
     drawn.savefig(out / "study.png", dpi=200)
     file = out / "study.html"
-    missing = [row.title for name, row in study.rows.items()
-               if name not in {line.task.name for line in lines}]  # fmt: skip
+    missing = _missing(study, lines)
     lead = f"<p>{len(lines)} rows, {_images(lines)}.</p>"
     if any(line.budget == "reduced" for line in lines):
         lead += f'<div class="stamp">{REDUCED}</div><br>'
@@ -121,11 +121,11 @@ def write(
         names = ", ".join(map(_name, outdated))
         lead += f'<div class="stamp">Of an earlier evaluation: {text(names)}</div><br>'
     if missing:
-        lead += f'<div class="stamp">Not run: {text(", ".join(missing))}</div>'
+        lead += f'<div class="stamp">Not run: {text(missing)}</div>'
     parts = [
         Section("What each defence leaves", picture(drawn, CAPTION)),
         Section("Table", _table(study, lines)),
-        *(Section(family, f"<p>{text(words)}</p>") for family, words in study.paragraphs.items()),
+        *(Section(family, f"<p>{text(said)}</p>") for family, said in study.paragraphs.items()),
         Section("Once more", _commands(spec)),
     ]
     write_page(file, study.title, lead, parts)
@@ -134,6 +134,11 @@ def write(
 
 def _name(line: Line) -> str:
     return line.title if line.task.seed == 0 else f"{line.title}, seed {line.task.seed}"
+
+
+def _missing(study: Study, lines: Sequence[Line]) -> str:
+    done = {line.task.name for line in lines}
+    return ", ".join(row.title for name, row in study.rows.items() if name not in done)
 
 
 def _images(lines: Sequence[Line]) -> str:
@@ -150,15 +155,39 @@ def _cell(share: Share | float | None) -> str:
     return percent(share)
 
 
-def _table(study: Study, lines: Sequence[Line]) -> str:
-    words = (
-        "<p>Accuracy of the deployed rule with 95 % intervals: differences inside them say "
+def words(study: Study) -> str:
+    """Returns what the columns of the tables mean."""
+    return (
+        "Accuracy of the deployed rule with 95 % intervals: differences inside them say "
         "nothing. The worst case counts an image that is right clean and under every attack of "
         "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
         "Transferred: what fools the plain row. Certified: proven by linear bounds. Training "
-        f"time is relative to {text(study.rows[study.reference].title)}.</p>"
+        f"time is relative to {study.rows[study.reference].title}."
     )
+
+
+class Table(NamedTuple):
+    """A table of the page, of what stands in its cells in HTML.
+
+    Attributes:
+        heading: above it; None for the first.
+        columns: their names.
+        rows: a cell for each column.
+    """
+
+    heading: str | None
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def tables(study: Study, lines: Sequence[Line]) -> list[Table]:
+    """Returns what is true of every row, then what is left in each ball.
+
+    Args:
+        study: the study.
+        lines: its rows.
+    """
     times = relative_times(study, lines)
     rows = [
         [
@@ -169,7 +198,7 @@ def _table(study: Study, lines: Sequence[Line]) -> str:
         ]
         for line in lines
     ]
-    tables = [words, table(["defence", "clean", "flags", "training time"], rows)]
+    made = [Table(None, ["defence", "clean", "flags", "training time"], rows)]
     for ball in map(str, study.threats):
         left = [(line, line.balls[ball]) for line in lines if ball in line.balls]
         if left:
@@ -178,8 +207,36 @@ def _table(study: Study, lines: Sequence[Line]) -> str:
             asked = {name: cells for name, cells in columns.items() if {*cells} != {NOTHING}}
             names = [text(_name(line)) for line, _ in left]
             rows = [list(row) for row in zip(names, *asked.values(), strict=True)]
-            tables += [f"<h3>{ball}</h3>", table(["defence", *asked], rows)]
-    return "".join(tables)
+            made.append(Table(ball, ["defence", *asked], rows))
+    return made
+
+
+def markdown(study: Study, lines: Sequence[Line]) -> str:
+    """Returns the tables and the paragraphs in Markdown.
+
+    Args:
+        study: the study.
+        lines: its rows.
+    """
+    missing = _missing(study, lines)
+    parts = [f"{len(lines)} rows, {_images(lines)}. " + words(study)]
+    parts += [f"Not run yet: {missing}."] if missing else []
+    for one in tables(study, lines):
+        if one.heading is not None:
+            parts.append(f"**{one.heading}**")
+        cells = [one.columns, ["---"] * len(one.columns), *one.rows]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+    for family, said in study.paragraphs.items():
+        parts += [f"**{family}**", said]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(study: Study, lines: Sequence[Line]) -> str:
+    parts = [f"<p>{text(words(study))}</p>"]
+    for one in tables(study, lines):
+        parts += [f"<h3>{one.heading}</h3>"] if one.heading is not None else []
+        parts.append(table(one.columns, one.rows))
+    return "".join(parts)
 
 
 def _commands(spec: str) -> str:

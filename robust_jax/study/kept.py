@@ -1,0 +1,88 @@
+"""What is kept of a study beside its page: every row's records, small enough for a repository."""
+
+import io
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterable, Iterator
+
+from robust_jax import formats
+from robust_jax.study.run import Task
+
+KEPT = (
+    "summary.json",
+    "evaluation.json",
+    "environments.jsonl",
+    "seconds.jsonl",
+    "metrics.jsonl",
+    "records/*.json",
+    "records/*.jsonl",
+    "certificates/*.json",
+    "certificates/*.jsonl",
+)
+"""Of a row's directory; not the images, the checkpoints and the report."""
+
+
+def keep(spec: str, tasks: Iterable[Task], out: pathlib.Path, into: pathlib.Path) -> None:
+    """Writes an archive for each task that is done: the same bytes of the same records.
+
+    The command that a summary holds becomes the one that repeats the row.
+
+    Args:
+        spec: file of the study, for that command.
+        tasks: of the study.
+        out: the study's directory.
+        into: directory, made where it is missing.
+
+    Raises:
+        ValueError: a summary that a later version wrote.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        directory = task.workdir(out)
+        if not (directory / "summary.json").is_file():
+            continue
+        with (
+            formats.replacing(archive(into, task)) as partial,
+            tarfile.open(partial, "w:xz", format=tarfile.PAX_FORMAT) as made,
+        ):
+            for name, content in _contents(spec, task, directory):
+                member = tarfile.TarInfo(f"{task.name}/seed{task.seed}/{name}")
+                member.size = len(content)
+                made.addfile(member, io.BytesIO(content))
+
+
+def archive(folder: pathlib.Path, task: Task) -> pathlib.Path:
+    """Returns a task's archive."""
+    return folder / f"{task.name}-seed{task.seed}.tar.xz"
+
+
+def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Puts what is kept where a study's directory has it, so that `--show` finds it.
+
+    Args:
+        folder: with archives.
+        out: the study's directory, without these rows.
+
+    Raises:
+        FileExistsError: a row is there already.
+    """
+    for file in sorted(folder.glob("*-seed*.tar.xz")):
+        with tarfile.open(file, "r:xz") as kept:
+            there = {name for name in kept.getnames() if (out / name).exists()}
+            if there:
+                raise FileExistsError(f"Expected {str(out)!r} without {min(there)!r}.")
+            kept.extractall(out, filter="data")
+
+
+def _contents(spec: str, task: Task, directory: pathlib.Path) -> Iterator[tuple[str, bytes]]:
+    for pattern in KEPT:
+        for file in sorted(directory.glob(pattern)):
+            name, content = file.relative_to(directory).as_posix(), file.read_bytes()
+            if name == "summary.json":
+                summary = formats.read("summary", file)
+                summary["command"] = (
+                    f"python -m robust_jax.study {spec} --only {task.name} --seeds {task.seed}"
+                )
+                content = json.dumps(formats.numbered(summary), indent=2).encode()
+            yield name, content

@@ -1,0 +1,62 @@
+"""What the repository keeps of a study says what its tables say."""
+
+import json
+
+import pytest
+
+from robust_jax.evaluation import reductions
+from robust_jax.evaluation.records import read_evaluated
+from robust_jax.experiment import config
+from robust_jax.study import kept, page, run, table
+
+SPECS = ("configs/studies/mnist.py",)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_tables_are_recomputed_from_the_records(spec, repository, tmp_path):
+    folder = repository / "docs" / "studies" / spec.split("/")[-1].removesuffix(".py")
+    kept.restore(folder, tmp_path)
+    study = run.load(spec)
+    tasks = table.found(study, tmp_path)
+    assert len(tasks) == len(list(folder.glob("*.tar.xz"))) > 0
+    for task in tasks:
+        assert run.is_done(spec, task, tmp_path, "full"), f"{task}: of an earlier evaluation"
+        directory = task.workdir(tmp_path)
+        stored = json.loads((directory / "summary.json").read_text())
+        evaluation = config.load(f"{spec}:{task.name}").evaluation
+        again = reductions.summarize(read_evaluated(directory, evaluation), evaluation)
+        for number in ("judges", "clean_accuracy", "worst_case_accuracy", "passes", "distances"):
+            # As JSON has it: without tuples, each number to the bit.
+            assert json.loads(json.dumps(again[number])) == stored[number], f"{task}: {number}"
+        for name, said in stored["certificates"].items():
+            lines = (directory / "certificates" / f"{name}.jsonl").read_text().splitlines()
+            proven = [line["certified"] == line["label"] for line in map(json.loads, lines)]
+            assert sum(proven) / len(proven) == said["certified_accuracy"]
+    assert (
+        page.markdown(study, table.read(study, tasks, tmp_path))
+        == (folder / "study.md").read_text()
+    )
+
+
+def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
+    """What is kept twice is the same, to the byte; and nothing is overwritten."""
+    out, task = tmp_path / "out", run.Task("plain", 1, None)
+    directory = task.workdir(out)
+    (directory / "records").mkdir(parents=True)
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "large").write_text("left out")
+    (directory / "records" / "clean.jsonl").write_text("{}\n")
+    summary = {"format": 7, "command": "python /home/me/train.py", "judges": {}}
+    (directory / "summary.json").write_text(json.dumps(summary))
+    kept.keep("mine.py", [task, run.Task("missing", 0, None)], out, tmp_path / "kept")
+    (written,) = (tmp_path / "kept").iterdir()
+    first = written.read_bytes()
+    kept.keep("mine.py", [task], out, tmp_path / "kept")
+    assert written.read_bytes() == first
+    kept.restore(tmp_path / "kept", tmp_path / "again")
+    again = task.workdir(tmp_path / "again")
+    assert {path.name for path in again.rglob("*")} == {"summary.json", "records", "clean.jsonl"}
+    found = json.loads((again / "summary.json").read_text())
+    assert found["command"] == "python -m robust_jax.study mine.py --only plain --seeds 1"
+    with pytest.raises(FileExistsError, match=r"without 'plain/seed1/records/clean\.jsonl'"):
+        kept.restore(tmp_path / "kept", tmp_path / "again")

@@ -34,16 +34,18 @@ os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 from tests import type_checks  # noqa: E402
 
-type_checks.install()
+if os.environ.get("ROBUST_JAX_TYPE_CHECKS") != "0":  # without: as users have it, and quicker
+    type_checks.install()
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from robust_jax.runtime import compilation  # noqa: E402
-from tests import ir_contexts  # noqa: E402
+from tests import executables, ir_contexts  # noqa: E402
 
 ir_contexts.share()
+executables.share()
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -117,6 +119,7 @@ def _release_compiled_functions():
     yield
     if not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MAX_MAPS:
         jax.clear_caches()
+        executables.forget()
 
 
 MARKS = ("nightly", "slow")

@@ -146,6 +146,7 @@ def test_a_function_is_judged_by_a_preset(tmp_path, monkeypatch):
     assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)

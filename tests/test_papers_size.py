@@ -75,10 +75,10 @@ def jpeg_sources(tmp_path_factory, repository):
 
 # What compiles in seconds; the other pairs are nightly.
 PAIRS = {
-    "slow": ("standard_tiny_imagenet", "parl_cifar10"),
+    "slow": ("standard_tiny_imagenet",),
     "nightly": (
         "lpd_cifar10", "kap_cifar10", "kap_tiny_imagenet", "kap_imagenet", "standard_cifar10",
-        "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16",
+        "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16", "parl_cifar10",
     ),
 }  # fmt: skip
 

@@ -85,7 +85,9 @@ LINF, L1 = ThreatModel("linf", 0.5 / 255), ThreatModel("l1", 0.8)
         pytest.param(
             "apgd_ce", APGD(LINF), range(64), 64, id="apgd_ce_64", marks=pytest.mark.nightly
         ),
-        pytest.param("apgd_ce", APGD(L1), range(16), 16, id="apgd_ce_l1", marks=pytest.mark.slow),
+        pytest.param(
+            "apgd_ce", APGD(L1), range(16), 16, id="apgd_ce_l1", marks=pytest.mark.nightly
+        ),
         pytest.param(
             "apgd_t", APGDT(LINF), [*FALLING[:4], 0], 5, id="apgd_t", marks=pytest.mark.slow
         ),

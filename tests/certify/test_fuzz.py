@@ -200,9 +200,9 @@ def zonotopes_from_the_start(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(4))
 def test_no_margin_is_below_its_bound(number):
-    """Of 504 boxes; bounds are computed in float32, of logits of size one TOLERANCE may be off."""
+    """Of 288 boxes; bounds are computed in float32, of logits of size one TOLERANCE may be off."""
     share = check(number, num_weights=18)
     # CROWN's distance to what is found is a part of the intervals'.
     assert np.median(share) < 0.7

@@ -115,11 +115,12 @@ CASES = {
 # fmt: on
 
 
-# Two of the cases are quick.
-NIGHTLY = dict.fromkeys(("two of them", "leaky", "dense"), pytest.mark.nightly)
+# One of the cases is quick.
+MARKS = dict.fromkeys(("two of them", "leaky", "dense"), pytest.mark.nightly)
+MARKS["branching"] = pytest.mark.slow
 
 
-@pytest.fixture(params=[pytest.param(name, marks=NIGHTLY.get(name, ())) for name in CASES])
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in CASES])
 def case(request, random_network):
     """A network's logits and images that it is bounded around."""
     network, shape = CASES[request.param]

@@ -154,7 +154,10 @@ def test_one_step(way, data, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.nightly] * (i % 3 > 0)) for i, n in enumerate(NAMED)],
+)
 def test_presets_meet(name, data, batch):
     """A step moves every parameter; what is deployed is random as it says."""
     config = NAMED[name]

@@ -1,0 +1,222 @@
+"""What an evaluation comes to, in a sentence that somebody can be told."""
+
+from collections.abc import Mapping, Sequence
+
+from robust_jax.attacks import MinimumNormAttack, ThreatModel
+from robust_jax.attacks.threat import COUNTS, Norm
+from robust_jax.certify import Margins
+from robust_jax.evaluation.attack_runs import balls
+from robust_jax.evaluation.judges import PAPER
+from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.summary import CertificateSummary, JudgeSummary, Summary
+
+COUNTED_SINGLY = 20
+"""Fewer images than these are counted: of eight images a percentage says too much."""
+
+MOST_BALLS = 4
+"""Of more balls the smallest and the largest of each norm are named."""
+
+NORMS: dict[Norm, str] = {
+    "linf": "Linf", "l2": "L2", "l1": "L1", "l0": "changed pixels", "l0_values": "changed values",
+}  # fmt: skip
+
+
+def in_words(summary: Summary, evaluation: Evaluation) -> str:
+    """Returns what an evaluation comes to, by the word of its deciding judge.
+
+    Of a random defence it says besides what many submissions come to, of certificates what is
+    proven, and where a sanity check was raised that it was.
+
+    Args:
+        summary: from `reductions.summarize`, with what `run` adds to it.
+        evaluation: the protocol.
+    """
+    name = evaluation.deciding
+    judge, reduced = summary["judges"][name], summary["budget"] == "reduced"
+    start = f"{'At the reduced budget, of' if reduced else 'Of'} {_images(summary)}"
+    if judge["clean_accuracy"] == 0:
+        first = f"{start}, none is right, attacked or not: nothing is said of robustness."
+    else:
+        first = f"{start}, {_under_attack(summary, evaluation, judge)}"
+    sentences = [first, _submitted(judge), _proven(summary, evaluation)]
+    raised = sum(finding["status"] == "flag" for finding in summary.get("sanity", []))
+    if raised:
+        checks = "A sanity check speaks" if raised == 1 else f"{raised} sanity checks speak"
+        sentences.append(f"{checks} against these numbers.")
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def radius(threat: ThreatModel) -> str:
+    """Returns how far a ball reaches, as people write it: 8/255 (Linf), 0.5 (L2)."""
+    if threat.norm in COUNTS:
+        return f"{threat.eps:.0f} {NORMS[threat.norm]}"
+    return f"{_size(threat)} ({NORMS[threat.norm]})"
+
+
+def _size(threat: ThreatModel) -> str:
+    """Returns a radius: in grey levels where they are whole or half and it has no short number."""
+    levels = 2 * 255 * threat.eps
+    is_short = abs(float(f"{threat.eps:.2g}") - threat.eps) < 1e-9
+    if threat.norm != "linf" or is_short or abs(levels - round(levels)) > 1e-4:
+        return f"{threat.eps:.4g}"
+    return f"{round(levels) / 2:g}/255"
+
+
+def _images(summary: Summary) -> str:
+    """Returns how many images there are, and that they were chosen for being right."""
+    number = summary["num_examples"]
+    words = f"{number:,} image" + ("" if number == 1 else "s")
+    candidates = summary.get("candidates")
+    if candidates is None:
+        return words
+    right = _share(candidates["clean_accuracy"], candidates["num_examples"])
+    return f"{words} that were chosen for being right ({right} of {candidates['num_examples']:,})"
+
+
+def _share(value: float, number: int) -> str:
+    """Returns a share of so many images: 41 %, or 3 of a few."""
+    if value == 0:
+        return "none"
+    if value == 1:
+        return "all"
+    if number < COUNTED_SINGLY:
+        return f"{round(value * number)}"
+    if value < 0.005:
+        return "less than 1 %"
+    return "more than 99 %" if value >= 0.995 else f"{100 * value:.0f} %"
+
+
+def _are(share: str) -> str:
+    """Returns the share with its verb."""
+    return f"{share} {'is' if share in ('none', '1') else 'are'}"
+
+
+def _under_attack(summary: Summary, evaluation: Evaluation, judge: JudgeSummary) -> str:
+    """Returns the rest of the first sentence."""
+    number = summary["num_examples"]
+    clean = _are(_share(judge["clean_accuracy"], number))
+    counted = evaluation.counted(evaluation.deciding)
+    if not counted:
+        return f"{clean} right; nothing was attacked, so nothing is said of robustness."
+    # Not all images are counted by every judge.
+    given_right = judge["counts"] == "given_clean_correct"
+    number = judge["num_counted"] if given_right else number
+    joined = f"{clean} right clean{'; of these,' if given_right else ' and'}"
+    inside = balls(evaluation.attacks, counted)
+    if not inside:
+        return f"{joined} {_without_bound(summary, evaluation, judge, counted, number)}."
+    left = {ball: _share(judge["worst_case_accuracy"][str(ball)] or 0.0, number) for ball in inside}
+    papers = _of_the_paper(summary, evaluation)
+    if len(inside) == 1:
+        ((ball, members),) = inside.items()
+        attacks = f"the one attack, {members[0]}," if len(members) == 1 else "every attack made"
+        paper = f"; the paper's own protocol says {papers[ball]}" if ball in papers else ""
+        return f"{joined} {left[ball]} under {attacks} within {radius(ball)}{paper}."
+    shown = _ends(list(inside)) if len(inside) > MOST_BALLS else list(inside)
+    beside = {ball: f" (the paper's own protocol: {papers[ball]})" for ball in papers}
+    parts = [f"{left[ball]} within {radius(ball)}{beside.get(ball, '')}" for ball in shown]
+    first = parts[0].replace(" within", " under every attack made within", 1)
+    listed = ", ".join([first, *parts[1:-1]])
+    return f"{joined} {listed} and {parts[-1]}."
+
+
+def _ends(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
+    """Returns the smallest and the largest ball of each norm, which come in this order."""
+    by_norm: dict[Norm, list[ThreatModel]] = {}
+    for threat in threats:
+        by_norm.setdefault(threat.norm, []).append(threat)
+    return [one for each in by_norm.values() for one in dict.fromkeys((each[0], each[-1]))]
+
+
+def _of_the_paper(summary: Summary, evaluation: Evaluation) -> dict[ThreatModel, str]:
+    """Returns what the paper's column leaves, by ball, where it is another than the deciding one.
+
+    It is its worst case; of a column that counts otherwise than right before and after, its least
+    number.
+    """
+    if PAPER not in evaluation.judges or evaluation.deciding == PAPER:
+        return {}
+    paper, found = summary["judges"][PAPER], {}
+    for ball, members in balls(evaluation.attacks, evaluation.counted(PAPER)).items():
+        value = paper["worst_case_accuracy"][str(ball)]
+        if paper["counts"] != "clean_and_attacked":
+            each = [paper["robust_accuracy"][name] for name in members]
+            value = min((one for one in each if one is not None), default=None)
+        if value is not None:
+            of = " of those right clean" if paper["counts"] == "given_clean_correct" else ""
+            found[ball] = _share(value, paper["num_counted"]) + of
+    return found
+
+
+def _without_bound(
+    summary: Summary,
+    evaluation: Evaluation,
+    judge: JudgeSummary,
+    counted: Sequence[str],
+    number: int,
+) -> str:
+    """Returns what the strongest attack without a bound leaves, and how near its images lie."""
+    strongest = min(counted, key=lambda name: judge["robust_accuracy"][name] or 0.0)
+    left = _share(judge["robust_accuracy"][strongest] or 0.0, number)
+    words = f"{left} under {strongest}, an attack without a bound"
+    attack, found = evaluation.attacks[strongest].attack, summary["distances"].get(strongest)
+    # Distances are of the headline's judge.
+    if found is None or evaluation.deciding != next(iter(evaluation.judges)):
+        return words
+    norm: Norm = attack.norm if isinstance(attack, MinimumNormAttack) else "l2"
+    distances = {"linf": found["linf"], "l2": found["l2"], "l1": found["l1"], "l0": found["l0"]}
+    distance = distances.get(norm)
+    if distance is None:
+        return words
+    size = f"{distance:.0f} pixels" if norm == "l0" else f"{distance:.2g} in {NORMS[norm]}"
+    return f"{words}; half of the images that fell changed by {size} or less"
+
+
+def _submitted(judge: JudgeSummary) -> str:
+    """Returns what many submissions of an image to a random defence come to; else nothing."""
+    if not judge["submissions"]:
+        return ""
+    times = max(judge["submissions"], key=int)
+    rows: Mapping[str, float] = judge["submissions"][times]
+    attacked = {name: wrong for name, wrong in rows.items() if name in judge["robust_accuracy"]}
+    if not attacked:
+        return ""
+    worst = max(attacked, key=lambda name: attacked[name])
+    # An estimate, not a count.
+    share = _share(attacked[worst], COUNTED_SINGLY)
+    verb = "is" if share == "none" else "are"
+    return (
+        f"The defence is random: of images that are submitted {times} times under {worst}, {share} "
+        f"{verb} wrong at least once."
+    )
+
+
+def _proven(summary: Summary, evaluation: Evaluation) -> str:
+    """Returns what the best certificate of the model itself proves; nothing where there is none."""
+    found = {
+        name: one for name, one in summary.get("certificates", {}).items()
+        if name in evaluation.certificates
+    }  # fmt: skip
+    margins = {name for name in found if isinstance(evaluation.certificates[name], Margins)}
+
+    def images(one: CertificateSummary) -> str:
+        number = one["num_images"]
+        share = _share(one["certified_accuracy"], number)
+        of = "image" if number == 1 else "images"
+        return f"Of {number:,} certified {of}, {_are(share)} proven right"
+
+    sentences = []
+    if margins:
+        best = max(margins, key=lambda name: found[name]["certified_accuracy"])
+        certifier = evaluation.certificates[best]
+        assert isinstance(certifier, Margins)
+        ball = radius(ThreatModel(certifier.norm, certifier.eps))
+        sentences.append(f"{images(found[best])} within {ball}.")
+    smoothed = found.keys() - margins
+    if smoothed:
+        best = max(smoothed, key=lambda name: found[name]["average_certified_radius"])
+        far = found[best]["average_certified_radius"]
+        sentences.append(
+            f"{images(found[best])} under noise ({best}), within {far:.2g} (L2) on average."
+        )
+    return " ".join(sentences)

@@ -119,6 +119,7 @@ class Result(NamedTuple):
             summary=self.summary, records=self.records,
             findings=self.findings,
             certificates=self.certificates, measured=self.measured,
+            words=self.words, probed=asked.sanity,
         )  # fmt: skip
 
 

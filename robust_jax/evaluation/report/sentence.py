@@ -21,6 +21,14 @@ NORMS: dict[Norm, str] = {
 }  # fmt: skip
 
 
+MEANING: dict[Norm, str] = {
+    "linf": "Linf: the largest change of a value of a pixel, on a scale from 0 to 1",
+    "l2": "L2: the Euclidean length of the change of all values, each on a scale from 0 to 1",
+    "l1": "L1: the sum of the changes of all values, each on a scale from 0 to 1",
+}
+"""What a radius measures; counts need no words."""
+
+
 def in_words(summary: Summary, evaluation: Evaluation) -> str:
     """Returns what an evaluation comes to, by the word of its deciding judge.
 
@@ -91,17 +99,24 @@ def _are(share: str) -> str:
     return f"{share} {'is' if share in ('none', '1') else 'are'}"
 
 
+def _still(share: str) -> str:
+    """Returns the share that stands, with its verb."""
+    if share == "none":
+        return "none is right"
+    return f"{share} still {'is' if share == '1' else 'are'}"
+
+
 def _under_attack(summary: Summary, evaluation: Evaluation, judge: JudgeSummary) -> str:
     """Returns the rest of the first sentence."""
     number = summary["num_examples"]
-    clean = _are(_share(judge["clean_accuracy"], number))
+    clean = f"{_are(_share(judge['clean_accuracy'], number))} classified right"
     counted = evaluation.counted(evaluation.deciding)
     if not counted:
-        return f"{clean} right; nothing was attacked, so nothing is said of robustness."
+        return f"{clean}; nothing was attacked, so nothing is said of robustness."
     # Not all images are counted by every judge.
     given_right = judge["counts"] == "given_clean_correct"
     number = judge["num_counted"] if given_right else number
-    joined = f"{clean} right clean{'; of these,' if given_right else ' and'}"
+    joined = f"{clean}{'; of these,' if given_right else ', and'}"
     inside = balls(evaluation.attacks, counted)
     if not inside:
         return f"{joined} {_without_bound(summary, evaluation, judge, counted, number)}."
@@ -111,12 +126,14 @@ def _under_attack(summary: Summary, evaluation: Evaluation, judge: JudgeSummary)
         ((ball, members),) = inside.items()
         attacks = f"the one attack, {members[0]}," if len(members) == 1 else "every attack made"
         paper = f"; the paper's own protocol says {papers[ball]}" if ball in papers else ""
-        return f"{joined} {left[ball]} under {attacks} within {radius(ball)}{paper}."
+        return f"{joined} {_still(left[ball])} under {attacks} within {radius(ball)}{paper}."
     shown = _ends(list(inside)) if len(inside) > MOST_BALLS else list(inside)
     beside = {ball: f" (the paper's own protocol: {papers[ball]})" for ball in papers}
-    parts = [f"{left[ball]} within {radius(ball)}{beside.get(ball, '')}" for ball in shown]
-    first = parts[0].replace(" within", " under every attack made within", 1)
-    listed = ", ".join([first, *parts[1:-1]])
+    places = [f"within {radius(ball)}{beside.get(ball, '')}" for ball in shown]
+    first = f"{_still(left[shown[0]])} under every attack made {places[0]}"
+    parts = [first, *(f"{left[ball]} {place}" for ball, place in zip(shown, places, strict=True))]
+    del parts[1]
+    listed = ", ".join(parts[:-1])
     return f"{joined} {listed} and {parts[-1]}."
 
 
@@ -143,7 +160,7 @@ def _of_the_paper(summary: Summary, evaluation: Evaluation) -> dict[ThreatModel,
             each = [paper["robust_accuracy"][name] for name in members]
             value = min((one for one in each if one is not None), default=None)
         if value is not None:
-            of = " of those right clean" if paper["counts"] == "given_clean_correct" else ""
+            of = " of those right before" if paper["counts"] == "given_clean_correct" else ""
             found[ball] = _share(value, paper["num_counted"]) + of
     return found
 
@@ -158,7 +175,7 @@ def _without_bound(
     """Returns what the strongest attack without a bound leaves, and how near its images lie."""
     strongest = min(counted, key=lambda name: judge["robust_accuracy"][name] or 0.0)
     left = _share(judge["robust_accuracy"][strongest] or 0.0, number)
-    words = f"{left} under {strongest}, an attack without a bound"
+    words = f"{_still(left)} under {strongest}, an attack without a bound"
     attack, found = evaluation.attacks[strongest].attack, summary["distances"].get(strongest)
     # Distances are of the headline's judge.
     if found is None or evaluation.deciding != next(iter(evaluation.judges)):
@@ -182,12 +199,11 @@ def _submitted(judge: JudgeSummary) -> str:
     if not attacked:
         return ""
     worst = max(attacked, key=lambda name: attacked[name])
-    # An estimate, not a count.
-    share = _share(attacked[worst], COUNTED_SINGLY)
+    share = _share(attacked[worst], COUNTED_SINGLY)  # an estimate, not a count
     verb = "is" if share == "none" else "are"
     return (
-        f"The defence is random: of images that are submitted {times} times under {worst}, {share} "
-        f"{verb} wrong at least once."
+        f"The defence is random: attacked by {worst} and submitted {times} times, {share} of the "
+        f"images {verb} wrong at least once."
     )
 
 

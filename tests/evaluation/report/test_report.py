@@ -49,17 +49,19 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "source"):
             self.open.append(tag)
         if tag == "img" and not dict(attrs).get("alt"):
             self.silent.append(tag)
-        self.sources += [value[:22] for name, value in attrs if name in ("src", "href")]
+        self.sources += [value[:22] for name, value in attrs if name in ("src", "srcset")]
+        links = [value for name, value in attrs if name == "href"]
+        assert all(link.startswith("#") for link in links)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
@@ -114,7 +116,7 @@ def test_everything_is_on_the_page(tmp_path, data):
         judges=side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=2)),
         certificates={"sigma 0.5": Smoothing(0.5, num_selection=8, num_samples=64)},
         num_certified=5,
-        selection=Selection(num_examples=48),
+        selection=Selection(num_examples=50),
         batch_size=48,
         budget="reduced",
         printed=Printed(
@@ -127,10 +129,12 @@ def test_everything_is_on_the_page(tmp_path, data):
     )
     page, summary = report(tmp_path, data, KAP(network=small.NETWORK, sigma=0.2), wanted)
     assert page.headings == [
-        "Accuracy", "Can these numbers be trusted?", "Accuracy over eps", "Certified accuracy",
-        "Images and their adversarial twins", "Which classes are taken for which",
-        "Inside the network", "Other columns, and time",
+        "Can these numbers be trusted?", "Accuracy", "The checks, one by one",
+        "Accuracy over eps", "Certified accuracy", "Images and their adversarial twins",
+        "Which classes are taken for which", "Inside the network", "Other columns, and time",
+        "Once more",
     ]  # fmt: skip
+    assert "At the reduced budget, of 50 images," in page.words
     assert set(page.sources) == {"data:image/png;base64,"}
     assert page.silent == []
     assert "<small> & co" in page.words

@@ -63,24 +63,24 @@ def test_one_ball_beside_the_papers_protocol():
     standing = {"pgd": {"paper": 580, "honest": 600}, "apgd": {"paper": 700, "honest": 410}}
     found = words(attacks, standing, number=1000, clean=900, judges=side_by_side())
     assert found == (
-        "Of 1,000 images, 90 % are right clean and 41 % under every attack made within 8/255 "
-        "(Linf); the paper's own protocol says 58 %."
+        "Of 1,000 images, 90 % are classified right, and 41 % still are under every attack made "
+        "within 8/255 (Linf); the paper's own protocol says 58 %."
     )
     # The paper's column counts otherwise: its least number, of what it counts.
     paper = Judge(rule="paper", counts="given_clean_correct")
     found = words(attacks, standing, number=1000, clean=900, judges=side_by_side(paper))
-    assert found.endswith("the paper's own protocol says 64 % of those right clean.")
+    assert found.endswith("the paper's own protocol says 64 % of those right before.")
 
 
 def test_no_paper_and_one_attack():
     assert words({"pgd": RUN}, {"pgd": 0}) == (
-        "Of 100 images, all are right clean and none under the one attack, pgd, within 8/255 "
-        "(Linf)."
+        "Of 100 images, all are classified right, and none is right under the one attack, pgd, "
+        "within 8/255 (Linf)."
     )
     judges = {"right": Judge(counts="given_clean_correct")}
     assert words({"pgd": RUN}, {"pgd": 20}, clean=80, judges=judges) == (
-        "Of 100 images, 80 % are right clean; of these, 25 % under the one attack, pgd, within "
-        "8/255 (Linf)."
+        "Of 100 images, 80 % are classified right; of these, 25 % still are under the one attack, "
+        "pgd, within 8/255 (Linf)."
     )
 
 
@@ -91,9 +91,9 @@ def test_several_balls():
     }  # fmt: skip
     standing = {"inner": {"paper": 80, "honest": 70}, "outer": 3, "round": 40}
     assert words(attacks, standing, judges=side_by_side()) == (
-        "Of 100 images, all are right clean and 70 % under every attack made within 2/255 (Linf) "
-        "(the paper's own protocol: 80 %), 3 % within 8/255 (Linf) and 40 % within 0.5 (L2) (the "
-        "paper's own protocol: 40 %)."
+        "Of 100 images, all are classified right, and 70 % still are under every attack made "
+        "within 2/255 (Linf) (the paper's own protocol: 80 %), 3 % within 8/255 (Linf) and 40 % "
+        "within 0.5 (L2) (the paper's own protocol: 40 %)."
     )
 
 
@@ -101,8 +101,8 @@ def test_of_many_balls_the_smallest_and_the_largest():
     curve = AttackRun(PGD(SMALL)).over_radii("pgd", eps=[k / 255 for k in (1, 2, 4, 8, 16)])
     standing = dict(zip(curve, (90, 70, 50, 20, 1), strict=True))
     assert words(curve, standing) == (
-        "Of 100 images, all are right clean and 90 % under every attack made within 1/255 (Linf) "
-        "and 1 % within 16/255 (Linf)."
+        "Of 100 images, all are classified right, and 90 % still are under every attack made "
+        "within 1/255 (Linf) and 1 % within 16/255 (Linf)."
     )
 
 
@@ -113,8 +113,8 @@ def test_attacks_without_a_bound():
     }
     found = words(attacks, {"deepfool": 2, "other": 30})
     assert found == (
-        "Of 100 images, all are right clean and 2 % under deepfool, an attack without a bound; "
-        "half of the images that fell changed by 0.25 in Linf or less."
+        "Of 100 images, all are classified right, and 2 % still are under deepfool, an attack "
+        "without a bound; half of the images that fell changed by 0.25 in Linf or less."
     )
     # Distances are the headline's, which is not asked here.
     found = words(attacks, {"deepfool": 2, "other": 30}, judges=side_by_side())
@@ -125,7 +125,8 @@ def test_attacks_without_a_bound():
 
 def test_nothing_attacked_or_nothing_right():
     assert words({}, {}, clean=97) == (
-        "Of 100 images, 97 % are right; nothing was attacked, so nothing is said of robustness."
+        "Of 100 images, 97 % are classified right; nothing was attacked, so nothing is said of "
+        "robustness."
     )
     assert words({"pgd": RUN}, {"pgd": 0}, clean=0) == (
         "Of 100 images, none is right, attacked or not: nothing is said of robustness."
@@ -139,10 +140,11 @@ def test_nothing_attacked_or_nothing_right():
 
 def test_few_images_are_counted_and_shares_are_not_rounded_away():
     assert words({"pgd": RUN}, {"pgd": 1}, number=8, clean=3) == (
-        "Of 8 images, 3 are right clean and 1 under the one attack, pgd, within 8/255 (Linf)."
+        "Of 8 images, 3 are classified right, and 1 still is under the one attack, pgd, within "
+        "8/255 (Linf)."
     )
     found = words({"pgd": RUN}, {"pgd": 2}, number=1000, clean=998)
-    assert "more than 99 % are right clean and less than 1 % under" in found
+    assert "more than 99 % are classified right, and less than 1 % still are under" in found
 
 
 def test_a_random_defence_and_its_submissions():
@@ -150,8 +152,8 @@ def test_a_random_defence_and_its_submissions():
                   share=0.99)  # fmt: skip
     # Of those that stand one draw of a hundred is wrong, of the others all are.
     assert found.endswith(
-        "The defence is random: of images that are submitted 100 times under pgd, all are wrong at "
-        "least once."
+        "The defence is random: attacked by pgd and submitted 100 times, all of the images are "
+        "wrong at least once."
     )
     found = words({"pgd": RUN}, {"pgd": 50}, share=0.99, judges={"one": Judge(rule="fixed")})
     assert "random" not in found
@@ -172,8 +174,8 @@ def test_selections_budgets_flags_and_certificates():
     }  # fmt: skip
     assert in_words(found, wanted) == (
         "At the reduced budget, of 100 images that were chosen for being right (40 % of 250), all "
-        "are right clean and 40 % under the one attack, pgd, within 8/255 (Linf). Of 50 certified "
-        "images, 12 % are proven right within 8/255 (Linf). Of 50 certified images, 70 % are "
-        "proven right under noise (sigma 0.5), within 0.4 (L2) on average. A sanity check speaks "
-        "against these numbers."
+        "are classified right, and 40 % still are under the one attack, pgd, within 8/255 (Linf). "
+        "Of 50 certified images, 12 % are proven right within 8/255 (Linf). Of 50 certified "
+        "images, 70 % are proven right under noise (sigma 0.5), within 0.4 (L2) on average. A "
+        "sanity check speaks against these numbers."
     )

@@ -27,8 +27,9 @@ a { color: var(--accent); }
 .trust .all li { margin: 6px 0; }
 .trust .counts { display: flex; flex-wrap: wrap; gap: 2px 18px; }
 .scroll { overflow-x: auto;  /* shaded at an edge behind which there is more */
-  background: linear-gradient(to right, var(--paper), transparent) 0 0 / 24px 100% no-repeat local,
-    linear-gradient(to left, var(--paper), transparent) 100% 0 / 24px 100% no-repeat local,
+  background:
+    linear-gradient(to right, var(--paper) 9px, transparent) 0 0 / 24px 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 9px, transparent) 100% 0 / 24px 100% no-repeat local,
     linear-gradient(to right, #0003, transparent) 0 0 / 8px 100% no-repeat scroll,
     linear-gradient(to left, #0003, transparent) 100% 0 / 8px 100% no-repeat scroll; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }

@@ -15,9 +15,6 @@ from robust_jax.runtime.wording import NOTHING, text
 WIDTH = 10.5
 """Of the page, inches of 96 pixels."""
 
-TALLEST = 6.0
-"""Inches that a figure whose shape is fixed may grow to."""
-
 
 class Section(NamedTuple):
     """A part of the page.
@@ -71,15 +68,13 @@ def filled_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def picture(figure: Figure, caption: str) -> str:
     """Returns a figure with its pixels inside the page, as wide as the page.
 
-    One whose axes may have any shape is drawn anew for the page's width, and shown as it was on
-    narrow screens; one whose shape is fixed grows as a whole, up to a height.
+    It is drawn anew for that width, and shown as it was drawn on narrow screens; one whose axes
+    have a shape of their own, as an image's, stays as it is.
     """
-    drawn = tuple(figure.get_size_inches())
-    wide, high = drawn
-    scale = max(1.0, WIDTH / wide)
+    wide, high = drawn = _size(figure)
     if _is_of_fixed_shape(figure):
-        scale = max(1.0, min(scale, TALLEST / high))
-        return _figure(_image(figure, (wide * scale, high * scale), caption), caption)
+        return _figure(_image(figure, drawn, caption), caption)
+    scale = max(1.0, WIDTH / wide)
     # Wider than it was, and a little higher.
     image = _image(figure, (wide * scale, high * scale**0.5), caption)
     narrow = f'<source media="(max-width: 700px)" srcset="{_data(figure, drawn)}">'
@@ -94,10 +89,7 @@ def figures(pairs: Sequence[tuple[Figure, str]]) -> str:
     """
     alone = len(pairs) % 2 == 1
     beside = pairs[:-1] if alone else pairs
-    parts = [
-        _figure(_image(one, tuple(one.get_size_inches()), caption), caption)
-        for one, caption in beside
-    ]
+    parts = [_figure(_image(one, _size(one), caption), caption) for one, caption in beside]
     parts += [picture(*one) for one in pairs[len(beside) :]]
     return f'<div class="figures">{"".join(parts)}</div>' if len(parts) > 1 else "".join(parts)
 
@@ -141,6 +133,12 @@ def write_page(file: pathlib.Path, title: str, lead: str, sections: Iterable[Sec
     partial.replace(file)
 
 
+def _size(figure: Figure) -> tuple[float, float]:
+    """Returns how wide and high a figure is."""
+    wide, high = figure.get_size_inches().tolist()
+    return wide, high
+
+
 def _is_of_fixed_shape(figure: Figure) -> bool:
     """Returns whether a figure has axes that stretching would leave as they are."""
     return any(
@@ -153,20 +151,20 @@ def _figure(content: str, caption: str, *, whole: bool = False) -> str:
     return f"<figure{kind}>{content}<figcaption>{text(caption)}</figcaption></figure>"
 
 
-def _image(figure: Figure, size: tuple[float, ...], caption: str) -> str:
+def _image(figure: Figure, size: tuple[float, float], caption: str) -> str:
     width = round(96 * size[0])
     return f'<img width="{width}" alt="{text(caption)}" src="{_data(figure, size)}">'
 
 
-def _data(figure: Figure, size: tuple[float, ...]) -> str:
+def _data(figure: Figure, size: tuple[float, float]) -> str:
     """Returns a figure drawn in a size, which it does not keep."""
-    before = tuple(figure.get_size_inches())
+    before = _size(figure)
     buffer = io.BytesIO()
     try:
-        figure.set_size_inches(*size)
+        figure.set_size_inches(size)
         figure.savefig(buffer, format="png", dpi=160)
     finally:
-        figure.set_size_inches(*before)
+        figure.set_size_inches(before)
     return as_data(buffer.getvalue())
 
 

@@ -64,7 +64,7 @@ def headline(summary: Summary, descriptions: Mapping[str, str]) -> str:
     if submitted is not None:
         judge = [name for name, one in judges.items() if one["submissions"]][-1]
         notes += (
-            f"<p>The decision of {text(judge)} is random, and every image has its own draws, the "
+            f"<p>The judge {text(judge)} decides at random: every image has its own draws, the "
             "same clean and under every attack. <b>one draw</b>: accuracy of a single draw; "
             "<b>wrong in 1 of k</b>: images that one of k submissions gets wrong.</p>"
         )

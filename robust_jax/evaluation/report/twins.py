@@ -113,8 +113,8 @@ def twins(
     about = (
         "<p>Original, adversarial image, and the difference between them, amplified as often as is "
         f"said, where middle grey is no change; and what the judge {text(judge)} takes the image "
-        "for. They are of the first images, right before the attack, those that it turned wrong "
-        "first.</p>"
+        "for. They are of the first images, right before the attack, beginning with those that "
+        "it turned wrong.</p>"
     )
     return about + "".join(parts) + "".join(_left_out(kinds))
 

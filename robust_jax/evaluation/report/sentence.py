@@ -112,7 +112,8 @@ def _under_attack(summary: Summary, evaluation: Evaluation, judge: JudgeSummary)
     clean = f"{_are(_share(judge['clean_accuracy'], number))} classified right"
     counted = evaluation.counted(evaluation.deciding)
     if not counted:
-        return f"{clean}; nothing was attacked, so nothing is said of robustness."
+        why = "no attack counts here" if evaluation.attacks else "nothing was attacked"
+        return f"{clean}; {why}, so nothing is said of robustness."
     # Not all images are counted by every judge.
     given_right = judge["counts"] == "given_clean_correct"
     number = judge["num_counted"] if given_right else number

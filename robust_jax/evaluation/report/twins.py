@@ -22,6 +22,9 @@ IN_A_ROW = 3
 SMALL = 96
 """Images of fewer pixels a side are enlarged pixel by pixel."""
 
+LARGE = 160
+"""Images of more pixels a side are shown by every second pixel, or third, ...: a page is mailed."""
+
 ALIKE = 0.01
 """Attacks whose images differ by less than this times the change look the same."""
 
@@ -116,6 +119,9 @@ def twins(
         "for. They are of the first images, right before the attack, beginning with those that "
         "it turned wrong.</p>"
     )
+    step = _step(shown[kinds.shown[0]][1][0])
+    if step > 1:
+        about += f"<p>Of every {step} rows and columns of pixels one is shown.</p>"
     return about + "".join(parts) + "".join(_left_out(kinds))
 
 
@@ -187,10 +193,16 @@ def _image(pixels: Float[np.ndarray, "h w k"], words: str) -> str:
     values = np.asarray(pixels, np.float32)
     if values.shape[-1] != 3:
         values = values.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    step = _step(values)
     buffer = io.BytesIO()
-    imsave(buffer, np.clip(values, 0, 1), format="png")
+    imsave(buffer, np.ascontiguousarray(np.clip(values[::step, ::step], 0, 1)), format="png")
     kind = ' class="pixels"' if max(values.shape) < SMALL else ""
     return f'<img{kind} alt="{text(words)}" src="{as_data(buffer.getvalue())}">'
+
+
+def _step(pixels: Float[np.ndarray, "h w k"]) -> int:
+    """Returns by how many pixels an image is shown that has too many."""
+    return -(-max(pixels.shape[:2]) // LARGE)
 
 
 def _left_out(kinds: Different) -> Iterator[str]:

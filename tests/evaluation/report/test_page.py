@@ -90,10 +90,12 @@ def test_what_twins_are_taken_for():
     assert "<b>&lt;cow&gt;</b>" in page
     assert 'alt="adversarial, taken for dog"' in page
     assert '<img class="pixels"' in page
-    large = {0: np.zeros((100, 100, 4), np.float32)}
-    shown = {"pgd": (ROWS[:1], np.full((1, 100, 100, 4), 1e-4, np.float32))}
+    large = {0: np.zeros((100, 200, 4), np.float32)}
+    shown = {"pgd": (ROWS[:1], np.full((1, 100, 200, 4), 1e-4, np.float32))}
     page = twins(shown, large, RECORDS, NAMES, judge="honest", descriptions={})
     assert 'class="pixels"' not in page
+    assert {each.shape[:2] for each in decoded(page)} == {(50, 100)}
+    assert "Of every 2 rows and columns of pixels one is shown" in page
     assert 'taken for <b class="flag">&lt;cow&gt;</b>' in page  # the clean image, too
 
 

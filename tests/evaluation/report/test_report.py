@@ -67,23 +67,41 @@ class Page(html.parser.HTMLParser):
             self.headings.append(data)
 
 
-def assert_fits(file, width):
-    """In a browser, where there is one: nothing is wider than the window, nothing goes wrong."""
+def measured(file, name, width, expression, change=("", "")):
+    """In a browser, where there is one, two numbers of the page; nothing goes wrong there."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        return
-    root = "document.documentElement"
-    script = f"<script>document.title = `${{{root}.scrollWidth}} ${{{root}.clientWidth}}`</script>"
-    copy = file.with_name(f"{width}.html")
-    copy.write_text(file.read_text().replace("</body>", f"{script}</body>"))
+        return (0, 0)
+    script = f"<script>document.title = {expression}</script>"
+    copy = file.with_name(f"{name}.html")
+    copy.write_text(file.read_text().replace(*change).replace("</body>", f"{script}</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     found = subprocess.run(
         [browser, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert ":CONSOLE" not in found.stderr
-    measured = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
-    assert int(measured[1]) <= int(measured[2])
+    numbers = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
+    return int(numbers[1]), int(numbers[2])
+
+
+def assert_fits(file, width):
+    """Nothing is wider than the window."""
+    root = "document.documentElement"
+    expression = f"`${{{root}.scrollWidth}} ${{{root}.clientWidth}}`"
+    wide, window = measured(file, width, width, expression)
+    assert wide <= window
+
+
+def assert_prints(file):
+    """On A4 no table is wider than the paper between the margins, and nothing is folded."""
+    rights = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    expression = f"`${{Math.ceil(Math.max(...{rights}))}} ${{document.body.clientWidth}}`"
+    paper = ("@media print", "@media all")
+    wide, sheet = measured(file, "paper", 688, expression, paper)
+    assert wide <= sheet
+    folded = "[...document.querySelectorAll('details table')].filter(t => !t.offsetHeight).length"
+    assert measured(file, "folded", 688, f"`${{{folded}}} 0`", paper) == (0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +177,7 @@ def test_everything_is_on_the_page(tmp_path, data):
     assert shlex.join(["python", *sys.argv]) in page.words
     for width in (1200, 480):
         assert_fits(tmp_path / "report.html", width)
+    assert_prints(tmp_path / "report.html")
     assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 

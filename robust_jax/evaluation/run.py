@@ -72,7 +72,15 @@ class Result(NamedTuple):
     @property
     def words(self) -> str:
         """Returns what it comes to, in a sentence or two that somebody can be told."""
-        return sentence.in_words(self.summary, self.evaluation)
+        return " ".join(self._sentences)
+
+    @property
+    def _sentences(self) -> list[str]:
+        asked = self.evaluation
+        return sentence.sentences(
+            self.summary, judge=asked.deciding, attacks=asked.attacks,
+            certificates=asked.certificates,
+        )  # fmt: skip
 
     def table(self, width: int = 120) -> str:
         """Returns the table, as a terminal of this many columns shows it."""
@@ -119,7 +127,7 @@ class Result(NamedTuple):
             summary=self.summary, records=self.records,
             findings=self.findings,
             certificates=self.certificates, measured=self.measured,
-            words=self.words, probed=asked.sanity,
+            sentences=self._sentences, probed=asked.sanity,
         )  # fmt: skip
 
 

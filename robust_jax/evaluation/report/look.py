@@ -18,7 +18,8 @@ a { color: var(--accent); }
   font-weight: 600; padding: 3px 10px; border-radius: 4px; margin: 8px 0; }
 .top { display: grid; grid-template-columns: minmax(0, 6fr) minmax(0, 5fr); gap: 18px 36px;
   align-items: start; margin-top: 14px; }
-.words { font-size: 20px; line-height: 1.45; margin: 0; }
+.words { font-size: 20px; line-height: 1.45; margin: 0 0 10px; }
+.words + .words { font-size: 16px; }
 .trust { border-left: 4px solid var(--note); background: var(--shade); padding: 12px 18px;
   border-radius: 0 6px 6px 0; }
 .trust.raised { border-color: var(--flag); } .trust.unopposed { border-color: var(--passed); }
@@ -38,7 +39,7 @@ th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var
 th { font-weight: 600; vertical-align: bottom; }
 th small { display: block; font-weight: 400; color: var(--quiet); }
 td:first-child { overflow-wrap: break-word; min-width: 8em; }
-td:first-child:has(.status) { min-width: 0; }
+td:first-child:has(.status) { min-width: 0; } td:has(> .status) + td { min-width: 11em; }
 td.number { white-space: nowrap; min-width: 6.5em; } td.number small { display: block; }
 td small, p small { color: var(--quiet); }
 tr.total td { font-weight: 600; } tr.first td { border-top: 2px solid var(--ink); }
@@ -75,12 +76,14 @@ code { overflow-wrap: anywhere; font-family: ui-monospace, "DejaVu Sans Mono", m
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   h2 { margin-top: 18px; } h2, h3, summary { break-after: avoid; }
   h2 + *, h3 + * { break-before: avoid; }
-  .words { font-size: 13pt; } .top { grid-template-columns: minmax(0, 1fr); }
+  .words { font-size: 13pt; } .words + .words { font-size: 11pt; }
+  .top { grid-template-columns: minmax(0, 1fr); }
   .trust, .command { background: none; border-style: solid; border-width: 1px; }
   .command { border-color: var(--line); }
   .trust { border-left-width: 4px; }
   .scroll { overflow: visible; background: none; } table { font-size: 8.5pt; }
   th, td { padding: 3px 8px 3px 0; overflow-wrap: anywhere; } td:first-child { min-width: 0; }
+  td:first-child:has(.status) { white-space: nowrap; overflow-wrap: normal; }
   thead { display: table-header-group; }
   tr, figure, .together, .trust li { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; gap: 4px 16px; } figure { margin: 6px 0 10px; }

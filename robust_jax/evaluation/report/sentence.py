@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from robust_jax.attacks import MinimumNormAttack, ThreatModel
 from robust_jax.attacks.threat import COUNTS, Norm
-from robust_jax.certify import Margins
-from robust_jax.evaluation.attack_runs import balls
+from robust_jax.certify import Margins, Smoothing
+from robust_jax.evaluation.attack_runs import AttackRun, balls
 from robust_jax.evaluation.judges import PAPER
-from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.evaluation.summary import CertificateSummary, JudgeSummary, Summary
 
 COUNTED_SINGLY = 20
@@ -29,29 +28,39 @@ MEANING: dict[Norm, str] = {
 """What a radius measures; counts need no words."""
 
 
-def in_words(summary: Summary, evaluation: Evaluation) -> str:
+Attacks = Mapping[str, AttackRun]
+
+
+def sentences(
+    summary: Summary,
+    *,
+    judge: str,
+    attacks: Attacks,
+    certificates: Mapping[str, Smoothing | Margins],
+) -> list[str]:
     """Returns what an evaluation comes to, by the word of its deciding judge.
 
-    Of a random defence it says besides what many submissions come to, of certificates what is
-    proven, and where a sanity check was raised that it was.
+    Of a random defence a second sentence says what many submissions come to, of certificates
+    another what is proven, and where a sanity check was raised the last one says so.
 
     Args:
         summary: from `reductions.summarize`, with what `run` adds to it.
-        evaluation: the protocol.
+        judge: whose word counts, `Evaluation.deciding`.
+        attacks: by name.
+        certificates: certifiers, by name.
     """
-    name = evaluation.deciding
-    judge, reduced = summary["judges"][name], summary["budget"] == "reduced"
+    numbers, reduced = summary["judges"][judge], summary["budget"] == "reduced"
     start = f"{'At the reduced budget, of' if reduced else 'Of'} {_images(summary)}"
-    if judge["clean_accuracy"] == 0:
-        first = f"{start}, none is right, attacked or not: nothing is said of robustness."
+    if numbers["clean_accuracy"] == 0:
+        found = [f"{start}, none is right, attacked or not: nothing is said of robustness."]
     else:
-        first = f"{start}, {_under_attack(summary, evaluation, judge)}"
-    sentences = [first, _submitted(judge), _proven(summary, evaluation)]
+        found = [f"{start}, {_under_attack(summary, judge, attacks)}"]
+    found += [*_submitted(numbers, attacks), *_proven(summary, certificates)]
     raised = sum(finding["status"] == "flag" for finding in summary.get("sanity", []))
     if raised:
         checks = "A sanity check speaks" if raised == 1 else f"{raised} sanity checks speak"
-        sentences.append(f"{checks} against these numbers.")
-    return " ".join(sentence for sentence in sentences if sentence)
+        found.append(f"{checks} against these numbers.")
+    return found
 
 
 def radius(threat: ThreatModel) -> str:
@@ -106,36 +115,38 @@ def _still(share: str) -> str:
     return f"{share} still {'is' if share == '1' else 'are'}"
 
 
-def _under_attack(summary: Summary, evaluation: Evaluation, judge: JudgeSummary) -> str:
+def _under_attack(summary: Summary, name: str, attacks: Attacks) -> str:
     """Returns the rest of the first sentence."""
-    number = summary["num_examples"]
+    judge, number = summary["judges"][name], summary["num_examples"]
     clean = f"{_are(_share(judge['clean_accuracy'], number))} classified right"
-    counted = evaluation.counted(evaluation.deciding)
+    counted = list(judge["robust_accuracy"])
     if not counted:
-        why = "no attack counts here" if evaluation.attacks else "nothing was attacked"
+        why = "no attack counts here" if attacks else "nothing was attacked"
         return f"{clean}; {why}, so nothing is said of robustness."
     # Not all images are counted by every judge.
     given_right = judge["counts"] == "given_clean_correct"
     number = judge["num_counted"] if given_right else number
     joined = f"{clean}{'; of these,' if given_right else ', and'}"
-    inside = balls(evaluation.attacks, counted)
+    inside = balls(attacks, counted)
     if not inside:
-        return f"{joined} {_without_bound(summary, evaluation, judge, counted, number)}."
+        return f"{joined} {_without_bound(summary, name, attacks, number)}."
     left = {ball: _share(judge["worst_case_accuracy"][str(ball)] or 0.0, number) for ball in inside}
-    papers = _of_the_paper(summary, evaluation)
+    papers = _of_the_paper(summary, name, attacks)
     if len(inside) == 1:
         ((ball, members),) = inside.items()
-        attacks = f"the one attack, {members[0]}," if len(members) == 1 else "every attack made"
+        which = f"the one attack, {members[0]}," if len(members) == 1 else "every attack made"
         paper = f"; the paper's own protocol says {papers[ball]}" if ball in papers else ""
-        return f"{joined} {_still(left[ball])} under {attacks} within {radius(ball)}{paper}."
+        return f"{joined} {_still(left[ball])} under {which} within {radius(ball)}{paper}."
     shown = _ends(list(inside)) if len(inside) > MOST_BALLS else list(inside)
-    beside = {ball: f" (the paper's own protocol: {papers[ball]})" for ball in papers}
-    places = [f"within {radius(ball)}{beside.get(ball, '')}" for ball in shown]
+    places = [f"within {radius(ball)}{_beside(papers.get(ball))}" for ball in shown]
     first = f"{_still(left[shown[0]])} under every attack made {places[0]}"
-    parts = [first, *(f"{left[ball]} {place}" for ball, place in zip(shown, places, strict=True))]
-    del parts[1]
-    listed = ", ".join(parts[:-1])
-    return f"{joined} {listed} and {parts[-1]}."
+    others = [f"{left[ball]} {place}" for ball, place in zip(shown, places, strict=True)]
+    listed = ", ".join([first, *others[1:-1]])
+    return f"{joined} {listed} and {others[-1]}."
+
+
+def _beside(paper: str | None) -> str:
+    return "" if paper is None else f", where the paper's own protocol says {paper}"
 
 
 def _ends(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
@@ -146,19 +157,19 @@ def _ends(threats: Sequence[ThreatModel]) -> list[ThreatModel]:
     return [one for each in by_norm.values() for one in dict.fromkeys((each[0], each[-1]))]
 
 
-def _of_the_paper(summary: Summary, evaluation: Evaluation) -> dict[ThreatModel, str]:
+def _of_the_paper(summary: Summary, name: str, attacks: Attacks) -> dict[ThreatModel, str]:
     """Returns what the paper's column leaves, by ball, where it is another than the deciding one.
 
     It is its worst case; of a column that counts otherwise than right before and after, its least
     number.
     """
-    if PAPER not in evaluation.judges or evaluation.deciding == PAPER:
+    if PAPER not in summary["judges"] or name == PAPER:
         return {}
     paper, found = summary["judges"][PAPER], {}
-    for ball, members in balls(evaluation.attacks, evaluation.counted(PAPER)).items():
+    for ball, members in balls(attacks, list(paper["robust_accuracy"])).items():
         value = paper["worst_case_accuracy"][str(ball)]
         if paper["counts"] != "clean_and_attacked":
-            each = [paper["robust_accuracy"][name] for name in members]
+            each = [paper["robust_accuracy"].get(member) for member in members]
             value = min((one for one in each if one is not None), default=None)
         if value is not None:
             of = " of those right before" if paper["counts"] == "given_clean_correct" else ""
@@ -166,20 +177,15 @@ def _of_the_paper(summary: Summary, evaluation: Evaluation) -> dict[ThreatModel,
     return found
 
 
-def _without_bound(
-    summary: Summary,
-    evaluation: Evaluation,
-    judge: JudgeSummary,
-    counted: Sequence[str],
-    number: int,
-) -> str:
+def _without_bound(summary: Summary, name: str, attacks: Attacks, number: int) -> str:
     """Returns what the strongest attack without a bound leaves, and how near its images lie."""
-    strongest = min(counted, key=lambda name: judge["robust_accuracy"][name] or 0.0)
-    left = _share(judge["robust_accuracy"][strongest] or 0.0, number)
-    words = f"{_still(left)} under {strongest}, an attack without a bound"
-    attack, found = evaluation.attacks[strongest].attack, summary["distances"].get(strongest)
+    robust = summary["judges"][name]["robust_accuracy"]
+    strongest = min(robust, key=lambda attack: robust[attack] or 0.0)
+    left = _still(_share(robust[strongest] or 0.0, number))
+    words = f"{left} under {strongest}, an attack without a bound"
+    attack, found = attacks[strongest].attack, summary["distances"].get(strongest)
     # Distances are of the headline's judge.
-    if found is None or evaluation.deciding != next(iter(evaluation.judges)):
+    if found is None or name != next(iter(summary["judges"])):
         return words
     norm: Norm = attack.norm if isinstance(attack, MinimumNormAttack) else "l2"
     distances = {"linf": found["linf"], "l2": found["l2"], "l1": found["l1"], "l0": found["l0"]}
@@ -190,50 +196,50 @@ def _without_bound(
     return f"{words}; half of the images that fell changed by {size} or less"
 
 
-def _submitted(judge: JudgeSummary) -> str:
-    """Returns what many submissions of an image to a random defence come to; else nothing."""
-    if not judge["submissions"]:
-        return ""
-    times = max(judge["submissions"], key=int)
-    rows: Mapping[str, float] = judge["submissions"][times]
+def _submitted(judge: JudgeSummary, attacks: Attacks) -> list[str]:
+    """Returns what many submissions of an image to a random defence come to, if it is one."""
+    times = max(judge["submissions"], key=int, default=None)
+    rows = {} if times is None else judge["submissions"][times]
     attacked = {name: wrong for name, wrong in rows.items() if name in judge["robust_accuracy"]}
     if not attacked:
-        return ""
+        return []
+    inside = balls(attacks, list(judge["robust_accuracy"]))
+    where = ""
+    if len(inside) > 1:  # the smallest: of larger ones little is left anyway
+        ball, members = next(iter(inside.items()))
+        attacked, where = {name: attacked[name] for name in members}, f" within {radius(ball)}"
     worst = max(attacked, key=lambda name: attacked[name])
     share = _share(attacked[worst], COUNTED_SINGLY)  # an estimate, not a count
     verb = "is" if share == "none" else "are"
-    return (
-        f"The defence is random: attacked by {worst} and submitted {times} times, {share} of the "
-        f"images {verb} wrong at least once."
-    )
+    return [
+        f"The defence is random: attacked by {worst}{where} and submitted {times} times, {share} "
+        f"of the images {verb} wrong at least once."
+    ]
 
 
-def _proven(summary: Summary, evaluation: Evaluation) -> str:
-    """Returns what the best certificate of the model itself proves; nothing where there is none."""
-    found = {
-        name: one for name, one in summary.get("certificates", {}).items()
-        if name in evaluation.certificates
-    }  # fmt: skip
-    margins = {name for name in found if isinstance(evaluation.certificates[name], Margins)}
+def _proven(summary: Summary, certificates: Mapping[str, Smoothing | Margins]) -> list[str]:
+    """Returns what the best certificates of the model itself prove, of bounds and of smoothing."""
 
     def images(one: CertificateSummary) -> str:
         number = one["num_images"]
-        share = _share(one["certified_accuracy"], number)
-        of = "image" if number == 1 else "images"
-        return f"Of {number:,} certified {of}, {_are(share)} proven right"
+        of = f"Of {number:,} certified image{'' if number == 1 else 's'}"
+        return f"{of}, {_are(_share(one['certified_accuracy'], number))} proven right"
 
+    # Those of other checkpoints have other names.
+    found = {name: one for name, one in summary.get("certificates", {}).items()
+             if name in certificates}  # fmt: skip
     sentences = []
+    bounds = {name: one for name, one in certificates.items() if isinstance(one, Margins)}
+    margins = [name for name in found if name in bounds]
     if margins:
         best = max(margins, key=lambda name: found[name]["certified_accuracy"])
-        certifier = evaluation.certificates[best]
-        assert isinstance(certifier, Margins)
-        ball = radius(ThreatModel(certifier.norm, certifier.eps))
-        sentences.append(f"{images(found[best])} within {ball}.")
-    smoothed = found.keys() - margins
+        ball = ThreatModel(bounds[best].norm, bounds[best].eps)
+        sentences.append(f"{images(found[best])} within {radius(ball)}.")
+    smoothed = [name for name in found if name not in bounds]
     if smoothed:
         best = max(smoothed, key=lambda name: found[name]["average_certified_radius"])
         far = found[best]["average_certified_radius"]
         sentences.append(
             f"{images(found[best])} under noise ({best}), within {far:.2g} (L2) on average."
         )
-    return " ".join(sentences)
+    return sentences

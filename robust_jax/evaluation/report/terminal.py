@@ -25,7 +25,7 @@ def print_summary(
         title: heading.
         summary: from `reductions.summarize`.
         descriptions: what each attack is, by its name.
-        words: what it comes to, see `sentence.in_words`; printed below.
+        words: what it comes to, `sentence.sentences`; printed below.
     """
     if jax.process_index() == 0:
         _show_on(title, summary, descriptions, words, console)
@@ -128,7 +128,9 @@ def cells(summary: Summary, kind: Row, name: str) -> list[Cell]:
 
 def names(summary: Summary, kind: Row) -> list[str]:
     """Returns the names of the rows that any judge has a number of."""
-    return list(dict.fromkeys(n for judge in summary["judges"].values() for n in judge[kind]))
+    # In the order of the judge that has most of them.
+    judges = sorted(summary["judges"].values(), key=lambda judge: -len(judge[kind]))
+    return list(dict.fromkeys(name for judge in judges for name in judge[kind]))
 
 
 def selected(summary: Summary) -> str:

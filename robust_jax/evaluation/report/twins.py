@@ -42,18 +42,27 @@ class Different(NamedTuple):
         shown: those that have a row.
         unmoved: those that left all images as they were.
         alike: those whose images are another's, by name, whose.
+        harmless: those that turned no image wrong, where others did.
         more: those for which there is no room.
     """
 
     shown: list[str]
     unmoved: list[str]
     alike: dict[str, str]
+    harmless: list[str]
     more: list[str]
 
 
-def different(shown: Shown, clean: Clean) -> Different:
-    """Returns which attacks look different from the clean images and from each other."""
-    found = Different([], [], {}, [])
+def different(shown: Shown, clean: Clean, records: Records, judge: str) -> Different:
+    """Returns which attacks look different from the clean images and from each other.
+
+    Args:
+        shown: what the attacks made.
+        clean: of the same rows.
+        records: of every attack.
+        judge: who says which images were turned wrong.
+    """
+    found = Different([], [], {}, [], [])
     for name, (rows, images) in shown.items():
         change = float(np.max(np.abs(images - _originals(rows, clean))))
         twin = next((one for one in found.shown if _alike(shown[one], shown[name], change)), None)
@@ -61,11 +70,18 @@ def different(shown: Shown, clean: Clean) -> Different:
             found.unmoved.append(name)
         elif twin is not None:
             found.alike[name] = twin
-        elif len(found.shown) < MAX_ATTACKS:
-            found.shown.append(name)
         else:
-            found.more.append(name)
-    return found
+            found.shown.append(name)
+
+    def turned(name: str, row: int) -> bool:
+        return _right(records, CLEAN, row, judge) and not _right(records, name, row, judge)
+
+    harmful = [
+        name for name in found.shown if any(turned(name, row) for row in shown[name][0].tolist())
+    ]
+    kept = harmful or found.shown
+    harmless = [name for name in found.shown if name not in kept]
+    return found._replace(shown=kept[:MAX_ATTACKS], harmless=harmless, more=kept[MAX_ATTACKS:])
 
 
 def twins(
@@ -91,7 +107,7 @@ def twins(
         HTML; nothing where no attack moved an image that was kept.
     """
     shown = {name: pair for name, pair in shown.items() if len(pair[0])}
-    kinds = different(shown, clean)
+    kinds = different(shown, clean, records, judge)
     if not kinds.shown:
         return ""
     parts = []
@@ -144,13 +160,15 @@ def _chosen(
 
     Where all were wrong before, those that moved.
     """
-
-    def right(attack: str, place: int) -> bool:
-        return records[attack][rows[place]].decisions[judge].correct
-
     moved = [place for place in range(len(rows)) if np.any(change[place])]
-    fit = [place for place in moved if right(CLEAN, place)] or moved
-    return sorted(fit, key=lambda place: (right(name, place), place))[:IN_A_ROW]
+    row = rows.tolist()
+    fit = [place for place in moved if _right(records, CLEAN, row[place], judge)] or moved
+    stands = {place: _right(records, name, row[place], judge) for place in fit}
+    return sorted(fit, key=lambda place: (stands[place], place))[:IN_A_ROW]
+
+
+def _right(records: Records, attack: str, row: int, judge: str) -> bool:
+    return records[attack][row].decisions[judge].correct
 
 
 def _twin(
@@ -183,7 +201,8 @@ def _twin(
         f"{_image(original, f'original, {name}')}"
         f"{_image(adversarial, f'adversarial, taken for {named(after)}')}"
         f"{_image(difference, 'difference, amplified')}"
-        f"<span>{first}</span><span>{said(after)}</span><span>difference &times; {gain:.3g}</span>"
+        f"<span>{first}</span><span>{said(after)}</span>"
+        f"<span>difference &times;&nbsp;{gain:.3g}</span>"
         "</figure>"
     )
 
@@ -210,6 +229,8 @@ def _left_out(kinds: Different) -> Iterator[str]:
     words = []
     if kinds.unmoved:
         words.append(f"{', '.join(kinds.unmoved)} (left these images as they were)")
+    if kinds.harmless:
+        words.append(f"{', '.join(kinds.harmless)} (turned none of these images wrong)")
     words += [f"{name} (the images of {other})" for name, other in kinds.alike.items()]
     if kinds.more:
         words.append(f"{', '.join(kinds.more)} (no room)")

@@ -68,7 +68,7 @@ def write(
     findings: Sequence[Finding],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
     measured: Mapping[str, Found],
-    words: str = "",
+    sentences: Sequence[str] = (),
     probed: bool = True,
 ) -> None:
     """Writes the page, from process 0 alone.
@@ -88,7 +88,7 @@ def write(
         findings: of the sanity checks.
         certificates: by name, with the images' labels.
         measured: answers of the measures, by name.
-        words: what it comes to, see `sentence.in_words`.
+        sentences: what it comes to, `sentence.sentences`.
         probed: did the sanity checks ask the model, and not the records alone?
     """
     if jax.process_index() != 0:
@@ -101,8 +101,9 @@ def write(
     )
     if summary["budget"] == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'
-    said = f'<div><p class="words">{text(words)}</p>{_footnote(summary, judge, attacks)}</div>'
-    lead += f'<div class="top">{said}{box(findings, probed=probed)}</div>'
+    said = "".join(f'<p class="words">{text(one)}</p>' for one in sentences)
+    said += _footnote(summary, judge, attacks)
+    lead += f'<div class="top"><div>{said}</div>{box(findings, probed=probed)}</div>'
     write_page(
         file,
         title,

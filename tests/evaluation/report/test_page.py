@@ -69,8 +69,8 @@ def test_a_row_for_each_attack_that_differs():
         "Not shown: still (left these images as they were); pgd again (the images of pgd)" in page
     )
     assert "&lt;20&gt;" in page
-    assert "difference &times; 10<" in page  # half the range over 0.05
-    assert "difference &times; 5<" in page
+    assert "difference &times;&nbsp;10<" in page  # half the range over 0.05
+    assert "difference &times;&nbsp;5<" in page
     # Row 0 was wrong before; each of the others is original, adversarial, difference.
     first = [each[..., 0] for each in decoded(page)[:9]]
     for place, row in enumerate((2, 3, 1)):
@@ -104,9 +104,20 @@ def test_no_twins_and_too_many():
     shown = {"pgd": (ROWS, IMAGES)}
     assert twins(shown, CLEAN, RECORDS, NAMES, judge="honest", descriptions={}) == ""
     shown = {f"pgd {n}": (ROWS, IMAGES + 0.01 * (n + 1)) for n in range(MAX_ATTACKS + 2)}
-    assert different(shown, CLEAN).more == list(shown)[MAX_ATTACKS:]
+    assert different(shown, CLEAN, of_all(shown), "honest").more == list(shown)[MAX_ATTACKS:]
     page = twins(shown, CLEAN, of_all(shown), NAMES, judge="honest", descriptions={})
     assert f"Not shown: {', '.join(list(shown)[MAX_ATTACKS:])} (no room)." in page
+    # One that turned no image wrong has a row where none did.
+    weak = {"weak": (ROWS, IMAGES + 0.01)}
+    records = {**RECORDS, "weak": RECORDS["clean"]}
+    page = twins({**shown, **weak}, CLEAN, of_all(shown) | records, NAMES,
+                 judge="honest", descriptions={})  # fmt: skip
+    assert "weak (the images of pgd 0)" in page
+    both = {"weak": (ROWS, IMAGES - 0.01), "pgd": (ROWS, IMAGES + 0.1)}
+    page = twins(both, CLEAN, records, NAMES, judge="honest", descriptions={})
+    assert "Not shown: weak (turned none of these images wrong)." in page
+    page = twins(weak, CLEAN, records, NAMES, judge="honest", descriptions={})
+    assert "<h3>weak</h3>" in page
 
 
 PASSED = Finding("gradients", "passed", "they are there")

@@ -9,7 +9,7 @@ from robust_jax.certify import Margins, Smoothing
 from robust_jax.evaluation import reductions
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.evaluation.records import Decision, Record
-from robust_jax.evaluation.report.sentence import in_words, radius
+from robust_jax.evaluation.report.sentence import radius, sentences
 
 SMALL, LARGE, ROUND = (
     ThreatModel("linf", 2 / 255), ThreatModel("linf", 8 / 255), ThreatModel("l2", 0.5)
@@ -33,6 +33,11 @@ def summary(wanted, standing, *, number=100, clean=None, share=1.0):
     records = {name: {row: record(row, left) for row in range(number)}
                for name, left in lefts.items()}  # fmt: skip
     return reductions.summarize(records, wanted)
+
+
+def in_words(found, wanted):
+    asked = {"attacks": wanted.attacks, "certificates": wanted.certificates}
+    return " ".join(sentences(found, judge=wanted.deciding, **asked))
 
 
 def words(attacks, standing, *, number=100, clean=None, share=1.0, **fields):
@@ -92,8 +97,8 @@ def test_several_balls():
     standing = {"inner": {"paper": 80, "honest": 70}, "outer": 3, "round": 40}
     assert words(attacks, standing, judges=side_by_side()) == (
         "Of 100 images, all are classified right, and 70 % still are under every attack made "
-        "within 2/255 (Linf) (the paper's own protocol: 80 %), 3 % within 8/255 (Linf) and 40 % "
-        "within 0.5 (L2) (the paper's own protocol: 40 %)."
+        "within 2/255 (Linf), where the paper's own protocol says 80 %, 3 % within 8/255 (Linf) "
+        "and 40 % within 0.5 (L2), where the paper's own protocol says 40 %."
     )
 
 
@@ -155,6 +160,10 @@ def test_a_random_defence_and_its_submissions():
         "The defence is random: attacked by pgd and submitted 100 times, all of the images are "
         "wrong at least once."
     )
+    # Of several balls the smallest.
+    attacks = {"outer": RUN, "inner": AttackRun(PGD(SMALL))}
+    found = words(attacks, {"outer": 10, "inner": 90}, share=0.99)
+    assert "attacked by inner within 2/255 (Linf) and submitted 100 times" in found
     found = words({"pgd": RUN}, {"pgd": 50}, share=0.99, judges={"one": Judge(rule="fixed")})
     assert "random" not in found
 

@@ -87,6 +87,7 @@ code { overflow-wrap: anywhere; font-family: ui-monospace, "DejaVu Sans Mono", m
   thead { display: table-header-group; }
   tr, figure, .together, .trust li { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; gap: 4px 16px; } figure { margin: 6px 0 10px; }
+  .twin span { font-size: 8pt; }
   details::details-content { content-visibility: visible; display: block; height: auto; }
   button { display: none; }
 }

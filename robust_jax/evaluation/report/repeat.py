@@ -42,7 +42,9 @@ def _commands(summary: Summary, directory: pathlib.Path) -> Iterator[tuple[str, 
     if (directory / "checkpoints").is_dir():
         yield (
             "The checkpoint once more, without training, in a directory of its own:",
-            shlex.join(["python", "evaluate.py", "--checkpoint", str(directory)]),
+            shlex.join(
+                ["python", "-m", "robust_jax.commands.evaluate", "--checkpoint", str(directory)]
+            ),
         )
     if (directory / "summary.json").is_file():
         yield (

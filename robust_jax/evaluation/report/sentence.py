@@ -141,8 +141,9 @@ def _under_attack(summary: Summary, name: str, attacks: Attacks) -> str:
     places = [f"within {radius(ball)}{_beside(papers.get(ball))}" for ball in shown]
     first = f"{_still(left[shown[0]])} under every attack made {places[0]}"
     others = [f"{left[ball]} {place}" for ball, place in zip(shown, places, strict=True)]
-    listed = ", ".join([first, *others[1:-1]])
-    return f"{joined} {listed} and {others[-1]}."
+    apart = "; " if papers else ", "
+    last = "; and " if papers else " and "
+    return f"{joined} {apart.join([first, *others[1:-1]])}{last}{others[-1]}."
 
 
 def _beside(paper: str | None) -> str:

@@ -196,7 +196,7 @@ def test_commands_that_repeat_it(tmp_path):
     found = {**SUMMARY, "environment": environment, "earlier_environments": [environment]}
     page = repeat(found, tmp_path / "report.html")
     assert page.count("<button") == 3
-    assert f"python evaluate.py --checkpoint {tmp_path}<" in page
+    assert f"robust_jax.commands.evaluate --checkpoint {tmp_path}<" in page
     assert f"robust_jax.evaluation.compare {tmp_path} OTHER<" in page
     assert "<td>number of devices</td>" in page
     assert "jax 1.2, numpy 3" in page

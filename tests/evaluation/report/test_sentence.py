@@ -97,8 +97,8 @@ def test_several_balls():
     standing = {"inner": {"paper": 80, "honest": 70}, "outer": 3, "round": 40}
     assert words(attacks, standing, judges=side_by_side()) == (
         "Of 100 images, all are classified right, and 70 % still are under every attack made "
-        "within 2/255 (Linf), where the paper's own protocol says 80 %, 3 % within 8/255 (Linf) "
-        "and 40 % within 0.5 (L2), where the paper's own protocol says 40 %."
+        "within 2/255 (Linf), where the paper's own protocol says 80 %; 3 % within 8/255 (Linf)"
+        "; and 40 % within 0.5 (L2), where the paper's own protocol says 40 %."
     )
 
 

@@ -101,7 +101,8 @@ def write(
     )
     if summary["budget"] == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'
-    said = "".join(f'<p class="words">{text(one)}</p>' for one in sentences)
+    unbroken = [text(one).replace(" %", "&nbsp;%") for one in sentences]
+    said = "".join(f'<p class="words">{one}</p>' for one in unbroken)
     said += _footnote(summary, judge, attacks)
     lead += f'<div class="top"><div>{said}</div>{box(findings, probed=probed)}</div>'
     write_page(

@@ -32,7 +32,7 @@ from robust_jax.evaluation.harness import Evaluator, evaluate, make_evaluator
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.protocol import CLEAN, Evaluation
-from robust_jax.evaluation.report import terminal
+from robust_jax.evaluation.report import sentence, terminal
 from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime import locks, logging, sharding
 from robust_jax.types import Variables
@@ -69,13 +69,28 @@ class Result(NamedTuple):
         """Returns which model this is of, and which split."""
         return f"{self.model.name}, step {self.model.step}, {self.evaluation.selection.split} split"
 
+    @property
+    def words(self) -> str:
+        """Returns what it comes to, in a sentence or two that somebody can be told."""
+        return " ".join(self._sentences)
+
+    @property
+    def _sentences(self) -> list[str]:
+        asked = self.evaluation
+        return sentence.sentences(
+            self.summary, judge=asked.deciding, attacks=asked.attacks,
+            certificates=asked.certificates,
+        )  # fmt: skip
+
     def table(self, width: int = 120) -> str:
         """Returns the table, as a terminal of this many columns shows it."""
-        return terminal.as_text(self.title, self.summary, self.evaluation.descriptions, width)
+        return terminal.as_text(
+            self.title, self.summary, self.evaluation.descriptions, width, self.words
+        )
 
     def show(self) -> None:
         """Prints the table, what the paper prints of the measures, and the findings."""
-        terminal.print_summary(self.title, self.summary, self.evaluation.descriptions)
+        terminal.print_summary(self.title, self.summary, self.evaluation.descriptions, self.words)
         for line in measurement.say_printed(self.measured, self.evaluation.asked):
             logging.say(line)
         terminal.print_findings(self.findings)
@@ -87,7 +102,7 @@ class Result(NamedTuple):
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the table and the findings."""
         return terminal.as_html(
-            self.title, self.summary, self.evaluation.descriptions, self.findings
+            self.title, self.summary, self.evaluation.descriptions, self.findings, self.words
         )
 
     def compare(self, other: "Result") -> list[paired.Pair]:
@@ -112,6 +127,7 @@ class Result(NamedTuple):
             summary=self.summary, records=self.records,
             findings=self.findings,
             certificates=self.certificates, measured=self.measured,
+            sentences=self._sentences, probed=asked.sanity,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robust_jax.analysis import style
-from robust_jax.evaluation.report.page import Section, picture, table, write_page
+from robust_jax.evaluation.report.page import Section, command, picture, table, write_page
 from robust_jax.runtime.wording import NOTHING, percent, text
 from robust_jax.study.definition import Study
 from robust_jax.study.table import Line, Share, relative_times
@@ -245,4 +245,4 @@ def _commands(spec: str) -> str:
         f"python -m robust_jax.study {spec} --only ROW",
         f"python train.py {spec}:ROW",
     ]
-    return "".join(f"<p><code>{text(line)}</code></p>" for line in lines)
+    return "".join(map(command, lines))

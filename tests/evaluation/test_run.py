@@ -65,6 +65,9 @@ def test_table_and_page(tmp_path):
     assert "50.00 %" in result.table(width=200)
     result.report(tmp_path / "page.html")
     assert "brightness" in (tmp_path / "page.html").read_text()
+    assert "Of 12 images, all are classified right, and 6 still are under" in result.words
+    assert f'<p class="words">{result.words}</p>' in (tmp_path / "page.html").read_text()
+    assert result.words in result.table(width=200)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 

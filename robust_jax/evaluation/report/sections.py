@@ -1,9 +1,11 @@
 """The report's sections, each made of what an evaluation wrote."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from robust_jax import analysis
 from robust_jax.attacks import BoundedAttack
@@ -11,22 +13,27 @@ from robust_jax.attacks.threat import Norm
 from robust_jax.certify import Certificate
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.protocol import CLEAN, AttackRun, Printed
-from robust_jax.evaluation.records import Record, Records
+from robust_jax.evaluation.records import Records
 from robust_jax.evaluation.reductions import share
-from robust_jax.evaluation.report.page import Section, picture, table
+from robust_jax.evaluation.report.page import Section, figures, table
+from robust_jax.evaluation.report.repeat import repeat
 from robust_jax.evaluation.report.tables import (
-    checks,
     details,
     headline,
     papers_table,
     with_interval,
 )
+from robust_jax.evaluation.report.trust import EVERY_CHECK, every_check
+from robust_jax.evaluation.report.twins import Clean, Shown, twins
 from robust_jax.evaluation.sanity import Finding
 from robust_jax.evaluation.summary import CertificateSummary, Summary
 from robust_jax.runtime.wording import NOTHING, percent, text
 
 MAX_CLASSES = 20
 """Most classes whose confusion is drawn."""
+
+PER_CLASS = 5
+"""Fewest images of a class, in the mean, of which shares are worth drawing."""
 
 
 def sections(
@@ -37,11 +44,12 @@ def sections(
     attacks: Mapping[str, AttackRun],
     judge: str,
     printed: Printed | None,
-    shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    clean_images: Mapping[int, np.ndarray],
+    shown: Shown,
+    clean_images: Clean,
     class_names: Sequence[str],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
     measured: Mapping[str, Found],
+    file: pathlib.Path,
 ) -> Iterator[Section]:
     """Yields the sections of the page, in order; one without anything to show is left out.
 
@@ -57,28 +65,34 @@ def sections(
         class_names: in label order.
         certificates: by name, with the labels.
         measured: answers of the measures, by name.
+        file: of the page.
     """
     descriptions = {name: run.described for name, run in attacks.items()}
     yield Section("Accuracy", headline(summary, descriptions) + papers_table(printed))
-    yield Section("Can these numbers be trusted?", checks(findings))
+    yield Section(EVERY_CHECK, every_check(findings))
     curves = list(_accuracy_over_eps(attacks, records, judge))
     if curves:
-        pictures, rows = zip(*curves, strict=True)
-        numbers = table(["attack", "eps", "accuracy"], [row for each in rows for row in each])
+        numbers = table(["attack", "eps", "accuracy"], [row for _, rows in curves for row in rows])
         folded = f"<details><summary>The curves' numbers</summary>{numbers}</details>"
-        body = f'<div class="figures">{"".join(pictures)}</div>{folded}'
-        yield Section("Accuracy over eps", body)
+        yield Section("Accuracy over eps", figures([pair for pair, _ in curves]) + folded)
     if certificates:
         yield Section(
             "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
         )
-    pictures = list(_twins(shown, clean_images, records, class_names, summary["judges"]))
+    pictures = twins(
+        shown, clean_images, records, class_names, judge=judge, descriptions=descriptions
+    )
     if pictures:
-        yield Section("Images and their adversarial twins", "".join(pictures))
-    if len(class_names) <= MAX_CLASSES:
+        yield Section("Images and their adversarial twins", pictures)
+    if len(class_names) <= min(MAX_CLASSES, len(records[CLEAN]) / PER_CLASS):
         yield Section("Which classes are taken for which", _confusion(records, class_names, judge))
     yield from _by_subject(measured)
-    yield Section("Other columns, and time", details(summary))
+    others = details(summary)
+    if others:
+        yield Section("Other columns, and time", others)
+    again = repeat(summary, file)
+    if again:
+        yield Section("Once more", again)
 
 
 def _standing(records: Records, name: str, judge: str) -> np.ndarray:
@@ -91,7 +105,7 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
 
 def _accuracy_over_eps(
     attacks: Mapping[str, AttackRun], records: Records, judge: str
-) -> Iterator[tuple[str, list[list[str]]]]:
+) -> Iterator[tuple[tuple[Figure, str], list[list[str]]]]:
     """Yields for each norm of which attacks come at two eps or more a figure and its numbers."""
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in get_args(Norm):
@@ -115,7 +129,7 @@ def _accuracy_over_eps(
                 for eps in sorted(curve)
             ]
             words = f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals."
-            yield picture(figure, words), rows
+            yield (figure, words), rows
 
 
 def _radius(eps: float, norm: str) -> str:
@@ -151,14 +165,14 @@ def _certified(
     }
     if curves:
         words = "Share of images certified as their class at a radius; bands: 95 % intervals."
-        pictures.append(picture(analysis.certified_curves(curves), words))
+        pictures.append((analysis.certified_curves(curves), words))
     margins = {
         name: one.margin for name, (one, _) in certificates.items() if one.margin is not None
     }
     if margins:
         words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
-        pictures.append(picture(analysis.margin_scatter(margins), words))
-    return table(headings, rows) + "".join(pictures)
+        pictures.append((analysis.margin_scatter(margins), words))
+    return table(headings, rows) + figures(pictures)
 
 
 def _with_intervals(one: CertificateSummary) -> list[str]:
@@ -180,49 +194,22 @@ def _votes(one: CertificateSummary) -> str:
     return f"{one['num_votes']:,.0f} of {one['most_votes']:,}"
 
 
-def _twins(
-    shown: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    clean_images: Mapping[int, np.ndarray],
-    records: Records,
-    class_names: Sequence[str],
-    judges: Iterable[str],
-) -> Iterator[str]:
-    def name(record: Record) -> str:
-        prediction = record.headline(judges).prediction
-        return class_names[prediction] if prediction >= 0 else "NaN"
-
-    for attack, (rows, images) in shown.items():
-        if len(rows) == 0:
-            continue
-        figure = analysis.image_twins(
-            np.stack([clean_images[row] for row in rows]),
-            images,
-            names=[class_names[records[CLEAN][row].label] for row in rows],
-            perturbed_names=[name(records[attack][row]) for row in rows],
-        )
-        yield picture(
-            figure,
-            f"{attack}: labels above, below what the first column's judge takes the twin for; "
-            "differences amplified.",
-        )
-
-
 def _confusion(records: Records, class_names: Sequence[str], judge: str) -> str:
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
-    def figure(name: str) -> str:
+    def figure(name: str) -> tuple[Figure, str]:
         predictions = np.asarray(
             [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
         )
         decided = predictions >= 0
         matrix = analysis.confusion_matrix(labels[decided], predictions[decided], class_names)
         missing = "" if decided.all() else f" {np.sum(~decided)} without: their scores are NaN."
-        return picture(matrix, f"{name}, judged by {judge!r}.{missing}")
+        return matrix, f"{name}, judged by {judge!r}.{missing}"
 
     attacks = [name for name in records if name != CLEAN]
     weakest = min(attacks, key=lambda name: _standing(records, name, judge).sum(), default=None)
     names = [CLEAN] if weakest is None else [CLEAN, weakest]
-    return f'<div class="figures">{"".join(map(figure, names))}</div>'
+    return figures([figure(name) for name in names])
 
 
 def _by_subject(measured: Mapping[str, Found]) -> Iterator[Section]:
@@ -233,7 +220,5 @@ def _by_subject(measured: Mapping[str, Found]) -> Iterator[Section]:
         lines = [list(line) for answer in here for line in answer.lines]
         if lines:
             body += table(["", ""], lines)
-        pictures = [picture(*pair) for answer in here for pair in answer.figures]
-        if pictures:
-            body += f'<div class="figures">{"".join(pictures)}</div>'
+        body += figures([pair for answer in here for pair in answer.figures])
         yield Section(title, body)

@@ -1,9 +1,9 @@
-"""The report's tables: accuracy, the paper's numbers, findings, other columns."""
+"""The report's tables: accuracy, the paper's numbers, other columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from robust_jax.evaluation.protocol import CLEAN, Printed
-from robust_jax.evaluation.report.page import table
+from robust_jax.evaluation.report.page import filled_table, table
 from robust_jax.evaluation.report.terminal import (
     AGAIN,
     COUNTED,
@@ -17,11 +17,8 @@ from robust_jax.evaluation.report.terminal import (
     rejudged,
     submissions,
 )
-from robust_jax.evaluation.sanity import Finding
-from robust_jax.evaluation.summary import Row, Summary
+from robust_jax.evaluation.summary import JudgeSummary, Row, Summary
 from robust_jax.runtime.wording import NOTHING, percent, text
-
-STATUS_WORDS = {"flag": "FLAG", "note": "Note", "passed": "Passed", "not run": "Not run"}
 
 
 def with_interval(number: Cell) -> str:
@@ -58,23 +55,23 @@ def headline(summary: Summary, descriptions: Mapping[str, str]) -> str:
     for name in names(summary, "worst_case_accuracy"):
         what = named(f"worst case, {name}", IN_THE_BALL)
         rows.append([what, *row("worst_case_accuracy", name)])
-    lead = (
+    notes = (
         "<p>Accuracy, with 95 % Wilson intervals. The columns judge the same adversarial images by "
         "different rules; a dash: an attack that the column does not count. Of one norm balls "
         "nest: what breaks an image inside counts outside. An attack without a bound is in no "
         "worst case.</p>"
     )
     if submitted is not None:
-        lead += (
-            "<p>The defence is random, and every image has its own draws, the same clean and under "
-            "every attack. <b>one draw</b>: accuracy of a single draw; <b>wrong in 1 of k</b>: "
-            "images that one of k submissions gets wrong.</p>"
+        judge = [name for name, one in judges.items() if one["submissions"]][-1]
+        notes += (
+            f"<p>The judge {text(judge)} decides at random: every image has its own draws, the "
+            "same clean and under every attack. <b>one draw</b>: accuracy of a single draw; "
+            "<b>wrong in 1 of k</b>: images that one of k submissions gets wrong.</p>"
         )
     printed = [] if paper is None else [f"printed, {paper['table']}"]
-    columns = [f"{name}: {COUNTED[judge['counts']]}" for name, judge in judges.items()]
-    worst = bool(names(summary, "worst_case_accuracy"))
+    columns = [f"{name}\n{COUNTED[judge['counts']]}" for name, judge in judges.items()]
     headings = ["attack", *columns, *(submitted or {}), *printed]
-    return lead + table(headings, rows, total=worst)
+    return table(headings, rows, total=len(names(summary, "worst_case_accuracy"))) + notes
 
 
 def papers_table(printed: Printed | None) -> str:
@@ -99,70 +96,53 @@ def papers_table(printed: Printed | None) -> str:
     )
 
 
-def checks(findings: Sequence[Finding]) -> str:
-    """Returns the flags and notes of the sanity checks, and the others folded."""
-
-    def rows(statuses: Sequence[str]) -> list[list[str]]:
-        return [
-            [
-                f'<span class="status {status.replace(" ", "")}">{STATUS_WORDS[status]}</span>',
-                text(finding.check),
-                f"{text(finding.text)} <b>{text(finding.next_step)}</b>"
-                if status in ("flag", "note") else text(finding.text),
-            ]
-            for status in statuses
-            for finding in findings
-            if finding.status == status
-        ]  # fmt: skip
-
-    raised, others = rows(("flag", "note")), rows(("passed", "not run"))
-    num_flags = sum(finding.status == "flag" for finding in findings)
-    lead = f"<p>{num_flags} flags among {len(findings)} checks.</p>"
-    body = table(["", "check", "what was found, and what to do"], raised) if raised else ""
-    rest = table(["", "check", "what was found"], others)
-    return f"{lead}{body}<details><summary>All other checks</summary>{rest}</details>"
-
-
 def details(summary: Summary) -> str:
-    """Returns what papers count besides, distances, passes and time of each attack, the command."""
-    judges = summary["judges"]
-    headings = ["attack"]
-    for judge in judges:
-        headings += [f"{judge}: given clean right", "one draw", "top 5", "#S, right of those"]
-    rows = []
-    for name in names(summary, "robust_accuracy"):
-        row = [text(name)]
-        for judge in judges.values():
-            if name not in judge["robust_accuracy"]:
-                row += [NOTHING] * 4
-                continue
-            successes = judge["successes"][name]
-            row += [
-                percent(judge["given_clean_correct"][name]),
-                percent(judge["single_draw"][name]),
-                percent(judge["top5_accuracy"][name]),
-                f"{successes['count']}, {percent(successes['accuracy'])}",
-            ]
-        passes, seconds = summary["passes"].get(name), summary["seconds"].get(name)
-        cost = NOTHING
-        if passes is not None:
-            cost = f"{passes['forward']:,.0f} + {passes['backward']:,.0f}"
-        took = NOTHING if seconds is None else f"{seconds:.1f} s"
-        rows.append([*row, *_distances(summary, name), cost, took])
-    words = (
+    """Returns what papers count besides, by judge, and each attack's changes, passes and time."""
+    attacks = names(summary, "robust_accuracy")
+    if not attacks:
+        return ""
+    parts = [
         "<p>#S: images that the attack turned wrong for the first column's judge. The share that "
-        "a column has right of those alone is what some papers print; it is no robust accuracy. "
+        "a judge has right of those alone is what some papers print; it is no robust accuracy. "
         "Top 5: images, clean and attacked, whose label is among the five largest scores, where "
-        "none was left out because it was wrong; clean: "
-        + text(
-            ", ".join(f"{n} {percent(one['top5_accuracy'][CLEAN])}" for n, one in judges.items())
-        )
-        + ". Linf, L2, L1 and changed pixels (L0): medians over the images of #S. Passes: forward "
-        "and backward ones of the network on an image, the mean of those that were attacked.</p>"
+        "none was left out because it was wrong.</p>"
+    ]
+    headings = ["attack", "given clean right", "one draw", "top 5", "#S", "right of #S"]
+    for name, judge in summary["judges"].items():
+        rows = [_counted(judge, attack) for attack in attacks if attack in judge["robust_accuracy"]]
+        top5 = percent(judge["top5_accuracy"][CLEAN])
+        parts.append(f"<h3>{text(name)}</h3><p>Top 5 of the clean images: {top5}.</p>")
+        parts.append(filled_table(headings, rows))
+    parts.append(
+        "<h3>Changes and costs</h3><p>Linf, L2, L1 and changed pixels (L0): medians over the "
+        "images of #S. Passes: forward and backward ones of the network on an image, the mean of "
+        "those that were attacked.</p>"
     )
-    command = f"<p>Command: <code>{text(summary.get('command', ''))}</code></p>"
-    headings += ["Linf", "L2", "L1", "L0", "passes", "time"]
-    return words + table(headings, rows) + command if rows else command
+    rows = [[text(name), *_distances(summary, name), *_costs(summary, name)] for name in attacks]
+    parts.append(filled_table(["attack", "Linf", "L2", "L1", "L0", "passes", "time"], rows))
+    return "".join(parts)
+
+
+def _counted(judge: JudgeSummary, attack: str) -> list[str]:
+    """Returns what a judge counts of an attack beside its robust accuracy."""
+    successes = judge["successes"][attack]
+    return [
+        text(attack),
+        percent(judge["given_clean_correct"][attack]),
+        percent(judge["single_draw"][attack]),
+        percent(judge["top5_accuracy"][attack]),
+        str(successes["count"]),
+        percent(successes["accuracy"]),
+    ]
+
+
+def _costs(summary: Summary, name: str) -> list[str]:
+    """Returns the passes and the time of an attack."""
+    passes, seconds = summary["passes"].get(name), summary["seconds"].get(name)
+    cost = NOTHING
+    if passes is not None:
+        cost = f"{passes['forward']:,.0f} + {passes['backward']:,.0f}"
+    return [cost, NOTHING if seconds is None else f"{seconds:.1f} s"]
 
 
 def _distances(summary: Summary, name: str) -> list[str]:

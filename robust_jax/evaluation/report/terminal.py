@@ -16,23 +16,28 @@ Cell = tuple[float | None, list[float]] | None
 """A number and its interval; None where a judge does not count the row."""
 
 
-def print_summary(title: str, summary: Summary, descriptions: Mapping[str, str]) -> None:
+def print_summary(
+    title: str, summary: Summary, descriptions: Mapping[str, str], words: str = ""
+) -> None:
     """Prints the table of an evaluation, from process 0 alone.
 
     Args:
         title: heading.
         summary: from `reductions.summarize`.
         descriptions: what each attack is, by its name.
+        words: what it comes to, `sentence.sentences`; printed below.
     """
     if jax.process_index() == 0:
-        _show_on(title, summary, descriptions, console)
+        _show_on(title, summary, descriptions, words, console)
 
 
-def as_text(title: str, summary: Summary, descriptions: Mapping[str, str], width: int) -> str:
+def as_text(
+    title: str, summary: Summary, descriptions: Mapping[str, str], width: int, words: str = ""
+) -> str:
     """Returns what `print_summary` prints on a terminal of some width."""
     page = rich.console.Console(width=width, file=io.StringIO(), force_jupyter=False)
     with page.capture() as captured:
-        _show_on(title, summary, descriptions, page)
+        _show_on(title, summary, descriptions, words, page)
     return captured.get()
 
 
@@ -41,10 +46,11 @@ def as_html(
     summary: Summary,
     descriptions: Mapping[str, str],
     findings: Iterable[Finding],
+    words: str = "",
 ) -> str:
     """Returns the table, and what the checks found, as a piece of a page."""
     page = rich.console.Console(width=120, file=io.StringIO(), record=True, force_jupyter=False)
-    _show_on(title, summary, descriptions, page)
+    _show_on(title, summary, descriptions, words, page)
     for line in lines_of(findings):
         page.print(line, highlight=False, markup=False, soft_wrap=True)
     code = '<pre style="line-height: 1.2; overflow-x: auto">{code}</pre>'
@@ -55,6 +61,7 @@ def _show_on(
     title: str,
     summary: Summary,
     descriptions: Mapping[str, str],
+    words: str,
     console: rich.console.Console,
 ) -> None:
     table = rich.table.Table(title=title, title_justify="left")
@@ -89,6 +96,8 @@ def _show_on(
             "clean, judged again", *again, *[NOTHING for _ in (*(submitted or {}), *printed)], AGAIN
         )
     console.print(table)
+    if words:
+        console.print(words, highlight=False, markup=False)
     lines = [f"{summary['num_examples']} examples, {summary['wall_seconds']:.1f} s"]
     peak = summary.get("peak_bytes")
     if peak is not None:
@@ -119,7 +128,9 @@ def cells(summary: Summary, kind: Row, name: str) -> list[Cell]:
 
 def names(summary: Summary, kind: Row) -> list[str]:
     """Returns the names of the rows that any judge has a number of."""
-    return list(dict.fromkeys(n for judge in summary["judges"].values() for n in judge[kind]))
+    # In the order of the judge that has most of them.
+    judges = sorted(summary["judges"].values(), key=lambda judge: -len(judge[kind]))
+    return list(dict.fromkeys(name for judge in judges for name in judge[kind]))
 
 
 def selected(summary: Summary) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from robust_jax.certify import Certificate
 from robust_jax.data import Split
+from robust_jax.evaluation.attack_runs import balls
 from robust_jax.evaluation.measurement import load
 from robust_jax.evaluation.measures import Found
 from robust_jax.evaluation.model import Model
@@ -16,13 +17,12 @@ from robust_jax.evaluation.protocol import Adversary, AttackRun, Printed, Select
 from robust_jax.evaluation.records import Records, read_shown
 from robust_jax.evaluation.report.page import write_page
 from robust_jax.evaluation.report.sections import sections
+from robust_jax.evaluation.report.sentence import MEANING
 from robust_jax.evaluation.report.terminal import selected
+from robust_jax.evaluation.report.trust import box
 from robust_jax.evaluation.sanity import Finding
 from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime.wording import text
-
-MAX_PICTURES = 4
-"""Attacks whose images are shown: the first ones."""
 
 
 class Pictures(NamedTuple):
@@ -45,8 +45,8 @@ def pictures(out: pathlib.Path, attacks: Iterable[str], split: Split) -> Picture
         attacks: names of its attacks.
         split: its examples.
     """
-    names = [name for name in attacks if len(read_shown(out, name)[0])][:MAX_PICTURES]
-    shown = {name: read_shown(out, name) for name in names}
+    found = {name: read_shown(out, name) for name in attacks}
+    shown = {name: pair for name, pair in found.items() if len(pair[0])}
     wanted = sorted({row for rows, _ in shown.values() for row in rows.tolist()})
     clean = np.asarray(load(split, wanted)[0]) if wanted else ()
     return Pictures(shown, dict(zip(wanted, clean, strict=True)))
@@ -68,6 +68,8 @@ def write(
     findings: Sequence[Finding],
     certificates: Mapping[str, tuple[Certificate, np.ndarray]],
     measured: Mapping[str, Found],
+    sentences: Sequence[str] = (),
+    probed: bool = True,
 ) -> None:
     """Writes the page, from process 0 alone.
 
@@ -86,17 +88,23 @@ def write(
         findings: of the sanity checks.
         certificates: by name, with the images' labels.
         measured: answers of the measures, by name.
+        sentences: what it comes to, `sentence.sentences`.
+        probed: did the sanity checks ask the model, and not the records alone?
     """
     if jax.process_index() != 0:
         return
     chosen = f"{text(selection.split)} split, selection: {text(selected(summary))}"
     lead = (
-        f'<p class="quiet">{text(model.kind)} · {summary["num_examples"]} images of the {chosen} · '
-        f"attacks move away from the {text(adversary.labels)} label · "
-        f"{summary['wall_seconds']:.0f} s</p>"
+        f'<p class="facts">{text(model.kind)} · {summary["num_examples"]:,} images of the {chosen} '
+        f"· attacks move away from the {text(adversary.labels)} label · judged by {text(judge)} · "
+        f"{summary['wall_seconds']:.0f}&nbsp;s</p>"
     )
     if summary["budget"] == "reduced":
         lead += '<div class="stamp">Reduced budget: not comparable with any other number</div>'
+    unbroken = [text(one).replace(" %", "&nbsp;%") for one in sentences]
+    said = "".join(f'<p class="words">{one}</p>' for one in unbroken)
+    said += _footnote(summary, judge, attacks)
+    lead += f'<div class="top"><div>{said}</div>{box(findings, probed=probed)}</div>'
     write_page(
         file,
         title,
@@ -113,5 +121,18 @@ def write(
             class_names=model.labels,
             certificates=certificates,
             measured=measured,
+            file=file,
         ),
     )
+
+
+def _footnote(summary: Summary, judge: str, attacks: Mapping[str, AttackRun]) -> str:
+    """Returns the interval of the one worst case that the words name, and what radii measure."""
+    intervals = summary["judges"][judge]["intervals"]["worst_case_accuracy"]
+    sentences = []
+    if len(intervals) == 1:
+        ((low, high),) = intervals.values()
+        sentences.append(f"95 % interval under attack: {100 * low:.1f} to {100 * high:.1f} %.")
+    norms = dict.fromkeys(ball.norm for ball in balls(attacks))
+    sentences += [f"{MEANING[norm]}." for norm in norms if norm in MEANING]
+    return f'<p class="quiet">{text(" ".join(sentences))}</p>' if sentences else ""

@@ -49,39 +49,59 @@ class Page(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "source"):
             self.open.append(tag)
         if tag == "img" and not dict(attrs).get("alt"):
             self.silent.append(tag)
-        self.sources += [value[:22] for name, value in attrs if name in ("src", "href")]
+        self.sources += [value[:22] for name, value in attrs if name in ("src", "srcset")]
+        links = [value for name, value in attrs if name == "href"]
+        assert all(link.startswith("#") for link in links)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
 
 
-def assert_fits(file, width):
-    """In a browser, where there is one: nothing is wider than the window, nothing goes wrong."""
+def measured(file, name, width, expression, change=("", "")):
+    """In a browser, where there is one, two numbers of the page; nothing goes wrong there."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        return
-    root = "document.documentElement"
-    script = f"<script>document.title = `${{{root}.scrollWidth}} ${{{root}.clientWidth}}`</script>"
-    copy = file.with_name(f"{width}.html")
-    copy.write_text(file.read_text().replace("</body>", f"{script}</body>"))
+        return (0, 0)
+    script = f"<script>document.title = {expression}</script>"
+    copy = file.with_name(f"{name}.html")
+    copy.write_text(file.read_text().replace(*change).replace("</body>", f"{script}</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     found = subprocess.run(
         [browser, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert ":CONSOLE" not in found.stderr
-    measured = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
-    assert int(measured[1]) <= int(measured[2])
+    numbers = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
+    return int(numbers[1]), int(numbers[2])
+
+
+def assert_fits(file, width):
+    """Nothing is wider than the window."""
+    root = "document.documentElement"
+    expression = f"`${{{root}.scrollWidth}} ${{{root}.clientWidth}}`"
+    wide, window = measured(file, width, width, expression)
+    assert wide <= window
+
+
+def assert_prints(file):
+    """On A4 no table is wider than the paper between the margins, and nothing is folded."""
+    rights = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    expression = f"`${{Math.ceil(Math.max(...{rights}))}} ${{document.body.clientWidth}}`"
+    paper = ("@media print", "@media all")
+    wide, sheet = measured(file, "paper", 688, expression, paper)
+    assert wide <= sheet
+    folded = "[...document.querySelectorAll('details table')].filter(t => !t.offsetHeight).length"
+    assert measured(file, "folded", 688, f"`${{{folded}}} 0`", paper) == (0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +134,7 @@ def test_everything_is_on_the_page(tmp_path, data):
         judges=side_by_side(Judge(view="noise_off", rule="paper"), Judge(num_draws=2)),
         certificates={"sigma 0.5": Smoothing(0.5, num_selection=8, num_samples=64)},
         num_certified=5,
-        selection=Selection(num_examples=48),
+        selection=Selection(num_examples=50),
         batch_size=48,
         budget="reduced",
         printed=Printed(
@@ -127,10 +147,12 @@ def test_everything_is_on_the_page(tmp_path, data):
     )
     page, summary = report(tmp_path, data, KAP(network=small.NETWORK, sigma=0.2), wanted)
     assert page.headings == [
-        "Accuracy", "Can these numbers be trusted?", "Accuracy over eps", "Certified accuracy",
-        "Images and their adversarial twins", "Which classes are taken for which",
-        "Inside the network", "Other columns, and time",
+        "Can these numbers be trusted?", "Accuracy", "The checks, one by one",
+        "Accuracy over eps", "Certified accuracy", "Images and their adversarial twins",
+        "Which classes are taken for which", "Inside the network", "Other columns, and time",
+        "Once more",
     ]  # fmt: skip
+    assert "At the reduced budget, of 50 images," in page.words
     assert set(page.sources) == {"data:image/png;base64,"}
     assert page.silent == []
     assert "<small> & co" in page.words
@@ -155,6 +177,7 @@ def test_everything_is_on_the_page(tmp_path, data):
     assert shlex.join(["python", *sys.argv]) in page.words
     for width in (1200, 480):
         assert_fits(tmp_path / "report.html", width)
+    assert_prints(tmp_path / "report.html")
     assert "http" not in re.sub(r"base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 
@@ -327,7 +350,7 @@ def test_our_number_is_counted_as_the_paper_counts(of, ours):
     assert printed_cell(found, "a").endswith("65.00 % top 5 (ours: -)")
     assert printed_cell({**found, "rows": {}}, "a") == "65.00 % top 5 (ours: -)"
     page = papers_table(printed)
-    assert all(f"<th>{name}, top 5</th>" in page for name in ("clean", "a"))
+    assert all(f">{name}, top 5</th>" in page for name in ("clean", "a"))
     assert all(f"{number:.2f} %" in page for one in (rows, five) for row in one.values()
                for number in row.values())  # fmt: skip
     assert beside_the_paper({"judges": {"accuracy": judge}}, printed, "other") is None

@@ -33,6 +33,7 @@ class Arguments:
         budget: "reduced" for 64 examples and small attacks, not comparable.
         show: run nothing, show what is there.
         plan: run a little of each row, and say how long the whole will take.
+        restore: directory of archives that `keep` wrote, whose rows are put into `out` first.
         keep: directory for the records of what is done, an archive for each row, and for tables
             and figure; None for none.
     """
@@ -45,6 +46,7 @@ class Arguments:
     budget: run.Budget = "full"
     show: bool = False
     plan: bool = False
+    restore: pathlib.Path | None = None
     keep: pathlib.Path | None = None
 
 
@@ -59,6 +61,8 @@ def main(arguments: Arguments) -> int:
     given = [] if place is None else ["--data.source.data-dir", place]
     if arguments.plan:
         return _plan(plan.rehearse(arguments.study, todo, out=out / "plan", given=given), todo)
+    if arguments.restore is not None:
+        kept.restore(arguments.restore, out)
     failed = []
     if not arguments.show:
         failed = run.run(arguments.study, todo, out=out, budget=arguments.budget, given=given)

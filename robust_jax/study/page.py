@@ -1,6 +1,7 @@
 """A study as one page: a figure, the table, a paragraph for each family, how to repeat it."""
 
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -138,7 +139,7 @@ def _name(line: Line) -> str:
 
 def _missing(study: Study, lines: Sequence[Line]) -> str:
     done = {line.task.name for line in lines}
-    return ", ".join(row.title for name, row in study.rows.items() if name not in done)
+    return "; ".join(row.title for name, row in study.rows.items() if name not in done)
 
 
 def _images(lines: Sequence[Line]) -> str:
@@ -224,7 +225,9 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
     for one in tables(study, lines):
         if one.heading is not None:
             parts.append(f"**{one.heading}**")
-        cells = [one.columns, ["---"] * len(one.columns), *one.rows]
+        # An interval is in brackets where no size tells it apart.
+        rows = [[re.sub("<small>(.+)</small>", r"(\1)", cell) for cell in row] for row in one.rows]
+        cells = [one.columns, ["---"] * len(one.columns), *rows]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
     for family, said in study.paragraphs.items():
         parts += [f"**{family}**", said]

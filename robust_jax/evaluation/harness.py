@@ -29,6 +29,7 @@ from robust_jax.evaluation.records import (
     append_lines,
     check_numbers,
     forget_seconds,
+    read_records,
     resume,
     save_shown,
     set_aside,
@@ -184,6 +185,26 @@ def evaluate(
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
         attacked = judged(name, chosen, labels, run.sources)
         records[name] = with_skipped(run, before, attacked)
+    return records
+
+
+def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records:
+    """Returns the records of an evaluation that has ended, those of skipped images too.
+
+    Every number of its summary is made of them: `reductions.summarize(records, config)`.
+
+    Args:
+        directory: of the evaluation.
+        config: the protocol.
+    """
+    found = read_records(directory)
+    rows = np.asarray(list(found[CLEAN]))
+    if config.selection.by_correctness:
+        clean = {name: one for name, one in found.items() if name.partition("@")[0] == CLEAN}
+        rows = chosen_of(config.selection, rows, clean, config.judges)
+    records: Records = {CLEAN: {row: found[CLEAN][row] for row in rows.tolist()}}
+    for name, run in config.attacks.items():
+        records[name] = with_skipped(run, records[run.after or CLEAN], found[name])
     return records
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from robust_jax import formats
-from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation
+from robust_jax.evaluation.protocol import CLEAN, AttackRun
 from robust_jax.evaluation.record import Decision, Record, Records
 from robust_jax.evaluation.reductions import share
-from robust_jax.evaluation.selection import chosen_of
 from robust_jax.evaluation.summary import Candidates
 from robust_jax.runtime.logging import say
 
@@ -133,26 +132,6 @@ def read_records(directory: str | pathlib.Path) -> Records:
     records: Records = {}
     for file in sorted((pathlib.Path(directory) / "records").glob("*.jsonl")):
         records[file.stem] = {record.index: record for record in _records_in(file)}
-    return records
-
-
-def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records:
-    """Returns the records of an evaluation that has ended, those of skipped images too.
-
-    Every number of its summary is made of them: `reductions.summarize(records, config)`.
-
-    Args:
-        directory: of the evaluation.
-        config: the protocol.
-    """
-    found = read_records(directory)
-    rows = np.asarray(list(found[CLEAN]))
-    if config.selection.by_correctness:
-        clean = {name: one for name, one in found.items() if name.partition("@")[0] == CLEAN}
-        rows = chosen_of(config.selection, rows, clean, config.judges)
-    records: Records = {CLEAN: {row: found[CLEAN][row] for row in rows.tolist()}}
-    for name, run in config.attacks.items():
-        records[name] = with_skipped(run, records[run.after or CLEAN], found[name])
     return records
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from robust_jax.evaluation import reductions
-from robust_jax.evaluation.records import read_evaluated
+from robust_jax.evaluation.harness import read_evaluated
 from robust_jax.experiment import config
 from robust_jax.study import kept, page, run, table
 

@@ -5,8 +5,6 @@ import html.parser
 import json
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 
 import jax
@@ -36,6 +34,7 @@ from robust_jax.methods import KAP, Standard
 from robust_jax.models import EnsembleConfig
 from robust_jax.runtime import sharding
 from tests import small
+from tests.evaluation.report.browser import assert_fits, assert_prints
 
 
 class Page(html.parser.HTMLParser):
@@ -65,43 +64,6 @@ class Page(html.parser.HTMLParser):
             self.words += data
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
-
-
-def measured(file, name, width, expression, change=("", "")):
-    """In a browser, where there is one, two numbers of the page; nothing goes wrong there."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        return (0, 0)
-    script = f"<script>document.title = {expression}</script>"
-    copy = file.with_name(f"{name}.html")
-    copy.write_text(file.read_text().replace(*change).replace("</body>", f"{script}</body>"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    found = subprocess.run(
-        [browser, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert ":CONSOLE" not in found.stderr
-    numbers = re.search(r"<title>(\d+) (\d+)</title>", found.stdout)
-    return int(numbers[1]), int(numbers[2])
-
-
-def assert_fits(file, width):
-    """Nothing is wider than the window."""
-    root = "document.documentElement"
-    expression = f"`${{{root}.scrollWidth}} ${{{root}.clientWidth}}`"
-    wide, window = measured(file, width, width, expression)
-    assert wide <= window
-
-
-def assert_prints(file):
-    """On A4 no table is wider than the paper between the margins, and nothing is folded."""
-    rights = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
-    expression = f"`${{Math.ceil(Math.max(...{rights}))}} ${{document.body.clientWidth}}`"
-    paper = ("@media print", "@media all")
-    wide, sheet = measured(file, "paper", 688, expression, paper)
-    assert wide <= sheet
-    folded = "[...document.querySelectorAll('details table')].filter(t => !t.offsetHeight).length"
-    assert measured(file, "folded", 688, f"`${{{folded}}} 0`", paper) == (0, 0)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,14 @@ class CrossEntropy(Term):
     Attributes:
         of: "sum" or "mean" over members, or their "vote".
         weight: factor.
+
+    Raises:
+        ValueError: another reduction, or a negative weight.
+
+    Example:
+        >>> from robust_jax.methods import CrossEntropy, Standard
+        >>> Standard(cross_entropy="mean").all_terms == (CrossEntropy("mean"),)
+        True
     """
 
     of: Reduction = "sum"

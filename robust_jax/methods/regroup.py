@@ -83,6 +83,30 @@ class REGroup(Voters, MethodConfig):
             takes the part of annealing.
         surrogate_delta: delta in the test responses of the differentiable views; at 1e-20 the
             logarithm's slope explodes where a response vanishes.
+        num_layers: k, the last layers that vote; None for the rule of `layer_accuracy`.
+        layers: names of the layers to choose from; empty for all of `response`.
+        responses: which signs vote, "both", "positive" or "negative" (figure 3).
+        delta: added to every response (algorithm 1).
+        images_per_class: correctly classified images that `fit` uses of each class; None for all.
+        layer_accuracy: least accuracy of a voting layer by itself, where `num_layers` is None.
+        selection_images: correctly classified images that this accuracy is measured on.
+
+    References:
+        Tiwari et al., "REGroup: Rank-aggregating ensemble of generative classifiers for robust
+        predictions", arXiv 2006.10679, 2020: algorithm 1; equation 1 (mixtures), 2 and 3
+        (divergences), 4 to 7 (Borda counts).
+
+    Example:
+        >>> from robust_jax.methods import REGroup
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Batch, Task
+        >>> task, network = Task((8, 8, 1), 3, 100), CNNConfig(widths=(8, 12), strides=(1, 2))
+        >>> method = REGroup(network, num_layers=2).make(task)
+        >>> variables = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> batch = Batch(jnp.zeros((4, 8, 8, 1)), jnp.arange(4), jnp.ones(4, bool), jnp.arange(4))
+        >>> fitted = jax.eval_shape(method.fitted, variables, batch)["fitted"]  # as `fit` leaves it
+        >>> {layer: c.shape for layer, c in fitted["positive"].items()}
+        {'01.conv2': (1, 3, 12), '02.head': (1, 3, 3)}
     """
 
     response: Literal["raw", "norm"] = "raw"

@@ -38,6 +38,12 @@ class Mode(NamedTuple):
     Attributes:
         train: does BatchNorm normalise by the batch, and move its statistics?
         deterministic: does nothing sample?
+
+    Example:
+        >>> from robust_jax.models import InputNoise, Mode
+        >>> noise = InputNoise(0.1, when=("training",))
+        >>> [Mode(train, deterministic=False).samples(noise) for train in (True, False)]
+        [True, False]
     """
 
     train: bool

@@ -81,9 +81,8 @@ class Conv(nn.Module):
         >>> from robust_jax.methods import KernelPool, KernelPooling
         >>> from robust_jax.models import Conv
         >>> conv = Conv(16, (3, 3), changes=(KernelPooling(KernelPool()),))
-        >>> mode = {"train": False, "deterministic": True}
         >>> def convolved(key, x):
-        ...     return conv.init_with_output(key, x, **mode)
+        ...     return conv.init_with_output(key, x, train=False, deterministic=True)
         >>> y, variables = jax.eval_shape(convolved, jax.random.key(0), jnp.ones((2, 6, 6, 3)))
         >>> y.shape, variables["params"]["kernel"].shape
         ((2, 6, 6, 16), (3, 3, 3, 16))
@@ -213,7 +212,6 @@ class Activation(nn.Module):
     Attributes:
         kind: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
-        changes: what is changed after it, see `changes`.
 
     Example:
         >>> from robust_jax.models import Activation

@@ -34,6 +34,17 @@ class Agreement(Measure):
     References:
         Table 5 of the random layer sampling paper (ten draws, ten repeats); table 1 of the LPD
         paper.
+
+    Example:
+        >>> from robust_jax.evaluation import Evaluation
+        >>> from robust_jax.evaluation.measures import Agreement
+        >>> rls = Agreement(view="fresh", num_draws=10, num_repeats=10)  # table 5 of its paper
+        >>> list(Evaluation(measures={"interrater agreement": rls}).asked)
+        ['interrater agreement']
+        >>> Agreement(view="fresh")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected num_draws=None of view='fresh': draws of a view other than ...
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -118,6 +129,12 @@ class Gradients(Measure):
 
     References:
         Tables 2 and 3 of the LPD paper (2,000 images); figure 1 of PARL's.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import Gradients
+        >>> lpd = Gradients(num_examples=2000, losses=("cross_entropy",))  # tables 2 and 3
+        >>> lpd.reduced().num_examples
+        64
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -183,6 +200,12 @@ class MemberTransfer(Measure):
 
     References:
         Figure 3 of Yang et al., "DVERGE", 2020.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.evaluation.measures import MemberTransfer
+        >>> MemberTransfer(threat=ThreatModel("linf", eps=0.03), num_examples=1000).threat.eps
+        0.03
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -236,6 +259,11 @@ class LayerSimilarity(Measure):
 
     References:
         Figures 2 and 6 of PARL's paper.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import LayerSimilarity
+        >>> LayerSimilarity(layers=("00.conv1", "01.conv2"), num_examples=512).debiased
+        True
     """
 
     section: ClassVar[str] = "Members of the ensemble"

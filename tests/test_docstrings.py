@@ -31,7 +31,9 @@ COVERED = (
     "evaluation.measures",
     "evaluation.protocol",
     "training",
+    "experiment",
     "data",
+    "study",
 )  # fmt: skip
 """Packages of which every public class and function has an example."""
 

@@ -31,7 +31,8 @@ def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Ite
         >>> from robust_jax.training import Phase, TrainingConfig
         >>> from robust_jax.training.plan import make_plan
         >>> mesh, data = sharding.make_mesh(1), open_data(DataConfig(Blobs(num_train=8)))
-        >>> plan = make_plan(TrainingConfig((Phase(1.0, 4), Phase(1.0, 2))), data.task.num_train, mesh)
+        >>> config = TrainingConfig(phases=(Phase(1.0, batch_size=4), Phase(1.0, batch_size=2)))
+        >>> plan = make_plan(config, data.task.num_train, mesh)
         >>> [len(batch.label) for batch in training.batches(data, plan, mesh, seed=0, start=0)]
         [4, 4, 2, 2, 2, 2]
     """

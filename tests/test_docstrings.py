@@ -34,6 +34,8 @@ COVERED = (
     "experiment",
     "data",
     "study",
+    "runtime.sharding",
+    "interop.torch",
 )  # fmt: skip
 """Packages of which every public class and function has an example."""
 

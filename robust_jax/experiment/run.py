@@ -212,6 +212,9 @@ def judge(
         evaluator: of this method and protocol, where it is made already.
         progress: show the progress bar?
 
+    Raises:
+        ValueError: see `evaluation.run`.
+
     Example:
         >>> import pathlib
         >>> from robust_jax import experiment
@@ -293,6 +296,18 @@ def fit(
 
     The fitted checkpoint is saved as the step after the last, with the metrics of the one that it
     was fitted on, and so becomes the best.
+
+    Args:
+        manager: of the work directory, from `checkpoints.open_manager`.
+        workdir: the run's directory.
+        method: what is fitted.
+        config: of the run.
+        data: the dataset, whose training split is gone through once.
+        plan: the steps of the run.
+        mesh: devices.
+
+    Raises:
+        ValueError: the directory holds no checkpoint; or see the method's `fit`.
 
     Example:
         >>> from robust_jax import experiment

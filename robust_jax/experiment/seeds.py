@@ -20,6 +20,11 @@ def of_seeds(
     Raises:
         ValueError: a seed is there twice, or is none of a key; or the directory is one run's own.
 
+    Args:
+        config: of each, but for its seed.
+        workdir: that holds the runs' directories.
+        seeds: roots of their keys.
+
     Example:
         >>> import pathlib
         >>> from robust_jax.experiment import of_seeds
@@ -37,6 +42,14 @@ def of_seeds(
 
 def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
     """Returns whether a run has taken its last step, or its monitor has ended it.
+
+    Args:
+        config: of the run.
+        workdir: the run's directory.
+        plan: its steps.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration.
 
     Example:
         >>> import pathlib
@@ -59,6 +72,11 @@ def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
 
 def is_done(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
     """Returns whether a run is trained, and its evaluation, as it is configured, has ended.
+
+    Args:
+        config: of the run.
+        workdir: the run's directory.
+        plan: its steps.
 
     Example:
         >>> import pathlib

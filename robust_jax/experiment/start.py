@@ -38,6 +38,12 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
             makes another network, and no step trains it; of several, they are not as many as the
             method has networks, or their images are normalised by different numbers.
 
+    Args:
+        config: of the run.
+        data: the dataset, for statistics.
+        method: `config.method.make(data.task)`.
+        mesh: devices.
+
     Example:
         >>> from robust_jax import experiment
         >>> from robust_jax.data import Blobs, DataConfig, open_data

@@ -33,6 +33,13 @@ def save(
 ) -> None:
     """Writes a checkpoint of the state: what is deployed, and what resuming needs besides.
 
+    Args:
+        manager: of the work directory.
+        state: of the run.
+        config: of the run.
+        data: the dataset, for the network's shape and the classes' names.
+        metrics: of validation.
+
     Example:
         >>> import optax
         >>> from robust_jax import experiment, training
@@ -75,6 +82,9 @@ def restore(
         step: which checkpoint.
         state: a state of the same shapes, on the mesh.
         mesh: devices to restore to; another number of them than wrote it is fine.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is damaged.
 
     Example:
         >>> import optax

@@ -1,7 +1,7 @@
 """What KAP changes in a network: the kernel pool on every convolution, Gaussian noise after it.
 
 Bashivan et al., "Learning Robust Kernel Ensembles with Kernel Average Pooling", arXiv 2210.00062,
-2022, sections 3.1 and 3.2.
+2022, sections 3.2 and 3.4.
 """
 
 import dataclasses

@@ -189,6 +189,7 @@ class PairwiseAdversarial(_Symbols, _Weight, Term):
     def __call__(self, passed: Pass) -> Value:
         """Returns the weighted penalty."""
         gradients = passed.quantity(self.quantities[0])
+        # Section 4.2: G of a pair and a layer; the mean over examples is R.
         cosine, dead = pairwise_cosines(gradients, eps=1e-12)  # [pairs layers b], [m layers b]
         if self.pairs:
             all_pairs = list(itertools.combinations(range(len(gradients)), 2))

@@ -196,6 +196,7 @@ class PriorityRates(KeepRates):
         position = jnp.minimum(position, self.num_intervals - 1)
         counts = self._counts(position, self.num_intervals, jnp.ones_like(features))
         density = counts / jnp.sum(counts, axis=-1, keepdims=True)
+        # Equation 2 of Wu et al.: alpha for m = t_k, this for all others.
         elsewhere = self.beta * (1 - _at(density, position))
         return jnp.where(position == _priorities(counts), self.alpha, elsewhere)
 

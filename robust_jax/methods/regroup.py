@@ -172,7 +172,7 @@ class REGroup(Voters, MethodConfig):
 
         def predict(variables, images, *, key=None):
             del key
-            return voting.borda(*voters(variables, images, self.delta))
+            return voting.borda(*voters(variables, images, self.delta))  # equation 7
 
         def soft_borda(variables, images, *, key=None):
             del key

@@ -103,6 +103,11 @@ class Diversity(Term):
 class AdaptiveDiversityPromoting(EnsembleMethod):
     """An ensemble trained with ADP.
 
+    With p_i the softmax of member i, H the entropy and column i of M the normalised p_i without its
+    entry y, the loss of an example is ::
+
+        sum_i CE(p_i, y) - alpha H(mean_i p_i) - beta log det(M^T M)
+
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum or mean over members), `ensemble_entropy` and

@@ -197,6 +197,10 @@ class MethodConfig(abc.ABC):
         terms: of the loss, added to those of the paper itself.
         deployment: passes of a prediction, where it is random; None is as the paper has it.
 
+    Raises:
+        ValueError: a field out of range, two terms or changes of a class, a term that cannot be
+            asked of the network, or a deployment of what draws nothing.
+
     Example:
         >>> import dataclasses
         >>> from robust_jax.methods import KAP, Dropout, Standard

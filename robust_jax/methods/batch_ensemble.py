@@ -115,12 +115,16 @@ class RankOneClassifier(Classifier):
 class BatchEnsemble(MethodConfig):
     """Members that share every convolution and linear layer up to rank-one factors.
 
+    Member i of a layer has the weights W o (s_i r_i^T), and ((x o s_i) * W) o r_i as its output.
+
     Views: those of a plain ensemble. `deployed` and `noise_off` are the logits of the vote,
     `members` the members' logits [m b c], `train` the vote with batch statistics.
 
     Attributes:
         num_members: m.
         factor_std: s and r start as random signs (None), or normal with mean 1 and this std.
+
+    Fields beside these are those of `MethodConfig`.
 
     Raises:
         ValueError: no member, a network that is an ensemble already, or changes of its layers.

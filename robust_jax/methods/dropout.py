@@ -102,6 +102,8 @@ class MonteCarloDropout(AveragedMethod):
             activation function.
         num_draws: passes averaged in a prediction, where `deployment` is None.
 
+    Fields beside these are those of `MethodConfig`.
+
     References:
         Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016.
 

@@ -213,6 +213,10 @@ class Distillation(_Symbols, Term):
 class DVERGE(_Symbols, EnsembleMethod):
     """An ensemble trained on the images that its members distill for one another.
 
+    With x'_i the image near x whose features in member i are another image's, member j's loss is ::
+
+        sum_{i != j} CE(f_j(x'_i), y)
+
     Views: those of `network_method`.
 
     The loss, the sum over members, reports `accuracy` (the share of right decisions of single
@@ -225,6 +229,8 @@ class DVERGE(_Symbols, EnsembleMethod):
         momentum: share of the former gradients that a step keeps.
         layer: whose features are distilled, from 1; None draws it once an epoch.
         layer_seed: root of that draw, a function of the epoch alone.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Yang et al., "DVERGE: Diversifying Vulnerabilities for Enhanced Robust Generation of

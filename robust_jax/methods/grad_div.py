@@ -125,6 +125,10 @@ class Concentration(Term):
 class GradDiv(RandomSelfEnsemble):
     """A network with noise before every convolution, trained with GradDiv.
 
+    With u_s the unit vector along the loss gradient of draw s, R = |mean_s u_s|, the loss is the
+    draws' mean cross-entropy plus weight times the mean over examples of R ("mean"), of the
+    concentration that R estimates ("kappa"), or of -log det(U U^T + 1e-6 I) ("dpp").
+
     Views: those of `RandomSelfEnsemble`.
 
     The loss reports `cross_entropy` (mean over draws), `penalty` and `resultant_length` (means over
@@ -134,6 +138,8 @@ class GradDiv(RandomSelfEnsemble):
         num_samples: n, draws of a training step.
         penalty: "mean", "kappa" or "dpp".
         weight: of the penalty.
+
+    Fields beside these are those of `RandomSelfEnsemble`.
 
     Raises:
         ValueError: less than two draws, or a network that is an ensemble.

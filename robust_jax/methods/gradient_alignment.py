@@ -96,6 +96,11 @@ class Coherence(Term):
 class GradientAlignment(NetworkMethod):
     """An ensemble trained with GAL, or with DEG.
 
+    With g_i the gradient at the image of member i's cross-entropy, the loss is ::
+
+        mean_i CE_i + weight mean_x log sum_{i<j} exp(cos(g_i, g_j))     (GAL)
+        mean_i CE_i + weight mean_x sum_{i<j} cos(g_i, g_j)              (DEG)
+
     Views: those of `network_method`; `train` sees the noise of the loss.
 
     The loss reports `cross_entropy` (mean over members), `gradient_cosine` (mean over pairs and
@@ -105,8 +110,10 @@ class GradientAlignment(NetworkMethod):
         network: an `EnsembleConfig`.
         weight: of the coherence, lambda.
         coherence: "log_sum_exp" over pairs (GAL), or their "sum" (DEG).
-        input_sigma: standard deviation of Gaussian noise on training images.
+        input_sigma: standard deviation of Gaussian noise on training images, pixels in [0, 1].
         noisy_share: probability with which an image has it.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Kariyappa and Qureshi, "Improving Adversarial Robustness of Ensembles with Diversity

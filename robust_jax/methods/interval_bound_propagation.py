@@ -145,6 +145,10 @@ class WorstCase(_Symbols, Term):
 class IBP(_Symbols, NetworkMethod):
     """A network trained by interval bound propagation, each member of an ensemble for itself.
 
+    With z the logits and z' the worst ones that intervals allow in the ball, the loss is ::
+
+        kappa CE(z, y) + (1 - kappa) CE(z', y)
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` and `cross_entropy` (clean), `worst_cross_entropy`,
@@ -156,6 +160,8 @@ class IBP(_Symbols, NetworkMethod):
         kappa: weight of the clean cross-entropy after the ramp; 1 - kappa is that of the bound's.
         warmup_steps: of training on clean images alone.
         ramp_steps: that take eps from 0 and kappa from 1; 0 for none.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably

@@ -65,10 +65,10 @@ class KAP(MethodConfig):
             both are convolution, noise).
         pooled: names of the convolutions that are pooled and noised, "conv1" for every one that is
             called so, "layer1_0.conv1" for that of one block; empty for all.
-        sigma: standard deviation of the activation noise.
+        sigma: standard deviation of the activation noise, absolute: what follows may grow over it.
         noise_in_training: activation noise on in the loss?
         noise_in_prediction: activation noise on in the deployed prediction?
-        input_sigma: standard deviation of Gaussian noise on the images.
+        input_sigma: standard deviation of Gaussian noise on the images, pixels in [0, 1].
         input_noise_in_training: input noise on in the loss?
         input_noise_in_prediction: input noise on in the deployed prediction?
         noise_off_statistics: BatchNorm statistics of the `noise_off` view: those of "training",

@@ -94,7 +94,7 @@ class ActivationNoise(OfConvolutions):
     """Gaussian noise on what a convolution returns, after its pool.
 
     Attributes:
-        sigma: standard deviation.
+        sigma: standard deviation, absolute.
         when: phases that have it.
 
     References:

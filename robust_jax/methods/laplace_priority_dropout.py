@@ -45,6 +45,9 @@ from robust_jax.types import Task
 class PriorityDropout(MethodConfig):
     """An ensemble trained with feature dropout at rates that its members' features set together.
 
+    LPD, PDD, and either with DEG. Each member keeps the pooled features whose strength is common in
+    the ensemble and assigned to it; at prediction nothing is dropped.
+
     Views: those of `network_method`; `train` is the loss's forward pass, with dropout.
 
     The loss reports `accuracy` (the vote's, with dropout), `keep_rate` and `keep_rate_std` (over
@@ -59,6 +62,8 @@ class PriorityDropout(MethodConfig):
             two members' cross-entropies at the images; 0 for none, 0.01 in the authors' code. It
             makes training second order. Gradients go through the batch's statistics, as in that
             code; its constant in the cosine's denominator (1e-64) is zero in float32.
+
+    Fields beside these are those of `MethodConfig`.
 
     Raises:
         ValueError: a network that is no ensemble, fewer intervals than members, a negative weight.

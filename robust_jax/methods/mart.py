@@ -105,6 +105,10 @@ class MisclassificationAware(_Symbols, Term):
 class MART(_Symbols, NetworkMethod):
     """A network trained with MART, which makes its own adversarial examples.
 
+    With p the softmax of the vote and x' an adversarial image, the loss is ::
+
+        BCE(p(x'), y) + weight KL(p(x) || p(x')) (1 - p_y(x))
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean of the
@@ -114,6 +118,8 @@ class MART(_Symbols, NetworkMethod):
         weight: lambda, of the divergence.
         attack: makes the adversarial images in the loss.
         view: of the method that it attacks.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples",

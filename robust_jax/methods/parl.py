@@ -207,6 +207,11 @@ class PairwiseAdversarial(_Symbols, _Weight, Term):
 class PARL(_Symbols, EnsembleMethod):
     """An ensemble trained by equation 1.
 
+    With G_i^k(x) the gradient at image x of member i's k-th convolution, all of its outputs summed,
+    the loss is ::
+
+        gamma1 sum_i CE_i + gamma2 sum_{i<j} mean_x sum_{k<=H} cos(G_i^k(x), G_j^k(x))
+
     Views: those of `network_method`; `deployed` and `noise_off` are the mean probability, since a
     majority vote has no gradient, `train` normalises by the batch.
 
@@ -221,6 +226,8 @@ class PARL(_Symbols, EnsembleMethod):
         layer_reduction: "sum" or "mean" of the cosines over layers.
         batch_statistics: of BatchNorm inside the gradients: "constant", "batch" or "running".
         pairs: of members that are penalised, numbers from 0; empty for all.
+
+    Fields beside these are those of `MethodConfig`.
 
     Raises:
         ValueError: a network that is no ensemble, unknown pairs, or a negative weight; where it is

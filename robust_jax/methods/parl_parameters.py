@@ -163,6 +163,8 @@ class ParameterPARL(_Symbols, EnsembleMethod):
         num_layers: H, the first 3 x 3 convolutions.
         norm_gradient: do gradients flow through the norms of the cosine?
 
+    Fields beside these are those of `MethodConfig`.
+
     References:
         Alam et al., code of the WACV 2025 paper, github.com/shubhishukla10/PARL.
 

@@ -94,6 +94,8 @@ class GroupLoss(Term):
 class RandomLayerSampling(MethodConfig):
     """A network drawn layer by layer from M trained weights, averaged over draws.
 
+    RLS: M^L models in the memory of M. The loss is that of the mean of K drawn models.
+
     Draws belong to a call, not to an example: all images of a call see the same models. Where
     calls with a key each are mapped (`jax.vmap`, as judges do), the images of each have their own;
     with changes that draw at prediction at the memory of a network for each. Such changes draw in
@@ -123,6 +125,8 @@ class RandomLayerSampling(MethodConfig):
             "reestimated" by `fit` (before it, those of training: validation happens then).
         frozen: numbers of models of the `frozen_S` views.
         frozen_seed: root of their draws.
+
+    Fields beside these are those of `MethodConfig`.
 
     Raises:
         ValueError: numbers below 1, mu that are no probabilities of the M weights, another vote

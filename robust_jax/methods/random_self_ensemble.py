@@ -85,6 +85,8 @@ def is_first(path: tuple[str, ...]) -> bool:
 class RandomSelfEnsemble(Sigmas, AveragedMethod):
     """A network, or an ensemble, with noise before every convolution.
 
+    Trained with the cross-entropy of one noisy pass; decides by the mean softmax of `num_draws`.
+
     Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one (the authors' attack sees fresh noise at every
     step), `noise_off` none of the noise, `taps` those of one pass.
@@ -93,6 +95,8 @@ class RandomSelfEnsemble(Sigmas, AveragedMethod):
         init_sigma: standard deviation of the noise before the first convolution, on the images.
         inner_sigma: standard deviation of the noise before every other one.
         num_draws: n, passes averaged in a prediction, where `deployment` is None.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Liu et al., "Towards Robust Neural Networks via Random Self-ensemble", ECCV 2018.

@@ -52,6 +52,9 @@ from robust_jax.types import Task
 class REGroup(Voters, MethodConfig):
     """A network whose layers, as generative classifiers, decide by Borda count.
 
+    A layer ranks the classes y by KL(C_y || p) of its positive, and of its negative responses p, C_y
+    the mixture of the class's training images; the classes' Borda counts are summed over layers.
+
     `loss` is the plain network's; `fit` makes the 'fitted' collection, {sign: {layer: C}} of the
     voting layers alone, without which `predict` and the views that need it are an error.
 
@@ -90,6 +93,8 @@ class REGroup(Voters, MethodConfig):
         images_per_class: correctly classified images that `fit` uses of each class; None for all.
         layer_accuracy: least accuracy of a voting layer by itself, where `num_layers` is None.
         selection_images: correctly classified images that this accuracy is measured on.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Tiwari et al., "REGroup: Rank-aggregating ensemble of generative classifiers for robust

@@ -25,9 +25,11 @@ class Standard(NetworkMethod):
         cross_entropy: "sum" of the members' losses, so that each trains as it would alone, or their
             "mean": the same learning rate then moves each by a fraction, as it does in ensembles
             whose loss is a mean (LPD, PDD, DEG) and that are compared with this one.
-        input_sigma: standard deviation of Gaussian noise on training images.
+        input_sigma: standard deviation of Gaussian noise on training images, pixels in [0, 1].
         input_noise_in_prediction: the same noise on in the deployed prediction? A certificate adds
             its own and wants none here.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing",

@@ -133,6 +133,9 @@ class Pruning(LayerChange):
 class StochasticActivationPruning(AveragedMethod):
     """A plain network, or an ensemble, pruned at prediction.
 
+    With h the activations of an example in a layer, r draws are made with replacement from
+    p_j = |h_j| / sum |h|; what was drawn is divided by 1 - (1 - p_j)^r, the rest is zero.
+
     Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one, `noise_off` the plain network, `train` the plain
     network with batch statistics (training prunes nothing), `taps` those of one pass.
@@ -141,6 +144,8 @@ class StochasticActivationPruning(AveragedMethod):
         fraction: of draws: r is this times the activations of an example in a layer, rounded up.
         num_draws: forward passes averaged in a prediction.
         draws: "with_replacement", or "independent".
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018.

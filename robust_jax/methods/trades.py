@@ -98,6 +98,10 @@ class Divergence(_Symbols, Term):
 class TRADES(_Symbols, NetworkMethod):
     """A network trained with TRADES, which makes its own adversarial examples.
 
+    With p the softmax of the vote and x' an adversarial image, the loss is ::
+
+        CE(p(x), y) + beta KL(p(x) || p(x'))
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean KL.
@@ -106,6 +110,8 @@ class TRADES(_Symbols, NetworkMethod):
         beta: weight of the divergence, 1 / lambda in the paper.
         attack: makes the adversarial images in the loss.
         view: of the method that it attacks.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML

@@ -166,6 +166,11 @@ class SmoothDissimilarity(_Symbols, Term):
 class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
     """An ensemble trained with TRS.
 
+    With g_i(x) the gradient at x of member i's cross-entropy, and x' near the images, the loss is ::
+
+        sum_i CE_i + scale (coefficient mean_{i<j} mean_x |cos(g_i(x), g_j(x))|
+                            + smoothness mean_i mean_x' 2 |g_i(x')|^2)
+
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum over members), `gradient_cosine` (mean of the absolute
@@ -181,6 +186,8 @@ class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
         num_steps: of the ascent.
         momentum: share of the sum of the former gradients that a step of the ascent keeps.
         reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
+
+    Fields beside these are those of `MethodConfig`.
 
     References:
         Yang et al., "TRS: Transferability Reduced Ensemble via Promoting Gradient Diversity and

@@ -140,7 +140,7 @@ class InputNoise(LayerChange):
     """Gaussian noise on the images, which are not clipped.
 
     Attributes:
-        sigma: standard deviation.
+        sigma: standard deviation, pixels in [0, 1].
         share: probability with which an image has it.
         when: phases that have it.
 

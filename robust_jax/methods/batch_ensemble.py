@@ -115,7 +115,7 @@ class RankOneClassifier(Classifier):
 class BatchEnsemble(MethodConfig):
     """Members that share every convolution and linear layer up to rank-one factors.
 
-    Member i of a layer has the weights W o (s_i r_i^T), and ((x o s_i) * W) o r_i as its output.
+    Member i of a layer has the weights `W o (s_i r_i^T)`, its output is `((x o s_i) * W) o r_i`.
 
     Views: those of a plain ensemble. `deployed` and `noise_off` are the logits of the vote,
     `members` the members' logits [m b c], `train` the vote with batch statistics.

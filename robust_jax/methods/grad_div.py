@@ -125,9 +125,9 @@ class Concentration(Term):
 class GradDiv(RandomSelfEnsemble):
     """A network with noise before every convolution, trained with GradDiv.
 
-    With u_s the unit vector along the loss gradient of draw s, R = |mean_s u_s|, the loss is the
-    draws' mean cross-entropy plus weight times the mean over examples of R ("mean"), of the
-    concentration that R estimates ("kappa"), or of -log det(U U^T + 1e-6 I) ("dpp").
+    With u_s the unit vector along the loss gradient of draw s, `R = |mean_s u_s|`, the loss is the
+    draws' mean cross-entropy plus `weight` times the mean over examples of R ("mean"), of the
+    concentration that R estimates ("kappa"), or of `-log det(U U^T + 1e-6 I)` ("dpp").
 
     Views: those of `RandomSelfEnsemble`.
 

@@ -52,8 +52,8 @@ from robust_jax.types import Task
 class REGroup(Voters, MethodConfig):
     """A network whose layers, as generative classifiers, decide by Borda count.
 
-    A layer ranks the classes y by KL(C_y || p) of its positive, and of its negative responses p, C_y
-    the mixture of the class's training images; the classes' Borda counts are summed over layers.
+    A layer ranks the classes y by `KL(C_y || p)` of its positive, and of its negative responses p,
+    C_y the mixture of the class's training images; the Borda counts are summed over layers.
 
     `loss` is the plain network's; `fit` makes the 'fitted' collection, {sign: {layer: C}} of the
     voting layers alone, without which `predict` and the views that need it are an error.

@@ -134,7 +134,7 @@ class StochasticActivationPruning(AveragedMethod):
     """A plain network, or an ensemble, pruned at prediction.
 
     With h the activations of an example in a layer, r draws are made with replacement from
-    p_j = |h_j| / sum |h|; what was drawn is divided by 1 - (1 - p_j)^r, the rest is zero.
+    `p_j = |h_j| / sum |h|`; what was drawn is divided by `1 - (1 - p_j)^r`, the rest is zero.
 
     Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one, `noise_off` the plain network, `train` the plain

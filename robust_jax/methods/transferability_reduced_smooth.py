@@ -166,7 +166,7 @@ class SmoothDissimilarity(_Symbols, Term):
 class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
     """An ensemble trained with TRS.
 
-    With g_i(x) the gradient at x of member i's cross-entropy, and x' near the images, the loss is ::
+    With g_i(x) the gradient at x of member i's cross-entropy, x' near the images, the loss is ::
 
         sum_i CE_i + scale (coefficient mean_{i<j} mean_x |cos(g_i(x), g_j(x))|
                             + smoothness mean_i mean_x' 2 |g_i(x')|^2)

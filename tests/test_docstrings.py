@@ -52,7 +52,8 @@ def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     found = doctest.testmod(module, globs=dict(PREPARED), optionflags=FLAGS)
-    assert found.attempted and not found.failed
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize("package", COVERED)

@@ -36,15 +36,18 @@ class Agreement(Measure):
         paper.
 
     Example:
-        >>> from robust_jax.evaluation import Evaluation
-        >>> from robust_jax.evaluation.measures import Agreement
-        >>> rls = Agreement(view="fresh", num_draws=10, num_repeats=10)  # table 5 of its paper
-        >>> list(Evaluation(measures={"interrater agreement": rls}).asked)
-        ['interrater agreement']
-        >>> Agreement(view="fresh")
-        Traceback (most recent call last):
-            ...
-        ValueError: Expected num_draws=None of view='fresh': draws of a view other than ...
+        >>> from robust_jax.evaluation import Model
+        >>> from robust_jax.evaluation.measures import Agreement, Subject
+        >>> def members(images):  # one sees the first pair of channels, one the second
+        ...     return jnp.stack([images[:, 0, 0, :2], images[:, 0, 0, 2:]])
+        >>> model = Model.of(lambda images: members(images)[0], num_classes=2, members=members)
+        >>> images = jnp.array([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 1, 1, 0]])
+        >>> subject = Subject(
+        ...     model.method, None, model.variables, images[:, None, None], jnp.array([0, 0, 1, 1]),
+        ...     class_names=("a", "b"), key=jax.random.key(0), batch_size=4,
+        ... )
+        >>> Agreement()(subject).numbers["accuracy"]  # by member
+        [1.0, 0.5]
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -133,8 +136,8 @@ class Gradients(Measure):
     Example:
         >>> from robust_jax.evaluation.measures import Gradients
         >>> lpd = Gradients(num_examples=2000, losses=("cross_entropy",))  # tables 2 and 3
-        >>> lpd.reduced().num_examples
-        64
+        >>> lpd.reduced().num_examples, lpd.section
+        (64, 'Members of the ensemble')
     """
 
     section: ClassVar[str] = "Members of the ensemble"

@@ -39,8 +39,8 @@ class AttackRun:
         ValueError: less than one draw, a source twice, or an average of a single one.
 
     References:
-        Athalye, Carlini and Wagner, "Obfuscated gradients give a false sense of security", ICML
-        2018: the expectation over transformation.
+        Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", 2018: the
+        expectation over transformation.
 
     Example:
         >>> from robust_jax.attacks import PGD, ThreatModel

@@ -109,6 +109,7 @@ def mean_error(found: Errors) -> float:
     """Returns the mean over corruptions and severities.
 
     Example:
+        >>> from robust_jax.commands.corruptions import mean_error
         >>> round(mean_error({"fog": [0.0, 0.2], "snow": [0.4, 0.6]}), 6)
         0.3
     """
@@ -121,8 +122,9 @@ def mean_corruption_error(found: Errors, reference: Errors) -> float:
     Hendrycks and Dietterich, 2019, section 4.1; theirs is relative to AlexNet.
 
     Example:
-        >>> mean_corruption_error({"fog": [0.1, 0.2], "snow": [0.4, 0.5]},
-        ...                       {"fog": [0.2, 0.4], "snow": [0.4, 0.5]})
+        >>> from robust_jax.commands.corruptions import mean_corruption_error
+        >>> found = {"fog": [0.1, 0.2], "snow": [0.4, 0.5]}
+        >>> mean_corruption_error(found, reference={"fog": [0.2, 0.4], "snow": [0.4, 0.5]})
         0.75
     """
     return float(np.mean([sum(found[name]) / max(sum(reference[name]), 1e-12) for name in found]))

@@ -28,6 +28,17 @@ class Augmentation:
         flip: mirror left and right with probability one half.
         noise: standard deviation of Gaussian noise, for pixels in [0, 1]. The sum is NOT clipped:
             it may leave [0, 1].
+
+    Raises:
+        ValueError: a range is empty, or a number outside it.
+
+    Example:
+        >>> from robust_jax.data import Augmentation
+        >>> cifar = Augmentation(crop_padding=4, flip=True)
+        >>> Augmentation(noise=-0.1)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected noise=-0.1 >= 0.
     """
 
     random_resized_crop: bool = False
@@ -68,6 +79,17 @@ def augment(
     Guarantees:
         The same key gives the same images, whatever the sharding; shape and dtype are kept;
         nothing to do returns the images themselves. Pixels stay in [0, 1] unless `noise` > 0.
+
+    Example:
+        >>> from robust_jax.data import Augmentation, augment
+        >>> images = jnp.linspace(0, 1, 32).reshape(2, 4, 4, 1)
+        >>> def augmented(images, key):
+        ...     return augment(Augmentation(crop_padding=1, flip=True), images, key=key)
+        >>> found = jax.jit(augmented)(images, jax.random.key(0))
+        >>> found.shape, bool(jnp.all((found >= 0) & (found <= 1)))
+        ((2, 4, 4, 1), True)
+        >>> augment(Augmentation(), images, key=jax.random.key(1)) is images
+        True
     """
     num_images, height, width, _ = images.shape
     if config.crop_padding:

@@ -25,7 +25,17 @@ _REMAINDER = 1 / 255 - _LEADING
 
 
 def num_steps_per_epoch(data: Data, batch_size: int) -> int:
-    """Returns how many full batches an epoch has (the incomplete last one is dropped)."""
+    """Returns how many full batches an epoch has (the incomplete last one is dropped).
+
+    Args:
+        data: opened data.
+        batch_size: of the (global) batch.
+
+    Example:
+        >>> from robust_jax.data import Blobs, DataConfig, num_steps_per_epoch, open_data
+        >>> num_steps_per_epoch(open_data(DataConfig(Blobs(num_train=100))), batch_size=32)
+        3
+    """
     return len(data.train) // batch_size
 
 
@@ -59,6 +69,17 @@ def train_batches(
 
     Raises:
         ValueError: the batch is larger than the split or does not divide over the devices.
+
+    Example:
+        >>> import itertools
+        >>> from robust_jax.data import Blobs, DataConfig, open_data, train_batches
+        >>> data = open_data(DataConfig(Blobs(num_train=8, image_size=4)))
+        >>> steps = list(itertools.islice(train_batches(data, batch_size=4), 4))  # two epochs
+        >>> sorted(steps[0].index.tolist() + steps[1].index.tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7]
+        >>> resumed = next(train_batches(data, batch_size=4, start_step=3))
+        >>> bool(jnp.all(resumed.index == steps[3].index))
+        True
     """
     split = data.train if image_size is None else _at_size(data, image_size)
     _check_batch_size(batch_size, sharding)
@@ -89,6 +110,14 @@ def eval_batches(
     Raises:
         ValueError: the split is empty, a row is outside it or chosen twice, or the batch does not
             divide over the devices.
+
+    Example:
+        >>> from robust_jax.data import eval_batches, from_arrays
+        >>> split = from_arrays(np.zeros((5, 2, 2, 1)), np.arange(5), num_classes=5)
+        >>> [batch.mask.tolist() for batch in eval_batches(split, batch_size=3)]  # padded
+        [[True, True, True], [True, True, False]]
+        >>> [batch.index.tolist() for batch in eval_batches(split, 2, indices=[4, 0])]
+        [[4, 0]]
     """
     _check_batch_size(batch_size, sharding)
     rows = select(split, indices)

@@ -18,6 +18,15 @@ def fingerprint(split: Split) -> str:
 
     Raises:
         ValueError: an image cannot be read.
+
+    Example:
+        >>> from robust_jax.data import fingerprint, from_arrays
+        >>> images, labels = np.zeros((5, 2, 2, 1)), np.arange(5)
+        >>> first = fingerprint(from_arrays(images, labels, num_classes=5))
+        >>> first == fingerprint(from_arrays(images, labels, num_classes=5))
+        True
+        >>> first == fingerprint(from_arrays(images, labels[::-1], num_classes=5))
+        False
     """
     digest = hashlib.sha256(f"{len(split)} {split.shape} {split.num_classes}".encode())
     rows = np.unique(np.linspace(0, len(split) - 1, min(NUM_READ, len(split))).astype(int))

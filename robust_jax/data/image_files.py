@@ -59,6 +59,20 @@ class Folder(Source):
     Attributes:
         path: the folder that holds `train`.
         channels: 3 converts every image to RGB, 1 to grey.
+
+    Raises:
+        ValueError: other channels; of `load`, no such folder, or no image of a class.
+
+    Example:
+        >>> import pathlib
+        >>> from PIL import Image
+        >>> from robust_jax.data import Folder
+        >>> for place in ("train/cat", "train/dog", "val/cat"):
+        ...     pathlib.Path("pets", place).mkdir(parents=True)
+        ...     Image.new("RGB", (4, 4)).save(f"pets/{place}/0.png")
+        >>> splits = Folder("pets").load()
+        >>> splits.class_names, len(splits.train), len(splits.test)
+        (('cat', 'dog'), 2, 1)
     """
 
     path: str
@@ -189,6 +203,12 @@ class TFDS(Source):
         train_split: name (or slice, "train[:10%]") of the training split.
         test_split: name (or slice) of the test split; None takes "test", or "validation" where
             there is no labelled "test" (ImageNet's has no labels).
+
+    Example:
+        >>> from robust_jax.data import TFDS, DataConfig
+        >>> source = TFDS("cifar10", data_dir="~/tensorflow_datasets", train_split="train[:10%]")
+        >>> DataConfig(source, validation_size=1000).source.name  # `open_data` reads it
+        'cifar10'
     """
 
     name: str

@@ -32,6 +32,14 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
 
     Raises:
         ValueError: the rank, the dtype or a value is wrong (NaN counts as outside).
+
+    Example:
+        >>> from robust_jax.data import check_images
+        >>> check_images(np.zeros((2, 4, 4, 3), np.uint8))
+        >>> check_images(np.full((2, 4, 4, 3), 255.0))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected images with values in [255, 255] in [0, 1].
     """
     images = np.asarray(images)
     if images.ndim != 4:
@@ -51,6 +59,14 @@ def check_labels(labels: ArrayLike, num_classes: int, name: str = "labels") -> N
 
     Raises:
         ValueError: the rank, the dtype or a value is wrong; the first bad row is named.
+
+    Example:
+        >>> from robust_jax.data import check_labels
+        >>> check_labels(np.array([0, 2]), num_classes=3)
+        >>> check_labels(np.array([0, 3]), num_classes=3)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected labels[1]=3 in [0, 3).
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):

@@ -35,6 +35,17 @@ class DataConfig:
             batch by batch on the host), or "auto" = device up to 2 GiB a split. Random resized
             crops always stream. The batches are the same either way.
         num_workers: processes that decode streamed batches; 0 = threads of this process.
+
+    Raises:
+        ValueError: a size is out of range, or sizes and crops do not go together.
+
+    Example:
+        >>> from robust_jax.data import Augmentation, DataConfig, Digits
+        >>> config = DataConfig(Digits(), validation_size=200, augmentation=Augmentation(shift=0.1))
+        >>> DataConfig(Digits(), validation_size=1.5)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected validation_size=1.5 to be an integer or below 1.
     """
 
     source: Source = field(default_factory=Digits)
@@ -82,6 +93,12 @@ class Statistics(NamedTuple):
         channel_mean: [k].
         channel_std: [k], over all pixels of all images.
         pixel_mean: [h w k].
+
+    Example:
+        >>> from robust_jax.data import DataConfig, Digits, open_data
+        >>> found = open_data(DataConfig(Digits())).statistics
+        >>> found.channel_mean.round(2), found.channel_std.round(2), found.pixel_mean.shape
+        (array([0.31], dtype=float32), array([0.38], dtype=float32), (8, 8, 1))
     """
 
     channel_mean: np.ndarray
@@ -100,6 +117,14 @@ class Data:
         train: training examples, the validation rows taken out.
         validation: the rows set apart; empty where `validation_size` is 0.
         test: test examples.
+
+    Example:
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> data = open_data(DataConfig(Blobs(num_train=256, num_test=64), validation_size=0.25))
+        >>> len(data.train), len(data.validation), len(data.test)
+        (192, 64, 64)
+        >>> data.task
+        Task(input_shape=(8, 8, 3), num_classes=4, num_train=192)
     """
 
     config: DataConfig
@@ -147,6 +172,14 @@ def open_data(config: DataConfig) -> Data:
     Raises:
         ValueError: the data is missing, a split is empty, `validation_size` leaves nothing to
             train on, the first image does not decode, or its shape differs between the splits.
+
+    Example:
+        >>> from robust_jax.data import DataConfig, Digits, open_data
+        >>> data = open_data(DataConfig(Digits(), validation_size=200, seed=0))
+        >>> data.task, len(data.validation), len(data.test)
+        (Task(input_shape=(8, 8, 1), num_classes=10, num_train=1242), 200, 355)
+        >>> set(data.train.rows) & set(data.validation.rows)
+        set()
     """
     splits = config.source.load()
     for name, examples in (("train", splits.train), ("test", splits.test)):

@@ -56,6 +56,16 @@ def select(split: Split, indices: Indices = None) -> np.ndarray:
 
     Raises:
         ValueError: nothing is chosen, a row is outside the split, or one is chosen twice.
+
+    Example:
+        >>> from robust_jax.data import from_arrays, select
+        >>> split = from_arrays(np.zeros((5, 2, 2, 1)), np.arange(5), num_classes=5)
+        >>> select(split, 3), select(split, [4, 0])
+        (array([0, 1, 2], dtype=int32), array([4, 0], dtype=int32))
+        >>> select(split, [5])
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected index=5 in [0, 5).
     """
     if len(split) == 0:
         hint = " (set validation_size)" if split.name == "validation" else ""

@@ -57,6 +57,13 @@ class Splits(NamedTuple):
         test: the examples that only the evaluation may see.
         num_classes: number of classes.
         class_names: name of each class, in label order.
+
+    Example:
+        >>> from robust_jax.data import Digits
+        >>> train, test, num_classes, class_names = Digits().load()
+        >>> image, label = train[0]
+        >>> image.shape, image.dtype, class_names[label]
+        ((8, 8, 1), dtype('uint8'), '0')
     """
 
     train: Examples
@@ -67,7 +74,21 @@ class Splits(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Base of the data sources."""
+    """Base of the data sources.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from robust_jax.data import DataConfig, Source, Splits, open_data
+        >>> from robust_jax.data.sources import ArrayExamples
+        >>> @dataclass(frozen=True)
+        ... class Greys(Source):
+        ...     def load(self):
+        ...         images = np.repeat(np.uint8([9, 90, 180, 240]), 64).reshape(4, 8, 8, 1)
+        ...         examples = ArrayExamples(images, np.array([0, 0, 1, 1]))
+        ...         return Splits(examples, examples, 2, class_names=("dark", "light"))
+        >>> open_data(DataConfig(Greys())).task
+        Task(input_shape=(8, 8, 1), num_classes=2, num_train=4)
+    """
 
     def load(self) -> Splits:
         """Returns the source's examples, ready for random access.
@@ -88,6 +109,12 @@ class Digits(Source):
 
     References:
         Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI, 1998 (test part).
+
+    Example:
+        >>> from robust_jax.data import Digits
+        >>> splits = Digits().load()
+        >>> len(splits.train), len(splits.test), splits.num_classes
+        (1442, 355, 10)
     """
 
     def load(self) -> Splits:
@@ -122,6 +149,17 @@ class NPZ(Source):
     Attributes:
         path: the .npz file.
         num_classes: number of classes; 0 takes the largest training label plus one.
+
+    Raises:
+        ValueError: a negative number of classes; of `load`, no such archive or other arrays.
+
+    Example:
+        >>> from robust_jax.data import NPZ
+        >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 2, 1])
+        >>> np.savez("mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        >>> splits = NPZ("mine.npz").load()
+        >>> len(splits.train), splits.num_classes, splits.train[0][0].shape
+        (4, 3, (8, 8, 1))
     """
 
     path: str
@@ -209,6 +247,12 @@ class Blobs(Source):
         noise: standard deviation of the noise, for pixels in [0, 1] (then rounded and limited to
             the 256 grey levels).
         seed: seed of the class images and of the noise.
+
+    Example:
+        >>> from robust_jax.data import Blobs
+        >>> splits = Blobs(num_train=6, num_classes=3, image_size=4).load()
+        >>> [splits.train[row][1] for row in range(6)], splits.train[0][0].shape
+        ([0, 1, 2, 0, 1, 2], (4, 4, 3))
     """
 
     num_train: int = 256

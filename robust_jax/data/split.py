@@ -33,6 +33,16 @@ class Split:
         seed: seed of the random crops.
         memory: "device" or "stream".
         num_workers: processes that decode streamed batches.
+
+    Example:
+        >>> from robust_jax.data import from_arrays
+        >>> images = np.full((3, 2, 2, 1), 255, np.uint8)
+        >>> split = from_arrays(images, np.array([0, 1, 1]), num_classes=2, name="validation")
+        >>> len(split), split.shape, split.dtype
+        (3, (2, 2, 1), dtype('uint8'))
+        >>> image, label = split[2]
+        >>> int(image.max()), label
+        (255, 1)
     """
 
     name: str
@@ -152,6 +162,16 @@ def from_arrays(
 
     Raises:
         ValueError: a shape, dtype or value is wrong, or there are no images.
+
+    Example:
+        >>> from robust_jax.data import from_arrays
+        >>> split = from_arrays(np.zeros((10, 28, 28, 1)), np.arange(10), num_classes=10)
+        >>> split.shape, split.dtype
+        ((28, 28, 1), dtype('float32'))
+        >>> from_arrays(np.zeros((10, 28, 28, 1)), np.arange(10), num_classes=5)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected labels[5]=5 in [0, 5).
     """
     images, labels = np.asarray(images), np.asarray(labels)
     check_images(images)

@@ -34,6 +34,22 @@ class AttackRun:
             counts as wrong here, with the same image, and what all have wrong there is not attacked
             again. So no number rises with the radius, and none is above that of the row by
             itself with the same draws: see `over_radii`.
+
+    Raises:
+        ValueError: less than one draw, a source twice, or an average of a single one.
+
+    References:
+        Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", 2018: the
+        expectation over transformation.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.evaluation import AttackRun
+        >>> ball = ThreatModel("linf", eps=8 / 255)
+        >>> AttackRun(PGD(ball, num_steps=100), view="noise_off", eot_samples=20).described
+        'PGD, linf eps 0.03137, num_steps 100, num_restarts 1, on noise_off, EOT 20'
+        >>> AttackRun(PGD(ball), source=("plain", "adversarial"), average="probabilities").origin
+        'of plain + adversarial, mean probabilities'
     """
 
     attack: Attack
@@ -104,7 +120,8 @@ class AttackRun:
             ValueError: the attack has no ball, or the radii do not rise.
 
         Example:
-            >>> from robust_jax.attacks import APGD
+            >>> from robust_jax.attacks import APGD, ThreatModel
+            >>> from robust_jax.evaluation import AttackRun
             >>> run = AttackRun(APGD(ThreatModel("linf", 8 / 255)))
             >>> rows = run.over_radii("apgd", eps=[0.01, 0.02])
             >>> {name: row.after for name, row in rows.items()}

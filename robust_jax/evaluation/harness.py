@@ -58,6 +58,14 @@ class Evaluator(NamedTuple):
         mesh: devices that every batch is split over.
         stochastic: does a decision or an attack depend on its key?
         steps: by name; `clean@NAME` judges the clean images by a source.
+
+    Example:
+        >>> from robust_jax.evaluation import Evaluation, Model, make_evaluator
+        >>> from robust_jax.runtime import sharding
+        >>> method = Model.of(lambda images: images[:, 0, 0], num_classes=3).method
+        >>> evaluator = make_evaluator(method, Evaluation(batch_size=8), sharding.make_mesh(1))
+        >>> list(evaluator.steps), evaluator.stochastic  # compiled at their first call, and kept
+        (['clean'], False)
     """
 
     config: Evaluation
@@ -84,6 +92,16 @@ def make_evaluator(
         ValueError: a field holds what it may not, an attack's view does not exist, its source is
             not given, margins are asked of a method that is random or has no vote, or the batch
             does not split over the mesh.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, ThreatModel
+        >>> from robust_jax.evaluation import AttackRun, Evaluation, Model, make_evaluator
+        >>> from robust_jax.runtime import sharding
+        >>> wanted = Evaluation({"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)))}, batch_size=8)
+        >>> method = Model.of(lambda images: images[:, 0, 0], num_classes=3).method
+        >>> evaluator = make_evaluator(method, wanted, sharding.make_mesh(1))
+        >>> list(evaluator.steps), evaluator.stochastic
+        (['clean', 'fgsm'], False)
     """
     serialization.check(config, name="evaluation")
     check_batch_size(config.batch_size, mesh)
@@ -146,6 +164,18 @@ def evaluate(
     Raises:
         ValueError: nothing is chosen, a score of a clean image is NaN, or an attack returned
             images that are not finite.
+
+    Example:
+        >>> from robust_jax.data import from_arrays
+        >>> from robust_jax.evaluation import Evaluation, Model, evaluate, make_evaluator
+        >>> from robust_jax.runtime import sharding
+        >>> model = Model.of(lambda images: images[:, 0, 0], num_classes=3)
+        >>> images, labels = np.eye(3, dtype=np.float32)[:, None, None], np.array([0, 1, 1])
+        >>> split, wanted = from_arrays(images, labels, num_classes=3), Evaluation(batch_size=3)
+        >>> evaluator = make_evaluator(model.method, wanted, sharding.make_mesh(1))
+        >>> records = evaluate(evaluator, model.variables, split)
+        >>> [record.decisions["accuracy"].correct for record in records["clean"].values()]
+        [True, True, False]
     """
     config, sources = evaluator.config, sources or {}
     conditional = config.selection.by_correctness

@@ -35,6 +35,20 @@ class Judge:
             right after the attack, of all images, also those that were wrong before (plain
             accuracy on adversarial images, as CleverHans prints it). "given_clean_correct": images
             right after, of those right before.
+
+    Raises:
+        ValueError: less than one draw, or one member with another rule than "paper".
+
+    Example:
+        >>> from robust_jax.evaluation import Judge
+        >>> deployed = Judge()  # the mean of ten draws of the deployed rule
+        >>> oblivious = Judge(rule="paper", adaptive=False)  # one draw, on the paper's attacks
+        >>> [judge.num_deciding for judge in (deployed, oblivious)]
+        [10, 1]
+        >>> Judge(view="members")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected rule='honest' to be 'paper' with view='members': one member ...
     """
 
     view: str | None = None
@@ -90,6 +104,11 @@ def side_by_side(paper: Judge | None = None, honest: Judge | None = None) -> dic
     Args:
         paper: the paper's rule; None for one draw of the deployed rule.
         honest: None for the mean of ten draws of the deployed rule.
+
+    Example:
+        >>> from robust_jax.evaluation.protocol import side_by_side
+        >>> {name: (judge.rule, judge.adaptive) for name, judge in side_by_side().items()}
+        {'paper': ('paper', False), 'honest': ('honest', True)}
     """
     paper = dataclasses.replace(paper or Judge(rule="paper"), adaptive=False)
     return {PAPER: paper, HONEST: honest or Judge()}

@@ -36,6 +36,15 @@ class Model(NamedTuple):
         class_names: in label order; empty where none are known.
         config: what the method was made from; None for functions that were handed in.
         step: of the checkpoint.
+
+    Example:
+        >>> from robust_jax.evaluation import Model
+        >>> def logits(images, *, key):  # a random model takes `key`
+        ...     noise = 0.1 * jax.random.normal(key, (len(images), 2))
+        ...     return images.mean(axis=(1, 2))[:, :2] + noise
+        >>> model = Model.of(logits, num_classes=2, stochastic=True, name="noisy")
+        >>> model.name, model.kind, model.method.stochastic, sorted(model.method.views)
+        ('noisy', 'function', True, ['deployed', 'members', 'train'])
     """
 
     name: str

@@ -50,6 +50,14 @@ class Selection:
             such rows of each class (V10K and V2K of the REGroup paper). Accuracy on a selection by
             correctness is conditional; the clean accuracy on the whole split is reported beside it.
         num_examples: how many examples; of "correct_per_class", in each class; None for all.
+
+    Example:
+        >>> from robust_jax.evaluation import Selection
+        >>> Selection(num_examples=1000).most(10_000, num_classes=10)
+        1000
+        >>> v2k = Selection(split="validation", rule="correct_per_class", num_examples=2)
+        >>> v2k.most(50_000, num_classes=1000), v2k.by_correctness
+        (2000, True)
     """
 
     split: Literal["test", "validation", "train"] = "test"
@@ -91,6 +99,12 @@ class Adversary:
         num_submissions: draws of a random method that each image is submitted to, clean and
             attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
             summary; 0 for none but those that decide.
+
+    Example:
+        >>> from robust_jax.evaluation import Adversary
+        >>> art = Adversary(labels="predicted", skip_misclassified=False)  # as in ART
+        >>> art.reduced().num_submissions
+        10
     """
 
     labels: Literal["true", "predicted"] = "true"
@@ -121,6 +135,18 @@ class Printed:
             judge. The clean row is accuracy whichever.
         judge: the column that it compares with; None for the headline's.
         top5: as `rows`: the share of all images whose label is among the five largest scores.
+
+    Raises:
+        ValueError: what is cited, or `top5`, has no row.
+
+    Example:
+        >>> from robust_jax.attacks import AutoAttack, ThreatModel
+        >>> from robust_jax.evaluation import AttackRun, Evaluation
+        >>> from robust_jax.evaluation.protocol import Printed
+        >>> rows = {"mine_cifar10": {"clean": 91.0, "autoattack": 45.0}}  # in per cent
+        >>> attacks = {"autoattack": AttackRun(AutoAttack(ThreatModel("linf", 8 / 255)))}
+        >>> Evaluation(attacks, printed=Printed("Table 1 of a paper", rows)).printed.of
+        'accuracy'
     """
 
     table: str
@@ -165,6 +191,22 @@ class Evaluation:
         precision: of products of float32 in attacks, judges, measures and probes, where they do
             not say otherwise themselves, in JAX's names. It changes results on GPUs and TPUs.
         seed: root of the evaluation's random keys.
+
+    Raises:
+        ValueError: its parts do not go together, such as a row `after` one that is not above it.
+
+    Example:
+        >>> from robust_jax.attacks import APGD, ThreatModel
+        >>> from robust_jax.evaluation import AttackRun, Evaluation, Judge, Selection
+        >>> ball = ThreatModel("linf", eps=8 / 255)
+        >>> adaptive = AttackRun(APGD(ball), eot_samples=20, adaptive=True)
+        >>> attacks = {"paper": AttackRun(APGD(ball), view="noise_off"), "eot": adaptive}
+        >>> judges = {"paper": Judge(rule="paper", adaptive=False), "honest": Judge(num_draws=10)}
+        >>> wanted = Evaluation(attacks, judges, selection=Selection(num_examples=1000))
+        >>> wanted.counted("paper"), wanted.counted("honest"), wanted.deciding
+        (['paper'], ['paper', 'eot'], 'honest')
+        >>> wanted.descriptions["eot"]
+        'APGD, linf eps 0.03137, num_restarts 1, num_steps 100, on deployed, EOT 20, adaptive'
     """
 
     attacks: dict[str, AttackRun] = dataclasses.field(default_factory=dict)

@@ -53,6 +53,21 @@ class Result(NamedTuple):
         certificates: by name, with the images' labels.
         measured: answers of the measures, by name.
         pictures: of the page.
+
+    Example:
+        >>> from robust_jax import evaluation
+        >>> from robust_jax.evaluation import Evaluation, Model
+        >>> images = np.eye(8, dtype=np.float32)[:, None, None]  # eight pixels of eight channels
+        >>> labels = np.array([0, 1, 2, 3, 4, 5, 6, 6])
+        >>> model = Model.of(lambda images: images[:, 0, 0], num_classes=8, name="a pixel")
+        >>> wanted = Evaluation(batch_size=8, sanity=False, measures={})
+        >>> result = evaluation.run(model, (images, labels), wanted)
+        >>> result
+        <Result of a pixel, step 0, test split: 8 images>
+        >>> result.summary["clean_accuracy"]
+        0.875
+        >>> result.records["clean"][7].decisions["accuracy"].prediction
+        7
     """
 
     model: Model

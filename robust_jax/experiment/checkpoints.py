@@ -192,6 +192,14 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     Raises:
         ValueError: the directory holds no checkpoint, or one that is damaged, of a newer
             format, or of another architecture than its configuration describes.
+
+    Example:
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.runtime import sharding
+        >>> checkpoints.load("runs/nothing", sharding.make_mesh(1))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected checkpoint='runs/nothing' to hold checkpoints/STEP folders.
     """
     steps = reading.steps_of(workdir)
     if not steps:

@@ -38,6 +38,20 @@ class Config:
         seed: root of every random key of the training run.
         runtime: devices and logging; may change between runs of one work directory, as
             `evaluation` may.
+
+    Raises:
+        ValueError: a seed that no key has.
+
+    Example:
+        >>> from robust_jax.data import DataConfig, Digits
+        >>> from robust_jax.experiment.config import Config
+        >>> from robust_jax.methods import KAP
+        >>> from robust_jax.training import Phase, TrainingConfig
+        >>> training = TrainingConfig(phases=(Phase(epochs=30.0, batch_size=64),))
+        >>> method = KAP(sigma=0.1)
+        >>> config = Config("kap_digits", DataConfig(Digits()), method, training=training, seed=1)
+        >>> config.optimizer.name, config.evaluation.attacks  # as they are by default
+        ('sgd', {})
     """
 
     name: str
@@ -70,6 +84,12 @@ def load(spec: str) -> Config:
 
     Raises:
         ValueError: see `load_module`; or the file gives something else.
+
+    Example:
+        >>> from robust_jax.experiment.config import load
+        >>> config = load("kap_cifar10:sigma0.2")  # of the library; or a FILE.py[:VARIANT]
+        >>> config.name, config.method.sigma
+        ('kap_cifar10-sigma0.2', 0.2)
     """
     return _load(spec, Config)
 
@@ -79,6 +99,11 @@ def load_evaluation(spec: str) -> Evaluation:
 
     Raises:
         ValueError: see `load_module`; or the file gives something else.
+
+    Example:
+        >>> from robust_jax.experiment.config import load_evaluation
+        >>> list(load_evaluation("eval/kap:table1").judges)
+        ['noise off']
     """
     return _load(spec, Evaluation)
 

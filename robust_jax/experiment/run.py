@@ -23,7 +23,23 @@ from robust_jax.training.plan import Plan
 
 
 def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:
-    """Returns the lines that say what a run is about to do."""
+    """Returns the lines that say what a run is about to do.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax import experiment, training
+        >>> from robust_jax.data import open_data
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training.plan import make_plan
+        >>> config, mesh = load("quickstart"), sharding.make_mesh(1)
+        >>> data, weights = open_data(config.data), {"params": {"kernel": jnp.zeros((3, 3, 1, 16))}}
+        >>> plan = make_plan(config.training, data.task.num_train, mesh)
+        >>> state = training.init_state(weights, optax.sgd(0.1), config.training, mesh)
+        >>> lines = experiment.header(config, data, plan, state, mesh)
+        >>> lines[1]
+        '1,242 training, 200 validation, 355 test images of 8 x 8 x 1, 10 classes'
+    """
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"]))
     sizes = ", ".join(
         f"{size} (global; {size // mesh.size} per device)"
@@ -61,6 +77,18 @@ def make_validator(
 
     Raises:
         ValueError: the best checkpoint is chosen by robust accuracy and there is no split.
+
+    Example:
+        >>> from robust_jax import experiment
+        >>> from robust_jax.data import open_data
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> config = load("quickstart")
+        >>> data = open_data(config.data)
+        >>> method = config.method.make(data.task)
+        >>> validator = experiment.make_validator(method, config, data, sharding.make_mesh(1))
+        >>> list(validator.steps), len(data.validation)
+        (['clean', 'validation'], 200)
     """
     runs = {} if like is None else like.config.attacks
     if like is not None and not any([like.stochastic, *(r.attack.targeted for r in runs.values())]):
@@ -88,7 +116,28 @@ def make_validator(
 def validate(
     validator: evaluation.Evaluator | None, state: TrainState, data: Data
 ) -> dict[str, float]:
-    """Returns accuracy, and accuracy under the validation attack; nothing without a split."""
+    """Returns accuracy, and accuracy under the validation attack; nothing without a split.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax import experiment, training
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.experiment.config import Config
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.runtime import sharding
+        >>> network = CNNConfig(widths=(4,), strides=(2,))
+        >>> data_config = DataConfig(Blobs(num_train=64, image_size=4), validation_size=16)
+        >>> config = Config("blobs", data_config, Standard(network))
+        >>> data, mesh = open_data(config.data), sharding.make_mesh(1)
+        >>> method = config.method.make(data.task)
+        >>> shapes = jax.eval_shape(method.init, key=jax.random.key(0))
+        >>> weights = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> state = training.init_state(weights, optax.sgd(0.1), config.training, mesh)
+        >>> validator = experiment.make_validator(method, config, data, mesh)
+        >>> list(experiment.validate(validator, state, data))
+        ['accuracy']
+    """
     if validator is None:
         return {}
     found = evaluation.evaluate(validator, state.deployed, data.validation)
@@ -101,7 +150,31 @@ def validate(
 
 
 def overfits(config: TrainingConfig, workdir: str | pathlib.Path) -> str | None:
-    """Returns a line that says so where the last checkpoint lies far below the best; None else."""
+    """Returns a line that says so where the last checkpoint lies far below the best; None else.
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.experiment import checkpoints, overfits
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.training import OverfittingMonitor, TrainingConfig
+        >>> from robust_jax.types import Task
+        >>> pgd, monitor = PGD(ThreatModel("linf", eps=8 / 255)), OverfittingMonitor(drop=0.2)
+        >>> monitored = TrainingConfig(
+        ...     best_by="robust_accuracy", validation_attack=pgd, overfitting=monitor
+        ... )
+        >>> run = dataclasses.replace(load("quickstart"), training=monitored)
+        >>> weights, task = {"params": {"kernel": jnp.zeros(3)}}, Task((8, 8, 1), 10, 1242)
+        >>> with checkpoints.open_manager("runs/fast", best_by="robust_accuracy") as manager:
+        ...     for step, robust in ((100, 0.4), (200, 0.05)):
+        ...         checkpoints.save(
+        ...             manager, step, model=weights, optimizer=None, config=run, task=task,
+        ...             class_names=(), metrics={"robust_accuracy": robust},
+        ...         )
+        >>> overfits(monitored, "runs/fast")
+        'Catastrophic overfitting: robust validation accuracy fell from 0.400 at step 100 to 0.050
+        at step 200.'
+    """
     kept = checkpoints.kept_metrics(workdir)
     monitor, name = config.overfitting, "robust_accuracy"
     if monitor is None or not kept or name not in kept[max(kept)]:
@@ -138,6 +211,27 @@ def judge(
         sources: models that attacks are transferred from, by name.
         evaluator: of this method and protocol, where it is made already.
         progress: show the progress bar?
+
+    Raises:
+        ValueError: see `evaluation.run`.
+
+    Example:
+        >>> import pathlib
+        >>> from robust_jax import experiment
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.evaluation import Evaluation, Model
+        >>> from robust_jax.runtime import sharding
+        >>> data, mesh = open_data(DataConfig(Blobs(num_test=8))), sharding.make_mesh(1)
+        >>> model = Model.of(lambda images: jnp.tile(images[:, 0, 0, :1], 4), num_classes=4)
+        >>> wanted = Evaluation(batch_size=8, sanity=False, measures={})
+        >>> result = experiment.judge(
+        ...     model, wanted, mesh, data=data, out=pathlib.Path("judged"), progress=False
+        ... )
+        function, step 0, test split
+        ...
+        Records, summary and report.html in judged
+        >>> result.summary["clean_accuracy"], pathlib.Path("judged/report.html").is_file()
+        (0.25, True)
     """
     result = evaluation.run(
         model, split_of(data, wanted), wanted,
@@ -150,13 +244,33 @@ def judge(
 
 
 def split_of(data: Data, wanted: Evaluation) -> Split:
-    """Returns the split of the data that an evaluation takes its images from."""
+    """Returns the split of the data that an evaluation takes its images from.
+
+    Example:
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.evaluation import Evaluation, Selection
+        >>> from robust_jax.experiment import split_of
+        >>> data = open_data(DataConfig(Blobs(), validation_size=32))
+        >>> len(split_of(data, Evaluation(selection=Selection("validation"))))
+        32
+    """
     splits = {"test": data.test, "validation": data.validation, "train": data.train}
     return splits[wanted.selection.split]
 
 
 def as_model(checkpoint: checkpoints.Checkpoint) -> evaluation.Model:
-    """Returns what a checkpoint deploys, as evaluations take it."""
+    """Returns what a checkpoint deploys, as evaluations take it.
+
+    Example:
+        >>> from robust_jax.experiment import as_model, checkpoints
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.types import Task
+        >>> task, digits = Task((8, 8, 1), 10, 1242), tuple("0123456789")
+        >>> found = checkpoints.Checkpoint(load("quickstart"), task, digits, 900, {}, variables={})
+        >>> model = as_model(found)  # `checkpoints.load(workdir, mesh)` reads one
+        >>> model.name, model.kind, model.step
+        ('quickstart', 'KAP', 900)
+    """
     return evaluation.Model(
         name=checkpoint.config.name,
         method=checkpoint.config.method.make(checkpoint.task),
@@ -182,6 +296,39 @@ def fit(
 
     The fitted checkpoint is saved as the step after the last, with the metrics of the one that it
     was fitted on, and so becomes the best.
+
+    Args:
+        manager: of the work directory, from `checkpoints.open_manager`.
+        workdir: the run's directory.
+        method: what is fitted.
+        config: of the run.
+        data: the dataset, whose training split is gone through once.
+        plan: the steps of the run.
+        mesh: devices.
+
+    Raises:
+        ValueError: the directory holds no checkpoint; or see the method's `fit`.
+
+    Example:
+        >>> from robust_jax import experiment
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.experiment.config import Config
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training.plan import make_plan
+        >>> network = CNNConfig(widths=(4,), strides=(2,))
+        >>> config = Config("blobs", DataConfig(Blobs(image_size=4)), Standard(network))
+        >>> data, mesh = open_data(config.data), sharding.make_mesh(1)
+        >>> method, plan = config.method.make(data.task), make_plan(config.training, 256, mesh)
+        >>> shapes = jax.eval_shape(method.init, key=jax.random.key(0))
+        >>> weights = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> checkpoints.save_model("blobs", weights, config=config, task=data.task)
+        >>> with checkpoints.open_manager("blobs", best_by="accuracy") as manager:
+        ...     best = experiment.fit(manager, "blobs", method, config, data, plan, mesh)
+        >>> best.step, "fitted" in best.variables  # a method without a `fit` stays as it is
+        (0, False)
     """
     best = checkpoints.load(workdir, mesh)
     if method.fit is None or "fitted" in best.variables:

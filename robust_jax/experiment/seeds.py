@@ -19,6 +19,19 @@ def of_seeds(
 
     Raises:
         ValueError: a seed is there twice, or is none of a key; or the directory is one run's own.
+
+    Args:
+        config: of each, but for its seed.
+        workdir: that holds the runs' directories.
+        seeds: roots of their keys.
+
+    Example:
+        >>> import pathlib
+        >>> from robust_jax.experiment import of_seeds
+        >>> from robust_jax.experiment.config import load
+        >>> runs = of_seeds(load("quickstart"), pathlib.Path("runs/quickstart"), seeds=(0, 1))
+        >>> {workdir.name: config.seed for workdir, config in runs.items()}
+        {'seed0': 0, 'seed1': 1}
     """
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected seeds={tuple(seeds)} to differ.")
@@ -28,7 +41,27 @@ def of_seeds(
 
 
 def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
-    """Returns whether a run has taken its last step, or its monitor has ended it."""
+    """Returns whether a run has taken its last step, or its monitor has ended it.
+
+    Args:
+        config: of the run.
+        workdir: the run's directory.
+        plan: its steps.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration.
+
+    Example:
+        >>> import pathlib
+        >>> from robust_jax.experiment import is_trained
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training.plan import make_plan
+        >>> config = load("quickstart")
+        >>> plan = make_plan(config.training, 1242, sharding.make_mesh(1))
+        >>> is_trained(config, pathlib.Path("runs/quickstart"), plan)
+        False
+    """
     last = checkpoints.resumable_step(workdir, config)
     if last is None:
         return False
@@ -38,6 +71,23 @@ def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
 
 
 def is_done(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
-    """Returns whether a run is trained, and its evaluation, as it is configured, has ended."""
+    """Returns whether a run is trained, and its evaluation, as it is configured, has ended.
+
+    Args:
+        config: of the run.
+        workdir: the run's directory.
+        plan: its steps.
+
+    Example:
+        >>> import pathlib
+        >>> from robust_jax.experiment import is_done
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training.plan import make_plan
+        >>> config = load("quickstart")
+        >>> plan = make_plan(config.training, 1242, sharding.make_mesh(1))
+        >>> is_done(config, pathlib.Path("runs/quickstart"), plan)  # nothing was trained there
+        False
+    """
     trained = is_trained(config, workdir, plan)
     return trained and claims.has_ended(workdir, described(config.evaluation))

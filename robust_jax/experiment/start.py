@@ -37,6 +37,27 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
         ValueError: `init_from` holds no checkpoint, or one of another architecture; or one that
             makes another network, and no step trains it; of several, they are not as many as the
             method has networks, or their images are normalised by different numbers.
+
+    Args:
+        config: of the run.
+        data: the dataset, for statistics.
+        method: `config.method.make(data.task)`.
+        mesh: devices.
+
+    Example:
+        >>> from robust_jax import experiment
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.experiment.config import Config
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.runtime import sharding
+        >>> network = CNNConfig(widths=(4,), strides=(2,))
+        >>> config = Config("blobs", DataConfig(Blobs(image_size=4)), Standard(network), seed=1)
+        >>> data, mesh = open_data(config.data), sharding.make_mesh(1)
+        >>> method = config.method.make(data.task)
+        >>> variables = experiment.init_variables(config, data, method, mesh)
+        >>> variables["params"]["backbone"]["conv1"]["kernel"].shape
+        (3, 3, 3, 4)
     """
 
     def fresh() -> Variables:

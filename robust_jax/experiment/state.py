@@ -31,7 +31,30 @@ def save(
     data: Data,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Writes a checkpoint of the state: what is deployed, and what resuming needs besides."""
+    """Writes a checkpoint of the state: what is deployed, and what resuming needs besides.
+
+    Args:
+        manager: of the work directory.
+        state: of the run.
+        config: of the run.
+        data: the dataset, for the network's shape and the classes' names.
+        metrics: of validation.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax import experiment, training
+        >>> from robust_jax.data import open_data
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> config, weights = load("quickstart"), {"params": {"kernel": jnp.zeros(3)}}
+        >>> data, mesh = open_data(config.data), sharding.make_mesh(1)
+        >>> state = training.init_state(weights, optax.sgd(0.1), config.training, mesh)
+        >>> with checkpoints.open_manager("runs/mine", best_by="accuracy") as manager:
+        ...     experiment.save(manager, state, config=config, data=data, metrics={"accuracy": 0.1})
+        >>> checkpoints.kept_metrics("runs/mine")
+        {0: {'accuracy': 0.1}}
+    """
     checkpoints.save(
         manager,
         int(state.step),
@@ -59,6 +82,31 @@ def restore(
         step: which checkpoint.
         state: a state of the same shapes, on the mesh.
         mesh: devices to restore to; another number of them than wrote it is fine.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is damaged.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax import experiment, training
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.experiment.config import Config
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.runtime import sharding
+        >>> network = CNNConfig(widths=(4,), strides=(2,))
+        >>> config = Config("blobs", DataConfig(Blobs(image_size=4)), Standard(network))
+        >>> data, mesh = open_data(config.data), sharding.make_mesh(1)
+        >>> method, sgd = config.method.make(data.task), optax.sgd(0.1, momentum=0.9)
+        >>> shapes = jax.eval_shape(method.init, key=jax.random.key(0))
+        >>> weights = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        >>> state = training.init_state(weights, sgd, config.training, mesh)
+        >>> with checkpoints.open_manager("blobs", best_by="accuracy") as manager:
+        ...     experiment.save(manager, state, config=config, data=data)
+        ...     found = experiment.restore(manager, "blobs", 0, state, mesh)
+        >>> all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(state)))
+        True
     """
     model = checkpoints.load(workdir, mesh, step=step).variables
     abstract = jax.tree.map(

@@ -50,6 +50,22 @@ def export_state_dicts(
     Raises:
         ValueError: an unknown architecture, or a network, a normalisation or variables that are
             not what it has.
+
+    Example:
+        >>> from robust_jax.interop.architectures import design_of
+        >>> from robust_jax.interop.export import export_state_dicts
+        >>> from robust_jax.models import Classifier, default_layers
+        >>> design = design_of("resnet20_akamaster")
+        >>> network = Classifier(design.network.make(10, default_layers()), design.normalization)
+        >>> def init(key):
+        ...     return network.init(key, jnp.zeros((1, 32, 32, 3)), train=False, deterministic=True)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0))
+        >>> weights = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+        >>> (file,) = export_state_dicts(
+        ...     design.network, design.normalization, weights, "resnet20_akamaster"
+        ... )
+        >>> file["conv1.weight"].shape, file["linear.bias"].shape
+        ((16, 3, 3, 3), (10,))
     """
     design = design_of(architecture)
     several = len(design.prefixes) > 1

@@ -106,6 +106,24 @@ def import_state_dict(
     Raises:
         ValueError: an unknown architecture; a missing or unknown name; a wrong shape; a value
             that is not finite; a normalisation given and another in the file.
+
+    Example:
+        >>> from robust_jax.interop import arrays
+        >>> from robust_jax.interop.architectures import design_of
+        >>> from robust_jax.interop.torch import import_state_dict
+        >>> design = design_of("resnet20_akamaster")
+        >>> shapes, names = arrays.expected(design), arrays.names(design, "module.")
+        >>> file = {  # as `torch.load(FILE, weights_only=True)["state_dict"]` gives it
+        ...     name: arrays.to_torch(np.ones(shapes[path].shape, np.float32), design, path)
+        ...     for path, name in names.items()
+        ... }
+        >>> network, normalization, variables = import_state_dict(file, "resnet20_akamaster")
+        >>> network.depth, network.shortcut, len(normalization.mean), sorted(variables)
+        (20, 'A', 3, ['batch_stats', 'constants', 'params'])
+        >>> import_state_dict({}, "resnet20_akamaster")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected the file to hold resnet20_akamaster's arrays; missing: bn1.bias, ...
     """
     design = design_of(architecture)
     members = [names(design, prefix) for prefix in design.prefixes]
@@ -144,6 +162,17 @@ def import_ensemble(
     Raises:
         ValueError: as there; fewer than two state dicts; an architecture that is an ensemble
             itself; members that normalise images in different ways.
+
+    Example:
+        >>> from robust_jax.interop.torch import import_ensemble
+        >>> import_ensemble([{}, {}, {}], "parl_3x_resnet20")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected one file: parl_3x_resnet20 is an ensemble of 3 in one.
+        >>> import_ensemble([{}], "resnet20_akamaster")
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected len(state_dicts)=1 >= 2.
     """
     if len(state_dicts) < 2:
         raise ValueError(f"Expected len(state_dicts)={len(state_dicts)} >= 2.")

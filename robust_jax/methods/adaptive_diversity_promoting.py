@@ -68,6 +68,17 @@ class Diversity(Term):
         alpha: weight of the ensemble entropy.
         beta: weight of the log determinant.
         offset: added to the diagonal of M^T M.
+
+    References:
+        Pang et al., "Improving Adversarial Robustness via Promoting Ensemble Diversity", ICML 2019.
+
+    Example:
+        >>> from robust_jax.methods.adaptive_diversity_promoting import log_determinant
+        >>> label, volume = jnp.array([0]), jax.jit(log_determinant)
+        >>> alike = jnp.array([[[9.0, 5.0, 0.0]], [[9.0, 5.0, 0.0]]])  # two members, [m b c]
+        >>> apart = jnp.array([[[9.0, 5.0, 0.0]], [[9.0, 0.0, 5.0]]])  # they rank others apart
+        >>> [round(float(volume(logits, label)[0])) for logits in (alike, apart)]
+        [-13, 0]
     """
 
     pairs_of_members = True
@@ -92,6 +103,11 @@ class Diversity(Term):
 class AdaptiveDiversityPromoting(EnsembleMethod):
     """An ensemble trained with ADP.
 
+    With p_i the softmax of member i, H the entropy and column i of M the normalised p_i without its
+    entry y, the loss of an example is ::
+
+        sum_i CE(p_i, y) - alpha H(mean_i p_i) - beta log det(M^T M)
+
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum or mean over members), `ensemble_entropy` and
@@ -102,6 +118,19 @@ class AdaptiveDiversityPromoting(EnsembleMethod):
         beta: weight of the log determinant.
         cross_entropy: "sum" or "mean" over members.
         determinant_offset: added to the diagonal of M^T M.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Pang et al., "Improving Adversarial Robustness via Promoting Ensemble Diversity", ICML 2019.
+
+    Example:
+        >>> from robust_jax.methods import AdaptiveDiversityPromoting
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> network = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
+        >>> config = AdaptiveDiversityPromoting(network, alpha=2.0, beta=0.5)
+        >>> [type(term).__name__ for term in config.all_terms]
+        ['CrossEntropy', 'Diversity']
     """
 
     alpha: float = 2.0

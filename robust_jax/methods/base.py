@@ -84,6 +84,12 @@ class Epochs(NamedTuple):
     Attributes:
         at: traced step -> number of the epoch that it belongs to, from 0.
         count: of the whole run.
+
+    Example:
+        >>> from robust_jax.methods import Epochs
+        >>> epochs = Epochs(at=lambda step: step // 390, count=200.0)  # 390 batches an epoch
+        >>> int(epochs.at(jnp.asarray(1000)))
+        2
     """
 
     at: Callable[[Int[Array, ""]], Int[Array, ""]]
@@ -117,6 +123,19 @@ class Method(NamedTuple):
         vote: by which rule `predict` decides over the view `members`; None where it does
             something else. Certificates of margins are made of it.
         taps: activations by layer; None of a function that shows none.
+
+    Example:
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> task = Task((8, 8, 1), num_classes=10, num_train=1000)
+        >>> method = Standard(CNNConfig(widths=(4,), strides=(2,))).make(task)
+        >>> variables = method.init(key=jax.random.key(0))
+        >>> images = jnp.zeros((2, 8, 8, 1))
+        >>> method.predict(variables, images, key=None).shape
+        (2, 10)
+        >>> sorted(method.views), method.stochastic
+        (['deployed', 'members', 'noise_off', 'train'], False)
     """
 
     init: Init
@@ -177,6 +196,20 @@ class MethodConfig(abc.ABC):
         changes: of the network's layers, in this order, after those of the paper itself.
         terms: of the loss, added to those of the paper itself.
         deployment: passes of a prediction, where it is random; None is as the paper has it.
+
+    Raises:
+        ValueError: a field out of range, two terms or changes of a class, a term that cannot be
+            asked of the network, or a deployment of what draws nothing.
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.methods import KAP, Dropout, Standard
+        >>> from robust_jax.models import InputNoise
+        >>> config = Standard(label_smoothing=0.1, changes=(InputNoise(0.1), Dropout(0.2)))
+        >>> [type(change).__name__ for change in config.all_changes]
+        ['InputNoise', 'Dropout']
+        >>> dataclasses.replace(KAP(), sigma=0.2).own_changes[1].sigma
+        0.2
     """
 
     network: NetworkConfig = ResNetConfig()

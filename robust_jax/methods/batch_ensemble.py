@@ -115,12 +115,34 @@ class RankOneClassifier(Classifier):
 class BatchEnsemble(MethodConfig):
     """Members that share every convolution and linear layer up to rank-one factors.
 
+    Member i of a layer has the weights `W o (s_i r_i^T)`, its output is `((x o s_i) * W) o r_i`.
+
     Views: those of a plain ensemble. `deployed` and `noise_off` are the logits of the vote,
     `members` the members' logits [m b c], `train` the vote with batch statistics.
 
     Attributes:
         num_members: m.
         factor_std: s and r start as random signs (None), or normal with mean 1 and this std.
+
+    Fields beside these are those of `MethodConfig`.
+
+    Raises:
+        ValueError: no member, a network that is an ensemble already, or changes of its layers.
+
+    References:
+        Wen, Tran and Ba, "BatchEnsemble: an alternative approach to efficient ensemble and lifelong
+        learning", ICLR 2020.
+
+    Example:
+        >>> from robust_jax.methods import BatchEnsemble
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> network = CNNConfig(widths=(16,), strides=(2,))
+        >>> method = BatchEnsemble(network, num_members=4).make(Task((8, 8, 1), 10, 1000))
+        >>> shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> conv = shapes["params"]["backbone"]["conv1"]
+        >>> {name: conv[name].shape for name in ("kernel", "s", "r")}
+        {'kernel': (3, 3, 1, 16), 's': (4, 1), 'r': (4, 16)}
     """
 
     num_members: int = 4

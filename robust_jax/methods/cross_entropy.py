@@ -21,6 +21,20 @@ class CrossEntropy(Term):
     Attributes:
         of: "sum" or "mean" over members, or their "vote".
         weight: factor.
+
+    Raises:
+        ValueError: another reduction, or a negative weight.
+
+    Example:
+        >>> from robust_jax.methods import PARL, TRADES, CrossEntropy, Standard
+        >>> Standard(cross_entropy="mean").all_terms == (CrossEntropy("mean"),)
+        True
+        >>> [method.own_terms[0].of for method in (PARL(), TRADES())]
+        ['sum', 'vote']
+        >>> CrossEntropy(weight=-1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected weight=-1.0 >= 0.
     """
 
     of: Reduction = "sum"

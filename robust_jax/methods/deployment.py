@@ -20,8 +20,17 @@ class Deployment:
             image and call, so that the method is an ensemble of fixed networks, and not random.
         seed: root of frozen draws.
 
+    Raises:
+        ValueError: less than one pass, or a seed that no key has.
+
     Example:
-        >>> config = KAP(deployment=Deployment(num_draws=10))
+        >>> from robust_jax.methods import KAP, Deployment
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> task, network = Task((8, 8, 1), 10, 1000), CNNConfig(widths=(16,), strides=(2,))
+        >>> fresh, frozen = Deployment(num_draws=10), Deployment(num_draws=10, draws="frozen")
+        >>> [KAP(network, deployment=one).make(task).stochastic for one in (fresh, frozen)]
+        [True, False]
     """
 
     num_draws: int = 1

@@ -38,6 +38,20 @@ class Dropout(LayerChange):
         where: "features" drops what a linear layer is given, "activations" the output of every
             activation function.
         when: phases that drop.
+
+    Raises:
+        ValueError: a rate outside (0, 1).
+
+    References:
+        Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016.
+
+    Example:
+        >>> from robust_jax.methods import PARL, Dropout
+        >>> from robust_jax.models import CNNConfig, EnsembleConfig
+        >>> dropout = Dropout(0.2, where="activations")
+        >>> config = PARL(EnsembleConfig(CNNConfig(), 3), num_layers=3, changes=(dropout,))
+        >>> config.samples_in("prediction")
+        True
     """
 
     activation = DroppedActivation
@@ -86,6 +100,24 @@ class MonteCarloDropout(AveragedMethod):
         where: "features" drops what linear layers are given (the pooled features, before the last
             one; only the last layer is repeated for draws then), "activations" the output of every
             activation function.
+        num_draws: passes averaged in a prediction, where `deployment` is None.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Gal and Ghahramani, "Dropout as a Bayesian Approximation", ICML 2016.
+
+    Example:
+        >>> from robust_jax.methods import MonteCarloDropout
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> config = MonteCarloDropout(CNNConfig(widths=(4,), strides=(2,)), rate=0.5, num_draws=10)
+        >>> method = config.make(Task((8, 8, 1), num_classes=10, num_train=1000))
+        >>> variables = method.init(key=jax.random.key(0))
+        >>> images, key = jnp.ones((2, 8, 8, 1)), jax.random.key(1)
+        >>> logits = method.views["members"](variables, images, key=key)
+        >>> logits.shape, bool(jnp.any(logits[0] != logits[1]))
+        ((10, 2, 10), True)
     """
 
     rate: float = 0.5

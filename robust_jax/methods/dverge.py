@@ -126,6 +126,21 @@ class Distillation(_Symbols, Term):
 
     What is random in the network is off while images are distilled. Reports `accuracy` (the share
     of right decisions of single members on the images that they train on) and `layer` (from 1).
+
+    Its fields are the symbols of `DVERGE`.
+
+    References:
+        Yang et al., "DVERGE: Diversifying Vulnerabilities for Enhanced Robust Generation of
+        Ensembles", NeurIPS 2020.
+
+    Example:
+        >>> from robust_jax.methods import Distillation
+        >>> term = Distillation(layer=None)
+        >>> drawn = [int(term.draw_layer(jnp.asarray(epoch), 20)) for epoch in range(100)]
+        >>> min(drawn), max(drawn)
+        (0, 19)
+        >>> int(Distillation(layer=20).draw_layer(jnp.asarray(0), 20))
+        19
     """
 
     pairs_of_members = epochs = one_by_one = True
@@ -198,10 +213,37 @@ class Distillation(_Symbols, Term):
 class DVERGE(_Symbols, EnsembleMethod):
     """An ensemble trained on the images that its members distill for one another.
 
+    With x'_i the image near x whose features in member i are another image's, member j's loss is ::
+
+        sum_{i != j} CE(f_j(x'_i), y)
+
     Views: those of `network_method`.
 
     The loss, the sum over members, reports `accuracy` (the share of right decisions of single
     members on the distilled images that they train on) and `layer` (from 1).
+
+    Attributes:
+        eps: radius of the Linf ball in which images are distilled, pixels in [0, 1].
+        step_size: of a step along the sign of the accumulated gradient.
+        num_steps: of the distillation.
+        momentum: share of the former gradients that a step keeps.
+        layer: whose features are distilled, from 1; None draws it once an epoch.
+        layer_seed: root of that draw, a function of the epoch alone.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Yang et al., "DVERGE: Diversifying Vulnerabilities for Enhanced Robust Generation of
+        Ensembles", NeurIPS 2020.
+
+    Example:
+        >>> from robust_jax.methods import DVERGE
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> config = DVERGE(EnsembleConfig(ResNetConfig(depth=20), num_members=3), eps=0.07)
+        >>> [type(term).__name__ for term in config.own_terms]
+        ['Distillation']
+        >>> round(config.eps / config.step_size)
+        10
     """
 
     @property

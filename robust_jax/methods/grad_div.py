@@ -87,6 +87,16 @@ class Concentration(Term):
     Attributes:
         kind: "mean", "kappa" or "dpp".
         weight: of the penalty.
+
+    References:
+        Lee, Kim and Lee, "GradDiv", arXiv 2107.02425, 2021 (the idea; the forms are the module's).
+
+    Example:
+        >>> from robust_jax.methods.grad_div import concentration
+        >>> alike = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])  # of two draws, [s b d]
+        >>> opposed = jnp.array([[[1.0, 0.0]], [[-1.0, 0.0]]])
+        >>> [round(float(concentration(g, "mean")[0]), 3) for g in (alike, opposed)]
+        [1.0, 0.0]
     """
 
     gradients = True
@@ -115,6 +125,10 @@ class Concentration(Term):
 class GradDiv(RandomSelfEnsemble):
     """A network with noise before every convolution, trained with GradDiv.
 
+    With u_s the unit vector along the loss gradient of draw s, `R = |mean_s u_s|`, the loss is the
+    draws' mean cross-entropy plus `weight` times the mean over examples of R ("mean"), of the
+    concentration that R estimates ("kappa"), or of `-log det(U U^T + 1e-6 I)` ("dpp").
+
     Views: those of `RandomSelfEnsemble`.
 
     The loss reports `cross_entropy` (mean over draws), `penalty` and `resultant_length` (means over
@@ -124,6 +138,22 @@ class GradDiv(RandomSelfEnsemble):
         num_samples: n, draws of a training step.
         penalty: "mean", "kappa" or "dpp".
         weight: of the penalty.
+
+    Fields beside these are those of `RandomSelfEnsemble`.
+
+    Raises:
+        ValueError: less than two draws, or a network that is an ensemble.
+
+    References:
+        Lee, Kim and Lee, "GradDiv: Adversarial Robustness of Randomized Neural Networks via
+        Gradient Diversity Regularization", arXiv 2107.02425, 2021.
+
+    Example:
+        >>> from robust_jax.methods import GradDiv
+        >>> from robust_jax.models import CNNConfig
+        >>> config = GradDiv(CNNConfig(), num_samples=4, penalty="dpp", weight=0.1)
+        >>> [type(term).__name__ for term in config.all_terms], config.samples_in("training")
+        (['CrossEntropy', 'Concentration'], True)
     """
 
     num_samples: int = 4

@@ -59,6 +59,19 @@ class Coherence(Term):
     Attributes:
         weight: lambda.
         kind: "log_sum_exp" over pairs, or their "sum".
+
+    References:
+        Kariyappa and Qureshi, arXiv 1901.09981, 2019 (GAL); Huang et al., AAAI 2021 (DEG).
+
+    Example:
+        >>> from robust_jax.methods.gradient_alignment import coherence
+        >>> from robust_jax.methods.gradient_diversity import pairwise_cosines
+        >>> gradients = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, 0.0]]])  # of three members
+        >>> cosines = jax.jit(pairwise_cosines)(gradients).cosine
+        >>> cosines[:, 0]  # of members (0, 1), (0, 2), (1, 2)
+        Array([ 0., -1.,  0.], dtype=float32)
+        >>> round(float(coherence(cosines, "log_sum_exp")[0]), 2)  # log(1 + 1 / e + 1)
+        0.86
     """
 
     pairs_of_members = gradients = True
@@ -83,6 +96,11 @@ class Coherence(Term):
 class GradientAlignment(NetworkMethod):
     """An ensemble trained with GAL, or with DEG.
 
+    With g_i the gradient at the image of member i's cross-entropy, the loss is ::
+
+        mean_i CE_i + weight mean_x log sum_{i<j} exp(cos(g_i, g_j))     (GAL)
+        mean_i CE_i + weight mean_x sum_{i<j} cos(g_i, g_j)              (DEG)
+
     Views: those of `network_method`; `train` sees the noise of the loss.
 
     The loss reports `cross_entropy` (mean over members), `gradient_cosine` (mean over pairs and
@@ -92,8 +110,24 @@ class GradientAlignment(NetworkMethod):
         network: an `EnsembleConfig`.
         weight: of the coherence, lambda.
         coherence: "log_sum_exp" over pairs (GAL), or their "sum" (DEG).
-        input_sigma: standard deviation of Gaussian noise on training images.
+        input_sigma: standard deviation of Gaussian noise on training images, pixels in [0, 1].
         noisy_share: probability with which an image has it.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Kariyappa and Qureshi, "Improving Adversarial Robustness of Ensembles with Diversity
+        Training", arXiv 1901.09981, 2019: GAL. Huang et al., "Adversarial Defence by Diversified
+        Simultaneous Training of Deep Ensembles", AAAI 2021: DEG.
+
+    Example:
+        >>> from robust_jax.methods import GradientAlignment
+        >>> gal = GradientAlignment()
+        >>> deg = GradientAlignment(weight=0.01, coherence="sum", input_sigma=0.0)
+        >>> gal.samples_in("training"), deg.samples_in("training")
+        (True, False)
+        >>> gal.network.member.activation
+        'leaky_relu'
     """
 
     network: NetworkConfig = EnsembleConfig(

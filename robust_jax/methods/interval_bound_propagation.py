@@ -79,6 +79,15 @@ class WorstCase(_Symbols, Term):
 
     Attributes:
         of: "sum" over members, each trained as it would be alone, or "mean".
+
+    References:
+        Gowal et al., arXiv 1810.12715, 2018, section 3.
+
+    Example:
+        >>> from robust_jax.methods import WorstCase
+        >>> term = WorstCase(eps=0.3, kappa=0.5, warmup_steps=2000, ramp_steps=10_000)
+        >>> [tuple(round(float(one), 3) for one in term.at(step)) for step in (0, 7000, 12_000)]
+        [(0.0, 1.0), (0.15, 0.75), (0.3, 0.5)]
     """
 
     one_by_one: ClassVar[bool] = True
@@ -136,6 +145,10 @@ class WorstCase(_Symbols, Term):
 class IBP(_Symbols, NetworkMethod):
     """A network trained by interval bound propagation, each member of an ensemble for itself.
 
+    With z the logits and z' the worst ones that intervals allow in the ball, the loss is ::
+
+        kappa CE(z, y) + (1 - kappa) CE(z', y)
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` and `cross_entropy` (clean), `worst_cross_entropy`,
@@ -143,6 +156,27 @@ class IBP(_Symbols, NetworkMethod):
 
     Attributes:
         network: without BatchNorm.
+        eps: radius of the Linf ball after the ramp, pixels in [0, 1].
+        kappa: weight of the clean cross-entropy after the ramp; 1 - kappa is that of the bound's.
+        warmup_steps: of training on clean images alone.
+        ramp_steps: that take eps from 0 and kappa from 1; 0 for none.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably
+        Robust Models", arXiv 1810.12715, 2018, section 3.
+
+    Example:
+        >>> from robust_jax.methods import IBP
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> [type(term).__name__ for term in IBP(eps=0.3).all_terms]
+        ['CrossEntropy', 'WorstCase']
+        >>> IBP(CNNConfig(widths=(4,), strides=(2,))).make(Task((8, 8, 1), 10, 1000))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected terms=WorstCase of a network that intervals bound (without ...
     """
 
     network: NetworkConfig = SMALL

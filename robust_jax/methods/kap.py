@@ -44,7 +44,15 @@ from robust_jax.types import Batch, Task, Variables
 
 @dataclasses.dataclass(frozen=True)
 class KAP(MethodConfig):
-    """A network with kernel pooling and activation noise after its convolutions.
+    """A network with kernel average pooling (KAP) and activation noise after its convolutions.
+
+    The channels of a convolution lie on a grid, row by row, and every one becomes the mean of the
+    K x K cells around it. Of 12 channels, on 3 rows and 4 columns, channel 6 takes those in
+    brackets (K = 3) ::
+
+        0 [ 1   2   3 ]
+        4 [ 5   6   7 ]
+        8 [ 9  10  11 ]
 
     Views: those of `network_method`; `deployed` has the noise of deployment, `noise_off` none.
     With re-estimated statistics `noise_off_training` is `noise_off` under those of training.
@@ -57,14 +65,33 @@ class KAP(MethodConfig):
             both are convolution, noise).
         pooled: names of the convolutions that are pooled and noised, "conv1" for every one that is
             called so, "layer1_0.conv1" for that of one block; empty for all.
-        sigma: standard deviation of the activation noise.
+        sigma: standard deviation of the activation noise, absolute: what follows may grow over it.
         noise_in_training: activation noise on in the loss?
         noise_in_prediction: activation noise on in the deployed prediction?
-        input_sigma: standard deviation of Gaussian noise on the images.
+        input_sigma: standard deviation of Gaussian noise on the images, pixels in [0, 1].
         input_noise_in_training: input noise on in the loss?
         input_noise_in_prediction: input noise on in the deployed prediction?
         noise_off_statistics: BatchNorm statistics of the `noise_off` view: those of "training",
             or "reestimated" by `fit` without noise.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Bashivan et al., "Learning Robust Kernel Ensembles with Kernel Average Pooling", arXiv
+        2210.00062, 2022: equation 2 along a line of channels, equation 10 and algorithm 1 on the
+        grid (`KernelPool`); equation 9 with the noise.
+
+    Example:
+        >>> from robust_jax.methods import KAP, KernelPool
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> network = CNNConfig(widths=(12, 64), strides=(1, 2))
+        >>> config = KAP(network, pool=KernelPool(kernel_size=3, stride=1), sigma=0.1)
+        >>> [config.pool.grid(width) for width in network.widths]  # rows and columns of channels
+        [(3, 4), (8, 8)]
+        >>> method = config.make(Task((8, 8, 1), num_classes=10, num_train=1000))
+        >>> method.stochastic, "noise_off" in method.views
+        (True, True)
     """
 
     pool: KernelPool | None = KernelPool()

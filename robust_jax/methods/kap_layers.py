@@ -1,7 +1,7 @@
 """What KAP changes in a network: the kernel pool on every convolution, Gaussian noise after it.
 
 Bashivan et al., "Learning Robust Kernel Ensembles with Kernel Average Pooling", arXiv 2210.00062,
-2022, sections 3.1 and 3.2.
+2022, sections 3.2 and 3.4.
 """
 
 import dataclasses
@@ -32,6 +32,17 @@ class KernelPooling(OfConvolutions):
         pool: the pool.
         order: "conv_pool" (CIFAR), or "conv_norm_pool" with a BatchNorm of its own before the pool
             (ImageNet).
+
+    References:
+        Bashivan et al., arXiv 2210.00062, 2022, section 3.2, equations 2 and 3, algorithm 1.
+
+    Example:
+        >>> from robust_jax.methods import KernelPooling, Standard
+        >>> from robust_jax.models import strided_cnn
+        >>> first = KernelPooling(only=("conv1",))  # figure A2b: after the first layer alone
+        >>> config = Standard(strided_cnn(3), changes=(first,))
+        >>> first.pool.grid(config.network.widths[0])
+        (8, 8)
     """
 
     pool: KernelPool = KernelPool()
@@ -83,8 +94,20 @@ class ActivationNoise(OfConvolutions):
     """Gaussian noise on what a convolution returns, after its pool.
 
     Attributes:
-        sigma: standard deviation.
+        sigma: standard deviation, absolute.
         when: phases that have it.
+
+    References:
+        Bashivan et al., arXiv 2210.00062, 2022, section 3.4, equation 9: the n_i.
+
+    Example:
+        >>> from robust_jax.methods import ActivationNoise, Standard
+        >>> from robust_jax.types import Task
+        >>> nt = Standard(changes=(ActivationNoise(0.2, when=("training",)),))  # NT(.2)
+        >>> nt.samples_in("training"), nt.samples_in("prediction")
+        (True, False)
+        >>> nt.make(Task((32, 32, 3), num_classes=10, num_train=50_000)).stochastic
+        False
     """
 
     sigma: float = 0.1
@@ -104,4 +127,5 @@ class ActivationNoise(OfConvolutions):
         """Returns noisy activations."""
         if not mode.samples(self) or not self.is_of(layer):
             return x
+        # Equation 9, the next block's n_i.
         return x + self.sigma * gaussian(layer.make_rng("sample"), x.shape, x.dtype)

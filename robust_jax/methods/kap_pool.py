@@ -35,6 +35,31 @@ class KernelPool:
         grids: (rows, columns) of each channel count that occurs; empty for closest factors.
         count_include_pad: divide by K^2 everywhere, as if cells outside the grid were zeros.
         restore_channels: for stride > 1, zeros around the pooled grid keep the channel count.
+
+    Raises:
+        ValueError: K or S below 1, or grids of a line; where it is called, channels that no grid
+            holds, a window wider than the grid, or a pooled grid that cannot stand in the middle.
+
+    References:
+        Bashivan et al., arXiv 2210.00062, 2022, equation 2 (line), equation 10 and algorithm 1
+        (grid).
+
+    Example:
+        >>> from robust_jax.methods import KernelPool
+        >>> pool = KernelPool(kernel_size=3)
+        >>> pool.grid(12)
+        (3, 4)
+        >>> channels = jnp.arange(12.0)
+        >>> channels.reshape(3, 4)
+        Array([[ 0.,  1.,  2.,  3.],
+               [ 4.,  5.,  6.,  7.],
+               [ 8.,  9., 10., 11.]], dtype=float32)
+        >>> jax.jit(pool)(channels).reshape(3, 4)  # 2.5 is the mean of 0, 1, 4 and 5
+        Array([[2.5, 3. , 4. , 4.5],
+               [4.5, 5. , 6. , 6.5],
+               [6.5, 7. , 8. , 8.5]], dtype=float32)
+        >>> jax.eval_shape(KernelPool(kernel_size=3, stride=3), jnp.zeros((2, 81))).shape
+        (2, 9)
     """
 
     kind: Literal["average", "max"] = "average"
@@ -92,6 +117,7 @@ class KernelPool:
         for axis in axes:
             grid = self._slide(grid, axis, combine, outside)
         if self.kind == "average":
+            # Equation 10's 1/K^2, over the cells that exist.
             grid = grid / self._counts(rows, columns, grid.ndim).astype(grid.dtype)
         if self.restore_channels:
             grid = self._restore(grid, rows, columns)

@@ -45,6 +45,9 @@ from robust_jax.types import Task
 class PriorityDropout(MethodConfig):
     """An ensemble trained with feature dropout at rates that its members' features set together.
 
+    LPD, PDD, and either with DEG. Each member keeps the pooled features whose strength is common in
+    the ensemble and assigned to it; at prediction nothing is dropped.
+
     Views: those of `network_method`; `train` is the loss's forward pass, with dropout.
 
     The loss reports `accuracy` (the vote's, with dropout), `keep_rate` and `keep_rate_std` (over
@@ -59,6 +62,26 @@ class PriorityDropout(MethodConfig):
             two members' cross-entropies at the images; 0 for none, 0.01 in the authors' code. It
             makes training second order. Gradients go through the batch's statistics, as in that
             code; its constant in the cosine's denominator (1e-64) is zero in float32.
+
+    Fields beside these are those of `MethodConfig`.
+
+    Raises:
+        ValueError: a network that is no ensemble, fewer intervals than members, a negative weight.
+
+    References:
+        Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous
+        Training", ECAI 2023, algorithm 1, equations 3 to 6: LPD. Huang et al., "Adversarial Defence
+        by Diversified Simultaneous Training of Deep Ensembles", AAAI 2021: PDD, DEG.
+
+    Example:
+        >>> from robust_jax.methods import LaplaceRates, PriorityDropout
+        >>> from robust_jax.models import CNNConfig, EnsembleConfig
+        >>> network = EnsembleConfig(CNNConfig(), num_members=3)
+        >>> lpd = PriorityDropout(network, rates=LaplaceRates(gamma=100.0))
+        >>> features, key = jnp.ones((3, 2, 8)), jax.random.key(0)  # pooled features [m b f]
+        >>> factors, report = jax.jit(lpd.factors)(features, key)
+        >>> factors.shape, sorted(report)
+        ((3, 2, 8), ['active', 'keep_rate', 'keep_rate_std'])
     """
 
     network: NetworkConfig = EnsembleConfig(ResNetConfig(depth=18), num_members=3)

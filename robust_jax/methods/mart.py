@@ -67,6 +67,18 @@ class MisclassificationAware(_Symbols, Term):
     """BCE on adversarial images, and the KL to them of images that are not sure of their class.
 
     Reports `adversarial_accuracy` and `divergence`, the mean of the weighted KL.
+
+    Its fields are the symbols of `MART`.
+
+    References:
+        Wang et al., ICLR 2020, equation 11.
+
+    Example:
+        >>> from robust_jax.methods.mart import boosted_cross_entropy
+        >>> logits, label = np.log([[0.5, 0.4, 0.1]]).astype(np.float32), jnp.array([0])
+        >>> loss = jax.jit(boosted_cross_entropy)(jnp.asarray(logits), label)
+        >>> round(float(loss), 3), round(-np.log(0.5) - np.log(1 - 0.4), 3)  # BCE(p, y)
+        (1.204, np.float64(1.204))
     """
 
     def __post_init__(self) -> None:
@@ -86,17 +98,39 @@ class MisclassificationAware(_Symbols, Term):
         boosted = boosted_cross_entropy(adversarial, labels, passed.label_smoothing)
         accuracy = metrics.accuracy(adversarial, labels)
         report = {"adversarial_accuracy": accuracy, "divergence": divergence}
-        return Value(boosted + self.weight * divergence, report)
+        return Value(boosted + self.weight * divergence, report)  # equation 11
 
 
 @dataclasses.dataclass(frozen=True)
 class MART(_Symbols, NetworkMethod):
     """A network trained with MART, which makes its own adversarial examples.
 
+    With p the softmax of the vote and x' an adversarial image, the loss is ::
+
+        BCE(p(x'), y) + weight KL(p(x) || p(x')) (1 - p_y(x))
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean of the
     weighted KL.
+
+    Attributes:
+        weight: lambda, of the divergence.
+        attack: makes the adversarial images in the loss.
+        view: of the method that it attacks.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
+        ICLR 2020, equation 11.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.methods import MART
+        >>> config = MART(weight=5.0, attack=PGD(ThreatModel("linf", 8 / 255), num_steps=10))
+        >>> config.own_terms[0].weight, config.own_terms[0].views
+        (5.0, ('deployed',))
     """
 
     @property

@@ -153,6 +153,22 @@ class PairwiseAdversarial(_Symbols, _Weight, Term):
     Reports `gradient_cosine` (mean over pairs, layers and examples) and `dead_gradients` (how many
     of the members' G are zero; they count as 0).
 
+    Its other fields are the symbols of `PARL`.
+
+    References:
+        Alam et al., arXiv 2112.04948v1, 2021, section 4.2.
+
+    Example:
+        >>> from robust_jax.methods import PairwiseAdversarial, Standard
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> network = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
+        >>> term = PairwiseAdversarial(0.5, num_layers=7, pairs=((0, 1), (0, 2)))
+        >>> len(Standard(network, terms=(term,)).all_terms)
+        2
+        >>> Standard(ResNetConfig(depth=20), terms=(term,))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected network=ResNetConfig to be an EnsembleConfig.
     """
 
     def __post_init__(self) -> None:
@@ -173,6 +189,7 @@ class PairwiseAdversarial(_Symbols, _Weight, Term):
     def __call__(self, passed: Pass) -> Value:
         """Returns the weighted penalty."""
         gradients = passed.quantity(self.quantities[0])
+        # Section 4.2: G of a pair and a layer; the mean over examples is R.
         cosine, dead = pairwise_cosines(gradients, eps=1e-12)  # [pairs layers b], [m layers b]
         if self.pairs:
             all_pairs = list(itertools.combinations(range(len(gradients)), 2))
@@ -190,6 +207,11 @@ class PairwiseAdversarial(_Symbols, _Weight, Term):
 class PARL(_Symbols, EnsembleMethod):
     """An ensemble trained by equation 1.
 
+    With G_i^k(x) the gradient at image x of member i's k-th convolution, all of its outputs summed,
+    the loss is ::
+
+        gamma1 sum_i CE_i + gamma2 sum_{i<j} mean_x sum_{k<=H} cos(G_i^k(x), G_j^k(x))
+
     Views: those of `network_method`; `deployed` and `noise_off` are the mean probability, since a
     majority vote has no gradient, `train` normalises by the batch.
 
@@ -200,6 +222,29 @@ class PARL(_Symbols, EnsembleMethod):
         vote: how members decide.
         gamma1: weight of the cross-entropy, summed over members.
         gamma2: weight of the penalty, summed over pairs.
+        num_layers: H, the first 3 x 3 convolutions whose gradients are compared.
+        layer_reduction: "sum" or "mean" of the cosines over layers.
+        batch_statistics: of BatchNorm inside the gradients: "constant", "batch" or "running".
+        pairs: of members that are penalised, numbers from 0; empty for all.
+
+    Fields beside these are those of `MethodConfig`.
+
+    Raises:
+        ValueError: a network that is no ensemble, unknown pairs, or a negative weight; where it is
+            first traced, fewer convolutions than H.
+
+    References:
+        Alam et al., "PARL: Enhancing Diversity of Ensemble Networks to Resist Adversarial Attacks
+        via Pairwise Adversarially Robust Loss Function", arXiv 2112.04948v1, 2021, equation 1.
+
+    Example:
+        >>> from robust_jax.methods import PARL
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> config = PARL(EnsembleConfig(ResNetConfig(depth=20), num_members=3), num_layers=7)
+        >>> [(type(term).__name__, term.weight) for term in config.all_terms]
+        [('CrossEntropy', 1.0), ('PairwiseAdversarial', 0.5)]
+        >>> config.vote
+        'majority_mean_probability'
     """
 
     vote: voting.Vote = "majority_mean_probability"
@@ -211,4 +256,4 @@ class PARL(_Symbols, EnsembleMethod):
         """Returns the two terms of equation 1."""
         checks.at_least(self, 0, "gamma1", "gamma2")
         penalty = self.part(PairwiseAdversarial, weight=self.gamma2)
-        return CrossEntropy("sum", self.gamma1), penalty
+        return CrossEntropy("sum", self.gamma1), penalty  # equation 1

@@ -113,6 +113,18 @@ class ParameterGradientCosines(_Symbols, _Weight, Term):
     """gamma / H times the sum of cosines times that of correlations.
 
     Reports `gradient_cosine` and `output_correlation`, means over pairs and layers.
+
+    Its fields are the symbols of `ParameterPARL`; `weight` is gamma.
+
+    References:
+        Alam et al., code of the WACV 2025 paper, github.com/shubhishukla10/PARL.
+
+    Example:
+        >>> from robust_jax.methods.parl_parameters import pairwise_correlations
+        >>> first = np.array([[1.0], [2.0], [3.0]], np.float32)  # one unit, a batch of b = 3
+        >>> found = jax.jit(pairwise_correlations)(jnp.array([first, -first]))
+        >>> round(float(found[0]), 3)  # -(b - 1) / b, as in the code
+        -0.667
     """
 
     pairs_of_members = True
@@ -148,6 +160,19 @@ class ParameterPARL(_Symbols, EnsembleMethod):
     Attributes:
         vote: how members decide; the authors' code takes the smallest label of equal votes.
         gamma: weight of the penalty.
+        num_layers: H, the first 3 x 3 convolutions.
+        norm_gradient: do gradients flow through the norms of the cosine?
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Alam et al., code of the WACV 2025 paper, github.com/shubhishukla10/PARL.
+
+    Example:
+        >>> from robust_jax.methods import ParameterPARL
+        >>> config = ParameterPARL(num_layers=5, gamma=0.25)
+        >>> config.own_terms[1].weight, config.vote
+        (0.25, 'majority_lowest_class')
     """
 
     vote: voting.Vote = "majority_lowest_class"

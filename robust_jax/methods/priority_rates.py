@@ -99,6 +99,17 @@ class LaplaceRates(KeepRates):
         interval: s.
         threshold: epsilon; features that are not above it are inactive: not counted, and kept.
         num_intervals: features above num_intervals * interval are counted in the last one.
+
+    References:
+        Wu et al., ECAI 2023, equations 3 to 6, algorithm 1, lines 1 to 11.
+
+    Example:
+        >>> from robust_jax.methods import LaplaceRates
+        >>> strong, weak = [[0.95] * 6 + [0.35] * 2], [[0.35] * 5 + [0.95] * 3]  # two members
+        >>> rates = jax.jit(LaplaceRates(gamma=10.0))(jnp.array([strong, weak]))  # [m b f]
+        >>> np.asarray(rates)[:, 0, [0, 7]].round(2)  # the first and the last feature of each
+        array([[0.98, 0.27],
+               [0.98, 0.18]], dtype=float32)
     """
 
     num_intervals: int = 128
@@ -151,6 +162,17 @@ class PriorityRates(KeepRates):
         num_intervals: M; the authors' code has 10 for 3 members, 20 for 5.
         alpha: rate in the priority interval.
         beta: largest rate elsewhere.
+
+    References:
+        Huang et al., AAAI 2021; equation 2 of Wu et al., ECAI 2023.
+
+    Example:
+        >>> from robust_jax.methods import PriorityRates
+        >>> features = jnp.array([[[0.0, 0.0, 0.0, 1.0]], [[0.0, 0.0, 1.0, 1.0]]])  # two members'
+        >>> rates = jax.jit(PriorityRates(num_intervals=2))(features)  # [m b f]
+        >>> np.asarray(rates)[:, 0].round(3)
+        array([[0.9  , 0.9  , 0.9  , 0.075],
+               [0.05 , 0.05 , 0.9  , 0.9  ]], dtype=float32)
     """
 
     alpha: float = 0.9
@@ -174,6 +196,7 @@ class PriorityRates(KeepRates):
         position = jnp.minimum(position, self.num_intervals - 1)
         counts = self._counts(position, self.num_intervals, jnp.ones_like(features))
         density = counts / jnp.sum(counts, axis=-1, keepdims=True)
+        # Equation 2 of Wu et al.: alpha for m = t_k, this for all others.
         elsewhere = self.beta * (1 - _at(density, position))
         return jnp.where(position == _priorities(counts), self.alpha, elsewhere)
 

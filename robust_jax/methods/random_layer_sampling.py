@@ -60,11 +60,11 @@ def group_loss(
         logits: of each model.
         labels: classes.
         kind: "cross_entropy_of_mean" of the mean softmax F, "mse_of_mean" the mean over examples
-            of |F - one-hot|^2 (equation 8), "mean_cross_entropy" of the models by themselves.
+            of |F - one-hot|^2 (equation 7), "mean_cross_entropy" of the models by themselves.
         label_smoothing: share of the target spread over all classes.
 
     References:
-        Lee et al., 2020, section 3.2, equations 5 to 8.
+        Lee et al., 2020, section 3.2, equations 6 to 8.
     """
     if kind == "mean_cross_entropy":
         losses = jax.vmap(lambda one: cross_entropy(one, labels, label_smoothing))(logits)
@@ -93,6 +93,8 @@ class GroupLoss(Term):
 @dataclasses.dataclass(frozen=True)
 class RandomLayerSampling(MethodConfig):
     """A network drawn layer by layer from M trained weights, averaged over draws.
+
+    RLS: M^L models in the memory of M. The loss is that of the mean of K drawn models.
 
     Draws belong to a call, not to an example: all images of a call see the same models. Where
     calls with a key each are mapped (`jax.vmap`, as judges do), the images of each have their own;
@@ -123,6 +125,30 @@ class RandomLayerSampling(MethodConfig):
             "reestimated" by `fit` (before it, those of training: validation happens then).
         frozen: numbers of models of the `frozen_S` views.
         frozen_seed: root of their draws.
+
+    Fields beside these are those of `MethodConfig`.
+
+    Raises:
+        ValueError: numbers below 1, mu that are no probabilities of the M weights, another vote
+            than the mean probability, or an ensemble.
+
+    References:
+        Lee et al., "Robust ensemble model training via random layer sampling against adversarial
+        attack", BMVC 2020, equations 1 to 4; the loss: section 3.2.
+
+    Example:
+        >>> from robust_jax.methods import RandomLayerSampling
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> network = CNNConfig(widths=(4, 8), strides=(2, 2))
+        >>> config = RandomLayerSampling(network, num_choices=2, num_samples=3, num_draws=10)
+        >>> method = config.make(Task((8, 8, 1), num_classes=10, num_train=1000))
+        >>> sorted(method.views)
+        ['deployed', 'fresh', 'frozen_1', 'frozen_10', 'frozen_15', 'frozen_5', 'members',
+        'noise_off', 'train']
+        >>> shapes = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> {leaf.shape[0] for leaf in jax.tree.leaves(shapes["params"])}  # two weights a unit
+        {2}
     """
 
     num_choices: int = 2

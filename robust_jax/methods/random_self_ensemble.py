@@ -43,6 +43,16 @@ class NoiseBeforeConv(Sigmas, LayerChange):
 
     Attributes:
         when: phases that have it.
+
+    References:
+        Liu et al., "Towards Robust Neural Networks via Random Self-ensemble", ECCV 2018.
+
+    Example:
+        >>> from robust_jax.methods import NoiseBeforeConv, Standard
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> network = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
+        >>> Standard(network, changes=(NoiseBeforeConv(0.2, 0.1),)).samples_in("prediction")
+        True
     """
 
     when: tuple[Phase, ...] = BOTH
@@ -75,9 +85,32 @@ def is_first(path: tuple[str, ...]) -> bool:
 class RandomSelfEnsemble(Sigmas, AveragedMethod):
     """A network, or an ensemble, with noise before every convolution.
 
+    Trained with the cross-entropy of one noisy pass; decides by the mean softmax of `num_draws`.
+
     Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one (the authors' attack sees fresh noise at every
     step), `noise_off` none of the noise, `taps` those of one pass.
+
+    Attributes:
+        init_sigma: standard deviation of the noise before the first convolution, on the images.
+        inner_sigma: standard deviation of the noise before every other one.
+        num_draws: n, passes averaged in a prediction, where `deployment` is None.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Liu et al., "Towards Robust Neural Networks via Random Self-ensemble", ECCV 2018.
+
+    Example:
+        >>> from robust_jax.methods import RandomSelfEnsemble
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> network = CNNConfig(widths=(4,), strides=(2,))
+        >>> config = RandomSelfEnsemble(network, init_sigma=0.2, inner_sigma=0.1, num_draws=10)
+        >>> method = config.make(Task((8, 8, 1), num_classes=10, num_train=1000))
+        >>> variables, key = method.init(key=jax.random.key(0)), jax.random.key(1)
+        >>> method.views["members"](variables, jnp.zeros((2, 8, 8, 1)), key=key).shape  # draws
+        (10, 2, 10)
     """
 
     @property

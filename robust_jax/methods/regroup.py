@@ -52,6 +52,9 @@ from robust_jax.types import Task
 class REGroup(Voters, MethodConfig):
     """A network whose layers, as generative classifiers, decide by Borda count.
 
+    A layer ranks the classes y by `KL(C_y || p)` of its positive, and of its negative responses p,
+    C_y the mixture of the class's training images; the Borda counts are summed over layers.
+
     `loss` is the plain network's; `fit` makes the 'fitted' collection, {sign: {layer: C}} of the
     voting layers alone, without which `predict` and the views that need it are an error.
 
@@ -83,6 +86,32 @@ class REGroup(Voters, MethodConfig):
             takes the part of annealing.
         surrogate_delta: delta in the test responses of the differentiable views; at 1e-20 the
             logarithm's slope explodes where a response vanishes.
+        num_layers: k, the last layers that vote; None for the rule of `layer_accuracy`.
+        layers: names of the layers to choose from; empty for all of `response`.
+        responses: which signs vote, "both", "positive" or "negative" (figure 3).
+        delta: added to every response (algorithm 1).
+        images_per_class: correctly classified images that `fit` uses of each class; None for all.
+        layer_accuracy: least accuracy of a voting layer by itself, where `num_layers` is None.
+        selection_images: correctly classified images that this accuracy is measured on.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Tiwari et al., "REGroup: Rank-aggregating ensemble of generative classifiers for robust
+        predictions", arXiv 2006.10679, 2020: algorithm 1; equation 1 (mixtures), 2 and 3
+        (divergences), 4 to 7 (Borda counts).
+
+    Example:
+        >>> from robust_jax.methods import REGroup
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Batch, Task
+        >>> task, network = Task((8, 8, 1), 3, 100), CNNConfig(widths=(8, 12), strides=(1, 2))
+        >>> method = REGroup(network, num_layers=2).make(task)
+        >>> variables = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> batch = Batch(jnp.zeros((4, 8, 8, 1)), jnp.arange(4), jnp.ones(4, bool), jnp.arange(4))
+        >>> fitted = jax.eval_shape(method.fitted, variables, batch)["fitted"]  # as `fit` leaves it
+        >>> {layer: c.shape for layer, c in fitted["positive"].items()}
+        {'01.conv2': (1, 3, 12), '02.head': (1, 3, 3)}
     """
 
     response: Literal["raw", "norm"] = "raw"
@@ -148,7 +177,7 @@ class REGroup(Voters, MethodConfig):
 
         def predict(variables, images, *, key=None):
             del key
-            return voting.borda(*voters(variables, images, self.delta))
+            return voting.borda(*voters(variables, images, self.delta))  # equation 7
 
         def soft_borda(variables, images, *, key=None):
             del key

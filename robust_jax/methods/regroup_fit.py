@@ -162,6 +162,7 @@ def fit_fns(
                 f"Expected class {int(counts.argmin())} to have at least one training image that "
                 "the network classifies correctly."
             )
+        # Equation 1: the weights lambda_j, the softmax's, add up to one.
         fitted = jax.tree.map(lambda s: s / mixtures.weights[None, :, None], mixtures.sums)
         if least_accuracy is not None:
             counted = [right(fitted, *one) for one in kept]

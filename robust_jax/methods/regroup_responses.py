@@ -29,6 +29,7 @@ def log_responses(
     def log_response(output: Array, sign: float) -> Float[Array, "m b k"]:
         output = output[None] if output.ndim % 2 == 0 else output
         part = nn.relu(sign * output.astype(jnp.float32))
+        # Algorithm 1, in logarithms.
         total = (jnp.sum(part, axis=(2, 3)) if part.ndim == 5 else part) + delta
         return jnp.log(total) - jnp.log(jnp.sum(total, axis=-1, keepdims=True))
 
@@ -41,7 +42,7 @@ def log_responses(
 def divergence(
     classes: Float[Array, "m c k"], log_response: Float[Array, "m b k"]
 ) -> Float[Array, "m b c"]:
-    """Returns KL(C_y || p) of every class y: one matrix product, the entropy apart."""
+    """Returns KL(C_y || p) of every class y: equations 2 and 3, one matrix product."""
     negative_entropy = jnp.sum(classes * jnp.log(classes), axis=-1)
     cross = jnp.einsum("mck,mbk->mbc", classes, log_response, precision="highest")
     return negative_entropy[:, None, :] - cross

@@ -102,7 +102,19 @@ class Member(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Quantity(abc.ABC):
-    """Arrays of one member that a term asks; of all members they are stacked."""
+    """Arrays of one member that a term asks; of all members they are stacked.
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.methods import Quantity
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class KernelNorm(Quantity):
+        ...     def __call__(self, member):
+        ...         leaves = jax.tree.leaves(member.variables["params"])
+        ...         return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
+        >>> KernelNorm() == KernelNorm()  # equal ones are computed once
+        True
+    """
 
     @abc.abstractmethod
     def __call__(self, member: Member) -> PyTree:

@@ -66,6 +66,7 @@ class SampledLayer(nn.Module):
         params, statistics = (self.variables.get(k, {}) for k in ("params", "batch_stats"))
         index = self.choose(self.path)
 
+        # Equation 3: w_l, of the stacked W_l.
         def selected(index: Int[Array, ""]) -> dict[str, dict[str, Array]]:
             return {
                 collection: {

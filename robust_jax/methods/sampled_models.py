@@ -56,6 +56,7 @@ class SampledModels:
         def choose(unit: str) -> Index:
             def one(key: Key[Array, ""]) -> Int[Array, ""]:
                 drawn = rng.stream(key, "draw", *counters) if counters else key
+                # Equation 2: r_l.
                 return jax.random.categorical(rng.stream(drawn, unit), jnp.log(mu))
 
             return jax.vmap(one)(key) if key.ndim else one(key)

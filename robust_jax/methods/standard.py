@@ -25,9 +25,27 @@ class Standard(NetworkMethod):
         cross_entropy: "sum" of the members' losses, so that each trains as it would alone, or their
             "mean": the same learning rate then moves each by a fraction, as it does in ensembles
             whose loss is a mean (LPD, PDD, DEG) and that are compared with this one.
-        input_sigma: standard deviation of Gaussian noise on training images.
+        input_sigma: standard deviation of Gaussian noise on training images, pixels in [0, 1].
         input_noise_in_prediction: the same noise on in the deployed prediction? A certificate adds
             its own and wants none here.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing",
+        ICML 2019: training with `input_sigma`.
+
+    Example:
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> from robust_jax.types import Task
+        >>> task = Task((32, 32, 3), num_classes=10, num_train=50_000)
+        >>> baseline = Standard(EnsembleConfig(ResNetConfig(depth=20), num_members=3)).make(task)
+        >>> baseline.stochastic, baseline.vote
+        (False, 'mean_probability')
+        >>> gaussian = Standard(ResNetConfig(depth=20), input_sigma=0.25)  # for smoothing
+        >>> gaussian.samples_in("training"), gaussian.samples_in("prediction")
+        (True, False)
     """
 
     cross_entropy: Reduction = "sum"

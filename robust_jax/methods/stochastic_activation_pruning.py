@@ -92,6 +92,18 @@ class Pruning(LayerChange):
         fraction: of draws: r is this times the activations of an example in a layer, rounded up.
         draws: "with_replacement", or "independent".
         when: phases that prune.
+
+    References:
+        Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018.
+
+    Example:
+        >>> from robust_jax.methods.stochastic_activation_pruning import prune
+        >>> import functools
+        >>> h = jnp.array([[4.0, 2.0, 1.0, 0.0]])  # activations of one image in a layer
+        >>> of_key = functools.partial(prune, activations=h, fraction=1.0, draws="independent")
+        >>> found = jax.jit(jax.vmap(of_key))(jax.random.split(jax.random.key(0), 4000))
+        >>> np.asarray(found).mean(axis=0).round()  # unbiased
+        array([[4., 2., 1., 0.]], dtype=float32)
     """
 
     activation = PrunedActivation
@@ -121,6 +133,9 @@ class Pruning(LayerChange):
 class StochasticActivationPruning(AveragedMethod):
     """A plain network, or an ensemble, pruned at prediction.
 
+    With h the activations of an example in a layer, r draws are made with replacement from
+    `p_j = |h_j| / sum |h|`; what was drawn is divided by `1 - (1 - p_j)^r`, the rest is zero.
+
     Views: those of `network_method` and `draws.deployed_as`: `deployed` is the mean probability of
     `num_draws` passes, `one_draw` a single one, `noise_off` the plain network, `train` the plain
     network with batch statistics (training prunes nothing), `taps` those of one pass.
@@ -129,6 +144,25 @@ class StochasticActivationPruning(AveragedMethod):
         fraction: of draws: r is this times the activations of an example in a layer, rounded up.
         num_draws: forward passes averaged in a prediction.
         draws: "with_replacement", or "independent".
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Dhillon et al., "Stochastic Activation Pruning for Robust Adversarial Defense", ICLR 2018.
+
+    Example:
+        >>> from robust_jax.methods import Standard, StochasticActivationPruning
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.types import Task
+        >>> task, network = Task((8, 8, 1), 10, 1000), CNNConfig(widths=(4,), strides=(2,))
+        >>> plain = Standard(network).make(task)
+        >>> pruned = StochasticActivationPruning(network, num_draws=20).make(task)
+        >>> def shapes(method):
+        ...     return jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> shapes(plain) == shapes(pruned)  # it takes the weights of the plain network
+        True
+        >>> pruned.stochastic, sorted(set(pruned.views) - set(plain.views))
+        (True, ['one_draw'])
     """
 
     fraction: float = 1.0

@@ -52,6 +52,16 @@ class Pass:
         step: number of the step in its run, from 0.
         label_smoothing: of cross-entropies.
         moved: collections as the passes so far have moved them.
+
+    Example:
+        >>> from robust_jax.methods import Pass, Standard, Term, Value
+        >>> class ConfidencePenalty(Term):  # Pereyra et al., 2017
+        ...     def __call__(self, passed: Pass) -> Value:
+        ...         log_p = jax.nn.log_softmax(passed.member_logits)
+        ...         negentropy = jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
+        ...         return Value(0.1 * negentropy, {"entropy": -negentropy})
+        >>> Standard(terms=(ConfidencePenalty(),)).all_terms[1]
+        ConfidencePenalty()
     """
 
     runs: Runs
@@ -169,6 +179,13 @@ class Value(NamedTuple):
     Attributes:
         value: the summand of the loss.
         report: numbers to follow, by name.
+
+    Example:
+        >>> from robust_jax.methods import Value
+        >>> penalty = jnp.asarray(5.0)
+        >>> value = Value(0.1 * penalty, {"penalty": penalty})  # what is followed has no weight
+        >>> float(value.value), list(value.report)
+        (0.5, ['penalty'])
     """
 
     value: Float[Array, ""]
@@ -179,19 +196,24 @@ class Value(NamedTuple):
 class Term(abc.ABC):
     """A summand of a loss.
 
-    Example:
-        >>> import jax
-        >>> class Confidence(Term):
-        ...     def __call__(self, passed):
-        ...         sure = jax.nn.log_softmax(passed.vote_logits).max(-1).mean()
-        ...         return Value(sure, {"confidence": sure})
-
     Attributes:
         gradients: does it ask for `Pass.gradients`?
         epochs: does it ask for `Pass.epoch`?
         one_by_one: does it ask `Pass.over_members`?
         tried: is the loss traced where it is made, since not every network's layers can be asked?
         pairs_of_members: is it of an ensemble of at least two members?
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.methods import KAP, Term, Value
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class LogitSqueezing(Term):
+        ...     weight: float = 0.01
+        ...     def __call__(self, passed):
+        ...         squared = jnp.mean(jnp.sum(jnp.square(passed.member_logits), axis=-1))
+        ...         return Value(self.weight * squared, {"squared_norm": squared})
+        >>> [type(term).__name__ for term in KAP(terms=(LogitSqueezing(),)).all_terms]
+        ['CrossEntropy', 'LogitSqueezing']
     """
 
     pairs_of_members: ClassVar[bool] = False

@@ -61,6 +61,19 @@ class Divergence(_Symbols, Term):
     """beta times the mean KL from the prediction on clean to that on adversarial images.
 
     Reports `adversarial_accuracy` and `divergence`, the mean KL.
+
+    Its fields are the symbols of `TRADES`.
+
+    References:
+        Zhang et al., ICML 2019, equation 5.
+
+    Example:
+        >>> from robust_jax.methods import PARL, Divergence
+        >>> from robust_jax.models import EnsembleConfig, ResNetConfig
+        >>> network = EnsembleConfig(ResNetConfig(depth=20), num_members=3)
+        >>> config = PARL(network, terms=(Divergence(beta=6.0),))  # PARL's loss, TRADES' term
+        >>> [type(term).__name__ for term in config.all_terms]
+        ['CrossEntropy', 'PairwiseAdversarial', 'Divergence']
     """
 
     def __post_init__(self) -> None:
@@ -78,16 +91,40 @@ class Divergence(_Symbols, Term):
         divergence = jnp.mean(kl(clean)(adversarial, passed.labels))
         accuracy = metrics.accuracy(adversarial, passed.labels)
         report = {"adversarial_accuracy": accuracy, "divergence": divergence}
-        return Value(self.beta * divergence, report)
+        return Value(self.beta * divergence, report)  # equation 5, its second term
 
 
 @dataclasses.dataclass(frozen=True)
 class TRADES(_Symbols, NetworkMethod):
     """A network trained with TRADES, which makes its own adversarial examples.
 
+    With p the softmax of the vote and x' an adversarial image, the loss is ::
+
+        CE(p(x), y) + beta KL(p(x) || p(x'))
+
     Views: those of `network_method`.
 
     The loss reports `accuracy` (clean), `adversarial_accuracy` and `divergence`, the mean KL.
+
+    Attributes:
+        beta: weight of the divergence, 1 / lambda in the paper.
+        attack: makes the adversarial images in the loss.
+        view: of the method that it attacks.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML
+        2019, equation 5.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.methods import TRADES
+        >>> ball = ThreatModel("linf", eps=8 / 255)
+        >>> attack = PGD(ball, loss="kl", num_steps=10, start_sigma=0.001, keep="last")
+        >>> config = TRADES(beta=6.0, attack=attack)
+        >>> [type(term).__name__ for term in config.all_terms]
+        ['CrossEntropy', 'Divergence']
     """
 
     @property

@@ -80,6 +80,18 @@ class SmoothDissimilarity(_Symbols, Term):
 
     Reports `gradient_cosine` (mean of the absolute cosines), `smoothness` (the mean of
     `2 |g_i|^2`) and `eps`.
+
+    Its fields are the symbols of `TransferabilityReducedSmooth`.
+
+    References:
+        Yang et al., "TRS", NeurIPS 2021.
+
+    Example:
+        >>> from robust_jax.methods import SmoothDissimilarity
+        >>> from robust_jax.methods.terms import Epoch
+        >>> term = SmoothDissimilarity(init_eps=0.1, final_eps=0.2, num_epochs=100)
+        >>> [round(float(term.eps_at(Epoch(jnp.asarray(n), None))), 3) for n in (0, 50, 200)]
+        [0.1, 0.15, 0.2]
     """
 
     pairs_of_members = gradients = epochs = True
@@ -154,10 +166,38 @@ class SmoothDissimilarity(_Symbols, Term):
 class TransferabilityReducedSmooth(_Symbols, EnsembleMethod):
     """An ensemble trained with TRS.
 
+    With g_i(x) the gradient at x of member i's cross-entropy, x' near the images, the loss is ::
+
+        sum_i CE_i + scale (coefficient mean_{i<j} mean_x |cos(g_i(x), g_j(x))|
+                            + smoothness mean_i mean_x' 2 |g_i(x')|^2)
+
     Views: those of `network_method`.
 
     The loss reports `cross_entropy` (sum over members), `gradient_cosine` (mean of the absolute
     cosines), `smoothness` (the mean of `2 |g_i|^2`) and `eps`.
+
+    Attributes:
+        scale: weight of the regulariser.
+        coefficient: weight of the absolute cosines in it.
+        smoothness: weight of the gradients' squared norms in it.
+        init_eps: radius of the ascent in the first epoch, pixels in [0, 1].
+        final_eps: radius that is reached after `num_epochs`; with both 0 no image is moved.
+        num_epochs: epochs of that growth; None for the run's own.
+        num_steps: of the ascent.
+        momentum: share of the sum of the former gradients that a step of the ascent keeps.
+        reduction: "mean" or "sum" over the batch of the cross-entropy whose gradients are measured.
+
+    Fields beside these are those of `MethodConfig`.
+
+    References:
+        Yang et al., "TRS: Transferability Reduced Ensemble via Promoting Gradient Diversity and
+        Model Smoothness", NeurIPS 2021.
+
+    Example:
+        >>> from robust_jax.methods import TransferabilityReducedSmooth
+        >>> config = TransferabilityReducedSmooth(scale=5.0, init_eps=8 / 255, final_eps=8 / 255)
+        >>> config.network.num_members, [type(term).__name__ for term in config.all_terms]
+        (3, ['CrossEntropy', 'SmoothDissimilarity'])
     """
 
     @property

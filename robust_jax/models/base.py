@@ -23,6 +23,15 @@ class NetworkConfig(abc.ABC):
     The module made is a backbone: `features(images, *, train, deterministic)` gives the pooled
     features [b f] and the taps, `head(features, *, train, deterministic)` the logits, and
     calling it `Outputs`. An ensemble's features and head carry a leading member axis.
+
+    Example:
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import ResNetConfig, VGGConfig
+        >>> from robust_jax.types import Task
+        >>> networks, task = (ResNetConfig(depth=20), VGGConfig(16)), Task((32, 32, 3), 10, 50_000)
+        >>> methods = [Standard(network).make(task) for network in networks]
+        >>> ["skip_gradient" in method.views for method in methods]  # residual blocks?
+        [True, False]
     """
 
     @abc.abstractmethod
@@ -66,6 +75,17 @@ class Normalization:
         statistics: "given" takes the numbers above; "train_channel" and "train_pixel" keep one
             number per channel or per pixel and channel in the "constants" collection, which
             start at mean 0 and std 1 and are filled from the training images.
+
+    Example:
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import Normalization
+        >>> cifar = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
+        >>> Standard(normalization=cifar).normalization.std[0]  # images and budgets stay in [0, 1]
+        0.2471
+        >>> Normalization(mean=(0.5,))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected std=() to be as long as mean=(0.5,).
     """
 
     mean: tuple[float, ...] = ()
@@ -89,7 +109,21 @@ class Normalization:
 
 
 class Backbone(nn.Module, abc.ABC):
-    """A network, or an ensemble of networks, from normalised images to logits."""
+    """A network, or an ensemble of networks, from normalised images to logits.
+
+    Example:
+        >>> from robust_jax.models import CNNConfig, default_layers
+        >>> backbone = CNNConfig(widths=(8,), strides=(2,)).make(10, default_layers())
+        >>> mode = {"train": False, "deterministic": True}
+        >>> variables = jax.eval_shape(
+        ...     lambda key: backbone.init(key, jnp.zeros((1, 8, 8, 1)), **mode), jax.random.key(0)
+        ... )
+        >>> def features(variables, images):
+        ...     return backbone.apply(variables, images, method="features", **mode)
+        >>> pooled, taps = jax.eval_shape(features, variables, jnp.zeros((4, 8, 8, 1)))
+        >>> pooled.shape, {name: tap.shape for name, tap in taps.items()}
+        ((4, 8), {'00.conv1': (4, 4, 4, 8)})
+    """
 
     @abc.abstractmethod
     def features(
@@ -131,6 +165,24 @@ class SingleNetwork(Backbone, Generic[C]):
     """A network whose layers carry no member axis; subclasses define `features`.
 
     It gives member_logits and features of one member.
+
+    Example:
+        >>> import dataclasses
+        >>> from flax import linen as nn
+        >>> from robust_jax.models import NetworkConfig, SingleNetwork, default_layers
+        >>> class Linear(SingleNetwork):
+        ...     def features(self, images, *, train, deterministic):
+        ...         return images.reshape(len(images), -1), {}
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class LinearConfig(NetworkConfig):
+        ...     framework: str = "torch"
+        ...     def make(self, num_classes, layers):
+        ...         return Linear(self, num_classes, layers)
+        >>> network, images = LinearConfig().make(10, default_layers()), jnp.zeros((2, 8, 8, 1))
+        >>> def outputs(key):
+        ...     return network.init_with_output(key, images, train=False, deterministic=True)[0]
+        >>> jax.eval_shape(outputs, jax.random.key(0)).logits.shape
+        (2, 10)
     """
 
     config: C
@@ -166,6 +218,23 @@ class Classifier(nn.Module):
     The constants `mean` and `std` live in the collection "constants": they are saved with the
     model and no optimizer moves them. Normalisation is done in the images' dtype; the backbone
     then runs in `dtype`; logits come back in float32 (float64 for float64).
+
+    Attributes:
+        backbone: the network.
+        normalization: of images, inside the model; attacks see pixels in [0, 1].
+        dtype: of activations.
+
+    Example:
+        >>> from robust_jax.models import Classifier, Normalization, ResNetConfig, default_layers
+        >>> backbone = ResNetConfig(depth=20).make(num_classes=10, layers=default_layers())
+        >>> network = Classifier(backbone, Normalization(mean=(0.5,) * 3, std=(0.25,) * 3))
+        >>> def init(key):
+        ...     return network.init(key, jnp.zeros((1, 32, 32, 3)), train=False, deterministic=True)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0))
+        >>> sorted(shapes)  # `constants` are the mean and std
+        ['batch_stats', 'constants', 'params']
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))  # 0.27 million
+        272474
     """
 
     backbone: Backbone

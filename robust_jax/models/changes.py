@@ -38,6 +38,12 @@ class Mode(NamedTuple):
     Attributes:
         train: does BatchNorm normalise by the batch, and move its statistics?
         deterministic: does nothing sample?
+
+    Example:
+        >>> from robust_jax.models import InputNoise, Mode
+        >>> noise = InputNoise(0.1, when=("training",))
+        >>> [Mode(train, deterministic=False).samples(noise) for train in (True, False)]
+        [True, False]
     """
 
     train: bool
@@ -59,14 +65,20 @@ class LayerChange:
 
     What is random draws from `layer.make_rng("sample")`, and only where `mode.samples(self)`.
 
-    Example:
-        >>> class Halved(LayerChange):
-        ...     def after_act(self, layer, x, mode):
-        ...         return x / 2
-
     Attributes:
         activation: class of the activation functions, where its name is part of what their draws
             are keyed by; None for the plain one.
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.methods import KAP, LayerChange
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Scaled(LayerChange):
+        ...     factor: float = 0.5
+        ...     def after_act(self, layer, x, mode):
+        ...         return self.factor * x
+        >>> [type(change).__name__ for change in KAP(changes=(Scaled(),)).all_changes]
+        ['KernelPooling', 'ActivationNoise', 'Scaled']
     """
 
     activation: ClassVar[type[nn.Module] | None] = None
@@ -128,9 +140,19 @@ class InputNoise(LayerChange):
     """Gaussian noise on the images, which are not clipped.
 
     Attributes:
-        sigma: standard deviation.
+        sigma: standard deviation, pixels in [0, 1].
         share: probability with which an image has it.
         when: phases that have it.
+
+    Example:
+        >>> from robust_jax.models import InputNoise, Mode
+        >>> noise, images = InputNoise(0.2), jnp.zeros((64, 8, 8, 1))
+        >>> training, quiet = Mode(train=True, deterministic=False), Mode(False, deterministic=True)
+        >>> noisy = noise.on_images(images, training, jax.random.key(0))
+        >>> np.asarray(noisy).std().round(1).item()
+        0.20000000298023224
+        >>> noise.on_images(images, quiet, None) is images
+        True
     """
 
     sigma: float = 0.1

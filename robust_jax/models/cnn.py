@@ -32,6 +32,21 @@ class CNNConfig(NetworkConfig):
         activation: "relu", "leaky_relu" or "silu".
         negative_slope: of leaky ReLU.
         framework: initialisation, padding and BatchNorm conventions, see `layers`.
+
+    Raises:
+        ValueError: widths and strides that do not fit, or a size below 1.
+
+    Example:
+        >>> from robust_jax.models import Classifier, CNNConfig, default_layers
+        >>> config = CNNConfig(widths=(16, 32), strides=(1, 2), hidden=(100,))
+        >>> network = Classifier(config.make(num_classes=10, layers=default_layers()))
+        >>> def init(key):
+        ...     return network.init(key, jnp.zeros((1, 28, 28, 1)), train=False, deterministic=True)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0))["params"]["backbone"]
+        >>> sorted(shapes)
+        ['conv1', 'conv2', 'hidden1', 'linear', 'norm1', 'norm2']
+        >>> shapes["conv2"]["kernel"].shape
+        (3, 3, 16, 32)
     """
 
     widths: tuple[int, ...] = (64, 144, 256)
@@ -77,6 +92,11 @@ def strided_cnn(num_layers: int, *, expansion: int = 1) -> CNNConfig:
 
     Raises:
         ValueError: num_layers is not 1, 2 or 3.
+
+    Example:
+        >>> from robust_jax.models import strided_cnn
+        >>> strided_cnn(2).widths, strided_cnn(2).strides
+        ((64, 144), (2, 2))
     """
     if num_layers not in (1, 2, 3):
         raise ValueError(f"Expected num_layers={num_layers} to be 1, 2 or 3.")
@@ -90,6 +110,15 @@ def conv_encoder(*, expansion: int = 1) -> CNNConfig:
 
     References:
         Bashivan et al., "Kernel average pooling", 2022, appendix (figure A2c: K = S = e).
+
+    Args:
+        expansion: e.
+
+    Example:
+        >>> from robust_jax.models import conv_encoder
+        >>> config = conv_encoder(expansion=2)
+        >>> [width * config.expansion**2 for width in config.widths]
+        [256, 576, 900]
     """
     return CNNConfig(
         widths=(64, 144, 225), strides=(1, 1, 1), max_pool_after=(1, 3), expansion=expansion

@@ -224,6 +224,15 @@ def convolution(
     Guarantees:
         Derivatives of every order in reverse mode equal `lax`'s. The self-adjoint form has no
         forward-mode derivative (`jax.jvp` raises); ask for "lax" there.
+
+    Example:
+        >>> from robust_jax.models import convolution
+        >>> image, box = jnp.arange(16.0).reshape(1, 4, 4, 1), jnp.full((3, 3, 1, 1), 1 / 9)
+        >>> convolution(image, box, strides=(2, 2)).shape
+        (1, 2, 2, 1)
+        >>> np.asarray(convolution(image, box, padding="VALID"))[0, ..., 0].round(3)
+        array([[ 5.,  6.],
+               [ 9., 10.]], dtype=float32)
     """
     pads = _explicit_padding(padding, x.shape[1:3], kernel.shape[:2], strides, kernel_dilation)
     if implementation == "auto":

@@ -38,6 +38,20 @@ class EnsembleConfig(NetworkConfig):
         strategy: how members run. "map" one after another in a loop, "unroll" the same without
             a loop, "vmap" at once; "auto" is "map" on the CPU (there a batched convolution is a
             slow grouped one) and "vmap" elsewhere. It changes speed, not results.
+
+    Raises:
+        ValueError: a member that is an ensemble, or less than one.
+
+    Example:
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig, EnsembleConfig
+        >>> from robust_jax.types import Task
+        >>> network = EnsembleConfig(CNNConfig(widths=(4,), strides=(2,)), num_members=3)
+        >>> task = Task((8, 8, 1), num_classes=10, num_train=1000)
+        >>> method = Standard(network, vote="majority_mean_probability").make(task)
+        >>> variables = jax.eval_shape(lambda key: method.init(key=key), jax.random.key(0))
+        >>> {leaf.shape[0] for leaf in jax.tree.leaves(variables["params"])}  # members lead
+        {3}
     """
 
     member: NetworkConfig
@@ -143,6 +157,13 @@ def member_variables(variables: Variables, member: int) -> dict[str, PyTree]:
 
     Raises:
         ValueError: there is no such member.
+
+    Example:
+        >>> from robust_jax.models import member_variables
+        >>> kernel = jnp.arange(6.0).reshape(3, 2)  # of three members
+        >>> ensemble = {"params": {"backbone": {"member": {"linear": {"kernel": kernel}}}}}
+        >>> member_variables(ensemble, 1)["params"]["backbone"]["linear"]["kernel"]
+        Array([2., 3.], dtype=float32)
     """
     alone: dict[str, PyTree] = {}
     for name, collection in variables.items():
@@ -183,6 +204,15 @@ def stack_members(members: Sequence[Variables]) -> dict[str, PyTree]:
 
     Raises:
         ValueError: there are no members.
+
+    Example:
+        >>> from robust_jax.models import member_variables, stack_members
+        >>> runs = [{"params": {"backbone": {"kernel": jnp.full(2, seed)}}} for seed in (0, 1)]
+        >>> ensemble = stack_members(runs)  # of the weights that two runs have trained
+        >>> ensemble["params"]["backbone"]["member"]["kernel"].shape
+        (2, 2)
+        >>> member_variables(ensemble, 1)["params"]["backbone"]["kernel"].max().item()
+        1
     """
     if not members:
         raise ValueError("Expected members=[] not to be empty.")

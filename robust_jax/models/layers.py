@@ -74,6 +74,18 @@ class Conv(nn.Module):
         changes: what is changed before, in and after it, see `changes`.
         inner_norm: factory of the normalisation that a change may put behind it.
         place: path in the network, where the module has none of its own.
+        features: channels of the output.
+        framework: its initialisation and padding.
+
+    Example:
+        >>> from robust_jax.methods import KernelPool, KernelPooling
+        >>> from robust_jax.models import Conv
+        >>> conv = Conv(16, (3, 3), changes=(KernelPooling(KernelPool()),))
+        >>> def convolved(key, x):
+        ...     return conv.init_with_output(key, x, train=False, deterministic=True)
+        >>> y, variables = jax.eval_shape(convolved, jax.random.key(0), jnp.ones((2, 6, 6, 3)))
+        >>> y.shape, variables["params"]["kernel"].shape
+        ((2, 6, 6, 16), (3, 3, 3, 16))
     """
 
     features: int
@@ -146,7 +158,14 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer; the parameters are `kernel` (input x output) and `bias`."""
+    """Linear layer; the parameters are `kernel` (input x output) and `bias`.
+
+    Example:
+        >>> from robust_jax.models import Dense
+        >>> variables = {"params": {"kernel": jnp.eye(2), "bias": jnp.ones(2)}}
+        >>> Dense(2).apply(variables, jnp.array([[3.0, 4.0]]), train=False, deterministic=True)
+        Array([[4., 5.]], dtype=float32)
+    """
 
     features: int
     use_bias: bool = True
@@ -188,7 +207,18 @@ def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 
 class Activation(nn.Module):
-    """ReLU, leaky ReLU or SiLU (x sigmoid(x), also called Swish)."""
+    """ReLU, leaky ReLU or SiLU (x sigmoid(x), also called Swish).
+
+    Attributes:
+        kind: "relu", "leaky_relu" or "silu".
+        negative_slope: of leaky ReLU.
+
+    Example:
+        >>> from robust_jax.models import Activation
+        >>> silu = Activation(kind="silu")
+        >>> silu.apply({}, jnp.array([0.0, 20.0]), train=False, deterministic=True).round()
+        Array([ 0., 20.], dtype=float32)
+    """
 
     kind: Kind = "relu"
     negative_slope: float = 0.01
@@ -269,6 +299,14 @@ class Layers(NamedTuple):
         norm: of normalisations.
         act: of activations.
         dense: of linear layers, the last one (the classifier head) among them.
+
+    Example:
+        >>> import functools
+        >>> from robust_jax.models import BatchNorm, CNNConfig, default_layers
+        >>> cumulative = functools.partial(BatchNorm, cumulative=True)
+        >>> layers = default_layers()._replace(norm=cumulative)
+        >>> CNNConfig().make(num_classes=10, layers=layers).layers.norm is cumulative
+        True
     """
 
     conv: MakeConv = Conv
@@ -282,12 +320,25 @@ def default_layers(*, implementation: Implementation = "auto") -> Layers:
 
     Args:
         implementation: which convolution, see `convolution`.
+
+    Example:
+        >>> from robust_jax.models import default_layers
+        >>> layers = default_layers(implementation="lax")  # for derivatives in forward mode
+        >>> layers.conv(features=8, kernel_size=(3, 3)).implementation
+        'lax'
     """
     return Layers(conv=functools.partial(Conv, implementation=implementation))
 
 
 def changed(layers: Layers, changes: Sequence[LayerChange]) -> Layers:
-    """Returns factories whose layers are changed, in this order."""
+    """Returns factories whose layers are changed, in this order.
+
+    Example:
+        >>> from robust_jax.models import CNNConfig, InputNoise, changed, default_layers
+        >>> layers = changed(default_layers(), (InputNoise(0.1),))
+        >>> layers.conv(features=8, kernel_size=(3, 3), strides=1).changes
+        (InputNoise(sigma=0.1, share=1.0, when=('training', 'prediction')),)
+    """
     if not changes:
         return layers
     given = {"changes": tuple(changes)}

@@ -108,6 +108,24 @@ class BatchNorm(nn.Module):
     `train=True` normalises by the batch (over every device's rows: one global mean under jit)
     and moves the running statistics in "batch_stats", which must be mutable; `train=False`
     normalises by the running ones. Statistics are computed in at least float32.
+
+    References:
+        Ioffe and Szegedy, "Batch normalization", ICML 2015.
+
+    Example:
+        >>> from robust_jax.models import BatchNorm
+        >>> norm, x = BatchNorm(), jnp.array([[0.0], [2.0]])
+        >>> variables = {
+        ...     "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+        ...     "batch_stats": {"mean": jnp.zeros(1), "var": jnp.ones(1)},
+        ... }
+        >>> mode = {"train": True, "deterministic": True}
+        >>> y, moved = norm.apply(variables, x, **mode, mutable=["batch_stats"])
+        >>> y.round(2)
+        Array([[-1.],
+               [ 1.]], dtype=float32)
+        >>> np.asarray(moved["batch_stats"]["mean"]).round(2)  # 0.9 of the old, 0.1 of the batch's
+        array([0.1], dtype=float32)
     """
 
     momentum: float | None = None

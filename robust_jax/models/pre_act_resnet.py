@@ -49,6 +49,15 @@ class PreActResNetConfig(ResidualConfig):
 
     References:
         He et al., "Identity mappings in deep residual networks", 2016, figure 4e.
+
+    Raises:
+        ValueError: another depth or shortcut, or widths that are no whole numbers.
+
+    Example:
+        >>> from robust_jax.models import PreActResNetConfig
+        >>> config = PreActResNetConfig(depth=18, width_multiplier=0.25)
+        >>> config.stage_widths
+        (16, 32, 64, 128)
     """
 
     widths: tuple[int, ...] | None = None

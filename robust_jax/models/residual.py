@@ -23,6 +23,15 @@ class ResidualConfig(NetworkConfig):
         Wu, Wang, Xia, Bailey, Ma, "Skip connections matter: on the transferability of adversarial
         examples generated with ResNets", 2020, equation 5 (in every block, while their code leaves
         out the first and rescales the gradient between blocks).
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.models import ResNetConfig, ResidualConfig
+        >>> network = ResNetConfig(depth=20)
+        >>> isinstance(network, ResidualConfig)
+        True
+        >>> dataclasses.replace(network, branch_gradient=0.5).branch_gradient  # for attacks
+        0.5
     """
 
     branch_gradient: float = 1.0

@@ -58,6 +58,18 @@ class ResNetConfig(ResidualConfig):
 
     References:
         He et al., "Deep residual learning for image recognition", 2016, sections 3.3 and 4.2.
+
+    Raises:
+        ValueError: another depth, stem or shortcut, or widths that are no whole numbers.
+
+    Example:
+        >>> from robust_jax.models import ResNetConfig
+        >>> ResNetConfig(depth=20).num_blocks, ResNetConfig(depth=20).stage_widths
+        ((3, 3, 3), (16, 32, 64))
+        >>> ResNetConfig(depth=21)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected depth=21 to be one of [18, 20, 32, 34, 50].
     """
 
     depth: int = 18
@@ -115,6 +127,12 @@ def verification_resnet(num_stages: int, *, width: int, positions: int) -> ResNe
 
     References:
         Wang et al., "Beta-CROWN", 2021; VNN-COMP 2021, benchmark cifar10_resnet.
+
+    Example:
+        >>> from robust_jax.models import verification_resnet
+        >>> resnet_4b = verification_resnet(2, width=32, positions=4)
+        >>> resnet_4b.num_blocks, resnet_4b.norm, resnet_4b.hidden
+        ((2, 2), False, (100,))
     """
     return ResNetConfig(
         blocks=(2,) * num_stages,

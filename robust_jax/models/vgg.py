@@ -43,6 +43,15 @@ class VGGConfig(NetworkConfig):
     References:
         Simonyan and Zisserman, "Very deep convolutional networks for large-scale image
         recognition", 2015, table 1.
+
+    Raises:
+        ValueError: another depth, or widths that are no whole numbers.
+
+    Example:
+        >>> from robust_jax.models import VGGConfig
+        >>> config = VGGConfig(depth=16, width_multiplier=0.5)
+        >>> len(config.last_in_stage), config.stage_widths  # thirteen convolutions in five stages
+        (13, (32, 64, 128, 256, 256))
     """
 
     depth: int = 16
@@ -94,6 +103,11 @@ def imagenet_vgg(depth: int, *, norm: bool = False) -> VGGConfig:
     Args:
         depth: 11, 13, 16 or 19; VGG-19 has 16 convolutions and 3 linear layers.
         norm: with BatchNorm (torchvision's `vgg19_bn`) or without (`vgg19`).
+
+    Example:
+        >>> from robust_jax.models import imagenet_vgg
+        >>> imagenet_vgg(19).hidden, len(imagenet_vgg(19).last_in_stage)
+        ((4096, 4096), 16)
     """
     return VGGConfig(depth, norm=norm, hidden=(4096, 4096), positions=7)
 

@@ -29,6 +29,18 @@ class WideResNetConfig(ResidualConfig):
 
     References:
         Zagoruyko and Komodakis, "Wide residual networks", 2016, table 1.
+
+    Raises:
+        ValueError: a depth that is not 6 n + 4, or a widening below 1.
+
+    Example:
+        >>> from robust_jax.models import Classifier, WideResNetConfig, default_layers
+        >>> network = Classifier(WideResNetConfig(depth=16, widening=4).make(10, default_layers()))
+        >>> def init(key):
+        ...     return network.init(key, jnp.zeros((1, 32, 32, 3)), train=False, deterministic=True)
+        >>> shapes = jax.eval_shape(init, jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))  # 2.7 million
+        2748890
     """
 
     depth: int = 16

@@ -79,6 +79,7 @@ def with_parts(config: T, words: Sequence[str], *, under: str = "") -> tuple[T, 
 
     Example:
         >>> from robust_jax.methods import Standard
+        >>> from robust_jax.runtime.command_parts import with_parts
         >>> words = ["--network", "CNNConfig(widths=(8, 8), strides=(1, 2))", "--vote", "borda"]
         >>> found, others = with_parts(Standard(), words)
         >>> found.network.widths, others

@@ -30,6 +30,14 @@ class RuntimeConfig:
         log_every: steps between two lines of metrics.jsonl, and between two times that several
             hosts agree whether to stop: in between no host waits for its devices.
         progress: show the progress bar.
+
+    Example:
+        >>> from robust_jax.runtime.sharding import RuntimeConfig
+        >>> slurm = RuntimeConfig(distributed=True)  # the cluster says who is process 0
+        >>> RuntimeConfig(log_every=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected log_every=0 >= 1.
     """
 
     num_devices: int | None = None
@@ -63,6 +71,12 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 
     Raises:
         ValueError: fewer devices are there than asked for.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> mesh = sharding.make_mesh(1)
+        >>> mesh.axis_names, mesh.size
+        (('data',), 1)
     """
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
@@ -75,12 +89,26 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array that every device holds whole."""
+    """Returns the sharding of an array that every device holds whole.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> mesh = sharding.make_mesh(1)
+        >>> jax.device_put(jnp.zeros(4), sharding.replicated(mesh)).sharding.is_fully_replicated
+        True
+    """
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batched(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array whose leading axis is split over the devices."""
+    """Returns the sharding of an array whose leading axis is split over the devices.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> mesh = sharding.make_mesh(1)
+        >>> jax.device_put(jnp.zeros((8, 4)), sharding.batched(mesh)).sharding.spec[0]
+        'data'
+    """
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -88,6 +116,11 @@ def local(tree: T) -> T:
     """Returns replicated arrays as this host's own copies, on one of its devices.
 
     What is computed of them involves no other host: every host that computes it gets the same.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> sharding.local({"kernel": jnp.ones(2)})["kernel"].is_fully_addressable
+        True
     """
     return jax.tree.map(
         lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree
@@ -109,6 +142,12 @@ def peak_bytes(devices: Iterable[Device]) -> int | None:
 
     Args:
         devices: those of a mesh; other hosts' are left out.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> peak = sharding.peak_bytes(jax.devices())
+        >>> peak is None or peak >= 0
+        True
     """
     own = [d for d in devices if d.process_index == jax.process_index()]
     found = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in own]
@@ -117,14 +156,27 @@ def peak_bytes(devices: Iterable[Device]) -> int | None:
 
 
 def on_host(tree: PyTree) -> PyTree:
-    """Returns the arrays on this host, whole, also where several hosts hold parts of them."""
+    """Returns the arrays on this host, whole, also where several hosts hold parts of them.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> type(sharding.on_host({"logits": jnp.zeros(3)})["logits"]).__name__
+        'ndarray'
+    """
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.device_get(tree)
 
 
 def spread(images: jax.Array, mesh: Mesh) -> jax.Array:
-    """Returns images that every host holds whole, split over all devices."""
+    """Returns images that every host holds whole, split over all devices.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> mesh = sharding.make_mesh(1)
+        >>> sharding.spread(jnp.zeros((8, 4, 4, 1)), mesh).sharding == sharding.batched(mesh)
+        True
+    """
     if jax.process_count() == 1:
         return jax.device_put(images, batched(mesh))
     whole = np.asarray(images)
@@ -136,6 +188,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
     Raises:
         ValueError: it does not.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> sharding.check_batch_size(128, sharding.make_mesh(1))
+        >>> sharding.check_batch_size(0, sharding.make_mesh(1))
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected batch_size=0 to be a multiple of the 1 devices, >= 1.
     """
     if batch_size < 1 or batch_size % mesh.size:
         raise ValueError(

@@ -22,6 +22,7 @@ def in_ball(name: str, threat: ThreatModel) -> str:
 
     Example:
         >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.study import in_ball
         >>> in_ball("frugal", ThreatModel("linf", 0.1))
         'frugal_0.1'
     """
@@ -36,6 +37,12 @@ class Row:
         title: as table and figure call it.
         family: rows of one family stand together and have one paragraph.
         after: row whose best checkpoint this one starts from; None for a start of its own.
+
+    Example:
+        >>> from robust_jax.study import Row
+        >>> fitted = Row("REGroup", family="layers that vote", after="plain")
+        >>> fitted.after
+        'plain'
     """
 
     title: str
@@ -63,9 +70,15 @@ class Study:
 
     Example:
         >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.study import Row, Study
         >>> rows = {"plain": Row("plain", "plain"), "kap": Row("KAP", "KAP")}
-        >>> Study("A study", rows, (ThreatModel("linf", 0.1),)).rows["kap"].title
-        'KAP'
+        >>> study = Study("Digits", rows, (ThreatModel("linf", 0.1), ThreatModel("linf", 0.2)))
+        >>> study.reference, [row.title for row in study.rows.values()]
+        ('plain', ['plain', 'KAP'])
+        >>> Study("Digits", rows, ())
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected threats=() to name a ball.
     """
 
     title: str

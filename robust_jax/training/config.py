@@ -15,6 +15,16 @@ class Phase:
         epochs: passes over the training split; may be a fraction.
         batch_size: global batch size, over all devices and hosts.
         image_size: side that training images are resized to; None for the dataset's own.
+
+    Raises:
+        ValueError: no epoch, or no batch.
+
+    Example:
+        >>> from robust_jax.training import Phase, TrainingConfig
+        >>> small = Phase(epochs=6.0, batch_size=512, image_size=128)
+        >>> large = Phase(epochs=6.0, batch_size=224, image_size=224)
+        >>> sum(phase.epochs for phase in TrainingConfig(phases=(small, large)).phases)
+        12.0
     """
 
     epochs: float
@@ -43,6 +53,21 @@ class AdversarialTraining:
             (the network as it is being trained, as Rice et al., 2020), "deployed" by the running
             ones; neither attack moves them. The loss that follows uses and moves the statistics
             of the adversarial batch.
+
+    Raises:
+        ValueError: an attack that runs on the host.
+
+    References:
+        Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR
+        2018.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
+        >>> attack = PGD(ThreatModel("linf", 8 / 255), num_steps=7, step_size=2 / 255, keep="last")
+        >>> madry = AdversarialTraining(attack, view="deployed")
+        >>> TrainingConfig((Phase(epochs=200.0),), adversarial=madry).adversarial.attack.num_steps
+        7
     """
 
     attack: AttackChoice = PGD(
@@ -73,6 +98,19 @@ class FreeAdversarialTraining:
         threat: ball of the perturbation.
         num_replays: replays of a batch, m in the paper.
         step_size: length of the perturbation's step; None is eps.
+
+    Raises:
+        ValueError: less than one replay, a step size that is not above 0, or a norm without steps.
+
+    References:
+        Shafahi et al., "Adversarial training for free!", NeurIPS 2019.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.training import FreeAdversarialTraining, Phase, TrainingConfig
+        >>> free = FreeAdversarialTraining(ThreatModel("linf", eps=8 / 255), num_replays=8)
+        >>> TrainingConfig((Phase(epochs=200.0),), adversarial=free).num_replays  # 25 passes
+        8
     """
 
     threat: ThreatModel
@@ -102,6 +140,27 @@ class OverfittingMonitor:
         drop: how far robust validation accuracy may lie below the best so far.
         action: "warn" says so and goes on; "stop" ends the training, also of a run that is started
             again. The best checkpoint is deployed either way.
+
+    Raises:
+        ValueError: a drop outside (0, 1).
+
+    References:
+        Wong, Rice and Kolter, "Fast is better than free", ICLR 2020.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, PGD, ThreatModel
+        >>> from robust_jax.training import AdversarialTraining, OverfittingMonitor, TrainingConfig
+        >>> ball = ThreatModel("linf", eps=8 / 255)
+        >>> config = TrainingConfig(
+        ...     adversarial=AdversarialTraining(FGSM(ball)),
+        ...     best_by="robust_accuracy",
+        ...     validation_attack=PGD(ball, num_steps=10),
+        ...     overfitting=OverfittingMonitor(drop=0.2, action="stop"),
+        ... )
+        >>> TrainingConfig(overfitting=OverfittingMonitor())
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected best_by='accuracy' to be 'robust_accuracy', for overfitting.
     """
 
     drop: float = 0.2
@@ -140,6 +199,28 @@ class TrainingConfig:
         overfitting: what to do where robust validation accuracy falls; None for nothing.
         precision: of products of float32 in the step, in validation and in the fit, in JAX's
             names. "default" is the device's quickest; "highest" is float32 everywhere.
+
+    Raises:
+        ValueError: its parts do not go together, such as `best_by` robust accuracy without a
+            `validation_attack`.
+
+    References:
+        Rice, Wong and Kolter, "Overfitting in adversarially robust deep learning", ICML 2020
+        (`best_by`); Wu, Xia and Wang, NeurIPS 2020 (`weight_perturbation`).
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
+        >>> rice = TrainingConfig(
+        ...     (Phase(epochs=200.0, batch_size=128),),
+        ...     adversarial=AdversarialTraining(),
+        ...     best_by="robust_accuracy",  # early stopping: the best checkpoint is deployed
+        ...     validation_attack=PGD(ThreatModel("linf", eps=8 / 255), num_steps=10),
+        ... )
+        >>> TrainingConfig(phases=())
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected init_from=None to name a checkpoint: phases=() train nothing.
     """
 
     phases: tuple[Phase, ...] = (Phase(epochs=1.0),)

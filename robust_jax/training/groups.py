@@ -19,6 +19,7 @@ def is_named(path: Path, name: str) -> bool:
             of its parts "*" stands for anything.
 
     Example:
+        >>> from robust_jax.training.groups import is_named
         >>> params = {"backbone": {"layer1_0": {"conv1": {"kernel": 0.0}}}}
         >>> ((path, _),) = jax.tree_util.tree_leaves_with_path(params)
         >>> [is_named(path, name) for name in ("conv1", "backbone.layer1_*", "conv2", "conv1.bias")]

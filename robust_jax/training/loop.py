@@ -15,7 +15,27 @@ from robust_jax.types import Batch
 
 
 def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Iterator[Batch]:
-    """Yields the batches of the steps from `start` to the end of the plan."""
+    """Yields the batches of the steps from `start` to the end of the plan.
+
+    Args:
+        data: the dataset.
+        plan: the steps of the run, from `training.plan.make_plan`.
+        mesh: devices that every batch is split over.
+        seed: of the order.
+        start: step to begin at, when training resumes.
+
+    Example:
+        >>> from robust_jax import training
+        >>> from robust_jax.data import Blobs, DataConfig, open_data
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training import Phase, TrainingConfig
+        >>> from robust_jax.training.plan import make_plan
+        >>> mesh, data = sharding.make_mesh(1), open_data(DataConfig(Blobs(num_train=8)))
+        >>> config = TrainingConfig(phases=(Phase(1.0, batch_size=4), Phase(1.0, batch_size=2)))
+        >>> plan = make_plan(config, data.task.num_train, mesh)
+        >>> [len(batch.label) for batch in training.batches(data, plan, mesh, seed=0, start=0)]
+        [4, 4, 2, 2, 2, 2]
+    """
     for phase in range(plan.phase_at(start), len(plan.batch_sizes)):
         end = min(plan.starts[phase + 1], plan.num_steps)
         first = max(start, plan.starts[phase])
@@ -42,6 +62,16 @@ def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str
 
     Raises:
         FloatingPointError: a loss is not finite; names the step and the last good checkpoint.
+
+    Example:
+        >>> from robust_jax.training import fetch
+        >>> losses = [(step, {"loss": jnp.asarray(loss)}) for step, loss in enumerate((3.0, 1.0))]
+        >>> fetch(losses, last_good=None)
+        {'loss': 2.0}
+        >>> fetch([(7, {"loss": jnp.asarray(jnp.nan)})], last_good=5)
+        Traceback (most recent call last):
+            ...
+        FloatingPointError: Expected loss=nan at step 7 to be finite; the last good checkpoint ...
     """
     values = jax.device_get([metrics for _, metrics in pending])
     for (step, _), value in zip(pending, values, strict=True):

@@ -33,6 +33,18 @@ class MultiStep(Schedule):
     """Multiplies by `factor` at each of `epochs` (PyTorch's MultiStepLR).
 
     The first `warmup` epochs grow linearly from 0.
+
+    Attributes:
+        epochs: at whose starts the factor falls.
+        factor: of each fall.
+        warmup: epochs of linear growth from 0.
+
+    Example:
+        >>> from robust_jax.training.optimizers import MultiStep
+        >>> steps = MultiStep(epochs=(100.0, 150.0))
+        >>> factor = steps.make(lambda epoch: int(390 * epoch), num_epochs=200.0)
+        >>> [round(float(factor(390 * epoch)), 3) for epoch in (50, 120, 180)]
+        [1.0, 0.1, 0.01]
     """
 
     epochs: tuple[float, ...] = ()
@@ -50,7 +62,18 @@ class MultiStep(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from 1 to `final` over the run, after `warmup` epochs of linear growth."""
+    """Half a cosine from 1 to `final` over the run, after `warmup` epochs of linear growth.
+
+    Attributes:
+        warmup: epochs of linear growth from 0.
+        final: factor at the end of the run.
+
+    Example:
+        >>> from robust_jax.training.optimizers import Cosine
+        >>> factor = Cosine().make(lambda epoch: int(390 * epoch), num_epochs=200.0)
+        >>> [round(float(factor(390 * epoch)), 3) for epoch in (0, 100, 200)]
+        [1.0, 0.5, 0.0]
+    """
 
     warmup: float = 0.0
     final: float = 0.0
@@ -66,7 +89,22 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class PiecewiseLinear(Schedule):
-    """Linear between `factors` at `epochs`: cyclic rates, warm-up, Fast-AT's phases."""
+    """Linear between `factors` at `epochs`: cyclic rates, warm-up, Fast-AT's phases.
+
+    Attributes:
+        epochs: where the factor is given, ascending.
+        factors: at each of them.
+
+    Raises:
+        ValueError: epochs that do not ascend, or are not as many as the factors.
+
+    Example:
+        >>> from robust_jax.training.optimizers import PiecewiseLinear
+        >>> cyclic = PiecewiseLinear(epochs=(0.0, 6.0, 15.0), factors=(0.0, 1.0, 0.0))
+        >>> factor = cyclic.make(lambda epoch: int(390 * epoch), num_epochs=15.0)
+        >>> [round(float(factor(390 * epoch)), 3) for epoch in (3, 6, 15)]
+        [0.5, 1.0, 0.0]
+    """
 
     epochs: tuple[float, ...] = (0.0, 1.0)
     factors: tuple[float, ...] = (1.0, 1.0)
@@ -109,6 +147,17 @@ class OptimizerConfig:
             the batches, whatever is frozen.
         rates: base learning rates of groups of parameters, by such names, in the place of
             `learning_rate` and with the same schedule; a group's frozen parameters stay frozen.
+
+    Example:
+        >>> from robust_jax.training.optimizers import MultiStep, OptimizerConfig
+        >>> rice = OptimizerConfig(
+        ...     learning_rate=0.1, weight_decay=5e-4, schedule=MultiStep(epochs=(100.0, 150.0))
+        ... )
+        >>> head_faster = OptimizerConfig(learning_rate=0.01, rates={"linear": 0.1})
+        >>> OptimizerConfig(momentum=1.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected 0 <= momentum=1.0 < 1.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"

@@ -86,6 +86,20 @@ def make_plan(config: TrainingConfig, num_train: int, mesh: Mesh) -> Plan:
 
     Raises:
         ValueError: a batch is larger than the training split or does not split over the mesh.
+
+    Args:
+        config: phases, replays and an earlier end.
+        num_train: training images, without the validation split.
+        mesh: devices that a batch is split over.
+
+    Example:
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training import Phase, TrainingConfig
+        >>> from robust_jax.training.plan import make_plan
+        >>> config = TrainingConfig(phases=(Phase(epochs=200.0, batch_size=128),))
+        >>> plan = make_plan(config, num_train=45_000, mesh=sharding.make_mesh(1))
+        >>> plan.num_steps, plan.epoch_at(351), plan.step_at(100.0)
+        (70200, 1.0, 35100)
     """
     starts, epochs = [0], [0.0]
     for phase in config.phases:

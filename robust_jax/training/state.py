@@ -22,6 +22,15 @@ class TrainState(NamedTuple):
         optimizer: optax's state.
         average: moving average of the variables; empty where none is kept.
         perturbation: of Free-AT, that of the last step's images; None without.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training import TrainingConfig, init_state
+        >>> weights, config = {"params": {"kernel": jnp.ones(3)}}, TrainingConfig(ema_decay=0.999)
+        >>> state = init_state(weights, optax.sgd(0.1), config, sharding.make_mesh(1))
+        >>> int(state.step), state.deployed is state.average
+        (0, True)
     """
 
     step: Int[Array, ""]
@@ -61,6 +70,15 @@ def init_state(
 
     Raises:
         ValueError: Free-AT without an image shape.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training import TrainingConfig, init_state
+        >>> weights = {"params": {"kernel": jnp.ones(3)}}
+        >>> state = init_state(weights, optax.sgd(0.1), TrainingConfig(), sharding.make_mesh(1))
+        >>> int(state.step), state.perturbation is None
+        (0, True)
     """
     free = isinstance(config.adversarial, FreeAdversarialTraining)
     if free and len(image_shape) != 4:

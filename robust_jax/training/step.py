@@ -36,6 +36,29 @@ def make_train_step(
 
     Raises:
         ValueError: adversarial training of a view that the method does not have.
+
+    Args:
+        method: what is trained.
+        optimizer: from `OptimizerConfig.make`, or optax's own.
+        config: adversarial examples, perturbed weights, the average.
+        augmentation: of the clean images, before an attack sees them.
+        mesh: devices.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax.data import Augmentation, Blobs, DataConfig, open_data, train_batches
+        >>> from robust_jax.methods import Standard
+        >>> from robust_jax.models import CNNConfig
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.training import TrainingConfig, init_state, make_train_step
+        >>> data, mesh = open_data(DataConfig(Blobs(image_size=4))), sharding.make_mesh(1)
+        >>> method = Standard(CNNConfig(widths=(4,), strides=(2,))).make(data.task)
+        >>> config, sgd = TrainingConfig(), optax.sgd(0.1)
+        >>> state = init_state(jax.jit(method.init)(key=jax.random.key(0)), sgd, config, mesh)
+        >>> step = make_train_step(method, sgd, config, Augmentation(), mesh)
+        >>> state, metrics = step(state, next(train_batches(data, 8)), jax.random.key(1))
+        >>> int(state.step), sorted(metrics)
+        (1, ['accuracy', 'gradient_norm', 'loss'])
     """
     adversarial = config.adversarial
     free = adversarial if isinstance(adversarial, FreeAdversarialTraining) else None
@@ -117,6 +140,14 @@ def perturb_weights(params: PyTree, slopes: PyTree, gamma: float) -> PyTree:
         Wu, Xia and Wang, "Adversarial weight perturbation helps robust generalization", 2020,
         equation 10, and its code, which takes one step for the perturbation, as here. The code
         lets weight decay act at the perturbed weights, here it acts at the weights as they are.
+
+    Example:
+        >>> from robust_jax.training import perturb_weights
+        >>> params = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.zeros(2)}  # a norm of 5
+        >>> slopes = {"kernel": jnp.array([[0.0, 2.0]]), "bias": jnp.ones(2)}
+        >>> moved = perturb_weights(params, slopes, gamma=0.01)
+        >>> moved["kernel"], moved["bias"]
+        (Array([[3.  , 4.05]], dtype=float32), Array([0., 0.], dtype=float32))
     """
 
     def move(path: tuple[object, ...], weight: Array, slope: Array) -> Array:

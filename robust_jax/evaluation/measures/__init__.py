@@ -51,6 +51,12 @@ def standard(threat: ThreatModel | None = None) -> dict[str, Measure]:
 
     Args:
         threat: ball of the examples that members make for each other; None for .01 in Linf.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.evaluation.measures import standard
+        >>> list(standard(ThreatModel("linf", eps=8 / 255)))
+        ['agreement', 'gradients', 'member transfer', 'layer similarity', 'filters', 'embedding']
     """
     transfer = MemberTransfer() if threat is None else MemberTransfer(threat=threat)
     return {

@@ -40,6 +40,18 @@ class Subject(NamedTuple):
         class_names: in label order.
         key: of random draws.
         batch_size: images to a pass.
+
+    Example:
+        >>> from robust_jax.evaluation import Model
+        >>> from robust_jax.evaluation.measures import Subject
+        >>> model = Model.of(lambda images: images.mean(axis=(1, 2)), num_classes=3)
+        >>> subject = Subject(
+        ...     model.method, model.config, model.variables,
+        ...     images=jnp.zeros((4, 2, 2, 3)), labels=jnp.zeros(4, jnp.int32),
+        ...     class_names=("a", "b", "c"), key=jax.random.key(0), batch_size=2,
+        ... )
+        >>> subject.ask("members", subject.images, key=subject.key, axis=1).shape
+        (1, 4, 3)
     """
 
     method: Method
@@ -143,6 +155,12 @@ class Found(NamedTuple):
         figures: of the report, each with what it shows, which is its text alternative too.
         about: what the lines are, in a sentence of HTML.
         beside: by place in `numbers`, what a paper prints there, and ours.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import Found
+        >>> found = Found("Members of the ensemble", {"entropy": 0.4}, (("entropy E", "0.40"),))
+        >>> found.numbers["entropy"]  # in summary.json; the lines are the page's
+        0.4
     """
 
     section: str
@@ -161,6 +179,12 @@ class PrintedNumbers:
         table: where.
         rows: by configuration name of the checkpoint, then by where our number stands in the
             answer ("interrater_agreement.mean"; of a list by its place, "L_d.0" the first).
+
+    Example:
+        >>> from robust_jax.evaluation.measures import PrintedNumbers
+        >>> printed = PrintedNumbers("Table 1 of a paper", {"mine_cifar10": {"entropy.mean": 0.3}})
+        >>> printed.beside({"entropy": {"mean": 0.35}}, "mine_cifar10")
+        {'entropy.mean': {'paper': 0.3, 'ours': 0.35}}
     """
 
     table: str
@@ -195,6 +219,20 @@ class Measure(abc.ABC):
     Attributes:
         num_examples: the first chosen images that it is asked on; None for all.
         printed: what a paper prints of it; changes no number of ours.
+
+    Example:
+        >>> import dataclasses
+        >>> from robust_jax.evaluation.measures import Found, Measure
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Confidence(Measure):
+        ...     def missing(self, subject):
+        ...         return None  # every model can be asked
+        ...     def __call__(self, subject):
+        ...         scores = subject.ask("deployed", subject.images, key=subject.key)
+        ...         confidence = float(jax.nn.softmax(scores).max(axis=-1).mean())
+        ...         return Found(self.section, {"confidence": confidence})
+        >>> Confidence(num_examples=1000).reduced().num_examples
+        64
     """
 
     section: ClassVar[str] = "Inside the network"

@@ -32,6 +32,13 @@ class Latency(Measure):
 
     References:
         Table 6 of REGroup's paper (one image at a time).
+
+    Example:
+        >>> from robust_jax.evaluation import Evaluation
+        >>> from robust_jax.evaluation.measures import Latency
+        >>> wanted = Evaluation(measures={"seconds": Latency(views=("decision", "surrogate"))})
+        >>> wanted.measures["seconds"].section
+        'Seconds to a decision'
     """
 
     section: ClassVar[str] = "Seconds to a decision"

@@ -34,6 +34,20 @@ class Agreement(Measure):
     References:
         Table 5 of the random layer sampling paper (ten draws, ten repeats); table 1 of the LPD
         paper.
+
+    Example:
+        >>> from robust_jax.evaluation import Model
+        >>> from robust_jax.evaluation.measures import Agreement, Subject
+        >>> def members(images):  # one sees the first pair of channels, one the second
+        ...     return jnp.stack([images[:, 0, 0, :2], images[:, 0, 0, 2:]])
+        >>> model = Model.of(lambda images: members(images)[0], num_classes=2, members=members)
+        >>> images = jnp.array([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1], [0, 1, 1, 0]])
+        >>> subject = Subject(
+        ...     model.method, None, model.variables, images[:, None, None], jnp.array([0, 0, 1, 1]),
+        ...     class_names=("a", "b"), key=jax.random.key(0), batch_size=4,
+        ... )
+        >>> Agreement()(subject).numbers["accuracy"]  # by member
+        [1.0, 0.5]
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -118,6 +132,12 @@ class Gradients(Measure):
 
     References:
         Tables 2 and 3 of the LPD paper (2,000 images); figure 1 of PARL's.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import Gradients
+        >>> lpd = Gradients(num_examples=2000, losses=("cross_entropy",))  # tables 2 and 3
+        >>> lpd.reduced().num_examples, lpd.section
+        (64, 'Members of the ensemble')
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -183,6 +203,12 @@ class MemberTransfer(Measure):
 
     References:
         Figure 3 of Yang et al., "DVERGE", 2020.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> from robust_jax.evaluation.measures import MemberTransfer
+        >>> MemberTransfer(threat=ThreatModel("linf", eps=0.03), num_examples=1000).threat.eps
+        0.03
     """
 
     section: ClassVar[str] = "Members of the ensemble"
@@ -236,6 +262,11 @@ class LayerSimilarity(Measure):
 
     References:
         Figures 2 and 6 of PARL's paper.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import LayerSimilarity
+        >>> LayerSimilarity(layers=("00.conv1", "01.conv2"), num_examples=512).debiased
+        True
     """
 
     section: ClassVar[str] = "Members of the ensemble"

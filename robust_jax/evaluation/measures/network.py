@@ -30,6 +30,11 @@ class FilterSheet(Measure):
 
     References:
         Figures 3 and A3 of KAP's paper.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import FilterSheet
+        >>> FilterSheet(pooled_only=False).section  # of the report
+        'Inside the network'
     """
 
     pooled_only: bool = True
@@ -77,6 +82,11 @@ class Embedding(Measure):
 
     References:
         Figure 5 of REGroup's paper.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import Embedding
+        >>> Embedding(num_examples=500, by_sign=True).reduced().num_examples
+        64
     """
 
     layer: str | None = None
@@ -142,6 +152,12 @@ class Activations(Measure):
 
     References:
         Figures A4, A5 and A6 of KAP's paper.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.evaluation.measures import Activations
+        >>> Activations(attack=PGD(ThreatModel("linf", 8 / 255)), view="noise_off").num_examples
+        64
     """
 
     attack: Attack
@@ -214,6 +230,11 @@ class KeepRate(Measure):
 
     References:
         Figure 1 of the LPD paper.
+
+    Example:
+        >>> from robust_jax.evaluation.measures import KeepRate
+        >>> KeepRate().section
+        'Inside the network'
     """
 
     def missing(self, subject: Subject) -> str | None:
@@ -250,6 +271,12 @@ class VotingLayers(Measure):
 
     References:
         Figures 3, 4 and 6 of REGroup's paper.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> from robust_jax.evaluation.measures import VotingLayers
+        >>> VotingLayers(attacks={"pgd": PGD(ThreatModel("linf", 4 / 255))}, of="successes").section
+        'Layers that vote'
     """
 
     section: ClassVar[str] = "Layers that vote"

@@ -28,6 +28,7 @@ from robust_jax.certify.values import (
     Term,
     Value,
     are_arrays,
+    folded,
     is_sign,
     number_of,
     unknown_operation,
@@ -244,6 +245,11 @@ class _Tracer(Builder):
 
     def _moved(self, equation: JaxprEqn, x: Value) -> Value | None:
         """Returns a term of elements that an equation moves, as a term of its moved operands."""
+        return folded(functools.partial(self._moved_alone, equation), x)
+
+    def _moved_alone(
+        self, equation: JaxprEqn, x: Value, operands: Sequence[Value | None]
+    ) -> Value | None:
         if isinstance(x, Symbol):
             if self.nodes[x.node].shape != _type(equation.invars[0]).shape:
                 return None
@@ -255,10 +261,9 @@ class _Tracer(Builder):
         if not isinstance(x, Term):
             number = number_of(x)
             return None if number is None else np.asarray(number, np.asarray(x).dtype)
-        operands = [self._moved(equation, operand) for operand in x.operands]
-        known = [operand for operand in operands if operand is not None]
-        is_moved = len(known) == len(operands) and x.operation in _ELEMENTWISE
-        return Term(x.operation, x.params, tuple(known)) if is_moved else None
+        known = tuple(one for one in operands if one is not None)
+        is_moved = x.operation in _ELEMENTWISE and len(known) == len(operands)
+        return Term(x.operation, x.params, known) if is_moved else None
 
     def _choice(self, condition: Value, *cases: Value) -> Symbol | None:
         """Returns a rectifier that is written as a choice by the sign of what it acts on."""

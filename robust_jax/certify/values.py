@@ -1,12 +1,14 @@
 """What stands for a value while a network becomes a graph: an array, or what depends on images."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,25 @@ def number_of(x: Value) -> float | None:
     if not found.size or np.any(found != found.flat[0]):
         return None
     return float(found.flat[0])
+
+
+def folded(function: Callable[[Value, Sequence[R]], R], x: Value) -> R:
+    """Returns a function's value of a value and of what it gave of the operands, bottom up.
+
+    What several terms share is visited once: a term is a graph, with very many ways through it.
+    """
+    seen: dict[int, R] = {}
+    todo = [x]
+    while todo:
+        one = todo.pop()
+        operands = one.operands if isinstance(one, Term) else ()
+        if id(one) in seen:
+            continue
+        if waiting := [operand for operand in operands if id(operand) not in seen]:
+            todo += [one, *waiting]
+        else:
+            seen[id(one)] = function(one, [seen[id(operand)] for operand in operands])
+    return seen[id(x)]
 
 
 def is_sign(term: Term) -> bool:

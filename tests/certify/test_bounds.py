@@ -156,3 +156,16 @@ def test_margins_of_ensembles_hold(strategy, random_network, near):
     margins = crown_margins(logits_fn, image[None], [1], eps)
     assert jnp.all(margins <= logits[:, 1:2] - logits + 1e-4)
     assert margins[0, 1] == 0
+
+
+def test_what_terms_share_is_moved_once():
+    """Of forty squares there are 2^40 ways to the images; they are refused at once."""
+
+    def squares(images):
+        y = jnp.sin(images)
+        for _ in range(40):
+            y = y * y + y
+        return y.reshape(len(images), -1)
+
+    with pytest.raises(ValueError, match="Expected the operation 'sin'"):
+        interval_bounds(squares, jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)))

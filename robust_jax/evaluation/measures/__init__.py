@@ -18,10 +18,9 @@ from robust_jax.evaluation.measures.members import (
 from robust_jax.evaluation.measures.network import (
     Activations,
     Embedding,
-    FilterSheet,
-    KeepRate,
     VotingLayers,
 )
+from robust_jax.evaluation.measures.weights import FilterSheet, KeepRate
 
 __all__ = [
     "REDUCED_EXAMPLES",
@@ -56,7 +55,7 @@ def standard(threat: ThreatModel | None = None) -> dict[str, Measure]:
         >>> from robust_jax.attacks import ThreatModel
         >>> from robust_jax.evaluation.measures import standard
         >>> list(standard(ThreatModel("linf", eps=8 / 255)))
-        ['agreement', 'gradients', 'member transfer', 'layer similarity', 'filters', 'embedding']
+        ['agreement', 'gradients', 'member transfer', 'layer similarity', 'filters']
     """
     transfer = MemberTransfer() if threat is None else MemberTransfer(threat=threat)
     return {

@@ -170,6 +170,20 @@ class Boundary(DecisionAttack):
         source_step: first length of the step towards the image, likewise.
         adaptation: factor by which lengths change.
 
+    Raises:
+        ValueError: counts or step lengths are not positive, the factor is not above 1, or no such
+            start.
+
+    Example:
+        >>> from robust_jax.attacks import Boundary, as_view
+        >>> view = as_view(lambda images: jax.nn.one_hot(images.argmax(1), 2))  # decisions alone
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> others = jnp.asarray([[0.0, 1.0]])  # an image of another class to begin at
+        >>> attack = Boundary(num_steps=200, num_start_draws=4)
+        >>> found = attack(view, images, labels, key=jax.random.key(0), starts=others)
+        >>> found.argmax(1).item(), bool(jnp.linalg.norm(found - images) < 0.2)
+        (1, True)
+
     References:
         Brendel, Rauber, Bethge, "Decision-based adversarial attacks: reliable attacks against
         black-box machine learning models", 2018 (algorithm 1; thresholds as in Foolbox, means over

@@ -122,6 +122,20 @@ class MORA(BoundedAttack):
         mixtures: s of the untargeted runs, in their order; 0 is the ensemble as it is.
         num_targets: targeted runs per restart.
 
+    Raises:
+        ValueError: there is no step or no run, no such rule, beta is negative, or a mixture is not
+            in [0, 1].
+
+    Example:
+        >>> from robust_jax.attacks import MORA, ThreatModel, as_view
+        >>> members = as_view(lambda x: jnp.stack([x[:, :2], x[:, 2:]]))  # two of two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.7, 0.5]]), jnp.asarray([0])
+        >>> threat = ThreatModel("linf", eps=0.125)
+        >>> attack = MORA(threat, num_steps=10, mixtures=(0.5,), num_targets=0)
+        >>> adversarial = attack(members, images, labels, key=jax.random.key(0))
+        >>> members(adversarial, key=None).mean(0).argmax(1).item()  # what the ensemble decides
+        1
+
     References:
         Yu, Gao, Xu, "MORA: improving ensemble robustness evaluation with model-reweighing
         attack", 2022.

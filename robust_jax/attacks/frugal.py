@@ -29,6 +29,15 @@ class FrugalAttack(SuiteAttack):
         batch_size: largest number of examples at a time.
         drop_every: steps after which images that have fallen are left out.
 
+    Raises:
+        ValueError: a count is not positive, or (at a call) arrays are being traced.
+
+    Example:
+        >>> from robust_jax.attacks import FrugalAttack, ThreatModel
+        >>> attack = FrugalAttack(ThreatModel("linf", eps=8 / 255))
+        >>> [(one.num_targets, one.num_steps) for one in attack.members(num_classes=10)]
+        [(0, 20), (3, 20), (0, 100), (4, 100)]
+
     References:
         Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024; Xie
         et al., arXiv 2411.15210, 2024 (the loss).

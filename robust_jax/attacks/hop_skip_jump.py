@@ -40,6 +40,19 @@ class HopSkipJump(DecisionAttack):
     One decision more or less on the boundary leads elsewhere: the same view gives the same images
     in any batch as far as its decisions there do not follow the rounding of its own sums.
 
+    Raises:
+        ValueError: counts or the threshold are not positive, or no such norm or start.
+
+    Example:
+        >>> from robust_jax.attacks import HopSkipJump, as_view
+        >>> view = as_view(lambda images: jax.nn.one_hot(images.argmax(1), 2))  # decisions alone
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> others = jnp.asarray([[0.0, 1.0]])  # an image of another class to begin at
+        >>> attack = HopSkipJump(num_steps=5, num_start_draws=4)
+        >>> found = attack(view, images, labels, key=jax.random.key(0), starts=others)
+        >>> found.argmax(1).item(), bool(jnp.linalg.norm(found - images) < 0.2)
+        (1, True)
+
     References:
         Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",
         2020 (algorithm 2, geometric step sizes).

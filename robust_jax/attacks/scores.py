@@ -140,6 +140,17 @@ class SPSA(ScoreAttack):
     Attributes:
         learning_rate: Adam's.
 
+    Raises:
+        ValueError: counts, sigma or the rate are not positive.
+
+    Example:
+        >>> from robust_jax.attacks import SPSA, ThreatModel, as_view
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images))  # scores, no gradients
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = SPSA(ThreatModel("linf", eps=0.1), num_steps=20, num_samples=8)
+        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
+        1
+
     References:
         Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", 2018.
     """
@@ -167,6 +178,17 @@ class NES(ScoreAttack, FixedSteps):
 
     Attributes:
         step_size: length of a step; None is 2.5 * eps / num_steps.
+
+    Raises:
+        ValueError: counts, sigma or the step size are not positive.
+
+    Example:
+        >>> from robust_jax.attacks import NES, ThreatModel, as_view
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images))  # scores, no gradients
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = NES(ThreatModel("linf", eps=0.1), num_steps=20, num_samples=8)
+        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
+        1
 
     References:
         Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and

@@ -61,6 +61,17 @@ class Square(LossAttack):
         rescale_schedule: stretch the schedule of square sizes from 10,000 queries to
             `num_queries` (AutoAttack does not).
 
+    Raises:
+        ValueError: there is no query, p is not in (0, 1], or (at a call) images are not [b h w k].
+
+    Example:
+        >>> from robust_jax.attacks import Square, ThreatModel, as_view
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images.mean((1, 2))))  # scores
+        >>> images, labels = jnp.full((1, 4, 4, 2), 0.5).at[..., 0].add(0.1), jnp.asarray([0])
+        >>> attack = Square(ThreatModel("linf", eps=0.1), num_queries=50)
+        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
+        1
+
     References:
         Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box
         adversarial attack via random search", 2020 (algorithms 1 to 3). Croce, Hein, "Mind the

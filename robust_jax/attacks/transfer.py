@@ -120,6 +120,20 @@ class MIM(FixedSteps):
             None for none.
         smallest: least size of such an image, as a share.
 
+    Raises:
+        ValueError: counts or the step size are not positive, the kernel is even, or a share is not
+            in [0, 1].
+
+    Example:
+        >>> from robust_jax.attacks import MIM, ThreatModel, as_view
+        >>> source = as_view(lambda images: images)  # two pixels, two classes
+        >>> target = as_view(lambda images: images @ jnp.asarray([[5.0, 0.0], [1.0, 6.0]]))
+        >>> images, labels = jnp.asarray([[0.7, 0.5]]), jnp.asarray([0])
+        >>> attack = MIM(ThreatModel("linf", eps=0.125), decay=1.0)
+        >>> adversarial = attack(source, images, labels, key=jax.random.key(0))
+        >>> [target(each, key=None).argmax(1).item() for each in (images, adversarial)]
+        [0, 1]
+
     References:
         Dong et al., "Boosting adversarial attacks with momentum", 2018.
         Xie et al., "Improving transferability of adversarial examples with input diversity", 2019
@@ -252,6 +266,15 @@ class MIM(FixedSteps):
 @dataclasses.dataclass(frozen=True)
 class MDI2FGSM(MIM):
     """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
+
+    Example:
+        >>> from robust_jax.attacks import MDI2FGSM, ThreatModel, as_view
+        >>> source = as_view(lambda images: images.mean((1, 2)))  # two channels, two classes
+        >>> images, labels = jnp.full((1, 4, 4, 2), 0.5).at[..., 0].add(0.1), jnp.asarray([0])
+        >>> attack = MDI2FGSM(ThreatModel("linf", eps=0.1), num_steps=5, probability=0.5)
+        >>> adversarial = attack(source, images, labels, key=jax.random.key(0))
+        >>> source(adversarial, key=None).argmax(1).item()
+        1
 
     References:
         Xie et al., "Improving transferability of adversarial examples with input diversity", 2019.

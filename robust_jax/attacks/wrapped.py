@@ -120,6 +120,22 @@ class Averaged(OnAnotherView):
         num_samples: draws per evaluation; check with `standing_with_twice_the_draws`.
         average: what is averaged, see `eot`.
         parallel_draws: all draws at once, at so many times the memory.
+
+    Raises:
+        ValueError: the threat models differ, or there are no draws.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, Averaged, ThreatModel
+        >>> def view(images, *, key):  # two pixels, two classes, noise
+        ...     return images + jax.random.uniform(key, images.shape)
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> threat = ThreatModel("linf", eps=0.125)
+        >>> attack = Averaged(threat, attack=FGSM(threat), num_samples=20)
+        >>> attack(view, images, labels, key=jax.random.key(0)).argmax(1).item()
+        1
+
+    References:
+        Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", 2018.
     """
 
     num_samples: int = 20
@@ -163,6 +179,20 @@ class Rescaled(OnAnotherView):
 
     Attributes:
         sharpness: gap of the rescaled logits.
+
+    Raises:
+        ValueError: the threat models differ, or the gap is not positive.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, Rescaled, ThreatModel, as_view
+        >>> view = as_view(lambda images: 1e4 * images)  # a softmax of ones and zeros
+        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.4]]), jnp.asarray([0])
+        >>> plain = FGSM(ThreatModel("linf", eps=0.125))
+        >>> plain(view, images, labels, key=jax.random.key(0)).argmax(1).item()  # has not moved
+        0
+        >>> attack = Rescaled(plain.threat, attack=plain)
+        >>> attack(view, images, labels, key=jax.random.key(0)).argmax(1).item()
+        1
     """
 
     sharpness: float = 4.0
@@ -210,6 +240,18 @@ def standing_with_twice_the_draws(
         judge: function `(images, *, key) -> scores` that decides, under keys of its own.
         key: root of all draws.
         average: what `eot` averages.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, ThreatModel, standing_with_twice_the_draws
+        >>> def view(images, *, key):  # two pixels, two classes, noise
+        ...     return images + 0.01 * jax.random.uniform(key, images.shape)
+        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> once, twice = standing_with_twice_the_draws(
+        ...     FGSM(ThreatModel("linf", 0.1)), view, images, labels,
+        ...     num_samples=4, judge=view, key=jax.random.key(0),
+        ... )
+        >>> once.tolist(), twice.tolist()
+        ([False, True], [False, True])
     """
     labels = jnp.asarray(labels)
 

@@ -329,12 +329,10 @@ class APGDT(APGD):
     """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
 
     Example:
-        >>> from robust_jax.attacks import APGDT, ThreatModel, as_view
-        >>> view = as_view(lambda images: images)  # four pixels, four classes
-        >>> images, labels = jnp.asarray([[0.6, 0.3, 0.5, 0.4]]), jnp.asarray([0])
-        >>> attack = APGDT(ThreatModel("linf", eps=0.1), num_steps=10, num_targets=3)
-        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
-        2
+        >>> from robust_jax.attacks import APGDT, ThreatModel
+        >>> attack = APGDT(ThreatModel("linf", 8 / 255), num_restarts=2)  # called as `APGD`
+        >>> attack.loss, attack.num_targets, attack.num_runs  # a run each restart and target
+        ('dlr', 9, 18)
 
     References:
         Croce and Hein, 2020, as for `APGD` (section 4.1).

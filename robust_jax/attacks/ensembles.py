@@ -127,14 +127,10 @@ class MORA(BoundedAttack):
             in [0, 1].
 
     Example:
-        >>> from robust_jax.attacks import MORA, ThreatModel, as_view
-        >>> members = as_view(lambda x: jnp.stack([x[:, :2], x[:, 2:]]))  # two of two classes
-        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.7, 0.5]]), jnp.asarray([0])
-        >>> threat = ThreatModel("linf", eps=0.125)
-        >>> attack = MORA(threat, num_steps=10, mixtures=(0.5,), num_targets=0)
-        >>> adversarial = attack(members, images, labels, key=jax.random.key(0))
-        >>> members(adversarial, key=None).mean(0).argmax(1).item()  # what the ensemble decides
-        1
+        >>> from robust_jax.attacks import MORA, ThreatModel
+        >>> attack = MORA(ThreatModel("linf", 8 / 255), rule="voting", num_targets=4)
+        >>> len(attack.mixtures), attack.num_runs  # called on members [m b c], as `ARC`
+        (5, 9)
 
     References:
         Yu, Gao, Xu, "MORA: improving ensemble robustness evaluation with model-reweighing

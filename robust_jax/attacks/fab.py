@@ -163,7 +163,7 @@ class FABT(FAB):
 
     Example:
         >>> from robust_jax.attacks import FABT, ThreatModel
-        >>> attack = FABT(ThreatModel("linf", eps=8 / 255), num_restarts=2)  # else called as `FAB`
+        >>> attack = FABT(ThreatModel("linf", 8 / 255), num_restarts=2)  # called as `FAB`
         >>> attack.num_targets, attack.num_runs  # a run each restart and target
         (9, 18)
 

@@ -268,13 +268,11 @@ class MDI2FGSM(MIM):
     """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
 
     Example:
-        >>> from robust_jax.attacks import MDI2FGSM, ThreatModel, as_view
-        >>> source = as_view(lambda images: images.mean((1, 2)))  # two channels, two classes
-        >>> images, labels = jnp.full((1, 4, 4, 2), 0.5).at[..., 0].add(0.1), jnp.asarray([0])
-        >>> attack = MDI2FGSM(ThreatModel("linf", eps=0.1), num_steps=5, probability=0.5)
-        >>> adversarial = attack(source, images, labels, key=jax.random.key(0))
-        >>> source(adversarial, key=None).argmax(1).item()
-        1
+        >>> from robust_jax.attacks import MDI2FGSM, MIM, ThreatModel
+        >>> threat = ThreatModel("linf", eps=8 / 255)
+        >>> attack = MDI2FGSM(threat, num_steps=100)  # called as `MIM`, on images [b h w k]
+        >>> attack.probability, MIM(threat).probability
+        (0.5, None)
 
     References:
         Xie et al., "Improving transferability of adversarial examples with input diversity", 2019.

@@ -242,16 +242,17 @@ def standing_with_twice_the_draws(
         average: what `eot` averages.
 
     Example:
-        >>> from robust_jax.attacks import FGSM, ThreatModel, standing_with_twice_the_draws
+        >>> from robust_jax.attacks import standing_with_twice_the_draws
         >>> def view(images, *, key):  # two pixels, two classes, noise
         ...     return images + 0.01 * jax.random.uniform(key, images.shape)
-        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> def attack(view, images, labels, *, key):  # the worst of a linear model
+        ...     return images + jnp.asarray([[-0.1, 0.1]])
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
         >>> once, twice = standing_with_twice_the_draws(
-        ...     FGSM(ThreatModel("linf", 0.1)), view, images, labels,
-        ...     num_samples=4, judge=view, key=jax.random.key(0),
+        ...     attack, view, images, labels, num_samples=20, judge=view, key=jax.random.key(0)
         ... )
         >>> once.tolist(), twice.tolist()
-        ([False, True], [False, True])
+        ([False], [False])
     """
     labels = jnp.asarray(labels)
 

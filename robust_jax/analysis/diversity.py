@@ -164,6 +164,9 @@ def gradient_statistics(gradients: Float[Array, "m b *shape"]) -> GradientStatis
 def quartiles(values: Float[Array, "*rest b"]) -> Float[Array, "*rest 3"]:
     """Returns the quantiles at 25, 50 and 75 % over examples, of those that are not nan.
 
+    Args:
+        values: of each example, along the last axis.
+
     Example:
         >>> from robust_jax.analysis import quartiles
         >>> quartiles(jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0, jnp.nan])).tolist()

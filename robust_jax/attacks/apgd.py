@@ -171,9 +171,8 @@ def algorithm_1(
 
     def moved(k, state):
         alpha = jnp.where(k > 0, ALPHA, 1.0).astype(dtype)  # the first step has no momentum
-        z = threat.project(
-            state.x + expand(state.eta, images) * threat.steepest(state.gradient), images
-        )
+        climbed = expand(state.eta, images) * threat.steepest(state.gradient)
+        z = threat.project(state.x + climbed, images)
         inertia = (1 - alpha) * (state.x - state.x_before)
         return threat.project(state.x + alpha * (z - state.x) + inertia, images)
 
@@ -235,6 +234,7 @@ class APGD(SegmentedAttack[State]):
     of three, two and one times eps, as AutoAttack has it. rho has no part in it.
 
     Attributes:
+        threat: the ball.
         num_restarts: runs, each with draws of its own; of so many towards each target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run (N_iter).
@@ -327,6 +327,9 @@ class APGD(SegmentedAttack[State]):
 @dataclasses.dataclass(frozen=True)
 class APGDT(APGD):
     """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: likeliest other classes tried in turn; the other fields are those of `APGD`.
 
     Example:
         >>> from robust_jax.attacks import APGDT, ThreatModel

@@ -116,6 +116,7 @@ class ARC(BoundedAttack):
         runs is the one of lowest expected accuracy.
 
     Attributes:
+        threat: the ball.
         num_restarts: runs: the first begins at the image, others at draws of the ball.
         parallel: all runs at once, at so many times the memory.
         num_steps: iterations (K). Each costs m (1 + `num_candidates`) + m^2 passes of a

@@ -65,6 +65,7 @@ class AutoAttack(SuiteAttack):
     the margin stands for the DLR loss, which such a view does not have.
 
     Attributes:
+        threat: the ball, of all attacks.
         version: "standard", "plus", "rand", or "custom" for the attacks below.
         attacks: the attacks of version "custom", in their order, with this threat model.
         batch_size: largest number of examples at a time; the rest of a batch is padded to the

@@ -52,6 +52,10 @@ class Attack(WithLeaves, abc.ABC):
             be either.
         takes_starts: does it begin at other images, of which `starts` gives some?
 
+    Raises:
+        ValueError: hyper-parameters make no sense, or (at a call) shapes, dtypes or values of the
+            arrays do not fit.
+
     Example:
         >>> from robust_jax.attacks import BIM, ThreatModel, as_view
         >>> view = as_view(lambda images: 9 * images)  # two pixels, two classes

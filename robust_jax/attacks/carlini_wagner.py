@@ -125,6 +125,13 @@ class CarliniWagner(ConstantSearchAttack):
     Every step counts (there is no early abort, whose decision would be the batch's).
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_searches: constants tried per example; 1 keeps `initial_constant`.
+        num_steps: steps for each constant.
+        initial_constant: weight of the classification term in the first search (c).
+        confidence: margin of the logits that counts as success (kappa).
+        repeat: is the last constant the least that succeeded again? None: of ten searches or more.
         learning_rate: Adam's.
 
     Raises:
@@ -211,6 +218,13 @@ class EAD(ConstantSearchAttack):
     """Elastic-net attack: shrinkage on `c * (logits missing) + |d|_2^2 + beta |d|_1`.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_searches: constants tried per example; 1 keeps `initial_constant`.
+        num_steps: steps for each constant.
+        initial_constant: weight of the classification term in the first search (c).
+        confidence: margin of the logits that counts as success (kappa).
+        repeat: is the last constant the least that succeeded again? None: of ten searches or more.
         learning_rate: length of the first step; it falls with the square root of the steps left.
         beta: weight of the L1 norm: differences up to beta shrink to zero at every step.
         decision: which success is kept: least elastic-net size "elastic_net", or least "l1".

@@ -165,6 +165,11 @@ class Boundary(DecisionAttack):
     time), the second's the share of whole proposals that do.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        start: begin at "image" (one of `starts`, else noise) or at "noise" alone.
+        num_start_draws: noise images tried per example.
+        num_blends: blends with the clean image tried, from the start on.
         num_steps: proposals per example.
         sphere_step: first length of the step on the sphere, as a share of the distance.
         source_step: first length of the step towards the image, likewise.

@@ -65,6 +65,11 @@ class DeepFool(BoundaryStepAttack):
     """DeepFool: the sum of steps onto the nearest linearised boundary, a little overshot.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: the nearest class is sought: False.
+        distance_norm: the norm that is made small.
+        num_steps: largest number of steps; an example stops where it is fooled.
+        num_candidates: classes considered, the likeliest first, the label's not counted.
         overshoot: share by which the sum of steps is lengthened.
         nudge: added to the length of every step, as in the authors' code: without it steps can
             shrink below the rounding of the pixels before the boundary is crossed.
@@ -126,6 +131,11 @@ class TrustRegion(BoundaryStepAttack):
     radius, between `smallest_radius` and `largest_radius` times its start.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: the nearest class is sought: False.
+        distance_norm: the norm that is made small.
+        num_steps: largest number of steps; an example stops where it is fooled.
+        num_candidates: classes considered, the likeliest first, the label's not counted.
         radius: first radius of a step, in the norm.
         grow_above: the radius grows where the ratio is above this (sigma_1).
         shrink_below: it shrinks where the ratio is below this (sigma_2).

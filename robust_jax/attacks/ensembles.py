@@ -113,6 +113,7 @@ class MORA(BoundedAttack):
     ensemble is right, so that a member may weigh less than nothing.
 
     Attributes:
+        threat: the ball.
         num_restarts: restarts, each with all mixtures and towards every target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.

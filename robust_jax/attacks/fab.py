@@ -28,6 +28,7 @@ class FAB(BoundedAttack):
     `num_classes - 1` backward passes.
 
     Attributes:
+        threat: the ball.
         num_restarts: runs, of which the nearest end is kept; of so many towards each target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.
@@ -160,6 +161,9 @@ class FAB(BoundedAttack):
 @dataclasses.dataclass(frozen=True)
 class FABT(FAB):
     """FAB towards the boundary with each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: likeliest other classes tried in turn; the other fields are those of `FAB`.
 
     Example:
         >>> from robust_jax.attacks import FABT, ThreatModel

@@ -129,6 +129,12 @@ class FMN(MovingBallAttack):
         Also: of the adversarial images on the way the nearest is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps; each is a forward and a backward pass.
+        step_size: length in L2 of the first step (alpha_0), in widths of the box.
+        last_step_size: length towards which it falls (alpha_K); None for a hundredth of it.
+        change: share by which the first step moves the radius (gamma_0).
         last_change: share towards which `change` falls (gamma_K).
         distance_norm: the norm made small; "l0_values" counts changed channels of pixels.
 
@@ -233,6 +239,12 @@ class DDN(MovingBallAttack):
         Also: of the adversarial images on the way the nearest is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps; each is a forward and a backward pass.
+        step_size: length in L2 of the first step (alpha_0), in widths of the box.
+        last_step_size: length towards which it falls (alpha_K); None for a hundredth of it.
+        change: share by which the first step moves the radius (gamma_0).
         first_radius: radius of the sphere at the start.
         levels: to how many values of a pixel images are rounded; None for any.
 

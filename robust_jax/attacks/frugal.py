@@ -21,6 +21,7 @@ class FrugalAttack(SuiteAttack):
     the cross-entropy from all starts in 100 steps, from 7 of 10 in 50, from 2 and 4 of 10 in 30.
 
     Attributes:
+        threat: the ball, of all attacks.
         num_steps: of each of the short runs.
         num_near: nearest classes that these are made towards.
         num_untargeted_steps: of the run on the cross-entropy; 0 leaves it out.

@@ -31,6 +31,11 @@ class HopSkipJump(DecisionAttack):
     """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        start: begin at "image" (one of `starts`, else noise) or at "noise" alone.
+        num_start_draws: noise images tried per example.
+        num_blends: blends with the clean image tried, from the start on.
         distance_norm: the norm that is made small.
         num_steps: jumps.
         num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).

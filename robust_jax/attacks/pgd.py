@@ -129,6 +129,11 @@ class Way(NamedTuple):
 class FGSM(LossAttack):
     """One step of length eps.
 
+    Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
+
     Example:
         >>> from robust_jax.attacks import FGSM, ThreatModel, as_view
         >>> view = as_view(lambda images: images)  # two pixels, two classes
@@ -158,6 +163,9 @@ class BIM(FixedSteps):
     """Steps from the clean image; the last iterate.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is eps / num_steps.
 
@@ -202,6 +210,9 @@ class PGD(FixedSteps, SegmentedAttack[Way]):
     """Steps from random points of the ball.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is 2.5 * eps / num_steps (Madry et al.).
         random_start: start from a draw of the ball rather than from the clean image.

@@ -138,6 +138,12 @@ class SPSA(ScoreAttack):
     """Adam on the margin, whose gradient is estimated along random signs.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised, asked by scores alone.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps.
+        num_samples: pairs of queries per step.
+        sigma: length of the differences, in pixel units.
         learning_rate: Adam's.
 
     Raises:
@@ -177,6 +183,12 @@ class NES(ScoreAttack, FixedSteps):
     """PGD whose gradient is estimated along Gaussian directions.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised, asked by scores alone.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps.
+        num_samples: pairs of queries per step.
+        sigma: length of the differences, in pixel units.
         step_size: length of a step; None is 2.5 * eps / num_steps.
 
     Raises:

@@ -32,6 +32,8 @@ class SigmaZero(MinimumNormAttack):
         Also: of the adversarial images on the way the one of fewest changed values is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: steps; each is a forward and a backward pass.
         learning_rate: at the start (eta_0).
         sigma: of the smooth norm; smaller is sharper.

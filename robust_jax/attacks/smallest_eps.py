@@ -20,6 +20,7 @@ class SmallestEps(EitherNormAttack):
     """PGD in balls whose radius is searched for: grown while PGD fails, then bisected.
 
     Attributes:
+        bounds: smallest and largest pixel value.
         distance_norm: norm of the balls.
         initial_eps: the first radius.
         growth: factor while nothing is found.

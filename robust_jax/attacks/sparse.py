@@ -38,6 +38,8 @@ class JSMA(MinimumNormAttack):
         more). With keep_failed=False the clean image is returned where the target is not reached.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: True: labels are classes to reach.
         theta: what a step adds to a feature.
         gamma: largest share of features that are changed.
         saliency: "pair" is the paper's map, "target" looks at alpha alone.

@@ -30,6 +30,8 @@ class SparseRS(LossAttack):
     loss "cross_entropy" and an initial share of .1.
 
     Attributes:
+        threat: the ball, of L0: eps is how many pixels (or values) may change.
+        targeted: are the labels classes to reach, not to leave?
         num_restarts: runs, each with draws of its own.
         parallel: all runs at once, at so many times the memory.
         loss: what must rise.

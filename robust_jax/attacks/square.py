@@ -53,6 +53,8 @@ class Square(LossAttack):
     """Square attack: changes one random square at a time and keeps what raises the loss.
 
     Attributes:
+        threat: the ball.
+        targeted: are the labels classes to reach, not to leave?
         num_restarts: runs, each with draws of its own.
         parallel: all runs at once, at so many times the memory.
         num_queries: proposals per run.

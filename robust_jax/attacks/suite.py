@@ -234,6 +234,7 @@ class Suite(SuiteAttack):
     """Attacks of all kinds, one after the other, each on the images that still stand.
 
     Attributes:
+        threat: the ball, of all attacks.
         attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of
             which counts what they find inside the ball.
         batch_size: largest number of examples at a time.

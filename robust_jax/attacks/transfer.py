@@ -105,6 +105,9 @@ class MIM(FixedSteps):
     whatever the gradients are taken of.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is eps / num_steps.
         decay: what is left of the sum at each step (mu).
@@ -266,6 +269,9 @@ class MIM(FixedSteps):
 @dataclasses.dataclass(frozen=True)
 class MDI2FGSM(MIM):
     """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
+
+    Attributes:
+        probability: share of gradients at such an image; the other fields are those of `MIM`.
 
     Example:
         >>> from robust_jax.attacks import MDI2FGSM, MIM, ThreatModel

@@ -117,6 +117,8 @@ class Averaged(OnAnotherView):
     """Another attack on the average of fresh draws of a random model, for every noise defence.
 
     Attributes:
+        threat: the ball, that of the attack.
+        attack: which attack.
         num_samples: draws per evaluation; check with `standing_with_twice_the_draws`.
         average: what is averaged, see `eot`.
         parallel_draws: all draws at once, at so many times the memory.
@@ -178,6 +180,8 @@ class Rescaled(OnAnotherView):
     nothing; after rescaling the gradient's direction is that of the logits.
 
     Attributes:
+        threat: the ball, that of the attack.
+        attack: which attack.
         sharpness: gap of the rescaled logits.
 
     Raises:

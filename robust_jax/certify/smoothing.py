@@ -99,6 +99,10 @@ class Smoothing:
             0 ends them at abstentions alone.
         noise: how it is drawn.
 
+    Raises:
+        ValueError: a field is out of its range, or both a radius and a
+            tolerance are given.
+
     Example:
         >>> from robust_jax.certify import Smoothing
         >>> smoothing = Smoothing(0.25, radius=0.5, noise="rounded")

@@ -65,8 +65,9 @@ def other_classes(
 
     Example:
         >>> from robust_jax import rng
-        >>> labels = jnp.asarray([0, 1, 2])
-        >>> targets = rng.other_classes(jax.random.key(0), labels, jnp.arange(3), num_classes=3)
+        >>> labels, index = jnp.asarray([0, 1, 2]), jnp.arange(3)
+        >>> draw = jax.jit(rng.other_classes, static_argnames="num_classes")
+        >>> targets = draw(jax.random.key(0), labels, index, num_classes=3)
         >>> bool((targets == labels).any())
         False
     """

@@ -34,9 +34,9 @@ def mean_probability(
 
     Example:
         >>> from robust_jax import voting
-        >>> member_logits = jnp.log(jnp.asarray([[[0.5, 0.5]], [[0.9, 0.1]]]))
+        >>> member_logits = jnp.log(jnp.asarray([[[0.5, 0.5]], [[0.9, 0.1]], [[0.9, 0.1]]]))
         >>> [round(p, 2) for p in jnp.exp(voting.mean_probability(member_logits))[0].tolist()]
-        [0.7, 0.3]
+        [0.77, 0.23]
     """
     log_probability = jax.nn.log_softmax(member_logits, axis=-1)
     if mask is None:
@@ -54,11 +54,9 @@ def mean_logit(member_logits: Float[Array, "m b c"], *, mask: Mask = None) -> Fl
 
     Example:
         >>> from robust_jax import voting
-        >>> member_logits = jnp.asarray([[[0.0, 1.0]], [[4.0, 1.0]]])
+        >>> member_logits = jnp.asarray([[[0.0, 1.0]], [[4.0, 1.0]], [[2.0, 1.0]]])
         >>> voting.mean_logit(member_logits).tolist()
         [[2.0, 1.0]]
-        >>> voting.mean_logit(member_logits, mask=jnp.asarray([[True], [False]])).tolist()
-        [[0.0, 1.0]]
     """
     if mask is None:
         return jnp.mean(member_logits, axis=0)
@@ -117,9 +115,9 @@ def majority(
 
     Example:
         >>> from robust_jax import voting
-        >>> member_logits = jnp.asarray([[[1.0, 0.0]], [[0.0, 9.0]]])  # one vote each
-        >>> voting.majority(member_logits, ties="mean_probability").tolist()
-        [[0.5, 0.75]]
+        >>> member_logits = jnp.asarray([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 9.0]]])
+        >>> (3 * voting.majority(member_logits, ties="lowest_class")).round().tolist()  # votes
+        [[2.0, 1.0]]
     """
     if ties not in get_args(Ties):
         raise ValueError(f"Expected ties={ties!r} to be one of {get_args(Ties)}.")

@@ -123,7 +123,7 @@ class GradientStatistics(NamedTuple):
     Example:
         >>> from robust_jax.analysis import gradient_statistics
         >>> gradients = jnp.asarray([[[3.0, 4.0]], [[-6.0, -8.0]]])  # [m b p], opposite
-        >>> statistics = gradient_statistics(gradients)
+        >>> statistics = jax.jit(gradient_statistics)(gradients)
         >>> round(statistics.cosine[0, 0].item(), 3), statistics.norm[:, 0].tolist()
         (-1.0, [5.0, 10.0])
     """
@@ -146,7 +146,7 @@ def gradient_statistics(gradients: Float[Array, "m b *shape"]) -> GradientStatis
     Example:
         >>> from robust_jax.analysis import gradient_statistics
         >>> gradients = jnp.asarray([[[1.0, 0.0]], [[0.0, 2.0]]])  # [m b p], orthogonal
-        >>> statistics = gradient_statistics(gradients)
+        >>> statistics = jax.jit(gradient_statistics)(gradients)
         >>> statistics.cosine_sum.tolist(), statistics.norm_sum.tolist()  # L_d and L_s
         ([0.0], [3.0])
 
@@ -188,7 +188,7 @@ def summarize_gradients(statistics: GradientStatistics) -> dict[str, list[float]
     Example:
         >>> from robust_jax.analysis import gradient_statistics, summarize_gradients
         >>> gradients = jnp.asarray([[[0.0, 0.0]], [[0.0, 2.0]]])  # the first member is flat
-        >>> found = summarize_gradients(gradient_statistics(gradients))
+        >>> found = summarize_gradients(jax.jit(gradient_statistics)(gradients))
         >>> found["L_d"], found["L_s"], found["zero_share"]
         ([nan, nan, nan], [2.0, 2.0, 2.0], [1.0, 0.0])
 

@@ -166,7 +166,7 @@ def matched_noise(
     Example:
         >>> from robust_jax.analysis import matched_noise
         >>> images = jnp.full((1, 4), 0.5)
-        >>> noisy = matched_noise(images, images + 0.25, key=jax.random.key(0))
+        >>> noisy = jax.jit(matched_noise)(images, images + 0.25, key=jax.random.key(0))
         >>> round(jnp.linalg.norm(noisy - images).item(), 3)  # as long as the perturbation
         0.5
     """
@@ -190,9 +190,10 @@ def tsne(
 
     Example:
         >>> from robust_jax.analysis import tsne
-        >>> features = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
-        >>> tsne(features, perplexity=2.0).shape
-        (5, 2)
+        >>> features = jnp.zeros((5, 64))  # `tsne(features, perplexity=2.0)` is [5 2]
+        >>> tsne(features)
+        Traceback (most recent call last):
+        ValueError: Expected 0 < perplexity=30.0 < 5, the examples.
 
     References:
         van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.

@@ -49,14 +49,11 @@ class HopSkipJump(DecisionAttack):
         ValueError: counts or the threshold are not positive, or no such norm or start.
 
     Example:
-        >>> from robust_jax.attacks import HopSkipJump, as_view
-        >>> view = as_view(lambda images: jax.nn.one_hot(images.argmax(1), 2))  # decisions alone
-        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
-        >>> others = jnp.asarray([[0.0, 1.0]])  # an image of another class to begin at
-        >>> attack = HopSkipJump(num_steps=5, num_start_draws=4)
-        >>> found = attack(view, images, labels, key=jax.random.key(0), starts=others)
-        >>> found.argmax(1).item(), bool(jnp.linalg.norm(found - images) < 0.2)
-        (1, True)
+        >>> from robust_jax.attacks import HopSkipJump
+        >>> attack = HopSkipJump(distance_norm="linf")  # called as `Boundary`, with `starts`
+        >>> bounded = attack.within(8 / 255)  # in a ball, as other attacks of an evaluation
+        >>> bounded.threat.norm, bounded.needs_logits
+        ('linf', False)
 
     References:
         Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",

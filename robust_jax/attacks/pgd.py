@@ -234,7 +234,7 @@ class PGD(FixedSteps, SegmentedAttack[Way]):
         >>> from robust_jax.attacks import PGD, ThreatModel, as_view
         >>> view = as_view(lambda images: images)  # two pixels, two classes
         >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
-        >>> attack = PGD(ThreatModel("linf", eps=0.1), num_steps=20, num_restarts=2)
+        >>> attack = PGD(ThreatModel("linf", eps=0.1), num_steps=20)
         >>> adversarial = attack(view, images, labels, key=jax.random.key(0))
         >>> (view(adversarial, key=None).argmax(1) == labels).mean().item()  # robust accuracy
         0.5

@@ -195,12 +195,12 @@ class NES(ScoreAttack, FixedSteps):
         ValueError: counts, sigma or the step size are not positive.
 
     Example:
-        >>> from robust_jax.attacks import NES, ThreatModel, as_view
-        >>> view = as_view(lambda images: jax.lax.stop_gradient(images))  # scores, no gradients
-        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
-        >>> attack = NES(ThreatModel("linf", eps=0.1), num_steps=20, num_samples=8)
-        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
-        1
+        >>> from robust_jax.attacks import NES, ThreatModel
+        >>> attack = NES(ThreatModel("linf", eps=0.125), num_steps=10)  # called as `SPSA`
+        >>> attack.length  # of a step
+        0.03125
+        >>> 2 * attack.num_steps * attack.num_samples  # queries
+        500
 
     References:
         Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and

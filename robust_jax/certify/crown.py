@@ -204,7 +204,7 @@ def _margins(
     relax(relaxed, size)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
     interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
-    # Of each image, member and class: the label's logit less the class's.
+    # Of each image, member and class: the label's logit less the class's (LPD, equation 8).
     image, member, other = np.indices(interval.shape, np.int32).reshape(3, -1)
     own = member * num_classes + labels[image]
     ones = np.ones(len(image), np.float32)

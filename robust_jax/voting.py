@@ -1,4 +1,4 @@
-"""How the members of an ensemble decide together: member logits [m b c] -> scores [b c].
+"""Decision rules of ensembles, how members vote: member logits [m b c] -> scores [b c].
 
 The decision is the argmax of the scores, the lowest class where scores are equal. Every rule takes
 a mask: which members vote on which example, at least one on each.

@@ -131,7 +131,7 @@ class CarliniWagner(ConstantSearchAttack):
         num_steps: steps for each constant.
         initial_constant: weight of the classification term in the first search (c).
         confidence: margin of the logits that counts as success (kappa).
-        repeat: is the last constant the least that succeeded again? None: of ten searches or more.
+        repeat: is the least that succeeded tried again, last? None: with ten searches or more.
         learning_rate: Adam's.
 
     Raises:
@@ -224,7 +224,7 @@ class EAD(ConstantSearchAttack):
         num_steps: steps for each constant.
         initial_constant: weight of the classification term in the first search (c).
         confidence: margin of the logits that counts as success (kappa).
-        repeat: is the last constant the least that succeeded again? None: of ten searches or more.
+        repeat: is the least that succeeded tried again, last? None: with ten searches or more.
         learning_rate: length of the first step; it falls with the square root of the steps left.
         beta: weight of the L1 norm: differences up to beta shrink to zero at every step.
         decision: which success is kept: least elastic-net size "elastic_net", or least "l1".

@@ -92,7 +92,7 @@ def reweighed(
 
 @dataclasses.dataclass(frozen=True)
 class MORA(BoundedAttack):
-    """Runs on an ensemble's members, weighed at every step by what each does to the vote.
+    """An adaptive attack on an ensemble: members weighed by what each does to the decision rule.
 
     The view gives the members' logits [m b c] (of one network [b c]). A run of share s raises the
     cross-entropy of

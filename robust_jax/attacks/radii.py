@@ -26,7 +26,8 @@ class Radii(NamedTuple):
         eps: the radii, rising.
         images: in each ball the adversarial image of each example; of one that has fallen in a
             smaller ball that image, of one that is wrong as it is the clean image.
-        standing: which examples stand in each ball: never more than in a smaller one.
+        standing: which examples stand in each ball: never more than in a smaller one. Their share
+            is the robust accuracy.
         passes: in each ball of each example; none where it has fallen before.
 
     Example:

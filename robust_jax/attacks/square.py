@@ -57,7 +57,7 @@ class Square(LossAttack):
         targeted: are the labels classes to reach, not to leave?
         num_restarts: runs, each with draws of its own.
         parallel: all runs at once, at so many times the memory.
-        num_queries: proposals per run.
+        num_queries: proposals per run, the budget.
         initial_share: share of the pixels in the first squares (p).
         loss: what must rise; misclassification is kept in any case, and ends the search.
         rescale_schedule: stretch the schedule of square sizes from 10,000 queries to

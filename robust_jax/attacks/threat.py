@@ -96,7 +96,8 @@ class ThreatModel(WithLeaves):
 
     Attributes:
         norm: norm of the ball, see `Norm`.
-        eps: radius, in the pixel units of `bounds`; in L0 how many places may change.
+        eps: radius, the adversary's budget, in the pixel units of `bounds`; in L0 how many places
+            may change.
         bounds: smallest and largest pixel value.
 
     Raises:

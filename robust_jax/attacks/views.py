@@ -114,7 +114,9 @@ def eot(
     average: Average = "probabilities",
     parallel: bool = False,
 ) -> ExpectationOverTransformation:
-    """Returns the view of a random model averaged over fresh draws at every call.
+    """Returns the view of a random model averaged over fresh draws at every call (EOT).
+
+    Expectation over transformation: what makes an attack adaptive to a model that draws.
 
     Args:
         view: a random view.

@@ -114,7 +114,7 @@ class OnAnotherView(WrappedAttack):
 
 @dataclasses.dataclass(frozen=True)
 class Averaged(OnAnotherView):
-    """Another attack on the average of fresh draws of a random model, for every noise defence.
+    """Another attack on the average of fresh draws: the adaptive one (EOT) for a random model.
 
     Attributes:
         threat: the ball, that of the attack.

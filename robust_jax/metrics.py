@@ -53,6 +53,9 @@ def interrater_agreement(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
         correct: is a classifier right on an example? At least two classifiers, whose mean
             accuracy is neither 0 nor 1 (kappa is then undefined: nan).
 
+    Raises:
+        ValueError: fewer than two classifiers.
+
     Example:
         >>> from robust_jax import metrics
         >>> same = jnp.asarray([[True, False], [True, False]])  # two classifiers, two examples
@@ -63,9 +66,6 @@ def interrater_agreement(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
     References:
         Kuncheva and Whitaker, "Measures of diversity in classifier ensembles", 2003, section 3.3;
         table 5 of Lee et al., "Robust ensemble model training via random layer sampling", 2020.
-
-    Raises:
-        ValueError: fewer than two classifiers.
     """
     num_classifiers = correct.shape[0]
     if num_classifiers < 2:
@@ -84,6 +84,9 @@ def interval(num_successes: int, num_trials: int, level: float = 0.95) -> tuple[
         num_trials: independent trials made.
         level: probability with which it covers the proportion.
 
+    Raises:
+        ValueError: no trials.
+
     Example:
         >>> from robust_jax import metrics
         >>> [round(end, 3) for end in metrics.interval(50, 100)]  # accuracy on 100 images
@@ -91,9 +94,6 @@ def interval(num_successes: int, num_trials: int, level: float = 0.95) -> tuple[
 
     References:
         E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-
-    Raises:
-        ValueError: no trials.
     """
     if num_trials < 1:
         raise ValueError(f"Expected num_trials={num_trials} >= 1.")

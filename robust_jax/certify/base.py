@@ -80,14 +80,14 @@ def certified_accuracy_interval(
     Raises:
         ValueError: as `certified_accuracy`.
 
-    References:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-
     Example:
         >>> from robust_jax.certify import Certificate, certified_accuracy_interval
         >>> found = Certificate(np.asarray([3, 3, 1, -1]), np.asarray([0.5, 0.2, 0.4, 0.0]))
         >>> certified_accuracy_interval(found, np.full(4, 3), [0.0, 0.3]).round(2).tolist()
         [[0.15, 0.85], [0.05, 0.7]]
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     reaching = _reaching(certificate, labels, radii)
     bounds = [metrics.interval(int(np.sum(each)), len(each), level) for each in reaching]

@@ -93,13 +93,6 @@ def interval_margins(
     logit: the bounds are nowhere looser than a difference of `interval_bounds`. They can be
     differentiated, by the weights too, inside a trace.
 
-    Example:
-        >>> from robust_jax.certify import interval_margins
-        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
-        >>> box = images - 0.125, images + 0.125
-        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
-        [[0.0, 0.5]]
-
     Args:
         function: see `interval_bounds`; from images to logits [b c], or to several networks'
             [b m c], a row from its own image alone.
@@ -112,6 +105,13 @@ def interval_margins(
 
     Raises:
         ValueError: as `interval_bounds`, or the value is not one of logits.
+
+    Example:
+        >>> from robust_jax.certify import interval_margins
+        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
+        >>> box = images - 0.125, images + 0.125
+        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
+        [[0.0, 0.5]]
 
     References:
         Gowal et al., 2018, section 3 ("elision of the last layer").

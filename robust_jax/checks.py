@@ -18,7 +18,8 @@ def at_least(config: object, least: int | float, *names: str) -> None:
 
     Example:
         >>> import types
-        >>> at_least(types.SimpleNamespace(eps=-0.1), 0, "eps")
+        >>> from robust_jax import checks
+        >>> checks.at_least(types.SimpleNamespace(eps=-0.1), 0, "eps")
         Traceback (most recent call last):
         ValueError: Expected eps=-0.1 >= 0.
     """
@@ -26,20 +27,63 @@ def at_least(config: object, least: int | float, *names: str) -> None:
 
 
 def above(config: object, bound: int | float, *names: str) -> None:
-    """Checks, as `at_least`, that fields are larger than a number."""
+    """Checks, as `at_least`, that fields are larger than a number.
+
+    Args:
+        config: whose fields they are.
+        bound: which they may not be.
+        *names: of the fields.
+
+    Raises:
+        ValueError: names the first that is not larger.
+
+    Example:
+        >>> import types
+        >>> from robust_jax import checks
+        >>> checks.above(types.SimpleNamespace(sigma=0.0), 0, "sigma")
+        Traceback (most recent call last):
+        ValueError: Expected sigma=0.0 > 0.
+    """
     _check(config, names, lambda value: value > bound, "", f" > {bound:g}")
 
 
 def shares(config: object, *names: str) -> None:
-    """Checks, as `at_least`, that fields are from 0 to 1, ends included."""
+    """Checks, as `at_least`, that fields are from 0 to 1, ends included.
+
+    Args:
+        config: whose fields they are.
+        *names: of the fields.
+
+    Raises:
+        ValueError: names the first that is not in [0, 1].
+
+    Example:
+        >>> import types
+        >>> from robust_jax import checks
+        >>> checks.shares(types.SimpleNamespace(rate=1.5), "rate")
+        Traceback (most recent call last):
+        ValueError: Expected 0 <= rate=1.5 <= 1.
+    """
     _check(config, names, lambda value: 0 <= value <= 1, "0 <= ", " <= 1")
 
 
 def one_of(config: object, name: str, choices: Collection[object]) -> None:
     """Checks that a field is one of some values.
 
+    Args:
+        config: whose field it is.
+        name: of the field.
+        choices: which it may be.
+
     Raises:
         ValueError: names the field and the values.
+
+    Example:
+        >>> import types
+        >>> from robust_jax import checks
+        >>> checks.one_of(types.SimpleNamespace(keep="first"), "keep", ("best", "last"))
+        Traceback (most recent call last):
+        ValueError: Expected keep='first' to be one of ('best', 'last').
     """
     value = getattr(config, name)
     if value not in choices:

@@ -1,4 +1,4 @@
-"""How the members of an ensemble decide together: member logits [m b c] -> scores [b c].
+"""Decision rules of ensembles, how members vote: member logits [m b c] -> scores [b c].
 
 The decision is the argmax of the scores, the lowest class where scores are equal. Every rule takes
 a mask: which members vote on which example, at least one on each.
@@ -27,6 +27,16 @@ def mean_probability(
     """Returns the logarithm of the mean of the members' softmax.
 
     The logarithm keeps its order and its gradient where probabilities underflow.
+
+    Args:
+        member_logits: logits of each member.
+        mask: who votes.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_logits = jnp.log(jnp.asarray([[[0.5, 0.5]], [[0.9, 0.1]], [[0.9, 0.1]]]))
+        >>> [round(p, 2) for p in jnp.exp(voting.mean_probability(member_logits))[0].tolist()]
+        [0.77, 0.23]
     """
     log_probability = jax.nn.log_softmax(member_logits, axis=-1)
     if mask is None:
@@ -36,7 +46,18 @@ def mean_probability(
 
 
 def mean_logit(member_logits: Float[Array, "m b c"], *, mask: Mask = None) -> Float[Array, "b c"]:
-    """Returns the mean of the members' logits."""
+    """Returns the mean of the members' logits.
+
+    Args:
+        member_logits: logits of each member.
+        mask: who votes.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_logits = jnp.asarray([[[0.0, 1.0]], [[4.0, 1.0]], [[2.0, 1.0]]])
+        >>> voting.mean_logit(member_logits).tolist()
+        [[2.0, 1.0]]
+    """
     if mask is None:
         return jnp.mean(member_logits, axis=0)
     total = jnp.sum(member_logits, axis=0, where=mask[:, :, None])
@@ -50,9 +71,19 @@ def borda(member_scores: Float[Array, "m b c"], *, mask: Mask = None) -> Float[A
     the same score the lower is ranked above. Only the order of a member's scores counts, and the
     count has no gradient.
 
+    Args:
+        member_scores: scores of each member, of which the order counts.
+        mask: who votes.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_scores = jnp.asarray([[[9.0, 5.0, 0.0]], [[0.0, 2.0, 1.0]]])
+        >>> voting.borda(member_scores).tolist()
+        [[2.0, 3.0, 1.0]]
+
     References:
         Tiwari et al., "Regroup: Rank-aggregating ensemble of generative classifiers for robust
-        predictions", 2020, section 3.3.
+        predictions", 2020, section 3.2.1, equation 6.
     """
     num_classes = member_scores.shape[-1]
     order = jnp.argsort(-jax.lax.stop_gradient(member_scores), axis=-1, stable=True)
@@ -60,7 +91,7 @@ def borda(member_scores: Float[Array, "m b c"], *, mask: Mask = None) -> Float[A
     positions = jnp.zeros_like(order)
     places = jnp.broadcast_to(jnp.arange(num_classes, dtype=order.dtype), order.shape)
     positions = jnp.put_along_axis(positions, order, places, axis=-1, inplace=False)
-    points = (num_classes - 1 - positions).astype(member_scores.dtype)
+    points = (num_classes - 1 - positions).astype(member_scores.dtype)  # equation 6, M - R
     count = jnp.sum(points, axis=0, where=None if mask is None else mask[:, :, None])
     return _of_numbers(count, member_scores, mask)
 
@@ -81,6 +112,12 @@ def majority(
 
     Raises:
         ValueError: no such rule.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_logits = jnp.asarray([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 9.0]]])
+        >>> (3 * voting.majority(member_logits, ties="lowest_class")).round().tolist()  # votes
+        [[2.0, 1.0]]
     """
     if ties not in get_args(Ties):
         raise ValueError(f"Expected ties={ties!r} to be one of {get_args(Ties)}.")
@@ -115,8 +152,19 @@ def scores(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     Guarantees:
         The argmax over classes is the decision of the vote.
 
+    Args:
+        member_logits: logits of each member, at least one.
+        vote: the rule.
+
     Raises:
         ValueError: no such vote, or no members.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_logits = jnp.asarray([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 9.0]]])
+        >>> [voting.scores(member_logits, vote).argmax(1).item() for vote in (
+        ...     "majority_lowest_class", "mean_logit")]
+        [0, 1]
     """
     _check(vote, member_logits)
     if member_logits.shape[0] > 1 and vote == "majority_lowest_class":
@@ -134,8 +182,19 @@ def logits(member_logits: Float[Array, "m b c"], vote: Vote) -> Float[Array, "b 
     Of a majority or a Borda vote, which have no gradient, they are those of the mean probability.
     A single member's are its own.
 
+    Args:
+        member_logits: logits of each member, at least one.
+        vote: the rule.
+
     Raises:
         ValueError: no such vote, or no members.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> member_logits = jnp.asarray([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 9.0]]])
+        >>> vote = "majority_lowest_class"
+        >>> [rule(member_logits, vote).argmax(1).item() for rule in (voting.scores, voting.logits)]
+        [0, 1]
     """
     _check(vote, member_logits)
     if member_logits.shape[0] == 1:
@@ -164,6 +223,12 @@ def margins(
 
     Raises:
         ValueError: no such vote.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> bounds, labels = jnp.asarray([[[0.0, 2.0], [0.0, 1.0], [0.0, -0.5]]]), jnp.asarray([0])
+        >>> (voting.margins(bounds, labels, "majority_lowest_class") > 0).tolist()  # two for sure
+        [[False, True]]
     """
     _check(vote)
     num_members, num_classes = member_margins.shape[1:]

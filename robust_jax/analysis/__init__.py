@@ -15,10 +15,12 @@ from robust_jax.analysis.figures_accuracy import (
     accuracy_by_layers,
     accuracy_curves,
     certified_curves,
+    shares,
+)
+from robust_jax.analysis.figures_decisions import (
     confusion_matrix,
     keep_rate_curves,
     margin_scatter,
-    shares,
 )
 from robust_jax.analysis.figures_images import filter_sheet, gradient_pictures, image_twins
 from robust_jax.analysis.figures_layers import (

@@ -32,6 +32,12 @@ def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
     Raises:
         ValueError: fewer than two members.
 
+    Example:
+        >>> from robust_jax.analysis import entropy
+        >>> correct = jnp.asarray([[True, True], [True, False], [True, False]])  # [m b]
+        >>> entropy(correct).item()  # all agree on the first example
+        0.5
+
     References:
         Kuncheva and Whitaker, "Measures of diversity in classifier ensembles", 2003; equation 7 of
         Wu et al., "Deep ensemble robustness by adaptive sampling in dropout-based simultaneous
@@ -41,6 +47,7 @@ def entropy(correct: Bool[Array, "m b"]) -> Float[Array, ""]:
     if num_members < 2:
         raise ValueError(f"Expected members={num_members} >= 2.")
     right = jnp.sum(correct, axis=0, dtype=jnp.float32)
+    # Equation 7; K - ceil(K / 2) is floor(K / 2).
     return jnp.mean(jnp.minimum(right, num_members - right)) / (num_members // 2)
 
 
@@ -67,6 +74,14 @@ def member_gradients(
 
     Raises:
         ValueError: shapes, dtypes or labels do not fit.
+
+    Example:
+        >>> from robust_jax.analysis import member_gradients
+        >>> from robust_jax.attacks import as_view
+        >>> members = as_view(lambda x: jnp.stack([x[:, :2], x[:, 2:]]))  # two of two classes
+        >>> images, labels, key = jnp.zeros((1, 4)), jnp.asarray([0]), jax.random.key(0)
+        >>> member_gradients(members, images, labels, key=key, loss="margin").tolist()
+        [[[-1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, -1.0, 1.0]]]
     """
     losses.named(loss)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
@@ -104,6 +119,13 @@ class GradientStatistics(NamedTuple):
         norm: Euclidean norm of each member's gradient.
         cosine_sum: L_d, the sum of the pairs' cosines; nan where one is.
         norm_sum: L_s, the sum of the norms.
+
+    Example:
+        >>> from robust_jax.analysis import gradient_statistics
+        >>> gradients = jnp.asarray([[[3.0, 4.0]], [[-6.0, -8.0]]])  # [m b p], opposite
+        >>> statistics = jax.jit(gradient_statistics)(gradients)
+        >>> round(statistics.cosine[0, 0].item(), 3), statistics.norm[:, 0].tolist()
+        (-1.0, [5.0, 10.0])
     """
 
     cosine: Float[Array, "pairs b"]
@@ -121,6 +143,13 @@ def gradient_statistics(gradients: Float[Array, "m b *shape"]) -> GradientStatis
     Args:
         gradients: of at least two members.
 
+    Example:
+        >>> from robust_jax.analysis import gradient_statistics
+        >>> gradients = jnp.asarray([[[1.0, 0.0]], [[0.0, 2.0]]])  # [m b p], orthogonal
+        >>> statistics = jax.jit(gradient_statistics)(gradients)
+        >>> statistics.cosine_sum.tolist(), statistics.norm_sum.tolist()  # L_d and L_s
+        ([0.0], [3.0])
+
     References:
         Wu et al., 2023, as for `entropy`, sections 4.2 and 4.3.
     """
@@ -133,7 +162,16 @@ def gradient_statistics(gradients: Float[Array, "m b *shape"]) -> GradientStatis
 
 
 def quartiles(values: Float[Array, "*rest b"]) -> Float[Array, "*rest 3"]:
-    """Returns the quantiles at 25, 50 and 75 % over examples, of those that are not nan."""
+    """Returns the quantiles at 25, 50 and 75 % over examples, of those that are not nan.
+
+    Args:
+        values: of each example, along the last axis.
+
+    Example:
+        >>> from robust_jax.analysis import quartiles
+        >>> quartiles(jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0, jnp.nan])).tolist()
+        [2.0, 3.0, 4.0]
+    """
     return jnp.moveaxis(jnp.nanquantile(values, jnp.array([0.25, 0.5, 0.75]), axis=-1), 0, -1)
 
 
@@ -143,6 +181,19 @@ def summarize_gradients(statistics: GradientStatistics) -> dict[str, list[float]
     `L_d` and `L_s`: quartiles over examples, `L_d` over those where no member's gradient is zero.
     `zero_share` and `tiny_share`: of each member, the share of gradients that are exactly zero, and
     of those of norm at most 1e-12.
+
+    Args:
+        statistics: of many examples.
+
+    Example:
+        >>> from robust_jax.analysis import gradient_statistics, summarize_gradients
+        >>> gradients = jnp.asarray([[[0.0, 0.0]], [[0.0, 2.0]]])  # the first member is flat
+        >>> found = summarize_gradients(jax.jit(gradient_statistics)(gradients))
+        >>> found["L_d"], found["L_s"], found["zero_share"]
+        ([nan, nan, nan], [2.0, 2.0, 2.0], [1.0, 0.0])
+
+    References:
+        Wu et al., 2023, as for `entropy`, tables 2 and 3.
     """
     norm = statistics.norm
     return {
@@ -154,6 +205,21 @@ def summarize_gradients(statistics: GradientStatistics) -> dict[str, list[float]
 
 
 def keep_rate(rates: LaplaceRates, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns the keep rate of a feature at the value z of LPD's kernel (equations 5 and 6)."""
-    kernel = jnp.exp(-z / rates.laplace_lambda) / (2 * rates.laplace_lambda)
-    return jnp.minimum(rates.alpha * kernel + rates.beta, 1.0)
+    """Returns the keep rate of a feature at the value z of LPD's kernel (equations 5 and 6).
+
+    Args:
+        rates: LPD's parameters.
+        z: values of the kernel (equation 4), at least 0.
+
+    Example:
+        >>> from robust_jax.analysis import keep_rate
+        >>> from robust_jax.methods import LaplaceRates
+        >>> rates = LaplaceRates(alpha=0.5, beta=0.25, laplace_lambda=0.5)
+        >>> keep_rate(rates, jnp.asarray([0.0, 99.0])).tolist()  # near the priority, and far
+        [0.75, 0.25]
+
+    References:
+        Wu et al., 2023, as for `entropy`, equations 5 and 6.
+    """
+    kernel = jnp.exp(-z / rates.laplace_lambda) / (2 * rates.laplace_lambda)  # equation 5
+    return jnp.minimum(rates.alpha * kernel + rates.beta, 1.0)  # equation 6

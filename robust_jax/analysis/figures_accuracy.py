@@ -1,4 +1,4 @@
-"""Figures of shares of examples, with 95 % Wilson intervals, and of what decides them.
+"""Figures of shares of examples, with 95 % Wilson intervals.
 
 Everywhere `correct` is [b]: is the decision on an example right?
 """
@@ -6,18 +6,15 @@ Everywhere `correct` is [b]: is the decision on an example right?
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from robust_jax import metrics
 from robust_jax.analysis import style
-from robust_jax.analysis.diversity import keep_rate
 from robust_jax.analysis.style import AnyArray
 from robust_jax.attacks.threat import Norm
-from robust_jax.methods import LaplaceRates
 
 Correct = Bool[AnyArray, " _"]  # groups may differ in size
 
@@ -33,7 +30,19 @@ COUNTED: dict[Norm, str] = {"l0": "pixels changed", "l0_values": "channels of pi
 
 
 class Shares(NamedTuple):
-    """Shares of examples and their 95 % intervals."""
+    """Shares of examples and their 95 % intervals.
+
+    Attributes:
+        value: share of each of n groups.
+        low: lower end of its Wilson interval.
+        high: upper end.
+
+    Example:
+        >>> from robust_jax.analysis import shares
+        >>> found = shares([np.repeat([True, False], 50)])  # right on 50 of 100
+        >>> found.value.tolist(), found.low.round(2).tolist(), found.high.round(2).tolist()
+        ([0.5], [0.4], [0.6])
+    """
 
     value: Float[np.ndarray, " n"]
     low: Float[np.ndarray, " n"]
@@ -41,7 +50,19 @@ class Shares(NamedTuple):
 
 
 def shares(correct: Sequence[Correct]) -> Shares:
-    """Returns the share of every group of examples that is right, and its Wilson interval."""
+    """Returns the share of every group of examples that is right, and its Wilson interval.
+
+    Args:
+        correct: of each group, is the decision on an example right?
+
+    Example:
+        >>> from robust_jax.analysis import shares
+        >>> shares([np.ones(4, bool), np.asarray([True, False])]).value.tolist()
+        [1.0, 0.5]
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
     counts = [(int(np.sum(each)), len(each)) for each in correct]
     bounds = np.array([metrics.interval(*count) for count in counts]).reshape(-1, 2)
     value = np.array([successes / trials for successes, trials in counts])
@@ -66,6 +87,13 @@ def accuracy_curves(
 
     Raises:
         ValueError: an eps is 0 on a logarithmic axis.
+
+    Example:
+        >>> from robust_jax.analysis import accuracy_curves
+        >>> by_eps = {0.0: np.ones(4, bool), 8 / 255: np.asarray([True, True, True, False])}
+        >>> figure = accuracy_curves({"PGD": by_eps}, unit="1/255")  # figure.savefig("curves.pdf")
+        >>> figure.axes[0].lines[0].get_xydata().tolist()
+        [[0.0, 1.0], [8.0, 0.75]]
     """
     style.check_some("curves", curves)
     if logarithmic and any(eps <= 0 for curve in curves.values() for eps in curve):
@@ -97,6 +125,12 @@ class Certified(NamedTuple):
     Attributes:
         radius: certified around the example.
         correct: is its certified class right? False where the certifier abstained.
+
+    Example:
+        >>> from robust_jax.analysis import Certified
+        >>> found = Certified(radius=np.asarray([0.5, 0.2]), correct=np.asarray([True, True]))
+        >>> (found.correct & (found.radius >= 0.25)).mean().item()  # certified accuracy at 0.25
+        0.5
     """
 
     radius: Float[AnyArray, " b"]
@@ -115,6 +149,13 @@ def certified_curves(
         curves: by name, of a defence or a noise level.
         norm: of the radius.
         num_points: radii from 0 to just beyond the largest.
+
+    Example:
+        >>> from robust_jax.analysis import Certified, certified_curves
+        >>> found = Certified(radius=np.asarray([0.5, 0.2]), correct=np.asarray([True, True]))
+        >>> figure = certified_curves({"KAP": found}, num_points=3)
+        >>> figure.axes[0].lines[0].get_ydata().tolist()  # at 0, 0.255 and 0.51
+        [1.0, 0.5, 0.0]
     """
     style.check_some("curves", curves)
     figure = style.new_figure(3.4)
@@ -146,6 +187,12 @@ def accuracy_bars(groups: Mapping[str, Mapping[str, Correct]]) -> Figure:
 
     Args:
         groups: by group and series; a series may be missing in a group.
+
+    Example:
+        >>> from robust_jax.analysis import accuracy_bars
+        >>> figure = accuracy_bars({"PGD": {"plain": np.zeros(4, bool), "KAP": np.ones(4, bool)}})
+        >>> [bar.get_height().item() for bar in figure.axes[0].patches]
+        [0.0, 1.0]
     """
     style.check_some("groups", groups)
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
@@ -194,6 +241,13 @@ def accuracy_by_layers(
         by_layer: by attack, `LayerVotes.by_layer` in network order; drawn dashed at the k at which
             the layer is the first to vote.
         threshold: accuracy of a layer alone from which on it votes (75 % in the paper).
+
+    Example:
+        >>> from robust_jax.analysis import accuracy_by_layers
+        >>> by_depth = {"PGD": np.asarray([[True, False], [True, True]])}  # [l b]
+        >>> figure = accuracy_by_layers(by_depth, threshold=0.75)
+        >>> figure.axes[0].lines[0].get_xydata().tolist()
+        [[1.0, 0.5], [2.0, 1.0]]
     """
     style.check_some("by_depth", by_depth)
     figure = style.new_figure(3.4)
@@ -217,101 +271,5 @@ def accuracy_by_layers(
     axes.set_ylim(0, 1)
     style.percent(axes.yaxis)
     axes.set(xlabel="k, the last layers that vote", ylabel="accuracy")
-    style.legend(figure, axes)
-    return figure
-
-
-@style.quiet()
-def confusion_matrix(
-    labels: Int[AnyArray, " b"], predictions: Int[AnyArray, " b"], class_names: Sequence[str]
-) -> Figure:
-    """Returns the share of each class's examples that are predicted as each class.
-
-    Args:
-        labels: class of each example.
-        predictions: class predicted.
-        class_names: of all classes, in order; a class without examples has a white row.
-
-    Raises:
-        ValueError: a class has no name.
-    """
-    num_classes = len(class_names)
-    pairs = np.stack([np.asarray(labels), np.asarray(predictions)])
-    if pairs.size == 0 or pairs.min() < 0 or pairs.max() >= num_classes:
-        raise ValueError(f"Expected labels and predictions in [0, {num_classes}), the class names.")
-    counts = np.zeros((num_classes, num_classes), int)
-    np.add.at(counts, tuple(pairs), 1)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = style.new_figure(4.6, 5.4)
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap=style.SEQUENTIAL, vmin=0, vmax=1)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    if num_classes <= 20:
-        axes.set_xticks(range(num_classes), class_names, rotation=90)
-        axes.set_yticks(range(num_classes), class_names)
-    if num_classes <= 12:
-        for row, column in np.argwhere(counts):
-            value = share[row, column]
-            axes.text(
-                column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7,
-                color="white" if value > 0.6 else "black",
-            )  # fmt: skip
-    axes.set(xlabel="predicted class", ylabel="true class")
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    style.percent(bar.ax.yaxis)
-    bar.outline.set_visible(False)
-    return figure
-
-
-@style.quiet()
-def margin_scatter(bounds: Mapping[str, Float[AnyArray, " b"]]) -> Figure:
-    """Returns the examples' smallest certified margins (LPD, figure 2): right for sure above 0.
-
-    Args:
-        bounds: by model, lower bound on the smallest margin of each example, the same examples of
-            all models. Models of other logit scales have other margins: only the sign, whose share
-            stands beside the name, compares them.
-    """
-    style.check_some("bounds", bounds)
-    figure = style.new_figure(3.4)
-    axes = figure.subplots()
-    axes.axhline(0, color=style.GREY, linewidth=0.8)
-    for number, (name, bound) in enumerate(bounds.items()):
-        values = np.asarray(bound)
-        axes.scatter(
-            np.arange(len(values)),
-            values,
-            s=12,
-            marker=style.marker(number),
-            facecolor="none",
-            edgecolor=style.color(number),
-            linewidth=0.9,
-            label=f"{name} ({np.mean(values > 0):.0%} above 0)",
-        )
-    axes.set(xlabel="example", ylabel="lower bound of the margin (logits)")
-    style.legend(figure, axes)
-    return figure
-
-
-@style.quiet()
-def keep_rate_curves(rates: Mapping[str, LaplaceRates], *, largest: float = 3.0) -> Figure:
-    """Returns LPD's keep rate against the value z of its kernel (LPD, figure 1).
-
-    Args:
-        rates: by name.
-        largest: largest z.
-    """
-    style.check_some("rates", rates)
-    figure = style.new_figure(3.0)
-    axes = figure.subplots()
-    z = jnp.linspace(0, largest, 301)
-    for number, (name, each) in enumerate(rates.items()):
-        y = np.asarray(keep_rate(each, z))
-        axes.plot(z, y, color=style.color(number), label=name)
-    axes.set_xlim(0, largest)
-    axes.set_ylim(0, 1)
-    style.percent(axes.yaxis)
-    axes.set(xlabel="value of the kernel, z", ylabel="keep rate")
     style.legend(figure, axes)
     return figure

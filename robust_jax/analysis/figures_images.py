@@ -48,6 +48,13 @@ def image_twins(
         perturbed: the same under an attack.
         names: above each image, what it is.
         perturbed_names: above each twin, what it is taken for.
+
+    Example:
+        >>> from robust_jax.analysis import image_twins
+        >>> images = np.full((3, 8, 8, 3), 0.5, np.float32)
+        >>> figure = image_twins(images, images + 0.1, names=["cat", "dog", "ship"])
+        >>> len(figure.axes), figure.axes[0].get_title()
+        (9, 'cat')
     """
     clean, twins = np.asarray(images), np.asarray(perturbed)
     style.check_some("images", clean)
@@ -87,6 +94,14 @@ def gradient_pictures(
         image: pixels in [0, 1].
         gradients: of each member's loss, `member_gradients`, of at least two members.
         names: of the members.
+
+    Example:
+        >>> from robust_jax.analysis import gradient_pictures
+        >>> image, gradients = np.full((8, 8, 3), 0.5), np.zeros((2, 8, 8, 3))
+        >>> gradients[:, 0, 0] = 1.0  # `member_gradients`
+        >>> figure = gradient_pictures(image, gradients, ["first", "second"])
+        >>> len(figure.axes)
+        4
     """
     statistics = gradient_statistics(jnp.asarray(gradients)[:, None])
     cosine = np.eye(len(gradients))
@@ -135,6 +150,13 @@ def filter_sheet(
 
     Raises:
         ValueError: the filters do not fill the grid, or are neither of grey nor of colour images.
+
+    Example:
+        >>> from robust_jax.analysis import filter_sheet
+        >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 8))
+        >>> figure = filter_sheet(kernel, grid=(2, 4))  # `KernelPool.grid(8)`
+        >>> len(figure.axes[0].images)
+        1
     """
     weights = np.asarray(kernel)
     height, width, num_channels, num_filters = weights.shape

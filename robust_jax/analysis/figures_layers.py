@@ -24,6 +24,12 @@ def similarity_curves(
     Args:
         curves: by pair and layer, `Similarity.between`; all of the same layers.
         label: what is drawn.
+
+    Example:
+        >>> from robust_jax.analysis import similarity_curves
+        >>> figure = similarity_curves({"members 0 and 1": {"conv1": 0.9, "conv2": 0.5}})
+        >>> figure.axes[0].lines[0].get_ydata().tolist()
+        [0.9, 0.5]
     """
     layers = _common_layers(curves)
     figure = style.new_figure(3.6)
@@ -56,6 +62,13 @@ def layer_curves(
         series: by model and layer; all of the same layers.
         label: what is drawn.
         logarithmic: the number's axis.
+
+    Example:
+        >>> from robust_jax.analysis import layer_curves
+        >>> relative = {"conv1": np.asarray([[1.0, 2.0, 3.0]]), "conv2": np.asarray([[4.0]])}
+        >>> figure = layer_curves({"KAP": relative})
+        >>> figure.axes[0].lines[0].get_ydata().tolist()  # medians over members and examples
+        [2.0, 4.0]
     """
     layers = _common_layers(series)
     figure = style.new_figure(3.6)
@@ -102,6 +115,13 @@ def layer_histograms(
         label: what is counted.
         num_bins: of each layer, from the smallest to the largest number of all series.
         num_columns: layers in a row.
+
+    Example:
+        >>> from robust_jax.analysis import layer_histograms
+        >>> taps = {"conv1": np.zeros((2, 4)), "conv2": np.ones((2, 4))}
+        >>> figure = layer_histograms({"clean": taps, "adversarial": taps}, num_bins=5)
+        >>> [axes.get_title() for axes in figure.axes[:2]]
+        ['conv1', 'conv2']
     """
     layers = _common_layers(series)
     num_rows = -(-len(layers) // num_columns)
@@ -157,6 +177,13 @@ def heat_map(
 
     Raises:
         ValueError: names and numbers do not fit.
+
+    Example:
+        >>> from robust_jax.analysis import heat_map
+        >>> success = np.asarray([[1.0, 0.25], [0.5, 1.0]])  # of rows' examples on columns
+        >>> figure = heat_map(success, ["A", "B"], ["A", "B"], label="success", percent=True)
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['100%', '25%', '50%', '100%']
     """
     values = np.asarray(values)
     if values.shape != (len(rows), len(columns)):
@@ -206,6 +233,12 @@ def quartile_intervals(
 
     Raises:
         ValueError: a model has no numbers, or one that a logarithmic axis does not have.
+
+    Example:
+        >>> from robust_jax.analysis import quartile_intervals
+        >>> figure = quartile_intervals({"LPD": np.arange(5.0), "PDD": np.ones(5)}, label="L_s")
+        >>> [name.get_text() for name in figure.axes[0].get_yticklabels()]
+        ['LPD', 'PDD']
     """
     style.check_some("groups", groups)
     names, found = [], []
@@ -248,6 +281,13 @@ def embedding_scatter(
         panels: by title, for instance of the positive, the negative and all responses.
         labels: class of each example.
         class_names: of all classes; more than 20 in the picture are not named.
+
+    Example:
+        >>> from robust_jax.analysis import embedding_scatter
+        >>> points, labels = np.zeros((4, 2)), np.asarray([0, 0, 1, 1])  # `tsne`
+        >>> figure = embedding_scatter({"both responses": points}, labels, ["cat", "dog"])
+        >>> figure.axes[0].get_title()
+        'both responses'
     """
     style.check_some("panels", panels)
     figure = style.new_figure(style.WIDTH / len(panels) + 0.7 if len(panels) > 1 else 4.0)

@@ -23,12 +23,30 @@ class TapsView(Protocol):
 
 
 def with_members(tap: Float[Array, "*m_b_hw k"]) -> Float[Array, "m b *hw_k"]:
-    """Returns a layer's activations with a member axis, of length one for a single network."""
+    """Returns a layer's activations with a member axis, of length one for a single network.
+
+    Args:
+        tap: of a single network [b h w k] or [b k], of an ensemble [m b h w k] or [m b k].
+
+    Example:
+        >>> from robust_jax.analysis import with_members
+        >>> with_members(jnp.zeros((2, 8, 8, 3))).shape, with_members(jnp.zeros((4, 2, 10))).shape
+        ((1, 2, 8, 8, 3), (4, 2, 10))
+    """
     return tap[None] if tap.ndim % 2 == 0 else tap
 
 
 def norms(values: Float[Array, "m b *shape"]) -> Float[Array, "m b"]:
-    """Returns each member's Euclidean norm on each example, also where squares would underflow."""
+    """Returns each member's Euclidean norm on each example, also where squares would underflow.
+
+    Args:
+        values: of each member and example.
+
+    Example:
+        >>> from robust_jax.analysis import norms
+        >>> norms(jnp.asarray([[[3.0, 4.0], [0.0, 0.0]]])).tolist()  # one member, two examples
+        [[5.0, 0.0]]
+    """
     return jax.vmap(l2_norm)(values)
 
 
@@ -44,6 +62,11 @@ def zero_share(norms: Float[Array, "*rest b"], threshold: float = 0.0) -> Float[
 
     Raises:
         ValueError: the threshold is negative.
+
+    Example:
+        >>> from robust_jax.analysis import zero_share
+        >>> zero_share(jnp.asarray([0.0, 0.0, 1e-13, 0.5])).item()  # of gradients: the dead
+        0.5
     """
     if threshold < 0:
         raise ValueError(f"Expected threshold={threshold} >= 0.")
@@ -56,6 +79,13 @@ class Perturbation(NamedTuple):
     Attributes:
         absolute: ||y' - y||_2 (KAP, figure A5).
         relative: ||y' - y||_2 / ||y||_2 (KAP, figure A6); inf or nan where y is zero.
+
+    Example:
+        >>> from robust_jax.analysis import perturbations
+        >>> clean = jnp.asarray([[3.0, 4.0]])  # taps [b k]
+        >>> moved = perturbations({"dense": clean}, {"dense": 1.5 * clean})["dense"]
+        >>> moved.absolute.tolist(), moved.relative.tolist()
+        ([[2.5]], [[0.5]])
     """
 
     absolute: Float[Array, "m b"]
@@ -72,6 +102,13 @@ def perturbations(
         clean: taps of the clean images.
         perturbed: taps of the perturbed ones; of a random network under the same key, else the
             redrawn noise is part of the change.
+
+    Example:
+        >>> from robust_jax.analysis import perturbations
+        >>> clean = {"conv": jnp.ones((5, 4, 4, 2)), "dense": jnp.ones((5, 10))}
+        >>> found = perturbations(clean, jax.tree.map(lambda tap: 2 * tap, clean))
+        >>> {layer: each.relative.shape for layer, each in found.items()}
+        {'conv': (1, 5), 'dense': (1, 5)}
 
     References:
         Bashivan et al., "Learning robust kernel ensembles with kernel average pooling", 2022,
@@ -94,6 +131,16 @@ def kernel_activations(
         taps: of a batch.
         key: draws the kernels; the same key draws the same ones, so that those of clean, noisy
             and adversarial images can be compared.
+
+    Example:
+        >>> from robust_jax.analysis import kernel_activations
+        >>> taps = {"conv": jnp.ones((5, 4, 4, 2)), "dense": jnp.ones((5, 10))}
+        >>> found = kernel_activations(taps, key=jax.random.key(0))
+        >>> {layer: values.shape for layer, values in found.items()}  # [m b p]
+        {'conv': (1, 5, 16), 'dense': (1, 5, 1)}
+
+    References:
+        Bashivan et al., 2022, as for `perturbations`, figure A4.
     """
     found = {}
     for layer, tap in taps.items():
@@ -115,6 +162,13 @@ def matched_noise(
         images: clean images.
         perturbed: the same under an attack.
         key: draws the noise.
+
+    Example:
+        >>> from robust_jax.analysis import matched_noise
+        >>> images = jnp.full((1, 4), 0.5)
+        >>> noisy = jax.jit(matched_noise)(images, images + 0.25, key=jax.random.key(0))
+        >>> round(jnp.linalg.norm(noisy - images).item(), 3)  # as long as the perturbation
+        0.5
     """
     noise = jax.random.normal(key, images.shape, images.dtype)
     length = l2_norm(perturbed - images)
@@ -133,6 +187,13 @@ def tsne(
 
     Raises:
         ValueError: there are not more examples than the perplexity.
+
+    Example:
+        >>> from robust_jax.analysis import tsne
+        >>> features = jnp.zeros((5, 64))  # `tsne(features, perplexity=2.0)` is [5 2]
+        >>> tsne(features)
+        Traceback (most recent call last):
+        ValueError: Expected 0 < perplexity=30.0 < 5, the examples.
 
     References:
         van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.

@@ -15,6 +15,12 @@ class LayerVotes(NamedTuple):
     Attributes:
         by_depth: of the Borda count of the last k layers, k = 1, 2, ... (figures 4 and 6, "Agg").
         by_layer: of each layer alone, in network order ("Per_Layer").
+
+    Example:
+        >>> from robust_jax.analysis import LayerVotes
+        >>> found = LayerVotes(jnp.asarray([[True, False], [True, True]]), jnp.ones((2, 2), bool))
+        >>> found.by_depth.mean(axis=1).tolist()  # accuracy of the last layer, and of both
+        [0.5, 1.0]
     """
 
     by_depth: Bool[Array, "l b"]
@@ -36,8 +42,15 @@ def layer_votes(
     Raises:
         ValueError: the voters are not pairs of responses, or no such signs.
 
+    Example:
+        >>> from robust_jax.analysis import layer_votes
+        >>> good, bad = [[0.0, 2.0]], [[2.0, 0.0]]  # scores of one image, whose class is 1
+        >>> scores = jnp.asarray([good, bad, good, bad])  # two layers, positive then negative
+        >>> layer_votes(scores, jnp.asarray([1]), signs="both").by_layer.tolist()
+        [[True], [False]]
+
     References:
-        Tiwari et al., "REGroup", 2020, section 3.3, figures 3, 4 and 6.
+        Tiwari et al., "REGroup", 2020, section 3.2.1 and equation 6, figures 3, 4 and 6.
     """
     if len(scores) % 2:
         raise ValueError(f"Expected voters={len(scores)} to be even: two responses a layer.")

@@ -27,6 +27,19 @@ def linear_cka(x: Float[Array, "n p"], y: Float[Array, "n q"]) -> Float[Array, "
 
     It is biased upwards where examples are fewer than features: `similarity` also gives an estimate
     without that bias.
+
+    Args:
+        x: features of n examples.
+        y: others of the same examples.
+
+    Example:
+        >>> from robust_jax.analysis import linear_cka
+        >>> x = jnp.asarray([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
+        >>> round(linear_cka(x, 3 * x[:, ::-1]).item(), 3)  # a scaled and rotated copy
+        1.0
+
+    References:
+        Kornblith et al., "Similarity of neural network representations revisited", 2019.
     """
 
     def gram(features: Array) -> Float[Array, "n n"]:
@@ -46,6 +59,12 @@ class Similarity(NamedTuple):
         debiased: the same of the unbiased estimators of the three squared norms (Song et al., 2012,
             equation 5), which does not grow as examples become few, and may be negative; nan where
             its estimate of a norm is not positive or there are fewer than four examples.
+
+    Example:
+        >>> from robust_jax.analysis import Similarity
+        >>> cka = np.asarray([[1.0, 0.25], [0.25, 1.0]]).reshape(1, 2, 1, 2)  # a layer, two members
+        >>> Similarity(("conv",), cka, debiased=cka).between(0, 1)
+        {'conv': 0.25}
     """
 
     layers: tuple[str, ...]
@@ -82,6 +101,15 @@ def similarity(
 
     Raises:
         ValueError: a layer does not exist, or there are no batches.
+
+    Example:
+        >>> from robust_jax.analysis import similarity
+        >>> def taps(images, *, key):  # two layers, one member
+        ...     return {"0_conv": images, "1_conv": 2 * images}
+        >>> batches = [jax.random.uniform(jax.random.key(0), (6, 4, 4, 1))]
+        >>> found = similarity(taps, batches, key=jax.random.key(1))
+        >>> found.layers, found.cka.shape, found.cka[0, 0, 1, 0].round(3).item()
+        (('0_conv', '1_conv'), (2, 1, 2, 1), 1.0)
 
     References:
         Alam et al., "PARL", 2021, figure 2; Song et al., "Feature selection via dependence

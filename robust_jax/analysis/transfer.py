@@ -24,6 +24,14 @@ def member_views(members: View, num_members: int) -> list[View]:
     Args:
         members: view [m b c].
         num_members: m.
+
+    Example:
+        >>> from robust_jax.analysis import member_views
+        >>> from robust_jax.attacks import as_view
+        >>> members = as_view(lambda x: jnp.stack([x[:, :2], x[:, 2:]]))  # two of two classes
+        >>> first, second = member_views(members, 2)
+        >>> second(jnp.asarray([[1.0, 2.0, 3.0, 4.0]]), key=jax.random.key(0)).tolist()
+        [[3.0, 4.0]]
     """
     # Which member it is is a leaf of the view, so an attack on all of them compiles once.
     return [
@@ -48,6 +56,13 @@ class Transfer(NamedTuple):
         clean: is a member right on the clean image?
         members: is a member right on a source's adversarial example [source member b]?
         ensemble: is the members' vote?
+
+    Example:
+        >>> from robust_jax.analysis import Transfer
+        >>> right = jnp.asarray([[[False, True], [True, True]]])  # a source, members, images
+        >>> found = Transfer(jnp.ones((2, 2), bool), right, ensemble=jnp.ones((1, 2), bool))
+        >>> found.members.mean(axis=2).tolist()  # accuracy of each member
+        [[0.5, 1.0]]
     """
 
     clean: Bool[Array, "m b"]
@@ -82,6 +97,16 @@ def transfer(
 
     Raises:
         ValueError: there are no sources, or shapes, dtypes or values do not fit.
+
+    Example:
+        >>> from robust_jax.analysis import member_views, transfer
+        >>> from robust_jax.attacks import FGSM, ThreatModel, as_view
+        >>> members = as_view(lambda x: jnp.stack([x[:, :2], x[:, 2:]]))  # two of two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.7, 0.5]]), jnp.asarray([0])
+        >>> attack, sources = FGSM(ThreatModel("linf", eps=0.125)), member_views(members, 2)
+        >>> found = transfer(attack, sources, members, images, labels, key=jax.random.key(0))
+        >>> found.members[:, :, 0].tolist()  # each falls to its own examples alone
+        [[False, True], [True, False]]
     """
     if not sources:
         raise ValueError("Expected sources=[] to hold at least one view.")
@@ -110,6 +135,16 @@ def success_rates(result: Transfer) -> Float[Array, "n judges"]:
     """Returns how often a source's examples fool each member and, in the last column, their vote.
 
     Only examples that every member gets right on the clean image count; nan if there are none.
+
+    Args:
+        result: of all images.
+
+    Example:
+        >>> from robust_jax.analysis import Transfer, success_rates
+        >>> right = jnp.asarray([[[False, True], [True, True]]])  # a source, members, images
+        >>> found = Transfer(jnp.ones((2, 2), bool), right, ensemble=jnp.ones((1, 2), bool))
+        >>> success_rates(found).tolist()  # of each member, and of the vote
+        [[0.5, 0.0, 0.0]]
 
     References:
         Yang et al., "DVERGE: Diversifying vulnerabilities for enhanced robust generation of

@@ -127,14 +127,7 @@ def climb(
 def first_state(
     start: Images, threat: ThreatModel, f: jax.ShapeDtypeStruct, num_watched: int | None = None
 ) -> State:
-    """Returns what algorithm 1 begins with; `f` is like its losses.
-
-    Args:
-        start: x^(0).
-        threat: the ball.
-        f: shape and dtype of the losses.
-        num_watched: steps whose path is noted; None for no path.
-    """
+    """Returns what algorithm 1 begins with at x^(0); `f` has its losses' shape and dtype."""
     rows, dtype = start.shape[:1], start.dtype
     lowest = jnp.full(rows, -jnp.inf, f.dtype)
     return State(
@@ -178,9 +171,8 @@ def algorithm_1(
 
     def moved(k, state):
         alpha = jnp.where(k > 0, ALPHA, 1.0).astype(dtype)  # the first step has no momentum
-        z = threat.project(
-            state.x + expand(state.eta, images) * threat.steepest(state.gradient), images
-        )
+        climbed = expand(state.eta, images) * threat.steepest(state.gradient)
+        z = threat.project(state.x + climbed, images)
         inertia = (1 - alpha) * (state.x - state.x_before)
         return threat.project(state.x + alpha * (z - state.x) + inertia, images)
 
@@ -242,15 +234,26 @@ class APGD(SegmentedAttack[State]):
     of three, two and one times eps, as AutoAttack has it. rho has no part in it.
 
     Attributes:
+        threat: the ball.
         num_restarts: runs, each with draws of its own; of so many towards each target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run (N_iter).
-        rho: the step is halved unless more than this share of the steps since the last checkpoint
-            raised the loss.
+        rho: share of the steps since a checkpoint that must raise the loss, or the step is halved.
         loss: what the steps raise, towards a target in its targeted form.
-        num_targets: how many of the likeliest other classes are tried in turn; 0 to leave the
-            label.
+        num_targets: likeliest other classes that are tried in turn; 0 to leave the label.
         target_order: which of them come first, see `BoundedAttack`.
+
+    Raises:
+        ValueError: there is no step, rho is not in (0, 1), or there is no such loss.
+
+    Example:
+        >>> from robust_jax.attacks import APGD, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> attack = APGD(ThreatModel("l2", eps=0.1), loss="margin", num_steps=20)
+        >>> adversarial = attack(view, images, labels, key=jax.random.key(0))
+        >>> (view(adversarial, key=None).argmax(1) == labels).mean().item()  # robust accuracy
+        0.5
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -301,15 +304,9 @@ class APGD(SegmentedAttack[State]):
         view, images, labels, key, *_ = given
         key = rng.stream(key, "restart", run.number)
         step = algorithm_1(
-            view,
-            images,
-            labels,
-            loss_fn=losses.named(self.loss, run.target),
-            threat=self.threat,
-            num_steps=self.num_steps,
-            rho=self.rho,
-            key=rng.stream(key, "view"),
-        )
+            view, images, labels, loss_fn=losses.named(self.loss, run.target), threat=self.threat,
+            num_steps=self.num_steps, rho=self.rho, key=rng.stream(key, "view"),
+        )  # fmt: skip
         return jax.lax.fori_loop(first, last, step, state)
 
     def run(self, run: Run, given: Given) -> Found:
@@ -321,21 +318,24 @@ class APGD(SegmentedAttack[State]):
         view, images, labels, key, index, _ = given
         key = rng.stream(key, "restart", run.number)
         return apgd_l1.climb(
-            view,
-            images,
-            labels,
-            start_keys(key, index),
-            loss_fn=losses.named(self.loss, run.target),
-            threat=self.threat,
-            num_steps=self.num_steps,
-            key=rng.stream(key, "view"),
-            watched=run.watched,
-        )
+            view, images, labels, start_keys(key, index), threat=self.threat,
+            loss_fn=losses.named(self.loss, run.target), num_steps=self.num_steps,
+            key=rng.stream(key, "view"), watched=run.watched,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class APGDT(APGD):
     """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: likeliest other classes tried in turn; the other fields are those of `APGD`.
+
+    Example:
+        >>> from robust_jax.attacks import APGDT, ThreatModel
+        >>> attack = APGDT(ThreatModel("linf", 8 / 255), num_restarts=2)  # called as `APGD`
+        >>> attack.loss, attack.num_targets, attack.num_runs  # a run each restart and target
+        ('dlr', 9, 18)
 
     References:
         Croce and Hein, 2020, as for `APGD` (section 4.1).

@@ -65,12 +65,26 @@ class AutoAttack(SuiteAttack):
     the margin stands for the DLR loss, which such a view does not have.
 
     Attributes:
+        threat: the ball, of all attacks.
         version: "standard", "plus", "rand", or "custom" for the attacks below.
         attacks: the attacks of version "custom", in their order, with this threat model.
         batch_size: largest number of examples at a time; the rest of a batch is padded to the
             next multiple of a quarter of it.
         num_samples: draws per gradient in version "rand".
         parallel_draws: these draws at once, at so many times the memory.
+
+    Raises:
+        ValueError: attacks, version and batch size do not fit together, or (at a call) arrays are
+            being traced.
+
+    Example:
+        >>> from robust_jax.attacks import AutoAttack, ThreatModel
+        >>> attack = AutoAttack(ThreatModel("linf", eps=8 / 255), version="standard")
+        >>> [(type(one).__name__, one.num_targets) for one in attack.members(num_classes=10)]
+        [('APGD', 0), ('APGDT', 9), ('FABT', 9), ('Square', 0)]
+        >>> random = AutoAttack(ThreatModel("linf", eps=8 / 255), version="rand", num_samples=20)
+        >>> [one.loss for one in random.members(num_classes=10)]
+        ['cross_entropy', 'dlr']
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse

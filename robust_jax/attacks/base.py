@@ -51,6 +51,19 @@ class Attack(WithLeaves, abc.ABC):
         targeted: are the labels classes to reach, not to leave? A field of the attacks that can
             be either.
         takes_starts: does it begin at other images, of which `starts` gives some?
+
+    Raises:
+        ValueError: hyper-parameters make no sense, or (at a call) shapes, dtypes or values of the
+            arrays do not fit.
+
+    Example:
+        >>> from robust_jax.attacks import BIM, ThreatModel, as_view
+        >>> view = as_view(lambda images: 9 * images)  # two pixels, two classes
+        >>> images, labels, key = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0]), jax.random.key(0)
+        >>> attack = BIM(ThreatModel("linf", eps=0.1), num_steps=5)
+        >>> adversarial, passes = attack.counted(view, images, labels, key=key)
+        >>> adversarial.argmax(1).item(), passes.backward.item()
+        (1, 5)
     """
 
     needs_logits: ClassVar[bool] = True

@@ -68,6 +68,16 @@ class BoundedAttack(Attack):
         parallel: all runs at once, at so many times the memory; in turn the memory is that of one
             batch.
 
+    Raises:
+        ValueError: the norm is none that it knows, there are no runs, or (at a call) the ball is
+            larger than the box.
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel
+        >>> attack = PGD(ThreatModel("linf", eps=4 / 255), num_restarts=5)
+        >>> attack.with_eps(8 / 255).threat == ThreatModel("linf", 8 / 255), attack.num_runs
+        (True, 5)
+
     References:
         Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024.
     """

@@ -125,7 +125,26 @@ class CarliniWagner(ConstantSearchAttack):
     Every step counts (there is no early abort, whose decision would be the batch's).
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_searches: constants tried per example; 1 keeps `initial_constant`.
+        num_steps: steps for each constant.
+        initial_constant: weight of the classification term in the first search (c).
+        confidence: margin of the logits that counts as success (kappa).
+        repeat: is the least that succeeded tried again, last? None: with ten searches or more.
         learning_rate: Adam's.
+
+    Raises:
+        ValueError: counts, the constant or the rate are not positive, or kappa is negative.
+
+    Example:
+        >>> from robust_jax.attacks import CarliniWagner, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = CarliniWagner(num_searches=3, num_steps=100, initial_constant=1.0)
+        >>> found = attack(view, images, labels, key=jax.random.key(0))
+        >>> round(jnp.linalg.norm(found - images).item(), 2), found.argmax(1).item()
+        (0.07, 1)
 
     References:
         Carlini and Wagner, "Towards evaluating the robustness of neural networks", 2017.
@@ -199,9 +218,29 @@ class EAD(ConstantSearchAttack):
     """Elastic-net attack: shrinkage on `c * (logits missing) + |d|_2^2 + beta |d|_1`.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_searches: constants tried per example; 1 keeps `initial_constant`.
+        num_steps: steps for each constant.
+        initial_constant: weight of the classification term in the first search (c).
+        confidence: margin of the logits that counts as success (kappa).
+        repeat: is the least that succeeded tried again, last? None: with ten searches or more.
         learning_rate: length of the first step; it falls with the square root of the steps left.
         beta: weight of the L1 norm: differences up to beta shrink to zero at every step.
         decision: which success is kept: least elastic-net size "elastic_net", or least "l1".
+
+    Raises:
+        ValueError: counts, the constant or the rate are not positive, kappa or beta is negative, or
+            there is no such decision rule.
+
+    Example:
+        >>> from robust_jax.attacks import EAD, as_view
+        >>> view = as_view(lambda images: images @ jnp.diag(jnp.asarray([4.0, 1.0])))
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = EAD(num_searches=3, num_steps=100, initial_constant=1.0, beta=0.1)
+        >>> found = attack(view, images, labels, key=jax.random.key(0))
+        >>> (found != images).tolist(), view(found, key=None).argmax(1).item()  # few pixels
+        ([[True, False]], 1)
 
     References:
         Chen et al., "EAD: elastic-net attacks to deep neural networks via adversarial examples",

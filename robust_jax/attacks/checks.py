@@ -83,7 +83,22 @@ def check_starts(starts: Array, images: Array | np.ndarray) -> None:
 
 
 def check_images(images: ArrayLike, bounds: tuple[float, float], name: str = "images") -> None:
-    """Raises ValueError where concrete images lie outside the box (by more than 1e-6)."""
+    """Raises ValueError where concrete images lie outside the box (by more than 1e-6).
+
+    Args:
+        images: concrete, of any shape.
+        bounds: smallest and largest pixel value.
+        name: how an error calls them.
+
+    Raises:
+        ValueError: a pixel lies outside, or is NaN.
+
+    Example:
+        >>> from robust_jax.attacks import check_images
+        >>> check_images(np.asarray([[0.0, 255.0]]), (0.0, 1.0))
+        Traceback (most recent call last):
+        ValueError: Expected images in bounds=(0.0, 1.0), found [0.0, 255.0]; normalisation ...
+    """
     images = np.asarray(images)  # no part of a program that is being traced
     low, high = np.min(images), np.max(images)
     if not (low >= bounds[0] - 1e-6 and high <= bounds[1] + 1e-6):
@@ -107,6 +122,25 @@ def check_logits(
     The error names the images, by `index` where it is given and by their place otherwise.
     Rows that are non-negative and sum to one are taken for probabilities, whose softmax would hide
     the model's gradients. Nothing is checked of a view that is itself being traced.
+
+    Args:
+        view: the model that is to be attacked.
+        images: clean images [b ...].
+        labels: class of each image [b].
+        key: of the one pass that is asked for.
+        index: dataset row of each image, by which an error names it.
+        allow_probabilities: may rows sum to one, as scores that are only compared?
+
+    Raises:
+        ValueError: logits have another shape, are not finite, or are probabilities; or a label is
+            none of the classes.
+
+    Example:
+        >>> from robust_jax.attacks import as_view, check_logits
+        >>> view = as_view(lambda images: 9 * images)  # three pixels, three classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.4]]), jnp.asarray([0])
+        >>> check_logits(view, images, labels, key=jax.random.key(0))
+        3
     """
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):

@@ -109,6 +109,16 @@ def over_dataset(
 
     Raises:
         ValueError: the batch size is not positive, or what the attack raises.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, ThreatModel, as_view, over_dataset
+        >>> view = as_view(lambda images: 9 * images)  # two pixels, two classes
+        >>> images, labels = np.full((5, 2), [0.6, 0.5], np.float32), np.zeros(5, np.int32)
+        >>> attack, key = FGSM(ThreatModel("linf", 0.1)), jax.random.key(0)
+        >>> over_dataset(
+        ...     attack, view, images, labels, key=key, batch_size=2, progress=False
+        ... ).argmax(1).tolist()
+        [1, 1, 1, 1, 1]
     """
     if batch_size < 1:
         raise ValueError(f"Expected batch_size={batch_size} >= 1.")

@@ -165,10 +165,29 @@ class Boundary(DecisionAttack):
     time), the second's the share of whole proposals that do.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        start: begin at "image" (one of `starts`, else noise) or at "noise" alone.
+        num_start_draws: noise images tried per example.
+        num_blends: blends with the clean image tried, from the start on.
         num_steps: proposals per example.
         sphere_step: first length of the step on the sphere, as a share of the distance.
         source_step: first length of the step towards the image, likewise.
         adaptation: factor by which lengths change.
+
+    Raises:
+        ValueError: counts or step lengths are not positive, the factor is not above 1, or no such
+            start.
+
+    Example:
+        >>> from robust_jax.attacks import Boundary, as_view
+        >>> view = as_view(lambda images: jax.nn.one_hot(images.argmax(1), 2))  # decisions alone
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> others = jnp.asarray([[0.0, 1.0]])  # an image of another class to begin at
+        >>> attack = Boundary(num_steps=200, num_start_draws=4)
+        >>> found = attack(view, images, labels, key=jax.random.key(0), starts=others)
+        >>> found.argmax(1).item(), bool(jnp.linalg.norm(found - images) < 0.2)
+        (1, True)
 
     References:
         Brendel, Rauber, Bethge, "Decision-based adversarial attacks: reliable attacks against

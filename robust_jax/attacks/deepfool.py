@@ -65,9 +65,25 @@ class DeepFool(BoundaryStepAttack):
     """DeepFool: the sum of steps onto the nearest linearised boundary, a little overshot.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: the nearest class is sought: False.
+        distance_norm: the norm that is made small.
+        num_steps: largest number of steps; an example stops where it is fooled.
+        num_candidates: classes considered, the likeliest first, the label's not counted.
         overshoot: share by which the sum of steps is lengthened.
         nudge: added to the length of every step, as in the authors' code: without it steps can
             shrink below the rounding of the pixels before the boundary is crossed.
+
+    Raises:
+        ValueError: it is targeted, there is no step or no class, or the overshoot is negative.
+
+    Example:
+        >>> from robust_jax.attacks import DeepFool, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> found = DeepFool()(view, images, labels, key=jax.random.key(0))
+        >>> round(jnp.linalg.norm(found - images).item(), 2), found.argmax(1).item()
+        (0.07, 1)
 
     References:
         Moosavi-Dezfooli, Fawzi, Frossard, "DeepFool: a simple and accurate method to fool deep
@@ -115,12 +131,30 @@ class TrustRegion(BoundaryStepAttack):
     radius, between `smallest_radius` and `largest_radius` times its start.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: the nearest class is sought: False.
+        distance_norm: the norm that is made small.
+        num_steps: largest number of steps; an example stops where it is fooled.
+        num_candidates: classes considered, the likeliest first, the label's not counted.
         radius: first radius of a step, in the norm.
         grow_above: the radius grows where the ratio is above this (sigma_1).
         shrink_below: it shrinks where the ratio is below this (sigma_2).
         rate: factor of growing and shrinking (eta).
         largest_radius: largest radius, as a multiple of the first.
         smallest_radius: smallest radius, as a multiple of the first.
+
+    Raises:
+        ValueError: it is targeted, there is no step or no class, or radii, ratios or the rate do
+            not fit together.
+
+    Example:
+        >>> from robust_jax.attacks import TrustRegion, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = TrustRegion(distance_norm="linf", radius=0.015625)
+        >>> found = attack(view, images, labels, key=jax.random.key(0))
+        >>> found.argmax(1).item(), bool(jnp.abs(found - images).max() < 0.1)
+        (1, True)
 
     References:
         Yao et al., "Trust region based adversarial attack on neural networks", 2019 (algorithm 1;

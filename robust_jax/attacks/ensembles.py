@@ -92,7 +92,7 @@ def reweighed(
 
 @dataclasses.dataclass(frozen=True)
 class MORA(BoundedAttack):
-    """Runs on an ensemble's members, weighed at every step by what each does to the vote.
+    """An adaptive attack on an ensemble: members weighed by what each does to the decision rule.
 
     The view gives the members' logits [m b c] (of one network [b c]). A run of share s raises the
     cross-entropy of
@@ -113,6 +113,7 @@ class MORA(BoundedAttack):
     ensemble is right, so that a member may weigh less than nothing.
 
     Attributes:
+        threat: the ball.
         num_restarts: restarts, each with all mixtures and towards every target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.
@@ -121,6 +122,16 @@ class MORA(BoundedAttack):
             of "softmax", .8 of "voting", 0 of "logits": all weigh the same).
         mixtures: s of the untargeted runs, in their order; 0 is the ensemble as it is.
         num_targets: targeted runs per restart.
+
+    Raises:
+        ValueError: there is no step or no run, no such rule, beta is negative, or a mixture is not
+            in [0, 1].
+
+    Example:
+        >>> from robust_jax.attacks import MORA, ThreatModel
+        >>> attack = MORA(ThreatModel("linf", 8 / 255), rule="voting", num_targets=4)
+        >>> len(attack.mixtures), attack.num_runs  # called on members [m b c], as `ARC`
+        (5, 9)
 
     References:
         Yu, Gao, Xu, "MORA: improving ensemble robustness evaluation with model-reweighing

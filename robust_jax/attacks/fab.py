@@ -28,6 +28,7 @@ class FAB(BoundedAttack):
     `num_classes - 1` backward passes.
 
     Attributes:
+        threat: the ball.
         num_restarts: runs, of which the nearest end is kept; of so many towards each target.
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.
@@ -37,6 +38,18 @@ class FAB(BoundedAttack):
         num_targets: how many of the likeliest other classes are tried in turn; 0 for the nearest
             boundary of all.
         target_order: which of them come first, see `BoundedAttack`.
+
+    Raises:
+        ValueError: there is no step, or alpha_max, eta or beta is not in [0, 1], >= 1 or in (0, 1).
+
+    Example:
+        >>> from robust_jax.attacks import FAB, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> threat = ThreatModel("linf", eps=0.1)
+        >>> adversarial = FAB(threat, num_steps=20)(view, images, labels, key=jax.random.key(0))
+        >>> round(threat.distance(adversarial, images).item(), 2)  # to the boundary, not to eps
+        0.05
 
     References:
         Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
@@ -148,6 +161,15 @@ class FAB(BoundedAttack):
 @dataclasses.dataclass(frozen=True)
 class FABT(FAB):
     """FAB towards the boundary with each of the likeliest other classes in turn.
+
+    Attributes:
+        num_targets: likeliest other classes tried in turn; the other fields are those of `FAB`.
+
+    Example:
+        >>> from robust_jax.attacks import FABT, ThreatModel
+        >>> attack = FABT(ThreatModel("linf", 8 / 255), num_restarts=2)  # called as `FAB`
+        >>> attack.num_targets, attack.num_runs  # a run each restart and target
+        (9, 18)
 
     References:
         Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse

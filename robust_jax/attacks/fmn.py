@@ -129,15 +129,24 @@ class FMN(MovingBallAttack):
         Also: of the adversarial images on the way the nearest is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps; each is a forward and a backward pass.
+        step_size: length in L2 of the first step (alpha_0), in widths of the box.
+        last_step_size: length towards which it falls (alpha_K); None for a hundredth of it.
+        change: share by which the first step moves the radius (gamma_0).
         last_change: share towards which `change` falls (gamma_K).
         distance_norm: the norm made small; "l0_values" counts changed channels of pixels.
 
+    Raises:
+        ValueError: steps or their lengths are not positive, a share leaves nothing, no such norm.
+
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> view = as_view(lambda images: images[:, 0, :2, 0])  # two pixels, two classes
-        >>> images, labels = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0, 0].set(0.6), jnp.zeros(1, int)
+        >>> from robust_jax.attacks import FMN, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
         >>> found = FMN(num_steps=100)(view, images, labels, key=jax.random.key(0))
-        >>> round(float(jnp.linalg.norm(found - images)), 2), int(jnp.argmax(view(found, key=None)))
+        >>> round(jnp.linalg.norm(found - images).item(), 2), found.argmax(1).item()
         (0.07, 1)
 
     References:
@@ -230,8 +239,26 @@ class DDN(MovingBallAttack):
         Also: of the adversarial images on the way the nearest is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps; each is a forward and a backward pass.
+        step_size: length in L2 of the first step (alpha_0), in widths of the box.
+        last_step_size: length towards which it falls (alpha_K); None for a hundredth of it.
+        change: share by which the first step moves the radius (gamma_0).
         first_radius: radius of the sphere at the start.
         levels: to how many values of a pixel images are rounded; None for any.
+
+    Raises:
+        ValueError: steps, their lengths or the radius are not positive, a share leaves nothing, or
+            there are fewer than two levels.
+
+    Example:
+        >>> from robust_jax.attacks import DDN, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> found = DDN(num_steps=100)(view, images, labels, key=jax.random.key(0))
+        >>> round(jnp.linalg.norm(found - images).item(), 2), found.argmax(1).item()
+        (0.07, 1)
 
     References:
         Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger, "Decoupling direction and norm for

@@ -21,6 +21,7 @@ class FrugalAttack(SuiteAttack):
     the cross-entropy from all starts in 100 steps, from 7 of 10 in 50, from 2 and 4 of 10 in 30.
 
     Attributes:
+        threat: the ball, of all attacks.
         num_steps: of each of the short runs.
         num_near: nearest classes that these are made towards.
         num_untargeted_steps: of the run on the cross-entropy; 0 leaves it out.
@@ -28,6 +29,15 @@ class FrugalAttack(SuiteAttack):
         num_targets: classes of these; 0 leaves them out.
         batch_size: largest number of examples at a time.
         drop_every: steps after which images that have fallen are left out.
+
+    Raises:
+        ValueError: a count is not positive, or (at a call) arrays are being traced.
+
+    Example:
+        >>> from robust_jax.attacks import FrugalAttack, ThreatModel
+        >>> attack = FrugalAttack(ThreatModel("linf", eps=8 / 255))
+        >>> [(one.num_targets, one.num_steps) for one in attack.members(num_classes=10)]
+        [(0, 20), (3, 20), (0, 100), (4, 100)]
 
     References:
         Melamed, Yehudai, Shamir, "MALT powers up adversarial attacks", arXiv 2407.02240, 2024; Xie

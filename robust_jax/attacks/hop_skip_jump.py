@@ -31,6 +31,11 @@ class HopSkipJump(DecisionAttack):
     """HopSkipJump: the boundary's normal from decisions around a point, then a jump and a search.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
+        start: begin at "image" (one of `starts`, else noise) or at "noise" alone.
+        num_start_draws: noise images tried per example.
+        num_blends: blends with the clean image tried, from the start on.
         distance_norm: the norm that is made small.
         num_steps: jumps.
         num_first_queries: decisions for the normal at the first jump; at jump t times sqrt(t).
@@ -39,6 +44,16 @@ class HopSkipJump(DecisionAttack):
 
     One decision more or less on the boundary leads elsewhere: the same view gives the same images
     in any batch as far as its decisions there do not follow the rounding of its own sums.
+
+    Raises:
+        ValueError: counts or the threshold are not positive, or no such norm or start.
+
+    Example:
+        >>> from robust_jax.attacks import HopSkipJump
+        >>> attack = HopSkipJump(distance_norm="linf")  # called as `Boundary`, with `starts`
+        >>> bounded = attack.within(8 / 255)  # in a ball, as other attacks of an evaluation
+        >>> bounded.threat.norm, bounded.needs_logits
+        ('linf', False)
 
     References:
         Chen, Jordan, Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack",

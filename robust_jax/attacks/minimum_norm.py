@@ -26,6 +26,16 @@ class MinimumNormAttack(Attack):
     Attributes:
         bounds: smallest and largest pixel value.
         targeted: the labels are classes to reach, not to leave.
+
+    Raises:
+        ValueError: `bounds` is no box.
+
+    Example:
+        >>> from robust_jax.attacks import CarliniWagner
+        >>> attack = CarliniWagner()  # its distances make a curve; a ball asks at one radius
+        >>> bounded = attack.within(0.5)
+        >>> bounded.threat.norm, bounded.threat.eps
+        ('l2', 0.5)
     """
 
     bounds: tuple[float, float] = (0.0, 1.0)

@@ -40,6 +40,14 @@ class Passes(NamedTuple):
     Attributes:
         forward: of each image.
         backward: likewise.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, Passes, ThreatModel, as_view
+        >>> view = as_view(lambda images: 9 * images)  # two pixels, two classes
+        >>> images, labels, key = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0]), jax.random.key(0)
+        >>> _, passes = FGSM(ThreatModel("linf", 0.1)).counted(view, images, labels, key=key)
+        >>> passes.forward.tolist(), passes.backward.tolist()
+        ([1], [1])
     """
 
     forward: Int[Array | np.ndarray, " b"]

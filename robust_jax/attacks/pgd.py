@@ -129,6 +129,19 @@ class Way(NamedTuple):
 class FGSM(LossAttack):
     """One step of length eps.
 
+    Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.75, 0.625]]), jnp.asarray([0])
+        >>> attack = FGSM(ThreatModel("linf", eps=0.125))
+        >>> attack(view, images, labels, key=jax.random.key(0)).tolist()
+        [[0.625, 0.75]]
+
     References:
         Goodfellow, Shlens, Szegedy, "Explaining and harnessing adversarial examples", 2015.
     """
@@ -150,8 +163,22 @@ class BIM(FixedSteps):
     """Steps from the clean image; the last iterate.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is eps / num_steps.
+
+    Raises:
+        ValueError: there is no step, or the step size is not positive.
+
+    Example:
+        >>> from robust_jax.attacks import BIM, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.75, 0.625]]), jnp.asarray([0])
+        >>> attack = BIM(ThreatModel("linf", eps=0.25), num_steps=4, step_size=0.125)
+        >>> attack(view, images, labels, key=jax.random.key(0)).tolist()  # stays in the ball
+        [[0.5, 0.875]]
 
     References:
         Kurakin, Goodfellow, Bengio, "Adversarial examples in the physical world", 2017.
@@ -183,6 +210,9 @@ class PGD(FixedSteps, SegmentedAttack[Way]):
     """Steps from random points of the ball.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is 2.5 * eps / num_steps (Madry et al.).
         random_start: start from a draw of the ball rather than from the clean image.
@@ -195,6 +225,19 @@ class PGD(FixedSteps, SegmentedAttack[Way]):
             the memory is that of one batch.
         min_probability: softmax probability of the wrong (targeted: the reached) class that
             counts as success; high-confidence PGD has .9.
+
+    Raises:
+        ValueError: steps or sizes are not positive, a start or restarts have no random draw, or
+            `min_probability` is not in [0, 1).
+
+    Example:
+        >>> from robust_jax.attacks import PGD, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> attack = PGD(ThreatModel("linf", eps=0.1), num_steps=20)
+        >>> adversarial = attack(view, images, labels, key=jax.random.key(0))
+        >>> (view(adversarial, key=None).argmax(1) == labels).mean().item()  # robust accuracy
+        0.5
 
     References:
         Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018. Doldo

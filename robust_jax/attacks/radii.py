@@ -26,8 +26,17 @@ class Radii(NamedTuple):
         eps: the radii, rising.
         images: in each ball the adversarial image of each example; of one that has fallen in a
             smaller ball that image, of one that is wrong as it is the clean image.
-        standing: which examples stand in each ball: never more than in a smaller one.
+        standing: which examples stand in each ball: never more than in a smaller one. Their share
+            is the robust accuracy.
         passes: in each ball of each example; none where it has fallen before.
+
+    Example:
+        >>> from robust_jax.attacks import Radii
+        >>> standing = np.asarray([[True, True], [True, False]])  # two radii, two images
+        >>> images = np.zeros((2, 2, 3))
+        >>> found = Radii(np.asarray([0.1, 0.2]), images, standing, passes=())
+        >>> dict(zip(found.eps.tolist(), found.standing.mean(1).tolist()))  # robust accuracy
+        {0.1: 1.0, 0.2: 0.5}
     """
 
     eps: Float[np.ndarray, " r"]
@@ -79,13 +88,11 @@ def over_radii(
         ValueError: the radii do not rise, or what the attack raises.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from robust_jax.attacks import PGD, ThreatModel, as_view
+        >>> from robust_jax.attacks import FGSM, ThreatModel, as_view, over_radii
         >>> view = as_view(lambda images: images)  # two pixels, two classes
-        >>> images, labels = jnp.array([[0.5, 0.6], [0.5, 0.9]]), jnp.array([1, 1])
-        >>> attack = PGD(ThreatModel("linf", 0.0))
-        >>> found = over_radii(attack, view, images, labels, eps=[0.1, 0.3], key=jax.random.key(0))
-        >>> found.standing.tolist()
+        >>> images, labels = jnp.asarray([[0.5, 0.6], [0.5, 0.9]]), jnp.asarray([1, 1])
+        >>> attack, key = FGSM(ThreatModel("linf", 0.0)), jax.random.key(0)
+        >>> over_radii(attack, view, images, labels, eps=[0.1, 0.3], key=key).standing.tolist()
         [[False, True], [False, False]]
     """
     check_rising(eps)

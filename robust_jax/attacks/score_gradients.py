@@ -75,6 +75,18 @@ def nes(
         sigma: length of the differences.
         noise: "gaussian" (NES) or "rademacher" (SPSA) directions.
 
+    Raises:
+        ValueError: there are no pairs, or the differences have no length.
+
+    Example:
+        >>> from robust_jax.attacks import as_view, nes
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images))  # scores, no gradients
+        >>> images, key = jnp.asarray([[0.5, 0.5]]), jax.random.key(0)
+        >>> def first_logit(images):
+        ...     return nes(view, 64)(images, key=key)[0, 0]
+        >>> jax.grad(first_logit)(images).argmax(1).item()  # it rises with its own pixel
+        0
+
     References:
         Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and
         information", 2018; Uesato et al., "Adversarial risk and the dangers of evaluating against

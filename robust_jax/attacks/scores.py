@@ -138,7 +138,24 @@ class SPSA(ScoreAttack):
     """Adam on the margin, whose gradient is estimated along random signs.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised, asked by scores alone.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps.
+        num_samples: pairs of queries per step.
+        sigma: length of the differences, in pixel units.
         learning_rate: Adam's.
+
+    Raises:
+        ValueError: counts, sigma or the rate are not positive.
+
+    Example:
+        >>> from robust_jax.attacks import SPSA, ThreatModel, as_view
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images))  # scores, no gradients
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = SPSA(ThreatModel("linf", eps=0.1), num_steps=20, num_samples=8)
+        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
+        1
 
     References:
         Uesato et al., "Adversarial risk and the dangers of evaluating against weak attacks", 2018.
@@ -166,7 +183,24 @@ class NES(ScoreAttack, FixedSteps):
     """PGD whose gradient is estimated along Gaussian directions.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised, asked by scores alone.
+        targeted: are the labels classes to reach, not to leave?
+        num_steps: steps.
+        num_samples: pairs of queries per step.
+        sigma: length of the differences, in pixel units.
         step_size: length of a step; None is 2.5 * eps / num_steps.
+
+    Raises:
+        ValueError: counts, sigma or the step size are not positive.
+
+    Example:
+        >>> from robust_jax.attacks import NES, ThreatModel
+        >>> attack = NES(ThreatModel("linf", eps=0.125), num_steps=10)  # called as `SPSA`
+        >>> attack.length  # of a step
+        0.03125
+        >>> 2 * attack.num_steps * attack.num_samples  # queries
+        500
 
     References:
         Ilyas, Engstrom, Athalye, Lin, "Black-box adversarial attacks with limited queries and

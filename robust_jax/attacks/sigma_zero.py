@@ -32,18 +32,23 @@ class SigmaZero(MinimumNormAttack):
         Also: of the adversarial images on the way the one of fewest changed values is returned.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: steps; each is a forward and a backward pass.
         learning_rate: at the start (eta_0).
         sigma: of the smooth norm; smaller is sharper.
         threshold: tau at the start (tau_0).
         threshold_step: change of tau at each step, over the learning rate (t).
 
+    Raises:
+        ValueError: steps, the rate or sigma are not positive, or a threshold is negative.
+
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> view = as_view(lambda images: images[:, 0, :2, 0])  # two pixels, two classes
-        >>> images, labels = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0, 0].set(0.6), jnp.zeros(1, int)
+        >>> from robust_jax.attacks import SigmaZero, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
         >>> found = SigmaZero(num_steps=50)(view, images, labels, key=jax.random.key(0))
-        >>> int(jnp.sum(found != images)), int(jnp.argmax(view(found, key=None)))
+        >>> (found != images).sum().item(), found.argmax(1).item()
         (1, 1)
 
     References:

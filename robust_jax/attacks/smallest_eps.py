@@ -20,6 +20,7 @@ class SmallestEps(EitherNormAttack):
     """PGD in balls whose radius is searched for: grown while PGD fails, then bisected.
 
     Attributes:
+        bounds: smallest and largest pixel value.
         distance_norm: norm of the balls.
         initial_eps: the first radius.
         growth: factor while nothing is found.
@@ -30,6 +31,18 @@ class SmallestEps(EitherNormAttack):
         loss: what the steps raise.
         min_probability: softmax probability of the wrong (targeted: the reached) class that counts
             as success, see `PGD`.
+
+    Raises:
+        ValueError: counts, the radius or the step are not positive, `growth` is not above 1, or
+            what `PGD` refuses.
+
+    Example:
+        >>> from robust_jax.attacks import SmallestEps, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> found = SmallestEps()(view, images, labels, key=jax.random.key(0))
+        >>> round(jnp.abs(found - images).max().item(), 2), found.argmax(1).item()
+        (0.05, 1)
 
     References:
         Rauber, Brendel, Bethge, "Foolbox: a Python toolbox to benchmark the robustness of machine

@@ -38,6 +38,8 @@ class JSMA(MinimumNormAttack):
         more). With keep_failed=False the clean image is returned where the target is not reached.
 
     Attributes:
+        bounds: smallest and largest pixel value.
+        targeted: True: labels are classes to reach.
         theta: what a step adds to a feature.
         gamma: largest share of features that are changed.
         saliency: "pair" is the paper's map, "target" looks at alpha alone.
@@ -46,6 +48,18 @@ class JSMA(MinimumNormAttack):
             few they are because a pair is moved again.
         keep_failed: return the changes of a search that failed, not the clean image.
         num_candidates: features among which the pair is searched; memory is its square per image.
+
+    Raises:
+        ValueError: it is untargeted, theta is 0 or wider than the box, gamma is not in (0, 1] or
+            (at a call) allows less than two features, or there is no such map or stop.
+
+    Example:
+        >>> from robust_jax.attacks import JSMA, as_view
+        >>> view = as_view(lambda images: images[:, :2] - images[:, 2:])  # four pixels, two classes
+        >>> images, targets = jnp.asarray([[0.6, 0.5, 0.5, 0.5]]), jnp.asarray([1])
+        >>> found = JSMA(theta=0.1, gamma=0.5)(view, images, targets, key=jax.random.key(0))
+        >>> (found != images).tolist(), view(found, key=None).argmax(1).item()
+        ([[False, True, True, False]], 1)
 
     References:
         Papernot, McDaniel, Jha, Fredrikson, Celik, Swami, "The limitations of deep learning in

@@ -30,6 +30,8 @@ class SparseRS(LossAttack):
     loss "cross_entropy" and an initial share of .1.
 
     Attributes:
+        threat: the ball, of L0: eps is how many pixels (or values) may change.
+        targeted: are the labels classes to reach, not to leave?
         num_restarts: runs, each with draws of its own.
         parallel: all runs at once, at so many times the memory.
         loss: what must rise.
@@ -37,13 +39,16 @@ class SparseRS(LossAttack):
         initial_share: share of the pixels that is exchanged at first (alpha_init).
         rescale_schedule: stretch the schedule of that share from 10,000 queries to `num_queries`.
 
+    Raises:
+        ValueError: there is no query, the share is not in (0, 1], or the ball is not one of L0.
+
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> from robust_jax.attacks import SparseRS, ThreatModel, as_view
         >>> view = as_view(lambda images: images[:, 0, :2, 0])  # two pixels, two classes
-        >>> images, labels = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0, 0].set(0.6), jnp.zeros(1, int)
+        >>> images, labels = jnp.full((1, 2, 2, 1), 0.5).at[0, 0, 0, 0].set(0.6), jnp.asarray([0])
         >>> attack = SparseRS(ThreatModel("l0", 1.0), num_queries=20)
         >>> found = attack(view, images, labels, key=jax.random.key(0))
-        >>> int(jnp.sum(found != images)), int(jnp.argmax(view(found, key=None)))
+        >>> (found != images).sum().item(), view(found, key=None).argmax(1).item()
         (1, 1)
 
     References:

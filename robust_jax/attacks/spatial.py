@@ -67,6 +67,19 @@ class Spatial(Attack):
         num_shifts: shifts tried in each direction.
         bounds: smallest and largest pixel value; must hold zero, which fills in from outside.
 
+    Raises:
+        ValueError: the box does not hold 0, angles or shifts make no grid, or (at a call) images
+            are not [b h w k].
+
+    Example:
+        >>> from robust_jax.attacks import Spatial, as_view
+        >>> view = as_view(lambda images: images[:, 2, 1:3, 0])  # a class each of two pixels
+        >>> images, labels = jnp.zeros((1, 4, 4, 1)).at[0, 2, 1, 0].set(1.0), jnp.asarray([0])
+        >>> attack = Spatial(max_angle=0.0, num_angles=1, max_shift=1, num_shifts=3)
+        >>> found = attack(view, images, labels, key=jax.random.key(0))
+        >>> attack.grid().shape, view(found, key=None).argmax(1).item()
+        ((9, 3), 1)
+
     References:
         Engstrom, Tran, Tsipras, Schmidt, Madry, "Exploring the landscape of spatial robustness",
         2019 (grid search; github.com/MadryLab/adversarial_spatial and spatial-pytorch).

@@ -53,13 +53,26 @@ class Square(LossAttack):
     """Square attack: changes one random square at a time and keeps what raises the loss.
 
     Attributes:
+        threat: the ball.
+        targeted: are the labels classes to reach, not to leave?
         num_restarts: runs, each with draws of its own.
         parallel: all runs at once, at so many times the memory.
-        num_queries: proposals per run.
+        num_queries: proposals per run, the budget.
         initial_share: share of the pixels in the first squares (p).
         loss: what must rise; misclassification is kept in any case, and ends the search.
         rescale_schedule: stretch the schedule of square sizes from 10,000 queries to
             `num_queries` (AutoAttack does not).
+
+    Raises:
+        ValueError: there is no query, p is not in (0, 1], or (at a call) images are not [b h w k].
+
+    Example:
+        >>> from robust_jax.attacks import Square, ThreatModel, as_view
+        >>> view = as_view(lambda images: jax.lax.stop_gradient(images.mean((1, 2))))  # scores
+        >>> images, labels = jnp.full((1, 4, 4, 2), 0.5).at[..., 0].add(0.1), jnp.asarray([0])
+        >>> attack = Square(ThreatModel("linf", eps=0.1), num_queries=50)
+        >>> view(attack(view, images, labels, key=jax.random.key(0)), key=None).argmax(1).item()
+        1
 
     References:
         Andriushchenko, Croce, Flammarion, Hein, "Square attack: a query-efficient black-box

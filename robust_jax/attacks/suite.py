@@ -234,6 +234,7 @@ class Suite(SuiteAttack):
     """Attacks of all kinds, one after the other, each on the images that still stand.
 
     Attributes:
+        threat: the ball, of all attacks.
         attacks: bounded ones with this threat model, and minimum-norm and decision attacks, of
             which counts what they find inside the ball.
         batch_size: largest number of examples at a time.
@@ -244,11 +245,19 @@ class Suite(SuiteAttack):
             All other attacks finish their run. Of a random model a success is judged again after
             each such part: what stands is then a lower bound.
 
+    Raises:
+        ValueError: there is no attack, one that does not fit the ball, or (at a call) arrays are
+            being traced.
+
     Example:
-        >>> threat = ThreatModel("linf", 8 / 255)
-        >>> suite = Suite(threat, attacks=(PGD(threat), Boundary(num_steps=1000)))
-        >>> report = suite.report(view, images, labels, key=jax.random.key(0), starts=others)
-        >>> report.standing, report.fallen_to, report.passes
+        >>> from robust_jax.attacks import FGSM, DeepFool, Suite, ThreatModel, as_view
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> threat = ThreatModel("linf", eps=0.1)
+        >>> suite = Suite(threat, attacks=(FGSM(threat), DeepFool(num_steps=5)))
+        >>> report = suite.report(view, images, labels, key=jax.random.key(0))
+        >>> report.standing.tolist(), report.fallen_to.tolist()  # attack 0, and none
+        ([False, True], [0, -1])
     """
 
     norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)  # its attacks say which

@@ -47,7 +47,8 @@ class Report(NamedTuple):
 
     Attributes:
         images: the adversarial image of each fallen example, the clean one of each other.
-        standing: examples that no attack changed the decision on.
+        standing: examples that no attack changed the decision on; their share is the robust
+            accuracy.
         fallen_to: number of the attack that each example fell to; -1 where it stands, and -2
             where the clean image is misclassified.
         stages: one per attack that ran.

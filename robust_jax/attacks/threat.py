@@ -96,8 +96,21 @@ class ThreatModel(WithLeaves):
 
     Attributes:
         norm: norm of the ball, see `Norm`.
-        eps: radius, in the pixel units of `bounds`; in L0 how many places may change.
+        eps: radius, the adversary's budget, in the pixel units of `bounds`; in L0 how many places
+            may change.
         bounds: smallest and largest pixel value.
+
+    Raises:
+        ValueError: no such norm, the box is none, or the radius is negative, not finite, in Linf
+            wider than the box or in L0 not whole.
+
+    Example:
+        >>> from robust_jax.attacks import ThreatModel
+        >>> threat = ThreatModel("linf", eps=0.125)  # usual is 8 / 255
+        >>> clean = jnp.asarray([[0.5, 0.0]])
+        >>> inside = threat.project(jnp.asarray([[1.0, -1.0]]), clean)  # into ball and box
+        >>> inside.tolist(), threat.distance(inside, clean).item()
+        ([[0.625, 0.0]], 0.125)
     """
 
     norm: Norm

@@ -22,6 +22,15 @@ class Trajectory(NamedTuple):
         losses: what is raised, of each run (restart, target) at its start and after every step;
             NaN at the first points of APGD in L1, which are in larger balls.
         successes: where the goal is reached, likewise.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, ThreatModel, as_view, trajectory
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = FGSM(ThreatModel("linf", 0.1))
+        >>> found = trajectory(attack, view, images, labels, key=jax.random.key(0))
+        >>> found.successes[0, :, 0].tolist()  # of the one run, at the start and after the step
+        [False, True]
     """
 
     images: Float[Array, "b ..."]
@@ -50,6 +59,15 @@ def trajectory(
 
     Raises:
         ValueError: another attack, or shapes and dtypes do not fit.
+
+    Example:
+        >>> from robust_jax.attacks import BIM, ThreatModel, as_view, trajectory
+        >>> view = as_view(lambda images: images)  # two pixels, two classes
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> attack = BIM(ThreatModel("linf", 0.1), num_steps=8)
+        >>> losses = trajectory(attack, view, images, labels, key=jax.random.key(0)).losses
+        >>> losses.shape, bool((jnp.diff(losses, axis=1) > 0).all())
+        ((1, 9, 1), True)
     """
     if not has_trajectory(attack):
         raise ValueError(

@@ -105,6 +105,9 @@ class MIM(FixedSteps):
     whatever the gradients are taken of.
 
     Attributes:
+        threat: the ball.
+        loss: what is raised (targeted: lowered); "kl": away from the clean image's prediction.
+        targeted: are the labels classes to reach, not to leave?
         num_steps: number of steps.
         step_size: length of a step; None is eps / num_steps.
         decay: what is left of the sum at each step (mu).
@@ -119,6 +122,20 @@ class MIM(FixedSteps):
         probability: share of gradients at an image that is shrunk, moved and padded at random (DI);
             None for none.
         smallest: least size of such an image, as a share.
+
+    Raises:
+        ValueError: counts or the step size are not positive, the kernel is even, or a share is not
+            in [0, 1].
+
+    Example:
+        >>> from robust_jax.attacks import MIM, ThreatModel, as_view
+        >>> source = as_view(lambda images: images)  # two pixels, two classes
+        >>> target = as_view(lambda images: images @ jnp.asarray([[5.0, 0.0], [1.0, 6.0]]))
+        >>> images, labels = jnp.asarray([[0.7, 0.5]]), jnp.asarray([0])
+        >>> attack = MIM(ThreatModel("linf", eps=0.125), decay=1.0)
+        >>> adversarial = attack(source, images, labels, key=jax.random.key(0))
+        >>> [target(each, key=None).argmax(1).item() for each in (images, adversarial)]
+        [0, 1]
 
     References:
         Dong et al., "Boosting adversarial attacks with momentum", 2018.
@@ -252,6 +269,16 @@ class MIM(FixedSteps):
 @dataclasses.dataclass(frozen=True)
 class MDI2FGSM(MIM):
     """MIM whose every gradient is taken at an image shrunk, moved and padded at random.
+
+    Attributes:
+        probability: share of gradients at such an image; the other fields are those of `MIM`.
+
+    Example:
+        >>> from robust_jax.attacks import MDI2FGSM, MIM, ThreatModel
+        >>> threat = ThreatModel("linf", eps=8 / 255)
+        >>> attack = MDI2FGSM(threat, num_steps=100)  # called as `MIM`, on images [b h w k]
+        >>> attack.probability, MIM(threat).probability
+        (0.5, None)
 
     References:
         Xie et al., "Improving transferability of adversarial examples with input diversity", 2019.

@@ -30,6 +30,14 @@ def bind(method_view: MethodView, variables: Variables) -> View:
         method_view: function `(variables, images, *, key) -> logits`, of its arguments alone; a
             bound method of an object is traced at every call, as the object may change.
         variables: the network's arrays.
+
+    Example:
+        >>> from robust_jax.attacks import bind
+        >>> def logits(variables, images, *, key):
+        ...     return images @ variables["weights"]
+        >>> view = bind(logits, {"weights": jnp.asarray([[1.0, 2.0, 3.0]])})
+        >>> view(jnp.ones((1, 1)), key=jax.random.key(0)).tolist()
+        [[1.0, 2.0, 3.0]]
     """
     return jax.tree_util.Partial(method_view, variables)
 
@@ -42,6 +50,13 @@ def as_view(fn: Callable[[Array], Array]) -> View:
             attacked as it is at the call, and traced anew at every call; other weights of the
             same shapes compile nothing. `bind`, or a `jax.tree_util.Partial` of a pure function
             and its arrays, pays no tracing.
+
+    Example:
+        >>> from robust_jax.attacks import as_view
+        >>> weights = jnp.asarray([[1.0, 2.0, 3.0]])
+        >>> view = as_view(lambda images: images @ weights)
+        >>> view(jnp.ones((1, 1)), key=jax.random.key(0)).tolist()
+        [[1.0, 2.0, 3.0]]
     """
     return jax.tree_util.Partial(_without_key, as_pytree(fn))
 
@@ -99,7 +114,9 @@ def eot(
     average: Average = "probabilities",
     parallel: bool = False,
 ) -> ExpectationOverTransformation:
-    """Returns the view of a random model averaged over fresh draws at every call.
+    """Returns the view of a random model averaged over fresh draws at every call (EOT).
+
+    Expectation over transformation: what makes an attack adaptive to a model that draws.
 
     Args:
         view: a random view.
@@ -109,6 +126,17 @@ def eot(
             which an attack averages the losses, so its gradient is the mean of theirs.
         parallel: all draws at once. Costs `num_samples` times the memory of one pass; in turn
             (the default) the memory is that of one pass, and the forward pass is computed twice.
+
+    Raises:
+        ValueError: there are no draws, or no such average.
+
+    Example:
+        >>> from robust_jax.attacks import eot
+        >>> def view(images, *, key):  # noise is added to two logits
+        ...     return images + jax.random.normal(key, images.shape)
+        >>> averaged = eot(view, 8, average="gradients")  # attacks average the losses of its draws
+        >>> averaged(jnp.zeros((3, 2)), key=jax.random.key(0)).shape
+        (8, 3, 2)
 
     References:
         Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", 2018.
@@ -160,7 +188,7 @@ def ensemble(views: Sequence[View], *, average: Average = "logits") -> Ensemble:
         ValueError: no view, or an average that is none.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> from robust_jax.attacks import as_view, ensemble
         >>> ones = as_view(lambda images: jnp.ones((len(images), 2)))
         >>> tens = as_view(lambda images: jnp.full((len(images), 2), 10.0))
         >>> ensemble([ones, tens])(jnp.zeros((1, 4)), key=jax.random.key(0)).tolist()
@@ -205,6 +233,15 @@ def straight_through(forward: View, backward: View) -> StraightThrough:
         forward: the model as it is, differentiable or not.
         backward: a differentiable stand-in with logits of the same shape.
 
+    Example:
+        >>> from robust_jax.attacks import as_view, straight_through
+        >>> view = straight_through(as_view(jnp.round), as_view(lambda images: images))
+        >>> images, key = jnp.asarray([[0.4, 0.8]]), jax.random.key(0)
+        >>> view(images, key=key).tolist()  # rounded, yet
+        [[0.0, 1.0]]
+        >>> jax.grad(lambda images: view(images, key=key).sum())(images).tolist()
+        [[1.0, 1.0]]
+
     References:
         Athalye, Carlini, Wagner, "Obfuscated gradients give a false sense of security", 2018.
     """
@@ -234,6 +271,14 @@ def frozen(view: View, *, key: KeyArray) -> Frozen:
     Args:
         view: a random view.
         key: the draw.
+
+    Example:
+        >>> from robust_jax.attacks import frozen
+        >>> def view(images, *, key):  # noise is added to two logits
+        ...     return images + jax.random.normal(key, images.shape)
+        >>> one, images = frozen(view, key=jax.random.key(0)), jnp.zeros((1, 2))
+        >>> bool((one(images, key=jax.random.key(1)) == one(images, key=jax.random.key(2))).all())
+        True
     """
     return Frozen(as_pytree(view), key)
 
@@ -276,8 +321,19 @@ def in_float64(tree: Tree) -> Tree:
     attack on `in_float64((view, images))` is all it takes (of a method: its configuration has
     dtype="float64").
 
+    Args:
+        tree: arrays and a view of arrays (`bind`), of any structure.
+
     Raises:
         ValueError: the process was not started with JAX_ENABLE_X64=1.
+
+    Example:
+        >>> from robust_jax.attacks import in_float64
+        >>> images = jnp.asarray([[0.5]])
+        >>> if jax.config.read("jax_enable_x64"):  # in such a process alone
+        ...     images = in_float64(images)
+        >>> jnp.result_type(images) == jnp.result_type(float)
+        True
     """
     if not jax.config.read("jax_enable_x64"):
         raise ValueError("Expected jax_enable_x64=False to be True: start with JAX_ENABLE_X64=1.")

@@ -114,12 +114,30 @@ class OnAnotherView(WrappedAttack):
 
 @dataclasses.dataclass(frozen=True)
 class Averaged(OnAnotherView):
-    """Another attack on the average of fresh draws of a random model, for every noise defence.
+    """Another attack on the average of fresh draws: the adaptive one (EOT) for a random model.
 
     Attributes:
+        threat: the ball, that of the attack.
+        attack: which attack.
         num_samples: draws per evaluation; check with `standing_with_twice_the_draws`.
         average: what is averaged, see `eot`.
         parallel_draws: all draws at once, at so many times the memory.
+
+    Raises:
+        ValueError: the threat models differ, or there are no draws.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, Averaged, ThreatModel
+        >>> def view(images, *, key):  # two pixels, two classes, noise
+        ...     return images + jax.random.uniform(key, images.shape)
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> threat = ThreatModel("linf", eps=0.125)
+        >>> attack = Averaged(threat, attack=FGSM(threat), num_samples=20)
+        >>> attack(view, images, labels, key=jax.random.key(0)).argmax(1).item()
+        1
+
+    References:
+        Athalye, Engstrom, Ilyas, Kwok, "Synthesizing robust adversarial examples", 2018.
     """
 
     num_samples: int = 20
@@ -162,7 +180,23 @@ class Rescaled(OnAnotherView):
     nothing; after rescaling the gradient's direction is that of the logits.
 
     Attributes:
+        threat: the ball, that of the attack.
+        attack: which attack.
         sharpness: gap of the rescaled logits.
+
+    Raises:
+        ValueError: the threat models differ, or the gap is not positive.
+
+    Example:
+        >>> from robust_jax.attacks import FGSM, Rescaled, ThreatModel, as_view
+        >>> view = as_view(lambda images: 1e4 * images)  # a softmax of ones and zeros
+        >>> images, labels = jnp.asarray([[0.6, 0.5, 0.4]]), jnp.asarray([0])
+        >>> plain = FGSM(ThreatModel("linf", eps=0.125))
+        >>> plain(view, images, labels, key=jax.random.key(0)).argmax(1).item()  # has not moved
+        0
+        >>> attack = Rescaled(plain.threat, attack=plain)
+        >>> attack(view, images, labels, key=jax.random.key(0)).argmax(1).item()
+        1
     """
 
     sharpness: float = 4.0
@@ -210,6 +244,19 @@ def standing_with_twice_the_draws(
         judge: function `(images, *, key) -> scores` that decides, under keys of its own.
         key: root of all draws.
         average: what `eot` averages.
+
+    Example:
+        >>> from robust_jax.attacks import standing_with_twice_the_draws
+        >>> def view(images, *, key):  # two pixels, two classes, noise
+        ...     return images + 0.01 * jax.random.uniform(key, images.shape)
+        >>> def attack(view, images, labels, *, key):  # the worst of a linear model
+        ...     return images + jnp.asarray([[-0.1, 0.1]])
+        >>> images, labels = jnp.asarray([[0.6, 0.5]]), jnp.asarray([0])
+        >>> once, twice = standing_with_twice_the_draws(
+        ...     attack, view, images, labels, num_samples=20, judge=view, key=jax.random.key(0)
+        ... )
+        >>> once.tolist(), twice.tolist()
+        ([False], [False])
     """
     labels = jnp.asarray(labels)
 

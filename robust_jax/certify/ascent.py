@@ -34,6 +34,15 @@ class SlopeAscent:
         intermediate: are the bounds in front of rectifiers chosen so too, where CROWN leaves a
             rectifier undecided? Otherwise the margins alone.
 
+    Raises:
+        ValueError: there is no step, or its size is not in (0, 1].
+
+    Example:
+        >>> from robust_jax.certify import Margins, SlopeAscent
+        >>> certify = Margins(eps=2 / 255, ascent=SlopeAscent(num_steps=20))  # alpha-CROWN
+        >>> certify.bound, certify.ascent.num_steps
+        ('crown', 20)
+
     References:
         Xu et al., "Fast and complete: enabling complete neural network verification with rapid and
         massively parallel incomplete verifiers", 2021, section 3.2 (with Adam). Riedmiller and

@@ -18,6 +18,12 @@ class Certificate(NamedTuple):
         margin: lower bound of the smallest margin (logits) in the ball; None where the certifier
             has no margins.
         num_votes: by which each image was tested; None where the certifier does not vote.
+
+    Example:
+        >>> from robust_jax.certify import Certificate
+        >>> found = Certificate(np.asarray([3, -1]), np.asarray([0.5, 0.0]))
+        >>> (found.label >= 0).mean()  # the share of images that it does not abstain on
+        np.float64(0.5)
     """
 
     label: Int[np.ndarray, " b"]
@@ -43,6 +49,12 @@ def certified_accuracy(
 
     Raises:
         ValueError: there are no images, not one label per image, or a radius is negative.
+
+    Example:
+        >>> from robust_jax.certify import Certificate, certified_accuracy
+        >>> found = Certificate(np.asarray([3, 3, 1, -1]), np.asarray([0.5, 0.2, 0.4, 0.0]))
+        >>> certified_accuracy(found, np.full(4, 3), [0.0, 0.3]).tolist()
+        [0.5, 0.25]
     """
     return np.mean(_reaching(certificate, labels, radii), axis=1)
 
@@ -68,13 +80,14 @@ def certified_accuracy_interval(
     Raises:
         ValueError: as `certified_accuracy`.
 
-    References:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-
     Example:
+        >>> from robust_jax.certify import Certificate, certified_accuracy_interval
         >>> found = Certificate(np.asarray([3, 3, 1, -1]), np.asarray([0.5, 0.2, 0.4, 0.0]))
         >>> certified_accuracy_interval(found, np.full(4, 3), [0.0, 0.3]).round(2).tolist()
         [[0.15, 0.85], [0.05, 0.7]]
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     reaching = _reaching(certificate, labels, radii)
     bounds = [metrics.interval(int(np.sum(each)), len(each), level) for each in reaching]
@@ -90,6 +103,12 @@ def average_certified_radius(certificate: Certificate, labels: Int[np.ndarray, "
 
     Raises:
         ValueError: there are no images, or not one label per image.
+
+    Example:
+        >>> from robust_jax.certify import Certificate, average_certified_radius
+        >>> found = Certificate(np.asarray([3, 3, 1, -1]), np.asarray([0.5, 0.2, 0.4, 0.0]))
+        >>> round(average_certified_radius(found, np.full(4, 3)), 3)
+        0.175
 
     References:
         Zhai et al., "MACER: Attack-free and scalable robust training via maximizing certified
@@ -114,6 +133,12 @@ def average_certified_radius_interval(
 
     Raises:
         ValueError: as `average_certified_radius`, or there is one image alone.
+
+    Example:
+        >>> from robust_jax.certify import Certificate, average_certified_radius_interval
+        >>> found = Certificate(np.full(4, 3), np.asarray([0.5, 0.2, 0.4, 0.3]))
+        >>> [round(end, 2) for end in average_certified_radius_interval(found, np.full(4, 3))]
+        [0.14, 0.56]
 
     References:
         "Student" (Gosset), "The probable error of a mean", 1908.

@@ -96,6 +96,15 @@ def crown_margins(
         jax.errors.ConcretizationTypeError: it is called inside jit, vmap or grad with
             intermediate="crown": the host decides by bounds which values are bounded next.
 
+    Example:
+        >>> from robust_jax.certify import crown_margins
+        >>> weights = jnp.asarray([[1.0, -1.0], [1.0, 1.0]])
+        >>> def logits(images):
+        ...     return jax.nn.relu(images @ weights)
+        >>> images, labels = jnp.asarray([[0.5, 0.5]]), jnp.asarray([0])
+        >>> crown_margins(logits, images, labels, eps=0.125).tolist()  # the least is 0.75
+        [[0.0, 0.625]]
+
     References:
         Zhang et al., "Efficient neural network robustness certification with general activation
         functions", 2018, theorem 3.2 and section 3.3 (adaptive slopes). Of maxima: the candidate
@@ -137,7 +146,18 @@ def crown_margins(
 
 
 def smallest_margin(margins: Float[Array, "b c"], labels: ArrayLike) -> Float[Array, " b"]:
-    """Returns each image's smallest margin over the classes that are not its own."""
+    """Returns each image's smallest margin over the classes that are not its own.
+
+    Args:
+        margins: lower bounds of logit_label - logit_c, of one network or a vote.
+        labels: class of each image [b].
+
+    Example:
+        >>> from robust_jax.certify import smallest_margin
+        >>> margins = jnp.asarray([[0.0, 0.5, 1.5], [0.0, -0.25, 2.0]])
+        >>> smallest_margin(margins, jnp.asarray([0, 0])).tolist()
+        [0.5, -0.25]
+    """
     own = jax.nn.one_hot(jnp.asarray(labels), margins.shape[1], dtype=bool)
     return jnp.min(jnp.where(own, jnp.inf, margins), axis=1)
 
@@ -145,7 +165,19 @@ def smallest_margin(margins: Float[Array, "b c"], labels: ArrayLike) -> Float[Ar
 def certified(
     margins: Float[Array, "b c"], labels: ArrayLike, *, tolerance: float = TOLERANCE
 ) -> Bool[Array, " b"]:
-    """Returns which images are proven to keep their label: other classes' margins > tolerance."""
+    """Returns which images are proven to keep their label: other classes' margins > tolerance.
+
+    Args:
+        margins: lower bounds of logit_label - logit_c, of one network or a vote.
+        labels: class of each image [b].
+        tolerance: margin above which an image counts, in logits.
+
+    Example:
+        >>> from robust_jax.certify import certified
+        >>> margins = jnp.asarray([[0.0, 0.5, 1.5], [0.0, -0.25, 2.0]])
+        >>> certified(margins, jnp.asarray([0, 0])).tolist()
+        [True, False]
+    """
     return smallest_margin(margins, labels) > tolerance
 
 
@@ -172,7 +204,7 @@ def _margins(
     relax(relaxed, size)
     lower, upper = (each.reshape(len(images), -1, num_classes) for each in relaxed.known[last])
     interval = jnp.take_along_axis(lower, labels[:, None, None], axis=2) - upper
-    # Of each image, member and class: the label's logit less the class's.
+    # Of each image, member and class: the label's logit less the class's (LPD, equation 8).
     image, member, other = np.indices(interval.shape, np.int32).reshape(3, -1)
     own = member * num_classes + labels[image]
     ones = np.ones(len(image), np.float32)

@@ -33,6 +33,12 @@ class Bounds(NamedTuple):
     Attributes:
         lower: smallest values.
         upper: largest values.
+
+    Example:
+        >>> from robust_jax.certify import interval_bounds
+        >>> found = interval_bounds(lambda images: 2 * images, jnp.zeros((1, 2)), jnp.ones((1, 2)))
+        >>> (found.upper - found.lower).tolist()  # how loose they are
+        [[2.0, 2.0]]
     """
 
     lower: Float[Array, "..."]
@@ -62,6 +68,14 @@ def interval_bounds(
         ValueError: shapes or dtypes do not fit, an operation on the images is none that
             bounds are known of, or casts them from float32.
 
+    Example:
+        >>> from robust_jax.certify import interval_bounds
+        >>> weights = jnp.asarray([[1.0], [-1.0]])
+        >>> lower, upper = jnp.asarray([[0.25, 0.25]]), jnp.asarray([[0.75, 0.5]])
+        >>> found = interval_bounds(lambda x: jax.nn.relu(x @ weights + 0.5), lower, upper)
+        >>> found.lower.tolist(), found.upper.tolist()
+        ([[0.25]], [[1.0]])
+
     References:
         Gowal et al., "On the effectiveness of interval bound propagation for training verifiably
         robust models", 2018, section 3.
@@ -79,13 +93,6 @@ def interval_margins(
     logit: the bounds are nowhere looser than a difference of `interval_bounds`. They can be
     differentiated, by the weights too, inside a trace.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
-        >>> box = images - 0.125, images + 0.125
-        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
-        [[0.0, 0.5]]
-
     Args:
         function: see `interval_bounds`; from images to logits [b c], or to several networks'
             [b m c], a row from its own image alone.
@@ -98,6 +105,13 @@ def interval_margins(
 
     Raises:
         ValueError: as `interval_bounds`, or the value is not one of logits.
+
+    Example:
+        >>> from robust_jax.certify import interval_margins
+        >>> images, weights = jnp.asarray([[0.75, 0.25]]), jnp.asarray([[3.0, 1.0], [0.0, 2.0]])
+        >>> box = images - 0.125, images + 0.125
+        >>> interval_margins(lambda x: x @ weights, *box, jnp.asarray([0])).tolist()
+        [[0.0, 0.5]]
 
     References:
         Gowal et al., 2018, section 3 ("elision of the last layer").

@@ -49,6 +49,18 @@ class Margins:
         ascent: of CROWN's lower slopes (alpha-CROWN), some thirty times the price; None for none.
         norm: of the ball; intervals take the box around it.
 
+    Raises:
+        ValueError: a field is none of its values, or not positive; or slopes are to ascend where
+            bounds have none.
+
+    Example:
+        >>> from robust_jax.certify import Margins
+        >>> images, labels = jnp.asarray([[0.6, 0.5], [0.9, 0.5]]), jnp.asarray([0, 0])
+        >>> certify = Margins(eps=0.1, bound="interval_elided")
+        >>> found = certify(lambda images: images @ jnp.eye(2), images, labels)
+        >>> found.label.tolist(), found.margin.round(2).tolist()  # abstains on the first
+        ([-1, 0], [-0.1, 0.2])
+
     References:
         Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous
         Training", 2023, equations 8 and 9.

@@ -34,6 +34,17 @@ def lower_confidence_bound(num_successes: int, num_trials: int, alpha: float) ->
         num_successes: successes seen.
         num_trials: independent trials made.
         alpha: probability of a bound above the truth.
+
+    Example:
+        >>> from scipy.stats import norm
+        >>> from robust_jax.certify import lower_confidence_bound
+        >>> lower = lower_confidence_bound(num_successes=990, num_trials=1000, alpha=0.001)
+        >>> round(lower, 3), round(0.25 * float(norm.ppf(lower)), 3)  # the radius at sigma = 0.25
+        (0.976, 0.495)
+
+    References:
+        Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of
+        the binomial", 1934.
     """
     return float(_lower_bounds(np.int64(num_successes), num_trials, alpha))
 
@@ -50,6 +61,16 @@ def looks(num_samples: int) -> tuple[int, ...]:
 
     `FIRST_LOOK` votes, then by `GROWTH` more each time, at the end all of them: 73 looks of 100,000
     votes. They are known before the first vote, as the bounds of `VoteSequence` demand.
+
+    Args:
+        num_samples: votes at most.
+
+    Example:
+        >>> from robust_jax.certify import looks
+        >>> looks(150)
+        (100, 111, 123, 136, 150)
+        >>> len(looks(100_000))
+        73
     """
     found = [min(FIRST_LOOK, num_samples)]
     while found[-1] < num_samples:
@@ -97,7 +118,12 @@ class VoteSequence:
         total_variation: between the noise that the votes were drawn with and N(0, sigma^2), or
             what a function makes of it.
 
+    Raises:
+        ValueError: looks do not rise, alpha is not in (0, 1), or the total variation is not in
+            [0, 1/2).
+
     Example:
+        >>> from robust_jax.certify import VoteSequence, looks
         >>> sequence = VoteSequence(looks(100_000), alpha=0.001, sigma=0.25, radius=0.2)
         >>> counts = np.asarray([100, 75])  # of the first 100 votes, for the class of two images
         >>> shown = sequence.shown(counts, look=0)

@@ -99,7 +99,12 @@ class Smoothing:
             0 ends them at abstentions alone.
         noise: how it is drawn.
 
+    Raises:
+        ValueError: a field is out of its range, or both a radius and a
+            tolerance are given.
+
     Example:
+        >>> from robust_jax.certify import Smoothing
         >>> smoothing = Smoothing(0.25, radius=0.5, noise="rounded")
         >>> view = lambda images, *, key: jnp.stack([images.sum((1, 2)), 9 * images[:, 0, 0]], 1)
         >>> found = smoothing(view, jnp.ones((1, 4, 4)), key=jax.random.key(0))

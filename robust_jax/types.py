@@ -5,7 +5,7 @@ k channels, f features, s draws.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -19,6 +19,8 @@ Starts = Float[Array, "n *shape"]
 KeyArray = Key[Array, ""]
 """The arguments of attacks: `Index` is the row of each example in its dataset, `Starts` images that
 an example may begin at."""
+
+SplitName = Literal["test", "validation", "train"]
 
 
 class Batch(NamedTuple):

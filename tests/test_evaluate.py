@@ -14,7 +14,7 @@ from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.commands import evaluate, train
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import Model, dry_run, records, report
-from robust_jax.evaluation.protocol import AttackRun
+from robust_jax.evaluation.protocol import AttackRun, Selection
 from robust_jax.experiment import checkpoints
 from robust_jax.runtime import sharding
 from tests import small
@@ -144,6 +144,16 @@ def test_a_function_is_judged_by_a_preset(tmp_path, monkeypatch):
     found = judged("--model", "mine.py:net", *words, "--data.source", "digits")
     assert found.summary["worst_case_accuracy"].keys() == {"linf eps 0.03137"}
     assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
+
+
+def test_a_preset_is_of_the_split_that_is_named(tmp_path):
+    data = open_data(DataConfig(Digits(), validation_size=100))
+    model = Model.of(lambda images: images[:, 0, :3, 0], num_classes=10)
+    subject = evaluate.Subject(model, data, None, tmp_path)
+    asked = evaluate.Arguments(model="mine.py:net", preset="quick", eps=0.1)
+    for split, number in (("validation", 100), ("test", 256), (None, 256)):
+        wanted = evaluate._wanted(dataclasses.replace(asked, split=split), subject)
+        assert wanted.selection == Selection(split or "test", num_examples=number)
 
 
 @pytest.mark.slow

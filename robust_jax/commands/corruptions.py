@@ -58,8 +58,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> dict[str, object]:
     """Judges the model on every corruption; returns what is written."""
-    if (arguments.checkpoint is None) == (arguments.model is None):
-        raise ValueError("Expected --checkpoint DIR or --model FILE.py:NAME, one of them.")
+    models.check_named(arguments.checkpoint, arguments.model)
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)

@@ -28,6 +28,7 @@ from robust_jax.experiment import catalogue, checkpoints, config, models
 from robust_jax.runtime import command_line, compilation_cache, sharding
 from robust_jax.runtime.compilation import Precision
 from robust_jax.runtime.sharding import RuntimeConfig
+from robust_jax.types import SplitName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Arguments:
     out: pathlib.Path | None = None
     data: DataConfig | None = None
     data_dir: str | None = None
-    split: str | None = None
+    split: SplitName | None = None
     num_examples: int | None = None
     batch_size: int | None = None
     precision: Precision | None = None
@@ -104,8 +105,7 @@ def main(arguments: Arguments) -> evaluation.Result:
 
 def _check(arguments: Arguments) -> None:
     """Raises ValueError where the arguments do not go together."""
-    if (arguments.checkpoint is None) == (arguments.model is None):
-        raise ValueError("Expected --checkpoint DIR or --model FILE.py:NAME, one of them.")
+    models.check_named(arguments.checkpoint, arguments.model)
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("Expected --config or --preset, not both.")
     if (arguments.preset is None) != (arguments.eps is None):
@@ -161,7 +161,8 @@ def _wanted(arguments: Arguments, subject: Subject) -> Evaluation:
     """Returns the evaluation that the arguments ask for."""
     if arguments.preset is not None and arguments.eps is not None:
         threat = ThreatModel(arguments.norm, arguments.eps)
-        wanted = evaluation.preset(arguments.preset, threat, subject.model, subject.data.test)
+        split = subject.data.split(arguments.split or "test")
+        wanted = evaluation.preset(arguments.preset, threat, subject.model, split)
     elif arguments.config is not None:
         wanted = config.load_evaluation(arguments.config)
     else:

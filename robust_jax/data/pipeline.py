@@ -11,7 +11,7 @@ from robust_jax.data.images import Transform
 from robust_jax.data.order import permutation
 from robust_jax.data.sources import Digits, Examples, Source
 from robust_jax.data.split import Split
-from robust_jax.types import Task
+from robust_jax.types import SplitName, Task
 
 MEMORY_LIMIT = 2 * 2**30
 """Largest decoded split, in bytes, that memory="auto" keeps on the device."""
@@ -133,6 +133,19 @@ class Data:
     train: Split
     validation: Split
     test: Split
+
+    def split(self, name: SplitName) -> Split:
+        """Returns the split of a name.
+
+        Example:
+            >>> from robust_jax.data import Blobs, DataConfig, open_data
+            >>> len(open_data(DataConfig(Blobs(), validation_size=32)).split("validation"))
+            32
+        """
+        splits: dict[SplitName, Split] = {
+            "train": self.train, "validation": self.validation, "test": self.test
+        }  # fmt: skip
+        return splits[name]
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -15,6 +15,7 @@ from robust_jax.evaluation.judges import HONEST, PAPER, Judge, side_by_side
 from robust_jax.evaluation.measures import REDUCED_EXAMPLES, Measure, standard
 from robust_jax.evaluation.summary import Count
 from robust_jax.runtime.compilation import Precision
+from robust_jax.types import SplitName
 
 __all__ = [
     "CLEAN",
@@ -60,7 +61,7 @@ class Selection:
         (2000, True)
     """
 
-    split: Literal["test", "validation", "train"] = "test"
+    split: SplitName = "test"
     rule: Rule = "first"
     num_examples: int | None = None
 

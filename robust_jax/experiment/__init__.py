@@ -7,7 +7,6 @@ from robust_jax.experiment.run import (
     judge,
     make_validator,
     overfits,
-    split_of,
     validate,
 )
 from robust_jax.experiment.seeds import is_done, is_trained, of_seeds
@@ -27,6 +26,5 @@ __all__ = [
     "overfits",
     "restore",
     "save",
-    "split_of",
     "validate",
 ]

@@ -1,12 +1,19 @@
 """Models of files: what `evaluate.py --model FILE.py:NAME` judges."""
 
 import inspect
+import pathlib
 import types
 from typing import cast
 
 from robust_jax.evaluation import Model
 from robust_jax.experiment import config
 from robust_jax.models.modules import Given
+
+
+def check_named(checkpoint: pathlib.Path | None, model: str | None) -> None:
+    """Raises ValueError unless a command names one thing to judge."""
+    if (checkpoint is None) == (model is None):
+        raise ValueError("Expected --checkpoint DIR or --model FILE.py:NAME, one of them.")
 
 
 def load(spec: str, *, num_classes: int) -> Model:

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from robust_jax import evaluation, rng
-from robust_jax.data import Data, Split, eval_batches
+from robust_jax.data import Data, eval_batches
 from robust_jax.evaluation import reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.experiment import checkpoints
@@ -234,28 +234,13 @@ def judge(
         (0.25, True)
     """
     result = evaluation.run(
-        model, split_of(data, wanted), wanted,
+        model, data.split(wanted.selection.split), wanted,
         out=out, sources=sources, mesh=mesh, evaluator=evaluator, progress=progress,
     )  # fmt: skip
     result.show()
     result.report(out / "report.html")
     logging.say(f"Records, summary and report.html in {out}")
     return result
-
-
-def split_of(data: Data, wanted: Evaluation) -> Split:
-    """Returns the split of the data that an evaluation takes its images from.
-
-    Example:
-        >>> from robust_jax.data import Blobs, DataConfig, open_data
-        >>> from robust_jax.evaluation import Evaluation, Selection
-        >>> from robust_jax.experiment import split_of
-        >>> data = open_data(DataConfig(Blobs(), validation_size=32))
-        >>> len(split_of(data, Evaluation(selection=Selection("validation"))))
-        32
-    """
-    splits = {"test": data.test, "validation": data.validation, "train": data.train}
-    return splits[wanted.selection.split]
 
 
 def as_model(checkpoint: checkpoints.Checkpoint) -> evaluation.Model:

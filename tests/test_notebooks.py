@@ -25,5 +25,5 @@ def test_notebook_runs_as_it_stands(path, repository, monkeypatch):
     assert all(cell.execution_count for cell in code)
 
 
-def test_there_are_five():
-    assert len(NOTEBOOKS) == 5
+def test_there_are_six():
+    assert len(NOTEBOOKS) == 6

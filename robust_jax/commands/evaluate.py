@@ -36,7 +36,8 @@ class Arguments:
     """Arguments of evaluate.py.
 
     Attributes:
-        checkpoint: work directory of a run, or of an imported checkpoint.
+        checkpoint: work directory of a run, or of an imported checkpoint; or a checkpoint's file
+            (checkpoints.save_file).
         model: what is judged in the place of a checkpoint: a function of images in [0, 1] with
             NHWC axes, a module of flax nnx, Equinox or PyTorch, or a robust_jax.evaluation.Model
             that a Python file defines, FILE.py:NAME.
@@ -153,7 +154,9 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
     data = open_data(config.with_data_dir(arguments.data or own.data, arguments.data_dir))
     if arguments.method is not None:
         checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
-    place = arguments.checkpoint / "evaluations" / "-".join([*named, str(checkpoint.step)])
+    beside = arguments.checkpoint.with_suffix("")  # a file's evaluations have a folder of its name
+    place = beside if arguments.checkpoint.is_file() else arguments.checkpoint
+    place = place / "evaluations" / "-".join([*named, str(checkpoint.step)])
     return Subject(experiment.as_model(checkpoint), data, own.evaluation, place)
 
 

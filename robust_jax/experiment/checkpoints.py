@@ -21,9 +21,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 import robust_jax
 from robust_jax import formats, serialization
 from robust_jax.evaluation.model import fingerprint
-from robust_jax.experiment import reading
+from robust_jax.experiment import portable, reading
 from robust_jax.experiment.config import MAY_CHANGE, Config
-from robust_jax.experiment.meta import part
+from robust_jax.experiment.meta import Meta, part
 from robust_jax.experiment.weights import check_architecture, check_arrays, check_function
 from robust_jax.runtime import logging
 from robust_jax.types import Task, Variables
@@ -131,18 +131,8 @@ def save(
     """
     if step in manager.all_steps():
         return
-    meta = formats.numbered(
-        {
-            "version": robust_jax.__version__,
-            "config": serialization.to_json(config),
-            "task": task._asdict(),
-            "class_names": class_names,
-            "metrics": dict(metrics or {}),
-            # Files of arrays have no check sums of their own.
-            "weights": fingerprint(model),
-            "optimizer": None if optimizer is None else fingerprint(optimizer),
-        }
-    )
+    meta = _described(Checkpoint(config, task, class_names, step, dict(metrics or {}), model))
+    meta["optimizer"] = None if optimizer is None else fingerprint(optimizer)
     items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
@@ -157,6 +147,37 @@ def save(
             f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
             f"{reading.first_line(error)}"
         ) from error
+
+
+def _described(checkpoint: Checkpoint) -> formats.Tree:
+    """Returns the item `meta` of a checkpoint without an optimizer."""
+    return formats.numbered(
+        {
+            "version": robust_jax.__version__,
+            "config": serialization.to_json(checkpoint.config),
+            "task": checkpoint.task._asdict(),
+            "class_names": checkpoint.class_names,
+            "metrics": checkpoint.metrics,
+            # Files of arrays have no check sums of their own.
+            "weights": fingerprint(checkpoint.variables),
+            "optimizer": None,
+        }
+    )
+
+
+def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint as one file, which `load` and every command take for a work directory.
+
+    Args:
+        file: ends in .safetensors; is written anew.
+        checkpoint: from `load`.
+
+    Raises:
+        ValueError: the file's name ends otherwise.
+    """
+    portable.write(
+        pathlib.Path(file), checkpoint.step, _described(checkpoint), checkpoint.variables
+    )
 
 
 def save_model(
@@ -185,7 +206,7 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     """Returns a checkpoint, its variables on the mesh, whatever devices wrote it.
 
     Args:
-        workdir: directory of a run or of an import.
+        workdir: directory of a run or of an import, or the file that `save_file` wrote.
         mesh: devices to restore to.
         step: which checkpoint; None for the best, or the last where no metric was measured.
 
@@ -201,17 +222,16 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
             ...
         ValueError: Expected checkpoint='runs/nothing' to hold checkpoints/STEP folders.
     """
-    steps = reading.steps_of(workdir)
-    if not steps:
-        raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
+    steps = _steps_of(workdir)
     if step is not None and step not in steps:
         raise ValueError(f"Expected step={step} to be one of {steps} in {str(workdir)!r}.")
-    metas = {each: reading.read_meta(workdir, each) for each in (steps if step is None else [step])}
+    metas = {each: _meta(workdir, each) for each in (steps if step is None else [step])}
     if step is None:
         step = max(steps, key=lambda each: (metas[each].best_value, each))
     meta = metas[step]
     config = serialization.from_json(Config, meta.config)
-    variables = reading.read_model(workdir, step, mesh)
+    read = portable.read_model if portable.is_one(workdir) else reading.read_model
+    variables = read(workdir, step, mesh)
     expected = jax.eval_shape(config.method.make(meta.task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
     check_arrays(variables, meta.weights, name=f"checkpoint {str(workdir)!r}, step {step},")
@@ -224,10 +244,23 @@ def config_of(workdir: str | pathlib.Path) -> Config:
     Raises:
         ValueError: see `load`.
     """
+    return serialization.from_json(Config, _meta(workdir, max(_steps_of(workdir))).config)
+
+
+def _steps_of(workdir: str | pathlib.Path) -> list[int]:
+    """Returns the steps of a directory's checkpoints, or a file's one, rising; at least one."""
+    if portable.is_one(workdir):
+        return [portable.read_meta(workdir)[0]]
     steps = reading.steps_of(workdir)
     if not steps:
         raise ValueError(f"Expected checkpoint={str(workdir)!r} to hold checkpoints/STEP folders.")
-    return serialization.from_json(Config, reading.read_meta(workdir, max(steps)).config)
+    return steps
+
+
+def _meta(workdir: str | pathlib.Path, step: int) -> Meta:
+    if portable.is_one(workdir):
+        return portable.read_meta(workdir)[1]
+    return reading.read_meta(workdir, step)
 
 
 def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:

@@ -205,8 +205,7 @@ def evaluate(
     for name, run in config.attacks.items():
         chosen, labels = rows, None
         before = records[run.after or CLEAN]
-        skips = config.adversary.skip_misclassified and run.source is None
-        if run.after is not None or skips:
+        if _skips(run, config):
             right = [row for row, record in before.items() if record.right_somewhere]
             chosen = np.asarray(right, np.int32)
         if config.adversary.labels == "predicted":
@@ -234,8 +233,17 @@ def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records
         rows = chosen_of(config.selection, rows, clean, config.judges)
     records: Records = {CLEAN: {row: found[CLEAN][row] for row in rows.tolist()}}
     for name, run in config.attacks.items():
-        records[name] = with_skipped(run, records[run.after or CLEAN], found[name])
+        before = records[run.after or CLEAN]
+        right = any(one.right_somewhere for one in before.values())
+        # An attack that has nothing to do writes nothing.
+        attacked = found[name] if right or not _skips(run, config) else {}
+        records[name] = with_skipped(run, before, attacked)
     return records
+
+
+def _skips(run: AttackRun, config: Evaluation) -> bool:
+    """Returns whether a run leaves alone what is wrong already."""
+    return run.after is not None or (config.adversary.skip_misclassified and run.source is None)
 
 
 def _gone_on_with(

@@ -4,7 +4,8 @@ Wen, Tran and Ba, "BatchEnsemble: an alternative approach to efficient ensemble 
 learning", ICLR 2020.
 
 Member i of a layer has the weights W o (s_i r_i^T), so its output is ((x o s_i) * W) o r_i
-(equations 1 to 5), one convolution for all members. The KAP paper compares with it on WRN-16-4.
+(equations 1 to 5, whose r and s are the other way round), one convolution for all members. The KAP
+paper compares with it on WRN-16-4.
 
 Where paper and code (edward2's CIFAR baseline) leave a choice, the first named is the default:
 

@@ -89,6 +89,11 @@ def main(arguments: Arguments) -> int:
     written = page.write(study, lines, spec=arguments.study, out=out, outdated=outdated)
     logging.console.print(f"Page in {written}", highlight=False)
     if arguments.keep is not None:
+        if outdated or any(line.budget == "reduced" for line in lines):
+            raise ValueError(
+                f"Expected rows of the full budget and of today's evaluation to keep in "
+                f"{str(arguments.keep)!r}."
+            )
         kept.keep(arguments.study, [line.task for line in lines], out, arguments.keep)
         (arguments.keep / "study.md").write_text(page.markdown(study, lines))
         shutil.copy(written.with_suffix(".png"), arguments.keep / "study.png")

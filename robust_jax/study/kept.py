@@ -62,17 +62,31 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
 
     Args:
         folder: with archives.
-        out: the study's directory, without these rows.
+        out: the study's directory; what is there already and the same stays.
 
     Raises:
-        FileExistsError: a row is there already.
+        FileExistsError: other content is there already; nothing was changed then.
     """
+    contents = {}
     for file in sorted(folder.glob("*-seed*.tar.xz")):
         with tarfile.open(file, "r:xz") as kept:
-            there = {name for name in kept.getnames() if (out / name).exists()}
-            if there:
-                raise FileExistsError(f"Expected {str(out)!r} without {min(there)!r}.")
-            kept.extractall(out, filter="data")
+            members = [member for member in kept.getmembers() if member.isfile()]
+            for member in members:
+                content = kept.extractfile(member)
+                assert content is not None
+                contents[member.name] = content.read()
+    root = out.resolve()
+    for name, content in contents.items():
+        place = (out / name).resolve()
+        if not place.is_relative_to(root):
+            raise ValueError(f"Expected {name!r} of {str(folder)!r} to lie in it.")
+        if place.is_file() and place.read_bytes() != content:
+            raise FileExistsError(f"Expected {str(out)!r} without another {name!r}.")
+    for name, content in contents.items():
+        place = out / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with formats.replacing(place) as partial:
+            partial.write_bytes(content)
 
 
 def _contents(spec: str, task: Task, directory: pathlib.Path) -> Iterator[tuple[str, bytes]]:

@@ -10,7 +10,7 @@ import pytest
 from robust_jax import data, evaluation, serialization
 from robust_jax.attacks import FGSM, PGD, Boundary, Suite, ThreatModel
 from robust_jax.attacks.views import Average
-from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model
+from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model, harness
 from robust_jax.evaluation.protocol import Adversary
 from robust_jax.runtime import sharding
 
@@ -299,3 +299,18 @@ def test_a_notebook_shows_the_table():
     assert "a &amp; b, step 0" in page
     assert "50.00 %" in page
     assert "Sanity checks:" in page
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_records_are_read_as_they_were_made(tmp_path, wrong):
+    """Those of attacks that skip images, and of such as had nothing left to attack."""
+    radii = AttackRun(FGSM(ThreatModel("linf", EPS))).over_radii("fgsm", eps=[EPS, 0.9, 0.95])
+    wanted = Evaluation(radii, batch_size=12, sanity=False)
+    labels = 1 - LABELS if wrong else LABELS
+    result = judged(model(), (IMAGES, labels), wanted, out=tmp_path)
+    assert not (tmp_path / "records" / "fgsm eps 0.95.jsonl").exists()
+    assert harness.read_evaluated(tmp_path, wanted) == result.records
+    if not wrong:
+        next((tmp_path / "records").glob("fgsm*.jsonl")).unlink()
+        with pytest.raises(KeyError, match="fgsm"):
+            harness.read_evaluated(tmp_path, wanted)

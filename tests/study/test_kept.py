@@ -58,5 +58,9 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     assert {path.name for path in again.rglob("*")} == {"summary.json", "records", "clean.jsonl"}
     found = json.loads((again / "summary.json").read_text())
     assert found["command"] == "python -m robust_jax.study mine.py --only plain --seeds 1"
-    with pytest.raises(FileExistsError, match=r"without 'plain/seed1/records/clean\.jsonl'"):
+    kept.restore(tmp_path / "kept", tmp_path / "again")  # the same
+    (again / "records" / "clean.jsonl").write_text("other\n")
+    (again / "summary.json").unlink()
+    with pytest.raises(FileExistsError, match=r"another 'plain/seed1/records/clean\.jsonl'"):
         kept.restore(tmp_path / "kept", tmp_path / "again")
+    assert not (again / "summary.json").exists()  # all or nothing

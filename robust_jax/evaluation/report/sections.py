@@ -79,6 +79,7 @@ def sections(
         yield Section(
             "Certified accuracy", _certified(certificates, summary.get("certificates", {}))
         )
+    shown = {name: _of_its_own(attacks[name], pair, records, judge) for name, pair in shown.items()}
     pictures = twins(
         shown, clean_images, records, class_names, judge=judge, descriptions=descriptions
     )
@@ -101,6 +102,20 @@ def _standing(records: Records, name: str, judge: str) -> np.ndarray:
         [r.decisions[judge].correct and records[name][i].decisions[judge].correct
          for i, r in clean.items()]
     )  # fmt: skip
+
+
+def _of_its_own(
+    run: AttackRun, pair: tuple[np.ndarray, np.ndarray], records: Records, judge: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a run's pictures without those that the judge took otherwise in a smaller ball.
+
+    Of these the record is the smaller ball's, and the picture the larger one's.
+    """
+    if run.after is None:
+        return pair
+    rows, images = pair
+    stood = [records[run.after][row].decisions[judge].correct for row in rows.tolist()]
+    return rows[stood], images[stood]
 
 
 def _accuracy_over_eps(

@@ -95,10 +95,10 @@ def _share(value: float, number: int) -> str:
     if value == 0:
         return "none"
     if value == 1:
-        return "all"
+        return "all" if number > 1 else "1"
     if number < COUNTED_SINGLY:
         return f"{round(value * number)}"
-    if value < 0.005:
+    if value < 0.01:
         return "less than 1 %"
     return "more than 99 %" if value >= 0.995 else f"{100 * value:.0f} %"
 
@@ -127,23 +127,33 @@ def _under_attack(summary: Summary, name: str, attacks: Attacks) -> str:
     given_right = judge["counts"] == "given_clean_correct"
     number = judge["num_counted"] if given_right else number
     joined = f"{clean}{'; of these,' if given_right else ', and'}"
-    inside = balls(attacks, counted)
+    inside, all_inside = balls(attacks, counted), balls(attacks, list(attacks))
     if not inside:
         return f"{joined} {_without_bound(summary, name, attacks, number)}."
     left = {ball: _share(judge["worst_case_accuracy"][str(ball)] or 0.0, number) for ball in inside}
     papers = _of_the_paper(summary, name, attacks)
     if len(inside) == 1:
         ((ball, members),) = inside.items()
-        which = f"the one attack, {members[0]}," if len(members) == 1 else "every attack made"
+        which = _which(members, all_inside[ball])
         paper = f"; the paper's own protocol says {papers[ball]}" if ball in papers else ""
         return f"{joined} {_still(left[ball])} under {which} within {radius(ball)}{paper}."
     shown = _ends(list(inside)) if len(inside) > MOST_BALLS else list(inside)
     places = [f"within {radius(ball)}{_beside(papers.get(ball))}" for ball in shown]
-    first = f"{_still(left[shown[0]])} under every attack made {places[0]}"
+    every = all(len(inside[ball]) == len(all_inside[ball]) for ball in shown)
+    which = "every attack made" if every else "every attack that counts here"
+    first = f"{_still(left[shown[0]])} under {which} {places[0]}"
     others = [f"{left[ball]} {place}" for ball, place in zip(shown, places, strict=True)]
     apart = "; " if papers else ", "
     last = "; and " if papers else " and "
     return f"{joined} {apart.join([first, *others[1:-1]])}{last}{others[-1]}."
+
+
+def _which(counted: Sequence[str], made: Sequence[str]) -> str:
+    """Returns which attacks of a ball count: a judge may leave out the adaptive ones."""
+    counts = "" if len(counted) == len(made) else " that counts here"
+    if len(counted) == 1:
+        return f"the one attack{counts}, {counted[0]},"
+    return f"every attack{counts or ' made'}"
 
 
 def _beside(paper: str | None) -> str:
@@ -182,7 +192,9 @@ def _without_bound(summary: Summary, name: str, attacks: Attacks, number: int) -
     """Returns what the strongest attack without a bound leaves, and how near its images lie."""
     robust = summary["judges"][name]["robust_accuracy"]
     strongest = min(robust, key=lambda attack: robust[attack] or 0.0)
-    left = _still(_share(robust[strongest] or 0.0, number))
+    share = _share(robust[strongest] or 0.0, number)
+    after_alone = summary["judges"][name]["counts"] == "attacked"
+    left = f"{_are(share)} right" if after_alone else _still(share)
     words = f"{left} under {strongest}, an attack without a bound"
     attack, found = attacks[strongest].attack, summary["distances"].get(strongest)
     # Distances are of the headline's judge.
@@ -193,7 +205,7 @@ def _without_bound(summary: Summary, name: str, attacks: Attacks, number: int) -
     distance = distances.get(norm)
     if distance is None:
         return words
-    size = f"{distance:.0f} pixels" if norm == "l0" else f"{distance:.2g} in {NORMS[norm]}"
+    size = f"{distance:g} pixels" if norm == "l0" else f"{distance:.2g} in {NORMS[norm]}"
     return f"{words}; half of the images that fell changed by {size} or less"
 
 
@@ -205,21 +217,23 @@ def _submitted(judge: JudgeSummary, attacks: Attacks) -> list[str]:
     if not attacked:
         return []
     inside = balls(attacks, list(judge["robust_accuracy"]))
-    where = ""
-    if len(inside) > 1:  # the smallest: of larger ones little is left anyway
+    where = " without a bound"
+    if inside:  # the smallest: of larger ones little is left anyway
         ball, members = next(iter(inside.items()))
-        attacked, where = {name: attacked[name] for name in members}, f" within {radius(ball)}"
+        attacked = {name: attacked[name] for name in members}
+        where = f" within {radius(ball)}" if len(inside) > 1 else ""
     worst = max(attacked, key=lambda name: attacked[name])
-    share = _share(attacked[worst], COUNTED_SINGLY)  # an estimate, not a count
-    verb = "is" if share == "none" else "are"
+    # An estimate, not a count.
+    share = _share(attacked[worst], COUNTED_SINGLY)
+    share = {"none": "hardly any", "all": "nearly all"}.get(share, share)
     return [
         f"The defence is random: attacked by {worst}{where} and submitted {times} times, {share} "
-        f"of the images {verb} wrong at least once."
+        "of the images are wrong at least once."
     ]
 
 
 def _proven(summary: Summary, certificates: Mapping[str, Smoothing | Margins]) -> list[str]:
-    """Returns what the best certificates of the model itself prove, of bounds and of smoothing."""
+    """Returns what certificates of the model itself prove: by bounds in each ball, by smoothing."""
 
     def images(one: CertificateSummary) -> str:
         number = one["num_images"]
@@ -229,18 +243,18 @@ def _proven(summary: Summary, certificates: Mapping[str, Smoothing | Margins]) -
     # Those of other checkpoints have other names.
     found = {name: one for name, one in summary.get("certificates", {}).items()
              if name in certificates}  # fmt: skip
-    sentences = []
-    bounds = {name: one for name, one in certificates.items() if isinstance(one, Margins)}
-    margins = [name for name in found if name in bounds]
-    if margins:
-        best = max(margins, key=lambda name: found[name]["certified_accuracy"])
-        ball = ThreatModel(bounds[best].norm, bounds[best].eps)
-        sentences.append(f"{images(found[best])} within {radius(ball)}.")
-    smoothed = [name for name in found if name not in bounds]
+    by_ball: dict[ThreatModel, CertificateSummary] = {}
+    for name, one in found.items():
+        certifier = certificates[name]
+        if isinstance(certifier, Margins):
+            ball = ThreatModel(certifier.norm, certifier.eps)
+            known = by_ball.get(ball, one)
+            by_ball[ball] = max(known, one, key=lambda each: each["certified_accuracy"])
+    sentences = [f"{images(one)} within {radius(ball)}." for ball, one in by_ball.items()]
+    smoothed = [name for name in found if isinstance(certificates[name], Smoothing)]
     if smoothed:
         best = max(smoothed, key=lambda name: found[name]["average_certified_radius"])
         far = found[best]["average_certified_radius"]
-        sentences.append(
-            f"{images(found[best])} under noise ({best}), within {far:.2g} (L2) on average."
-        )
+        mean = f"; the mean radius, 0 where nothing is proven, is {far:.2g} (L2)" if far else ""
+        sentences.append(f"{images(found[best])} under noise ({best}){mean}.")
     return sentences

@@ -132,8 +132,8 @@ def twins(
     about = (
         "<p>Original, adversarial image, and the difference between them, amplified as often as is "
         f"said, where middle grey is no change; and what the judge {text(judge)} takes the image "
-        "for. They are of the first images, right before the attack, beginning with those that "
-        "it turned wrong.</p>"
+        "for. They are of the first images, those that the attack turned wrong before others, and "
+        "none that was wrong before, unless all were.</p>"
     )
     step = _step(shown[kinds.shown[0]][1][0])
     if step > 1:

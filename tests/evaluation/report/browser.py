@@ -4,18 +4,25 @@ import re
 import shutil
 import subprocess
 
+import pytest
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def needs_a_browser():
+    """Ends a test here, as one that was skipped, where there is none."""
+    if BROWSER is None:
+        pytest.skip("the rest needs Chromium")
+
 
 def measured(file, name, width, expression, change=("", "")):
-    """In a browser, where there is one, two numbers of the page; nothing goes wrong there."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        return (0, 0)
+    """In a browser two numbers of the page; nothing goes wrong there."""
     script = f"<script>document.title = {expression}</script>"
     copy = file.with_name(f"{name}.html")
     copy.write_text(file.read_text().replace(*change).replace("</body>", f"{script}</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     found = subprocess.run(
-        [browser, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
+        [BROWSER, *options, f"--window-size={width},900", "--dump-dom", copy.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert ":CONSOLE" not in found.stderr

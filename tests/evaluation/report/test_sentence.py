@@ -148,6 +148,10 @@ def test_few_images_are_counted_and_shares_are_not_rounded_away():
         "Of 8 images, 3 are classified right, and 1 still is under the one attack, pgd, within "
         "8/255 (Linf)."
     )
+    for left in (2, 5, 9):
+        found = words({"pgd": RUN}, {"pgd": left}, number=1000, clean=998)
+        assert "less than 1 % still are under the one attack" in found
+    assert words({"pgd": RUN}, {"pgd": 1}, number=1).startswith("Of 1 image, 1 is classified right")
     found = words({"pgd": RUN}, {"pgd": 2}, number=1000, clean=998)
     assert "more than 99 % are classified right, and less than 1 % still are under" in found
 
@@ -157,9 +161,15 @@ def test_a_random_defence_and_its_submissions():
                   share=0.99)  # fmt: skip
     # Of those that stand one draw of a hundred is wrong, of the others all are.
     assert found.endswith(
-        "The defence is random: attacked by pgd and submitted 100 times, all of the images are "
-        "wrong at least once."
+        "The defence is random: attacked by pgd and submitted 100 times, nearly all of the images "
+        "are wrong at least once."
     )
+    # One without a bound is none of the ball's.
+    free = {"deepfool": AttackRun(DeepFool())}
+    found = words({"pgd": RUN, **free}, {"pgd": 50, "deepfool": 0}, share=0.99)
+    assert "attacked by pgd and submitted 100 times" in found
+    found = words(free, {"deepfool": 60}, share=0.99)
+    assert "attacked by deepfool without a bound and submitted 100 times" in found
     # Of several balls the smallest.
     attacks = {"outer": RUN, "inner": AttackRun(PGD(SMALL))}
     found = words(attacks, {"outer": 10, "inner": 90}, share=0.99)
@@ -171,7 +181,9 @@ def test_a_random_defence_and_its_submissions():
 def test_selections_budgets_flags_and_certificates():
     wanted = Evaluation(
         {"pgd": RUN}, budget="reduced",
-        certificates={"crown": Margins(8 / 255), "sigma 0.5": Smoothing(0.5)},
+        certificates={
+            "crown": Margins(8 / 255), "inside": Margins(2 / 255), "sigma 0.5": Smoothing(0.5),
+        },
     )  # fmt: skip
     found = summary(wanted, {"pgd": 40})
     found["candidates"] = {"num_examples": 250, "clean_accuracy": 0.4, "interval": [0.3, 0.5]}
@@ -179,12 +191,27 @@ def test_selections_budgets_flags_and_certificates():
     one = {"num_images": 50, "certified_accuracy": 0.12, "average_certified_radius": 0.4}
     found["certificates"] = {
         "crown": one, "sigma 0.5": {**one, "certified_accuracy": 0.7},
+        "inside": {**one, "certified_accuracy": 0.8},
         "crown@plain": {**one, "certified_accuracy": 1.0},
     }  # fmt: skip
     assert in_words(found, wanted) == (
         "At the reduced budget, of 100 images that were chosen for being right (40 % of 250), all "
         "are classified right, and 40 % still are under the one attack, pgd, within 8/255 (Linf). "
         "Of 50 certified images, 12 % are proven right within 8/255 (Linf). Of 50 certified "
-        "images, 70 % are proven right under noise (sigma 0.5), within 0.4 (L2) on average. A "
-        "sanity check speaks against these numbers."
+        "images, 80 % are proven right within 2/255 (Linf). Of 50 certified images, 70 % are "
+        "proven right under noise (sigma 0.5); the mean radius, 0 where nothing is proven, is 0.4 "
+        "(L2). A sanity check speaks against these numbers."
     )
+    nothing = {"certified_accuracy": 0.0, "average_certified_radius": 0.0}
+    found["certificates"] = {"sigma 0.5": one | nothing}
+    assert "none is proven right under noise (sigma 0.5). A sanity" in in_words(found, wanted)
+
+
+def test_a_judge_that_leaves_attacks_out_does_not_say_every():
+    attacks = {"pgd": RUN, "apgd": dataclasses.replace(RUN, adaptive=True)}
+    papers = {"paper": Judge(adaptive=False)}
+    found = words(attacks, {"pgd": 60, "apgd": 0}, judges=papers)
+    assert "60 % still are under the one attack that counts here, pgd, within" in found
+    attacks |= {"inner": AttackRun(PGD(SMALL)), "square": AttackRun(Square(LARGE))}
+    found = words(attacks, {"pgd": 60, "apgd": 0, "inner": 90, "square": 70}, judges=papers)
+    assert "90 % still are under every attack that counts here within 2/255 (Linf) and" in found

@@ -176,6 +176,7 @@ STUDY = Study(
         "regroup_at": Row("REGroup on AT", "REGroup", after="pgd_at"),
     },
     threats=(SMALL, MEDIUM, LARGE),
+    checkpoints=("plain", "ensemble", "kap0.1", "pgd_at"),
 )
 
 

@@ -94,7 +94,10 @@ def main(arguments: Arguments) -> int:
                 f"Expected rows of the full budget and of today's evaluation to keep in "
                 f"{str(arguments.keep)!r}."
             )
-        kept.keep(arguments.study, [line.task for line in lines], out, arguments.keep)
+        kept.keep(
+            arguments.study, [line.task for line in lines], out, arguments.keep,
+            checkpoints=study.checkpoints,
+        )  # fmt: skip
         (arguments.keep / "study.md").write_text(page.markdown(study, lines))
         shutil.copy(written.with_suffix(".png"), arguments.keep / "study.png")
     return 1 if failed else 0

@@ -63,10 +63,11 @@ class Study:
         threats: balls, the smallest first; a row's evaluation need not attack in each.
         reference: row that training times are relative to.
         paragraphs: by family, what the records support.
+        checkpoints: rows whose best checkpoint is kept with the records, as one file.
 
     Raises:
-        ValueError: a row starts from one that is not there before it, the reference is none of
-            them, or a paragraph is of no row.
+        ValueError: a row starts from one that is not there before it, the reference or a
+            checkpoint is none of them, or a paragraph is of no row.
 
     Example:
         >>> from robust_jax.attacks import ThreatModel
@@ -86,11 +87,13 @@ class Study:
     threats: tuple[ThreatModel, ...]
     reference: str = "plain"
     paragraphs: dict[str, str] = dataclasses.field(default_factory=dict)
+    checkpoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = list(self.rows)
-        if self.reference not in names:
-            raise ValueError(f"Expected reference={self.reference!r} among rows={names}.")
+        for name in (self.reference, *self.checkpoints):
+            if name not in names:
+                raise ValueError(f"Expected {name!r} among rows={names}.")
         for number, (name, row) in enumerate(self.rows.items()):
             if row.after is not None and row.after not in names[:number]:
                 raise ValueError(f"Expected after={row.after!r} of {name!r} to be a row above it.")

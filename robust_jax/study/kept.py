@@ -1,12 +1,19 @@
-"""What is kept of a study beside its page: every row's records, small enough for a repository."""
+"""What is kept of a study beside its page: every row's records, small enough for a repository.
 
+Of a few rows their best checkpoint too, as one file that `evaluate.py --checkpoint` takes.
+"""
+
+import dataclasses
 import io
 import json
 import pathlib
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from robust_jax import formats
+from robust_jax.experiment import config
+from robust_jax.experiment.checkpoints import load, save_file
+from robust_jax.runtime.sharding import make_mesh
 from robust_jax.study.run import Task
 
 KEPT = (
@@ -23,19 +30,28 @@ KEPT = (
 """Of a row's directory; not the images, the checkpoints and the report."""
 
 
-def keep(spec: str, tasks: Iterable[Task], out: pathlib.Path, into: pathlib.Path) -> None:
+def keep(
+    spec: str,
+    tasks: Iterable[Task],
+    out: pathlib.Path,
+    into: pathlib.Path,
+    *,
+    checkpoints: Sequence[str] = (),
+) -> None:
     """Writes an archive for each task that is done: the same bytes of the same records.
 
-    The command that a summary holds becomes the one that repeats the row.
+    The command that a summary holds becomes the one that repeats the row, and a checkpoint's place
+    of the data the file's.
 
     Args:
-        spec: file of the study, for that command.
+        spec: file of the study.
         tasks: of the study.
         out: the study's directory.
         into: directory, made where it is missing.
+        checkpoints: rows whose best checkpoint is kept too.
 
     Raises:
-        ValueError: a summary that a later version wrote.
+        ValueError: a summary that a later version wrote, or a checkpoint that is damaged.
     """
     into.mkdir(parents=True, exist_ok=True)
     for task in tasks:
@@ -50,6 +66,11 @@ def keep(spec: str, tasks: Iterable[Task], out: pathlib.Path, into: pathlib.Path
                 member = tarfile.TarInfo(f"{task.name}/seed{task.seed}/{name}")
                 member.size = len(content)
                 made.addfile(member, io.BytesIO(content))
+        if task.name in checkpoints:
+            found = load(directory, make_mesh(1))
+            data = config.load(f"{spec}:{task.name}").data
+            found = found._replace(config=dataclasses.replace(found.config, data=data))
+            save_file(into / f"{task.name}-seed{task.seed}.safetensors", found)
 
 
 def archive(folder: pathlib.Path, task: Task) -> pathlib.Path:

@@ -1,12 +1,18 @@
 """What the repository keeps of a study says what its tables say."""
 
+import dataclasses
 import json
 
 import pytest
 
+from robust_jax import evaluation
+from robust_jax.data import open_data
 from robust_jax.evaluation import reductions
 from robust_jax.evaluation.harness import read_evaluated
-from robust_jax.experiment import config
+from robust_jax.evaluation.protocol import Selection
+from robust_jax.experiment import as_model, config
+from robust_jax.experiment.checkpoints import load
+from robust_jax.runtime.sharding import make_mesh
 from robust_jax.study import kept, page, run, table
 
 SPECS = ("configs/studies/mnist.py",)
@@ -23,8 +29,8 @@ def test_tables_are_recomputed_from_the_records(spec, repository, tmp_path):
         assert run.is_done(spec, task, tmp_path, "full"), f"{task}: of an earlier evaluation"
         directory = task.workdir(tmp_path)
         stored = json.loads((directory / "summary.json").read_text())
-        evaluation = config.load(f"{spec}:{task.name}").evaluation
-        again = reductions.summarize(read_evaluated(directory, evaluation), evaluation)
+        wanted = config.load(f"{spec}:{task.name}").evaluation
+        again = reductions.summarize(read_evaluated(directory, wanted), wanted)
         for number in ("judges", "clean_accuracy", "worst_case_accuracy", "passes", "distances"):
             # As JSON has it: without tuples, each number to the bit.
             assert json.loads(json.dumps(again[number])) == stored[number], f"{task}: {number}"
@@ -36,6 +42,32 @@ def test_tables_are_recomputed_from_the_records(spec, repository, tmp_path):
         page.markdown(study, table.read(study, tasks, tmp_path))
         == (folder / "study.md").read_text()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_programs")
+def test_a_row_is_repeated(repository, tfds_dir, tmp_path):
+    """Its kept checkpoint, attacked again as the study did, stands and falls on the same images."""
+    (spec,), row, number = SPECS, "plain", 12
+    folder = repository / "docs" / "studies" / "mnist"
+    kept.restore(folder, tmp_path)
+    checkpoint = load(folder / f"{row}-seed0.safetensors", make_mesh(1))
+    wanted = config.load(f"{spec}:{row}").evaluation
+    whole = read_evaluated(run.Task(row, 0, None).workdir(tmp_path), wanted)
+    data = open_data(config.with_data_dir(checkpoint.config.data, str(tfds_dir)))
+    few = dataclasses.replace(
+        wanted, selection=Selection(num_examples=number), batch_size=number, certificates={},
+        sanity=False, measures={},
+    )  # fmt: skip
+    found = evaluation.run(as_model(checkpoint), data.test, few, mesh=make_mesh(1)).records
+    assert found.keys() == whole.keys()
+    for name, records in found.items():
+        assert len(records) == number
+        for index, record in records.items():
+            expected = whole[name][index]
+            assert record.label == expected.label
+            for judge, decision in record.decisions.items():
+                assert decision.correct == expected.decisions[judge].correct, (name, index, judge)
 
 
 def test_kept_rows_are_put_where_a_study_has_them(tmp_path):

@@ -26,7 +26,8 @@ MNIST = "configs/studies/mnist.py"
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"reference": "x"}, "reference='x'"),
+        ({"reference": "x"}, "Expected 'x' among rows"),
+        ({"checkpoints": ("plain", "y")}, "Expected 'y' among rows"),
         ({"rows": {"ranks": ROWS["ranks"], "plain": ROWS["plain"]}}, "after='plain' of 'ranks'"),
         ({"paragraphs": {"x": "words"}}, r"paragraphs of \['x'\]"),
         ({"threats": ()}, "threats"),

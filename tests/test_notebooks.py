@@ -9,8 +9,18 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((pathlib.Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 
 
+# Training takes these two longest.
+NIGHTLY = ("combine_defences", "read_a_report")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem in NIGHTLY))
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_as_it_stands(path, repository, monkeypatch):
     if "import torch" in path.read_text():
         pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")

@@ -1,5 +1,7 @@
 """The checks of annotations that the tests run under."""
 
+import os
+
 import jax.numpy as jnp
 import pytest
 from jaxtyping import Array, Float, TypeCheckError
@@ -7,6 +9,10 @@ from jaxtyping import Array, Float, TypeCheckError
 from robust_jax.checks import at_least
 from robust_jax.models import layers
 from tests.type_checks import checked_once
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("ROBUST_JAX_TYPE_CHECKS") == "0", reason="the checks are switched off"
+)
 
 
 def scaled(factor, shape=None):

@@ -35,7 +35,6 @@ CLEAN = "clean"
 
 Rule = Literal["first", "random", "correct", "correct_per_class"]
 BY_CORRECTNESS: tuple[Rule, ...] = ("correct", "correct_per_class")
-
 REDUCED_PER_CLASS = 6
 REDUCED_SUBMISSIONS = 10
 

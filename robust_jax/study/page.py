@@ -127,7 +127,7 @@ def write(
         Section("What each defence leaves", picture(drawn, CAPTION)),
         Section("Table", _table(study, lines)),
         *(Section(family, f"<p>{text(said)}</p>") for family, said in study.paragraphs.items()),
-        Section("Once more", _commands(spec)),
+        Section("Once more", _commands(spec, lines)),
     ]
     write_page(file, study.title, lead, parts)
     return file
@@ -242,10 +242,11 @@ def _table(study: Study, lines: Sequence[Line]) -> str:
     return "".join(parts)
 
 
-def _commands(spec: str) -> str:
-    lines = [
-        f"python -m robust_jax.study {spec}",
-        f"python -m robust_jax.study {spec} --only ROW",
-        f"python train.py {spec}:ROW",
+def _commands(spec: str, lines: Sequence[Line]) -> str:
+    reduced = " --budget reduced" if any(line.budget == "reduced" for line in lines) else ""
+    words = [
+        f"python -m robust_jax.study {spec}{reduced}",
+        f"python -m robust_jax.study {spec} --only ROW{reduced}",
+        f"python train.py {spec}:ROW{reduced}",
     ]
-    return "".join(map(command, lines))
+    return "".join(map(command, words))

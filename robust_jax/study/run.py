@@ -16,6 +16,7 @@ from robust_jax.commands.train import LOCK
 from robust_jax.evaluation import claims
 from robust_jax.evaluation.run import described
 from robust_jax.experiment import config
+from robust_jax.experiment.reading import steps_of
 from robust_jax.runtime import locks, logging
 from robust_jax.study.definition import Study
 
@@ -120,9 +121,9 @@ def run(
     begun, ran = time.monotonic(), 0
     for number, task in enumerate(missing):
         needed = [name for name in _needed(spec, task)
-                  if not (out / name / f"seed{task.seed}" / "summary.json").is_file()]  # fmt: skip
+                  if not _can_be_a_source(out / name / f"seed{task.seed}")]  # fmt: skip
         if needed:
-            _say(f"{task}: waits for {', '.join(needed)}, not done.")
+            _say(f"{task}: waits for {', '.join(needed)}, not done or here without a checkpoint.")
             continue
         # Ours until the row's process holds its own, which it does even where ours is gone.
         ours, own = out / task.name / f"seed{task.seed}.lock", task.workdir(out) / LOCK
@@ -142,6 +143,11 @@ def run(
             f"{len(missing) - number - 1} rows left, {left / 60:.0f} min at this pace."
         )
     return failed
+
+
+def _can_be_a_source(directory: pathlib.Path) -> bool:
+    """Returns whether a row is done and has its checkpoint: one that was restored has none."""
+    return (directory / "summary.json").is_file() and bool(steps_of(directory))
 
 
 def _needed(spec: str, task: Task) -> list[str]:

@@ -123,8 +123,11 @@ def test_the_page_has_every_row(tmp_path):
     ):
         assert words in text
     assert page.REDUCED not in text
+    assert "--budget" not in text
     lines = [line("plain", 0.9, 0.5, 0.1, budget="reduced")]
-    assert page.REDUCED in page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
+    text = page.write(STUDY, lines, spec="mine.py", out=tmp_path).read_text()
+    assert page.REDUCED in text
+    assert "--only ROW --budget reduced" in text
     assert (tmp_path / "study.png").stat().st_size > 0
     axes = page.figure(STUDY, [*lines, line("ranks", 0.8, 0.6, 0.05)]).axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
@@ -174,6 +177,18 @@ STUDY = Study("Small", {
 def get_config(variant="default"):
     return VARIANTS[variant]
 """
+
+
+def test_nothing_starts_from_a_row_that_has_no_checkpoint(tmp_path, capsys):
+    """As one that was restored from its records."""
+    file, out = tmp_path / "small.py", tmp_path / "out"
+    file.write_text(SMALL)
+    (out / "plain" / "seed0").mkdir(parents=True)
+    (out / "plain" / "seed0" / "summary.json").write_text("{}")
+    todo = run.tasks(STUDY, ("ranks",), (0,))
+    assert run.run(str(file), todo, out=out, budget="full") == []
+    assert "ranks: waits for plain" in capsys.readouterr().out
+    assert not (out / "ranks").exists()
 
 
 @pytest.mark.slow

@@ -128,9 +128,10 @@ def write(
 
 def _footnote(summary: Summary, judge: str, attacks: Mapping[str, AttackRun]) -> str:
     """Returns the interval of the one worst case that the words name, and what radii measure."""
-    intervals = summary["judges"][judge]["intervals"]["worst_case_accuracy"]
+    found = summary["judges"][judge]
+    intervals = found["intervals"]["worst_case_accuracy"]
     sentences = []
-    if len(intervals) == 1:
+    if len(intervals) == 1 and found["clean_accuracy"] > 0:
         ((low, high),) = intervals.values()
         sentences.append(f"95 % interval under attack: {100 * low:.1f} to {100 * high:.1f} %.")
     norms = dict.fromkeys(ball.norm for ball in balls(attacks))

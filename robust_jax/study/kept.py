@@ -14,7 +14,7 @@ from robust_jax import formats
 from robust_jax.experiment import config
 from robust_jax.experiment.checkpoints import load, save_file
 from robust_jax.runtime.sharding import make_mesh
-from robust_jax.study.run import Task
+from robust_jax.study.run import CHECKPOINT, Task, checkpoint_of
 
 KEPT = (
     "summary.json",
@@ -66,20 +66,27 @@ def keep(
                 member = tarfile.TarInfo(f"{task.name}/seed{task.seed}/{name}")
                 member.size = len(content)
                 made.addfile(member, io.BytesIO(content))
-        if task.name in checkpoints:
-            found = load(directory, make_mesh(1))
+        source = checkpoint_of(directory)
+        if task.name in checkpoints and source is not None:
+            found = load(source, make_mesh(1))
             data = config.load(f"{spec}:{task.name}").data
             found = found._replace(config=dataclasses.replace(found.config, data=data))
-            save_file(into / f"{task.name}-seed{task.seed}.safetensors", found)
+            save_file(_named(into, task, ".safetensors"), found)
 
 
 def archive(folder: pathlib.Path, task: Task) -> pathlib.Path:
     """Returns a task's archive."""
-    return folder / f"{task.name}-seed{task.seed}.tar.xz"
+    return _named(folder, task, ".tar.xz")
+
+
+def _named(folder: pathlib.Path, task: Task, suffix: str) -> pathlib.Path:
+    return folder / f"{task.name}-seed{task.seed}{suffix}"
 
 
 def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
     """Puts what is kept where a study's directory has it, so that `--show` finds it.
+
+    Rows that start from one whose checkpoint was kept, or are attacked through it, find that too.
 
     Args:
         folder: with archives.
@@ -96,6 +103,9 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
                 content = kept.extractfile(member)
                 assert content is not None
                 contents[member.name] = content.read()
+    for file in sorted(folder.glob("*-seed*.safetensors")):
+        name, _, seed = file.stem.rpartition("-")
+        contents[f"{name}/{seed}/{CHECKPOINT}"] = file.read_bytes()
     root = out.resolve()
     for name, content in contents.items():
         place = (out / name).resolve()

@@ -22,6 +22,9 @@ from robust_jax.study.definition import Study
 
 Budget = Literal["full", "reduced"]
 
+CHECKPOINT = "best.safetensors"
+"""In a row's directory, the checkpoint of one that was restored."""
+
 
 def load(spec: str) -> Study:
     """Returns the study of a file.
@@ -58,8 +61,13 @@ class Task:
         return out / self.name / f"seed{self.seed}"
 
     def before(self, out: pathlib.Path) -> pathlib.Path | None:
-        """Returns where the run lies that it starts from; None for none."""
-        return None if self.after is None else out / self.after / f"seed{self.seed}"
+        """Returns where the checkpoint lies that it starts from; None for none."""
+        return None if self.after is None else self.source(out, self.after)
+
+    def source(self, out: pathlib.Path, name: str) -> pathlib.Path:
+        """Returns where another row with this seed has, or will have, its checkpoint."""
+        directory = out / name / f"seed{self.seed}"
+        return checkpoint_of(directory) or directory
 
     def __str__(self) -> str:
         return self.name if self.seed == 0 else f"{self.name}, seed {self.seed}"
@@ -121,7 +129,7 @@ def run(
     begun, ran = time.monotonic(), 0
     for number, task in enumerate(missing):
         needed = [name for name in _needed(spec, task)
-                  if not _can_be_a_source(out / name / f"seed{task.seed}")]  # fmt: skip
+                  if checkpoint_of(out / name / f"seed{task.seed}") is None]  # fmt: skip
         if needed:
             _say(f"{task}: waits for {', '.join(needed)}, not done or here without a checkpoint.")
             continue
@@ -145,9 +153,17 @@ def run(
     return failed
 
 
-def _can_be_a_source(directory: pathlib.Path) -> bool:
-    """Returns whether a row is done and has its checkpoint: one that was restored has none."""
-    return (directory / "summary.json").is_file() and bool(steps_of(directory))
+def checkpoint_of(directory: pathlib.Path) -> pathlib.Path | None:
+    """Returns what `checkpoints.load` reads of a row; None before it is done, or without one.
+
+    A row that was restored has its best checkpoint as a file, where the study keeps it.
+    """
+    if not (directory / "summary.json").is_file():
+        return None
+    if steps_of(directory):
+        return directory
+    file = directory / CHECKPOINT
+    return file if file.is_file() else None
 
 
 def _needed(spec: str, task: Task) -> list[str]:
@@ -179,7 +195,7 @@ def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Seque
         words += ["--training.init-from", str(first)]
     # Rows that another is attacked through have the names of its evaluation's sources.
     sources = config.load(f"{spec}:{task.name}").evaluation.sources
-    places = [(name, str(out / name / f"seed{task.seed}")) for name in sources]
+    places = [(name, str(task.source(out, name))) for name in sources]
     words += ["--sources", *itertools.chain(*places)] if places else []
     _say(f"{task}: {log}")
     log.parent.mkdir(parents=True, exist_ok=True)

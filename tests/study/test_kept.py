@@ -102,6 +102,7 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     kept.restore(tmp_path / "kept", tmp_path / "again")
     again = task.workdir(tmp_path / "again")
     assert {path.name for path in again.rglob("*")} == {"summary.json", "records", "clean.jsonl"}
+    assert run.checkpoint_of(again) is None
     found = json.loads((again / "summary.json").read_text())
     assert found["command"] == "python -m robust_jax.study mine.py --only plain --seeds 1"
     kept.restore(tmp_path / "kept", tmp_path / "again")  # the same
@@ -110,3 +111,17 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     with pytest.raises(FileExistsError, match=r"another 'plain/seed1/records/clean\.jsonl'"):
         kept.restore(tmp_path / "kept", tmp_path / "again")
     assert not (again / "summary.json").exists()  # all or nothing
+
+
+def test_rows_start_from_a_checkpoint_that_was_kept(repository, tmp_path):
+    """And it is kept again as it was, though the run's own checkpoints are gone."""
+    folder = repository / "docs" / "studies" / "mnist"
+    kept.restore(folder, tmp_path)
+    plain, fitted = run.Task("plain", 0, None), run.Task("regroup", 0, "plain")
+    file = fitted.before(tmp_path)
+    assert file is not None
+    assert file == plain.workdir(tmp_path) / "best.safetensors" == fitted.source(tmp_path, "plain")
+    assert load(file, make_mesh(1)).config.name == "mnist-plain"
+    kept.keep(SPECS[0], [plain], tmp_path, tmp_path / "kept", checkpoints=["plain"])
+    for name in ("plain-seed0.safetensors", "plain-seed0.tar.xz"):
+        assert (tmp_path / "kept" / name).read_bytes() == (folder / name).read_bytes()

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from timing import teller
+from timing import compiled_runs, teller
 
-from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, bind, standing
+from robust_jax.attacks import APGD, PGD, AutoAttack, ThreatModel, bind
 from robust_jax.models import Classifier, Normalization, ResNetConfig, default_layers
 
 EPS = 0.5 / 255
@@ -111,7 +111,7 @@ def contenders(view, variables, images, labels):
         ("PyTorch", torch.contiguous_format),
         ("PyTorch, channels_last", torch.channels_last),
     ):
-        model_torch = torch_network(variables).to(memory_format=layout)
+        model_torch = torch_network(variables).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         images_torch = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
         images_torch = images_torch.contiguous(memory_format=layout)
         apart = np.abs(model_torch(images_torch).numpy() - np.asarray(view(images, key=None))).max()
@@ -162,13 +162,13 @@ def suite(view, variables, images, labels, arguments, say):
     """Prints AutoAttack standard's wall time, ours and the official code's."""
     images, labels = images[: arguments.suite_images], labels[: arguments.suite_images]
     threat = ThreatModel("linf", EPS)
-    compiled = standing._one_run.of_arrays._cache_size()
+    compiled = compiled_runs()
     began = time.perf_counter()
     report = AutoAttack(threat, batch_size=arguments.batch_size).report(
         view, images, labels, key=jax.random.key(0)
     )
     ours = time.perf_counter() - began
-    num_compiled = standing._one_run.of_arrays._cache_size() - compiled
+    num_compiled = compiled_runs() - compiled
     # Two batch sizes of each of four attacks at most, whatever the number of images.
     assert num_compiled <= 8, num_compiled
     say(

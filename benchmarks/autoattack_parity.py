@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from timing import teller
+from timing import compiled_runs, teller
 
 from robust_jax.attacks import APGD, APGDT, FABT, AutoAttack, Square, ThreatModel, bind
 from robust_jax.data import TFDS
@@ -121,7 +121,7 @@ def main(arguments: Arguments) -> None:
         f"jax {jax.__version__} on {jax.default_backend()}"
     )
     for name in arguments.attacks:
-        compiled = standing._one_run.of_arrays._cache_size()
+        compiled = compiled_runs()
         fields = {"version": "custom", "attacks": alone[name]} if name in alone else {}
         suite = AutoAttack(threat, batch_size=arguments.batch_size, **fields)
         began = time.perf_counter()
@@ -134,7 +134,7 @@ def main(arguments: Arguments) -> None:
         assert far <= threat.eps + slack, f"distance {far}"
         line = (
             f"{name:9} ours {ours.sum():4} in {seconds:6.0f} s, "
-            f"{standing._one_run.of_arrays._cache_size() - compiled} compilations"
+            f"{compiled_runs() - compiled} compilations"
         )
         if len(report.stages) > 1:
             steps = ", ".join(

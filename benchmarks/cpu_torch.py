@@ -50,7 +50,7 @@ def network(widths: tuple[int, ...], num_blocks: int, option: str) -> nn.Module:
 
 def training_step(batch_size: int, memory_format: torch.memory_format):
     """Returns a call that takes a step of ResNet-18."""
-    model = network((64, 128, 256, 512), 2, "B").to(memory_format=memory_format)
+    model = network((64, 128, 256, 512), 2, "B").to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     images = torch.rand(batch_size, 3, 32, 32).contiguous(memory_format=memory_format)
     labels = torch.arange(batch_size) % 10
@@ -65,7 +65,7 @@ def training_step(batch_size: int, memory_format: torch.memory_format):
 
 def resnet20_pgd(batch_size: int, num_steps: int, memory_format: torch.memory_format):
     """Returns a call that attacks ResNet-20."""
-    model = network((16, 32, 64), 3, "A").eval().to(memory_format=memory_format)
+    model = network((16, 32, 64), 3, "A").eval().to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     images = torch.rand(batch_size, 3, 32, 32).contiguous(memory_format=memory_format)

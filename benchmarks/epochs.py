@@ -66,7 +66,7 @@ def narrower(network: NetworkConfig, width: float) -> NetworkConfig:
     """Returns a ResNet, or an ensemble of them, with its widths multiplied."""
     if isinstance(network, EnsembleConfig):
         return dataclasses.replace(network, member=narrower(network.member, width))
-    return dataclasses.replace(network, width_multiplier=width)  # pyright: ignore[reportCallIssue]
+    return dataclasses.replace(network, width_multiplier=width)
 
 
 def seconds_per_epoch(spec: str, *, num_steps: int, width: float) -> float:

@@ -205,7 +205,7 @@ def seconds_a_record(num_records: int = 5_000) -> float:
     norms = np.full(num_records, 0.03)
     top5 = np.tile(np.arange(5), (num_records, 1))
     decisions = {"accuracy": Decisions(index % 10, top5, norms, norms)}
-    judgement = Judgement(decisions, norms, norms, mask, np.zeros((8, 32, 32, 3)))
+    judgement = Judgement(decisions, norms, norms, norms, norms, mask, np.zeros((8, 32, 32, 3)))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         lines = [record.to_json() for record in harness.records_of(batch, judgement, "pgd")]

@@ -11,6 +11,8 @@ import jax
 import rich.console
 import rich.table
 
+from robust_jax.attacks import standing
+
 
 def interleaved(
     sides: dict[str, Callable[[], Any]],
@@ -54,6 +56,11 @@ def peak_bytes(compiled: Any) -> int:
     return (
         memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     ) - memory.alias_size_in_bytes
+
+
+def compiled_runs() -> int:
+    """Returns how many programs of the runs of attacks this process has compiled."""
+    return standing._one_run.of_arrays._cache_size()  # pyright: ignore[reportCallIssue]
 
 
 def hardware() -> str:

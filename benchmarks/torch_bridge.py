@@ -33,7 +33,7 @@ def main(batch: int, repeats: int) -> None:
     model = Model.of(module, num_classes=10)
 
     def logits(images: jax.Array) -> jax.Array:
-        return model.method.predict(model.variables, images)
+        return model.method.predict(model.variables, images, key=None)
 
     def loss(images: jax.Array) -> jax.Array:
         scores = logits(images)

@@ -3,8 +3,8 @@
 `FORMAT` stands as `format` in every file that is read again: the `meta` of a checkpoint,
 evaluation.json and the NAME.json beside records and certificates (claims), summary.json, and each
 line of records/, certificates/, seconds.jsonl and environments.jsonl, so that a file which two
-versions wrote has both numbers. A configuration has the number of what holds it. Logs
-(metrics.jsonl, TensorBoard), pictures and report.html have none.
+versions wrote has both numbers; and in a study's steps.json. A configuration has the number of
+what holds it. Logs (metrics.jsonl, TensorBoard), pictures and report.html have none.
 
 Where a shape changes, raise `FORMAT` and say in `STEPS` how the old one becomes the new. A new
 field of a configuration whose default is what was done before needs neither: it is filled in
@@ -20,7 +20,9 @@ from typing import Literal, NamedTuple
 
 FORMAT = 7
 
-Kind = Literal["checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment"]
+Kind = Literal[
+    "checkpoint", "claim", "summary", "record", "certificate", "seconds", "environment", "steps"
+]  # fmt: skip
 Tree = dict[str, object]
 """A JSON object; who reads it says of which kind each value is."""
 

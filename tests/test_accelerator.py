@@ -43,26 +43,22 @@ def test_margins_that_are_none_are_loose(agreement):
     assert values["from the CPU's"] == np.inf
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "sections", [pytest.param(SECTIONS, marks=pytest.mark.nightly), {"agreement", "first_row"}],
-    ids=["all", "some"],
-)  # fmt: skip
-def test_rehearsal_without_what_a_plain_node_lacks(sections, tmp_path, repository):
+@pytest.mark.nightly
+def test_rehearsal_without_what_a_plain_node_lacks(tmp_path, repository):
     # Python runs `sitecustomize` in every process that the benchmark starts, too.
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nfor name in {MISSING}:\n    sys.modules[name] = None\n"
     )
     out = tmp_path / "out"
     start = [sys.executable, "benchmarks/accelerator.py", "--rehearse", "--out", str(out)]
-    command = [*start, "--sections", *sorted(sections)]
+    command = [*start, "--sections", *sorted(SECTIONS)]
     done = subprocess.run(
         command, cwd=repository, text=True, capture_output=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rows = json.loads((out / "results.json").read_text())
-    assert {row["section"] for row in rows} == sections
+    assert {row["section"] for row in rows} == SECTIONS
     assert not [row for row in rows if "error" in row["values"]]
     steps = [row["values"] for row in rows if row["table"] == "five float32 steps"]
     assert steps

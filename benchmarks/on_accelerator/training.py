@@ -73,8 +73,8 @@ class Loop:
     def run(self, num_steps: int) -> None:
         """Takes steps, and waits for the last."""
         for batch in itertools.islice(self._batches, num_steps):
-            self._state, metrics = self._step(self._state, batch, self._key)
-        jax.block_until_ready(metrics)
+            self._state, _ = self._step(self._state, batch, self._key)
+        jax.block_until_ready(self._state)
 
 
 def torch_loop(network: ResNetConfig, batch_size: int, precision: str, way: str, num_images: int):

@@ -137,9 +137,9 @@ def beside_official(setting: Setting, case: Case) -> dict[str, Value]:
         "Frugal s, again": found[1]["seconds"],
     }
     if sides.installed("torch", "pyautoattack"):
-        carried = network_of(setting, case)
+        config, variables = network_of(setting, case)
         threat = ThreatModel("linf", case.eps / 255)
-        torch_case = attacks.Case(case.network, *carried, threat, apgd_steps=100)
+        torch_case = attacks.Case(case.network, config, variables, threat, apgd_steps=100)
         other = attacks.Torch(torch_case, images, labels)
         other.check(view, images)
         theirs, seconds = attacks.official(other, case.num_images, toy=setting.toy)

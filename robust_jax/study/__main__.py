@@ -17,7 +17,7 @@ import rich.table
 
 from robust_jax.runtime import command_line, logging
 from robust_jax.runtime.wording import NOTHING, percent
-from robust_jax.study import kept, page, plan, run, table
+from robust_jax.study import kept, page, plan, run, steps, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Arguments:
         budget: "reduced" for 64 examples and small attacks, not comparable.
         show: run nothing, show what is there.
         plan: run a little of each row, and say how long the whole will take.
+        time: measure how long each row trains beside the reference, and run nothing.
         restore: directory of archives that `keep` wrote, whose rows are put into `out` first.
         keep: directory for the records of what is done, an archive for each row, and for tables
             and figure; None for none.
@@ -46,6 +47,7 @@ class Arguments:
     budget: run.Budget = "full"
     show: bool = False
     plan: bool = False
+    time: bool = False
     restore: pathlib.Path | None = None
     keep: pathlib.Path | None = None
 
@@ -63,6 +65,10 @@ def main(arguments: Arguments) -> int:
         return _plan(plan.rehearse(arguments.study, todo, out=out / "plan", given=given), todo)
     if arguments.restore is not None:
         kept.restore(arguments.restore, out)
+    if arguments.time:
+        names = list(dict.fromkeys(task.name for task in todo))
+        steps.measure(arguments.study, study, names, out=out, data_dir=place)
+        return 0
     failed = []
     if not arguments.show:
         failed = run.run(arguments.study, todo, out=out, budget=arguments.budget, given=given)

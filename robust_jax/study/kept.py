@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,6 +15,7 @@ from robust_jax import formats
 from robust_jax.experiment import config
 from robust_jax.experiment.checkpoints import load, save_file
 from robust_jax.runtime.sharding import make_mesh
+from robust_jax.study import steps
 from robust_jax.study.run import CHECKPOINT, Task, checkpoint_of
 
 KEPT = (
@@ -73,6 +75,9 @@ def keep(
             found = found._replace(config=dataclasses.replace(found.config, data=data))
             save_file(_named(into, task, ".safetensors"), found)
 
+    if (out / steps.FILE).is_file():
+        shutil.copy(out / steps.FILE, into)
+
 
 def archive(folder: pathlib.Path, task: Task) -> pathlib.Path:
     """Returns a task's archive."""
@@ -90,7 +95,8 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
 
     Args:
         folder: with archives.
-        out: the study's directory; what is there already and the same stays.
+        out: the study's directory; what is there already and the same stays, and so do times of
+            training that were measured here.
 
     Raises:
         FileExistsError: other content is there already; nothing was changed then.
@@ -106,6 +112,8 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
     for file in sorted(folder.glob("*-seed*.safetensors")):
         name, _, seed = file.stem.rpartition("-")
         contents[f"{name}/{seed}/{CHECKPOINT}"] = file.read_bytes()
+    if (folder / steps.FILE).is_file() and not (out / steps.FILE).is_file():
+        contents[steps.FILE] = (folder / steps.FILE).read_bytes()
     root = out.resolve()
     for name, content in contents.items():
         place = (out / name).resolve()

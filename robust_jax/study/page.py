@@ -13,7 +13,7 @@ from robust_jax.analysis import style
 from robust_jax.evaluation.report.page import Section, command, picture, table, write_page
 from robust_jax.runtime.wording import NOTHING, percent, text
 from robust_jax.study.definition import Study
-from robust_jax.study.table import Line, Share, relative_times
+from robust_jax.study.table import Line, Share
 
 COLUMNS = {
     "worst case": "worst",
@@ -38,16 +38,18 @@ CAPTION = (
 def figure(study: Study, lines: Sequence[Line]) -> Figure:
     """Returns clean accuracy, the paper's protocol and the honest worst case of every row.
 
-    A panel for each ball that at least half of the rows are attacked in.
+    A panel for each ball that at least half of the rows are attacked in; of further seeds the worst
+    case alone, as dots.
 
     Args:
         study: the study.
         lines: its rows, at least one.
     """
+    firsts, further = first_seeds(lines)
     balls = [ball for ball in map(str, study.threats)
-             if 2 * sum(ball in line.balls for line in lines) >= len(lines)]  # fmt: skip
-    shown = sorted(lines, key=lambda line: [_worst(line, ball) for ball in balls])
-    families = list(dict.fromkeys(line.family for line in lines))
+             if 2 * sum(ball in line.balls for line in firsts) >= len(firsts)]  # fmt: skip
+    shown = sorted(firsts, key=lambda line: [_worst(line, ball) for ball in balls])
+    families = list(dict.fromkeys(line.family for line in firsts))
     size = (style.WIDTH, 0.8 + 0.24 * max(len(shown), 3))
     drawn = Figure(figsize=size, layout="constrained")
     panels = drawn.subplots(1, len(balls), sharey=True, squeeze=False)[0]
@@ -55,6 +57,9 @@ def figure(study: Study, lines: Sequence[Line]) -> Figure:
         for place, line in enumerate(shown):
             color = style.COLORS[families.index(line.family) % len(style.COLORS)]
             _draw(axes, place, line, ball, color)
+            again = [one for one in further[line.task.name] if ball in one.balls]
+            worsts = [_worst(one, ball) for one in again]
+            axes.plot(worsts, [place] * len(worsts), ".", color=color, markersize=4)
         axes.set_xlim(-0.02, 1.02)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"accuracy, {ball}")
@@ -72,6 +77,18 @@ def figure(study: Study, lines: Sequence[Line]) -> Figure:
         ncols=3,
     )
     return drawn
+
+
+def first_seeds(lines: Sequence[Line]) -> tuple[list[Line], dict[str, list[Line]]]:
+    """Returns the first line of every row, and by row those of further seeds."""
+    firsts: dict[str, Line] = {}
+    further: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.task.name not in firsts:
+            firsts[line.task.name], further[line.task.name] = line, []
+        else:
+            further[line.task.name].append(line)
+    return [*firsts.values()], further
 
 
 def _worst(line: Line, ball: str) -> float:
@@ -115,7 +132,7 @@ def write(
     drawn.savefig(out / "study.png", dpi=200)
     file = out / "study.html"
     missing = _missing(study, lines)
-    lead = f"<p>{len(lines)} rows, {_images(lines)}.</p>"
+    lead = f"<p>{_count(lines)}, {_images(lines)}.</p>"
     if any(line.budget == "reduced" for line in lines):
         lead += f'<div class="stamp">{REDUCED}</div><br>'
     if outdated:
@@ -142,6 +159,12 @@ def _missing(study: Study, lines: Sequence[Line]) -> str:
     return "; ".join(row.title for name, row in study.rows.items() if name not in done)
 
 
+def _count(lines: Sequence[Line]) -> str:
+    rows = len(first_seeds(lines)[0])
+    again = len(lines) - rows
+    return f"{rows} rows" + (f" and {again} of further seeds" if again else "")
+
+
 def _images(lines: Sequence[Line]) -> str:
     counts = sorted({line.num_images for line in lines})
     return f"{' or '.join(map(str, counts))} test images each"
@@ -164,7 +187,7 @@ def words(study: Study) -> str:
         "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
         "Transferred: what fools the plain row. Certified: proven by linear bounds. Training "
-        f"time is relative to {study.rows[study.reference].title}."
+        f"time is a step's, relative to {study.rows[study.reference].title}, the two taking turns."
     )
 
 
@@ -183,19 +206,20 @@ class Table(NamedTuple):
 
 
 def tables(study: Study, lines: Sequence[Line]) -> list[Table]:
-    """Returns what is true of every row, then what is left in each ball.
+    """Returns what is true of every row, then what is left in each ball, then what seeds change.
 
     Args:
         study: the study.
         lines: its rows.
     """
-    times = relative_times(study, lines)
+    every = lines
+    lines, further = first_seeds(every)
     rows = [
         [
             text(_name(line)),
             _cell(line.clean),
             text("; ".join(line.flags)) or NOTHING,
-            NOTHING if line.task not in times else f"{times[line.task]:.1f} x",
+            NOTHING if line.training_time is None else f"{line.training_time:.2f} x",
         ]
         for line in lines
     ]
@@ -209,7 +233,27 @@ def tables(study: Study, lines: Sequence[Line]) -> list[Table]:
             names = [text(_name(line)) for line, _ in left]
             rows = [list(row) for row in zip(names, *asked.values(), strict=True)]
             made.append(Table(ball, ["defence", *asked], rows))
+    again = [[line, *further[line.task.name]] for line in lines if further[line.task.name]]
+    if again:
+        balls = [str(threat) for threat in study.threats]
+        columns = ["defence", "seeds", "clean", *(f"worst case, {ball}" for ball in balls)]
+        made.append(Table("Trained again with further seeds", columns,
+                          [_seeds(runs, balls) for runs in again]))  # fmt: skip
     return made
+
+
+def _seeds(runs: Sequence[Line], balls: Sequence[str]) -> list[str]:
+    """Returns a row's range over its seeds, beside the interval of the first."""
+    shares = [[line.clean for line in runs]]
+    shares += [[line.balls[ball].worst for line in runs if ball in line.balls] for ball in balls]
+    cells = [NOTHING if not found else _range(found) for found in shares]
+    return [text(runs[0].title), ", ".join(str(line.task.seed) for line in runs), *cells]
+
+
+def _range(found: Sequence[Share]) -> str:
+    values = [share.value for share in found]
+    interval = f"interval {100 * found[0].low:.1f} to {100 * found[0].high:.1f}"
+    return f"{percent(min(values))} to {percent(max(values))} <small>{interval}</small>"
 
 
 def markdown(study: Study, lines: Sequence[Line]) -> str:
@@ -220,7 +264,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         lines: its rows.
     """
     missing = _missing(study, lines)
-    parts = [f"{len(lines)} rows, {_images(lines)}. " + words(study)]
+    parts = [f"{_count(lines)}, {_images(lines)}. " + words(study)]
     parts += [f"Not run yet: {missing}."] if missing else []
     for one in tables(study, lines):
         if one.heading is not None:

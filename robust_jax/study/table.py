@@ -1,14 +1,13 @@
 """The numbers of a study, read from what its rows left on disk."""
 
-import json
 import pathlib
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 from robust_jax import formats
 from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.summary import JudgeSummary, Summary
+from robust_jax.study import steps
 from robust_jax.study.definition import (
     CROWN,
     FRUGAL,
@@ -61,7 +60,7 @@ class Line(NamedTuple):
         clean: accuracy.
         balls: what is left in each of the study's balls that the row's evaluation attacks in.
         flags: checks that were raised.
-        images_per_second: of training, the median; None where nothing was trained.
+        training_time: of an image, relative to the reference's; None where it was not measured.
     """
 
     task: Task
@@ -72,25 +71,32 @@ class Line(NamedTuple):
     clean: Share
     balls: dict[str, InBall]
     flags: tuple[str, ...]
-    images_per_second: float | None
+    training_time: float | None
 
 
 def read(study: Study, tasks: Iterable[Task], out: pathlib.Path) -> list[Line]:
     """Returns the lines of the tasks that are done, in the order of the study."""
+    times = steps.read(out)
     return [
-        line_of(study, task, task.workdir(out))
+        line_of(study, task, task.workdir(out) / "summary.json", times.get(task.name))
         for task in tasks
         if (task.workdir(out) / "summary.json").is_file()
     ]
 
 
-def line_of(study: Study, task: Task, directory: pathlib.Path) -> Line:
+def line_of(study: Study, task: Task, file: pathlib.Path, time: steps.Time | None = None) -> Line:
     """Returns a task's line.
+
+    Args:
+        study: the study.
+        task: of it.
+        file: the summary of its evaluation.
+        time: of its training.
 
     Raises:
         ValueError: a summary that a later version wrote.
     """
-    summary = cast(Summary, formats.read("summary", directory / "summary.json"))
+    summary = cast(Summary, formats.read("summary", file))
     honest, row = summary["judges"][HONEST], study.rows[task.name]
     balls = {str(threat): _in_ball(summary, threat) for threat in study.threats}
     return Line(
@@ -102,7 +108,7 @@ def line_of(study: Study, task: Task, directory: pathlib.Path) -> Line:
         clean=Share(honest["clean_accuracy"], *honest["intervals"]["clean_accuracy"]),
         balls={ball: left for ball, left in balls.items() if left is not None},
         flags=tuple(f["check"] for f in summary.get("sanity", []) if f["status"] == "flag"),
-        images_per_second=_rate(directory / "metrics.jsonl"),
+        training_time=None if time is None else time.ratio,
     )
 
 
@@ -130,32 +136,6 @@ def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:
 def _robust(judge: JudgeSummary, attack: str) -> Share | None:
     value = judge["robust_accuracy"].get(attack)
     return None if value is None else Share(value, *judge["intervals"]["robust_accuracy"][attack])
-
-
-def _rate(file: pathlib.Path) -> float | None:
-    """Returns the median rate of a run's log; None without one."""
-    if not file.is_file():
-        return None
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
-    return statistics.median(rates) if rates else None
-
-
-def relative_times(study: Study, lines: Sequence[Line]) -> dict[Task, float]:
-    """Returns the training time of each line relative to that of the reference with its seed.
-
-    All rows train on as many images, so it is the ratio of their rates.
-    """
-    reference = {
-        line.task.seed: line.images_per_second
-        for line in lines
-        if line.task.name == study.reference
-    }
-    return {
-        line.task: whole / line.images_per_second
-        for line in lines
-        if line.images_per_second is not None and (whole := reference.get(line.task.seed))
-    }
 
 
 def found(study: Study, out: pathlib.Path) -> list[Task]:

@@ -15,7 +15,7 @@ from robust_jax.commands.train import LOCK
 from robust_jax.evaluation.presets import MORA_RULES
 from robust_jax.experiment import config
 from robust_jax.runtime import locks
-from robust_jax.study import Row, Study, page, run, table
+from robust_jax.study import Row, Study, kept, page, run, steps, table
 
 LINF = ThreatModel("linf", 0.1)
 ROWS = {"plain": Row("plain", "plain"), "ranks": Row("REGroup", "REGroup", after="plain")}
@@ -89,7 +89,7 @@ def test_rows_of_mnist_train_alike():
                 assert attacked.attack.rule == MORA_RULES[one.method.vote], name
 
 
-def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
+def line(name, clean, paper, worst, *, flags=(), time=1.5, budget="full"):
     """Returns a row's line of these accuracies."""
 
     def share(value):
@@ -99,15 +99,41 @@ def line(name, clean, paper, worst, *, flags=(), rate=100.0, budget="full"):
     left = table.InBall(share(worst), share(paper), None, None, 0.4, None)
     return table.Line(
         run.Task(name, 0, row.after), row.title, row.family, 64, budget, share(clean),
-        {str(LINF): left}, flags, rate,
+        {str(LINF): left}, flags, time,
     )  # fmt: skip
 
 
-def test_training_times_are_relative():
-    lines = [line("plain", 0.9, 0.5, 0.1), line("ranks", 0.8, 0.6, 0.05, rate=25.0)]
-    assert [*table.relative_times(STUDY, lines).values()] == [1.0, 4.0]
-    lines[0] = lines[0]._replace(images_per_second=None)
-    assert table.relative_times(STUDY, lines) == {}
+def test_training_times_are_of_turns(tmp_path):
+    file, out = tmp_path / "small.py", tmp_path / "out"
+    file.write_text(SMALL)
+    study = run.load(str(file))
+    found = steps.measure(str(file), study, ["plain", "ranks"], out=out, num_turns=2)
+    assert list(found) == ["plain"]  # the other trains nothing
+    assert found["plain"].seconds > 0
+    assert 0.1 < found["plain"].ratio < 10
+    assert steps.read(out) == found
+    kept.keep(str(file), [], out, tmp_path / "kept")
+    kept.restore(tmp_path / "kept", tmp_path / "again")
+    assert steps.read(tmp_path / "again") == found
+    (out / steps.FILE).write_text((out / steps.FILE).read_text().replace('ratio": ', 'ratio": 1'))
+    kept.restore(tmp_path / "kept", out)
+    assert steps.read(out)["plain"].ratio != found["plain"].ratio  # measured here
+
+
+def test_seeds_stand_beside_intervals():
+    lines = [line("plain", 0.9, 0.5, 0.1), line("ranks", 0.8, 0.6, 0.05)]
+    assert [one.heading for one in page.tables(STUDY, lines)] == [None, str(LINF)]
+    again = run.Task("plain", 3, None)
+    lines.insert(1, line("plain", 0.7, 0.5, 0.2)._replace(task=again))
+    *others, seeds = page.tables(STUDY, lines)
+    assert [len(one.rows) for one in others] == [2, 2]
+    (row,) = seeds.rows
+    assert row[:2] == ["plain", "0, 3"]
+    assert row[2].startswith("70.00 % to 90.00 %")
+    assert row[3] == "10.00 % to 20.00 % <small>interval 0.0 to 20.0</small>"
+    assert "2 rows and 1 of further seeds, 64 test images each" in page.markdown(STUDY, lines)
+    axes = page.figure(STUDY, lines).axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
 
 
 def test_the_page_has_every_row(tmp_path):

@@ -73,15 +73,13 @@ def _backward(
     input and kernel; input i meets kernel position u at output j where s j = a i - b u + low.
     """
     x, kernel = residuals
-    input_padding, kernel_padding = [], []
+    input_padding = []
     for axis in range(2):
         n, o, size = x.shape[1 + axis], cotangent.shape[1 + axis], kernel.shape[axis]
         s, a, b = strides[axis], input_dilation[axis], kernel_dilation[axis]
-        low, _ = padding[axis]
         reach = (size - 1) * b
-        input_low = reach - low
+        input_low = reach - padding[axis][0]
         input_padding.append((input_low, (n - 1) * a - (o - 1) * s - input_low + reach))
-        kernel_padding.append((low, reach - (n - 1) * a - low + (o - 1) * s))
     flipped = _flipped(kernel)
     dense = {*input_dilation, *kernel_dilation} == {1}
     if x.shape[-1] <= _FEW and dense and {*strides} == {1}:
@@ -94,17 +92,48 @@ def _backward(
         )
     if kernel.shape[:2] == (1, 1) and dense and {*padding} == {(0, 0)}:
         return x_gradient, _pointwise_kernel_gradient(x, cotangent, strides)
+    given = strides, padding, input_dilation, kernel_dilation
+    return x_gradient, _kernel_gradient(kernel.shape[:2], x, cotangent, *given)
+
+
+def _kernel_gradient(
+    sizes: tuple[int, ...],
+    x: Array,
+    cotangent: Array,
+    strides: Pair,
+    padding: Pads,
+    input_dilation: Pair,
+    kernel_dilation: Pair,
+) -> Array:
+    """Returns the sum over images of what met at each position of the kernel.
+
+    A convolution that has channels in the place of images, images in the place of channels, and
+    the smaller of the two arrays in the place of the kernel: XLA exchanges them where the kernel
+    is the larger one, by a reversed window, which is off the fast path (a tenth of its speed). The
+    cotangent is the smaller one but behind padding to more outputs than there are inputs, as in the
+    gradient of a strided convolution's input.
+    """
+    (n0, n1), (o0, o1) = x.shape[1:3], cotangent.shape[1:3]
+    exchanged = o0 * o1 > n0 * n1
+    pads = []
+    for n, o, size, s, (low, _), a, b in zip(
+        (n0, n1), (o0, o1), sizes, strides, padding, input_dilation, kernel_dilation, strict=True
+    ):
+        reach, inputs, outputs = (size - 1) * b, (n - 1) * a, (o - 1) * s
+        if exchanged:
+            pads.append((reach - low, inputs + low - outputs))
+        else:
+            pads.append((low, reach - inputs - low + outputs))
     # Channels first in two steps, of whole rows and of a matrix: a third of the time of one.
-    rows = computed_once(x.transpose(1, 2, 0, 3))
-    kernel_gradient = _self_adjoint_convolution(
-        rows.transpose(3, 0, 1, 2),
-        cotangent.transpose(1, 2, 0, 3),
-        kernel_dilation,
-        tuple(kernel_padding),
-        input_dilation,
-        strides,
+    rows = computed_once((cotangent if exchanged else x).transpose(1, 2, 0, 3))
+    window = (x if exchanged else cotangent).transpose(1, 2, 0, 3)
+    dilations = (strides, input_dilation) if exchanged else (input_dilation, strides)
+    found = _self_adjoint_convolution(
+        rows.transpose(3, 0, 1, 2), window, kernel_dilation, tuple(pads), *dilations
     )
-    return x_gradient, jnp.transpose(kernel_gradient, (1, 2, 0, 3))
+    if exchanged:  # [features h w channels], of which the last position comes first
+        return jnp.flip(found.transpose(1, 2, 3, 0), (0, 1))
+    return found.transpose(1, 2, 0, 3)
 
 
 def _flipped(kernel: Array) -> Array:
@@ -138,9 +167,11 @@ def _strided_input_gradient(
     parts = lax.pad(kernel, zero, (*missing, (0, 0, 0), (0, 0, 0)))
     parts = parts.reshape(m0, s0, m1, s1, channels, -1)[:, :r0, :, :r1]
     parts = parts.transpose(0, 2, 1, 3, 4, 5).reshape(m0, m1, r0 * r1 * channels, -1)
-    found = _self_adjoint_convolution(
-        cotangent, _flipped(parts), (1, 1), tuple(pads), (1, 1), (1, 1)
-    )
+    flipped, undilated = _flipped(parts), ((1, 1), (1, 1))
+    if channels <= _FEW:
+        found = _convolution_to_few(cotangent, flipped, tuple(pads))
+    else:
+        found = _self_adjoint_convolution(cotangent, flipped, (1, 1), tuple(pads), *undilated)
     found = found.reshape(batch, a0, a1, r0, r1, channels).transpose(0, 1, 3, 2, 4, 5)
     unread = ((0, 0, 0), (0, 0, 0), (0, s0 - r0, 0), (0, 0, 0), (0, s1 - r1, 0), (0, 0, 0))
     found = lax.pad(found, zero, unread).reshape(batch, a0 * s0, a1 * s1, channels)

@@ -123,6 +123,22 @@ def test_default_layers_pass_the_implementation_on():
     assert conv.implementation == "lax"
 
 
+@pytest.mark.parametrize("padding", ["symmetric", ((2, 2), (2, 2))])
+@pytest.mark.parametrize("channels", [1, 25])
+def test_no_second_gradient_leaves_the_fast_path(channels, padding):
+    """XLA exchanges operands whose kernel is the larger, by a reversed window, which is slow."""
+
+    def penalty(kernel, x):
+        def output(x):
+            return jnp.sum(jnp.tanh(convolution(x, kernel, strides=(2, 2), padding=padding)))
+
+        return jnp.sum(jax.grad(output)(x) ** 2)
+
+    x, kernel = jnp.ones((8, 14, 14, channels)), jnp.ones((3, 3, channels, 49))
+    gradients = jax.jit(jax.grad(penalty, (0, 1))).lower(kernel, x)
+    assert "rhs_reversal" not in gradients.compile().as_text()
+
+
 @pytest.mark.parametrize(("framework", "rows"), [("torch", [0, 2, 4, 6]), ("keras", [1, 3, 5, 7])])
 def test_strided_padding_of_each_framework(framework, rows):
     """A kernel that is one in its centre reads the pixels under it."""

@@ -18,6 +18,10 @@ a { color: var(--accent); }
   font-weight: 600; padding: 3px 10px; border-radius: 4px; margin: 8px 0; }
 .top { display: grid; grid-template-columns: minmax(0, 6fr) minmax(0, 5fr); gap: 18px 36px;
   align-items: start; margin-top: 14px; }
+/* With more than two to read, the box is below the sentence, as wide as the page. */
+.top:has(.all li:nth-child(3)) { grid-template-columns: minmax(0, 1fr); }
+.top:has(.all li:nth-child(3)) .all { columns: 26em 2; column-gap: 36px; }
+.all li { break-inside: avoid; }
 .words { font-size: 20px; line-height: 1.45; margin: 0 0 10px; }
 .words + .words { font-size: 16px; }
 .trust { border-left: 4px solid var(--note); background: var(--shade); padding: 12px 18px;

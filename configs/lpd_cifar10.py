@@ -7,7 +7,7 @@
 `--data.source.data-dir DIR` says where the prepared dataset lies, where that is not TFDS's default.
 
 Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous Training",
-ECAI 2023. Table 4 (%; attacked accuracy counts only images that were right without attack):
+ECAI 2023. Table 4 (%; robust accuracy counts only images that were right without attack):
 
 | attack        | baseline (ensemble_cifar10.py) | PDD (pdd) | LPD (default) |
 |---------------|--------------------------------|-----------|---------------|

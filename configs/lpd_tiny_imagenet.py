@@ -6,7 +6,7 @@
 `--data.source.path DIR` says where TinyImageNet is unpacked.
 
 Wu et al., "Deep Ensemble Robustness by Adaptive Sampling in Dropout-Based Simultaneous Training",
-ECAI 2023. Table 4 (%; attacked accuracy counts only images that were right without attack, which is
+ECAI 2023. Table 4 (%; robust accuracy counts only images that were right without attack, which is
 how JSMA's can exceed clean accuracy):
 
 | attack        | baseline (ensemble_tiny_imagenet.py) | PDD (pdd)    | LPD (default) |

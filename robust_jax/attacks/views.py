@@ -231,7 +231,7 @@ def straight_through(forward: View, backward: View) -> StraightThrough:
 
     Args:
         forward: the model as it is, differentiable or not.
-        backward: a differentiable stand-in with logits of the same shape.
+        backward: a differentiable surrogate with logits of the same shape.
 
     Example:
         >>> from robust_jax.attacks import as_view, straight_through

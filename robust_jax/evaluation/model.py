@@ -166,8 +166,8 @@ class Model(NamedTuple):
             num_classes: c.
             stochastic: does it draw?
             members: likewise, the logits of an ensemble's members [m b c]; None for one network.
-            surrogate: likewise, logits of a stand-in with useful gradients, for attacks on the view
-                of that name (BPDA; Athalye et al., 2018); None for none.
+            surrogate: likewise, logits with useful gradients, for attacks on the view of that name
+                (BPDA; Athalye et al., 2018); None for none.
             vote: by which rule the function decides over its members, for certified margins; of
                 one network any.
             layout: axes of the images it takes, "NHWC" or "NCHW"; None for NCHW of a PyTorch or

@@ -53,7 +53,7 @@ MORA_RULES: dict[str, Literal["softmax", "logits", "voting"]] = {
 
 _NOT_ATTACKED = {"deployed", "train", "members", "decision"}
 """Views that no preset attacks as "another view": one is attacked anyway, the others are no
-stand-ins of what is deployed."""
+surrogates of what is deployed."""
 
 
 def preset(

@@ -97,7 +97,7 @@ def test_members_are_counted():
                   if kind != "rounded")],
 )  # fmt: skip
 def test_honest_runs(kind):
-    """Rounded scores have no gradients: the stand-in and queries see what AutoAttack's do not."""
+    """Rounded scores have no gradients: the surrogate and queries see what AutoAttack's do not."""
     model = MODELS[kind]
     wanted = preset("honest", LINF, model, DATA).reduced()
     found = evaluation.run(model, DATA, wanted, mesh=sharding.make_mesh(1)).summary

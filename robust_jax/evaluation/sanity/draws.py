@@ -16,7 +16,7 @@ from robust_jax.types import View
 CHECK = "enough draws (EOT)"
 
 CHANGE = 0.01
-"""Drop of the accuracy under attack, when the draws are doubled, that is let pass."""
+"""Drop of robust accuracy, when the draws are doubled, that is let pass."""
 
 
 def enough_draws(probed: Probed, *, key: Key[Array, ""]) -> Finding:

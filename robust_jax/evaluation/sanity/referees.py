@@ -132,7 +132,7 @@ def linear(view: AttackedView, ball: Ball) -> Finding:
         check,
         "flag",
         text,
-        "Gradients are shattered or vanish: attack through BPDA or a smooth stand-in, average "
+        "Gradients are shattered or vanish: attack through BPDA or a smooth surrogate, average "
         "gradients over noise, take many restarts, and queries.",
     )
 

@@ -168,6 +168,8 @@ def _described(checkpoint: Checkpoint) -> formats.Tree:
 def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as one file, which `load` and every command take for a work directory.
 
+    Of several hosts that call it the first one writes.
+
     Args:
         file: ends in .safetensors; is written anew.
         checkpoint: from `load`.
@@ -175,9 +177,10 @@ def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: the file's name ends otherwise.
     """
-    portable.write(
-        pathlib.Path(file), checkpoint.step, _described(checkpoint), checkpoint.variables
-    )
+    if jax.process_index() == 0:
+        portable.write(
+            pathlib.Path(file), checkpoint.step, _described(checkpoint), checkpoint.variables
+        )
 
 
 def save_model(

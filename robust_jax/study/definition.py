@@ -35,7 +35,7 @@ class Row:
 
     Attributes:
         title: as table and figure call it.
-        family: rows of one family stand together and have one paragraph.
+        family: rows of one family have one colour.
         after: row whose best checkpoint this one starts from; None for a start of its own.
 
     Example:
@@ -62,12 +62,11 @@ class Study:
         rows: by variant, in the table's order.
         threats: balls, the smallest first; a row's evaluation need not attack in each.
         reference: row that training times are relative to.
-        paragraphs: by family, what the records support.
         checkpoints: rows whose best checkpoint is kept with the records, as one file.
 
     Raises:
-        ValueError: a row starts from one that is not there before it, the reference or a
-            checkpoint is none of them, or a paragraph is of no row.
+        ValueError: a row starts from one that is not there before it, or the reference or a
+            checkpoint is none of them.
 
     Example:
         >>> from robust_jax.attacks import ThreatModel
@@ -86,7 +85,6 @@ class Study:
     rows: dict[str, Row]
     threats: tuple[ThreatModel, ...]
     reference: str = "plain"
-    paragraphs: dict[str, str] = dataclasses.field(default_factory=dict)
     checkpoints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -97,8 +95,5 @@ class Study:
         for number, (name, row) in enumerate(self.rows.items()):
             if row.after is not None and row.after not in names[:number]:
                 raise ValueError(f"Expected after={row.after!r} of {name!r} to be a row above it.")
-        strange = set(self.paragraphs) - {row.family for row in self.rows.values()}
-        if strange:
-            raise ValueError(f"Expected paragraphs of {sorted(strange)} to be of a row's family.")
         if not self.threats:
             raise ValueError("Expected threats=() to name a ball.")

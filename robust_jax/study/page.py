@@ -1,4 +1,4 @@
-"""A study as one page: a figure, the table, a paragraph for each family, how to repeat it."""
+"""A study as one page: a figure, the tables, how to repeat it."""
 
 import pathlib
 import re
@@ -143,7 +143,6 @@ def write(
     parts = [
         Section("What each defence leaves", picture(drawn, CAPTION)),
         Section("Table", _table(study, lines)),
-        *(Section(family, f"<p>{text(said)}</p>") for family, said in study.paragraphs.items()),
         Section("Once more", _commands(spec, lines)),
     ]
     write_page(file, study.title, lead, parts)
@@ -257,7 +256,7 @@ def _range(found: Sequence[Share]) -> str:
 
 
 def markdown(study: Study, lines: Sequence[Line]) -> str:
-    """Returns the tables and the paragraphs in Markdown.
+    """Returns the tables in Markdown.
 
     Args:
         study: the study.
@@ -273,8 +272,6 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         rows = [[re.sub("<small>(.+)</small>", r"(\1)", cell) for cell in row] for row in one.rows]
         cells = [one.columns, ["---"] * len(one.columns), *rows]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
-    for family, said in study.paragraphs.items():
-        parts += [f"**{family}**", said]
     return "\n\n".join(parts) + "\n"
 
 

@@ -179,7 +179,7 @@ def test_vggs(architecture, monkeypatch):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_is_judged_alike_whichever_way_it_comes(tmp_path, tfds_dir):
     """As an import, as PyTorch's module through the bridge, and as a function."""
     wheel = pytest.importorskip("pyautoattack", reason="needs pyautoattack (.[parity])")

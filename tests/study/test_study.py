@@ -29,7 +29,6 @@ MNIST = "configs/studies/mnist.py"
         ({"reference": "x"}, "Expected 'x' among rows"),
         ({"checkpoints": ("plain", "y")}, "Expected 'y' among rows"),
         ({"rows": {"ranks": ROWS["ranks"], "plain": ROWS["plain"]}}, "after='plain' of 'ranks'"),
-        ({"paragraphs": {"x": "words"}}, r"paragraphs of \['x'\]"),
         ({"threats": ()}, "threats"),
     ],
 )

@@ -95,14 +95,16 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
 
     Args:
         folder: with archives.
-        out: the study's directory; what is there already and the same stays, and so do times of
-            training that were measured here.
+        out: the study's directory. Rows that are done there stay as they are, and so do times of
+            training that were measured there.
 
     Raises:
-        FileExistsError: other content is there already; nothing was changed then.
+        FileExistsError: a row is begun there with other content; nothing was changed then.
     """
     contents = {}
     for file in sorted(folder.glob("*-seed*.tar.xz")):
+        if (_directory(out, file.name.removesuffix(".tar.xz")) / "summary.json").is_file():
+            continue
         with tarfile.open(file, "r:xz") as kept:
             members = [member for member in kept.getmembers() if member.isfile()]
             for member in members:
@@ -110,8 +112,9 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
                 assert content is not None
                 contents[member.name] = content.read()
     for file in sorted(folder.glob("*-seed*.safetensors")):
-        name, _, seed = file.stem.rpartition("-")
-        contents[f"{name}/{seed}/{CHECKPOINT}"] = file.read_bytes()
+        directory = _directory(out, file.stem)
+        if checkpoint_of(directory) is None:
+            contents[str(directory.relative_to(out) / CHECKPOINT)] = file.read_bytes()
     if (folder / steps.FILE).is_file() and not (out / steps.FILE).is_file():
         contents[steps.FILE] = (folder / steps.FILE).read_bytes()
     root = out.resolve()
@@ -126,6 +129,12 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with formats.replacing(place) as partial:
             partial.write_bytes(content)
+
+
+def _directory(out: pathlib.Path, kept_as: str) -> pathlib.Path:
+    """Returns the directory of the row that is kept as NAME-seedN."""
+    name, _, seed = kept_as.rpartition("-")
+    return out / name / seed
 
 
 def _contents(spec: str, task: Task, directory: pathlib.Path) -> Iterator[tuple[str, bytes]]:

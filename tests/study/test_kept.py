@@ -107,6 +107,8 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     assert found["command"] == "python -m robust_jax.study mine.py --only plain --seeds 1"
     kept.restore(tmp_path / "kept", tmp_path / "again")  # the same
     (again / "records" / "clean.jsonl").write_text("other\n")
+    kept.restore(tmp_path / "kept", tmp_path / "again")  # it is done: whoever judged it
+    assert (again / "records" / "clean.jsonl").read_text() == "other\n"
     (again / "summary.json").unlink()
     with pytest.raises(FileExistsError, match=r"another 'plain/seed1/records/clean\.jsonl'"):
         kept.restore(tmp_path / "kept", tmp_path / "again")

@@ -32,6 +32,13 @@ def _general_convolution(
     input_dilation: Pair,
     kernel_dilation: Pair,
 ) -> Array:
+    if min(min(pads) for pads in padding) < 0:
+        # XLA:CPU reads beyond the input where one padding is negative and another is not.
+        cut = [(min(low, 0), min(high, 0), dilation - 1)
+               for (low, high), dilation in zip(padding, input_dilation, strict=True)]  # fmt: skip
+        x = computed_once(lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *cut, (0, 0, 0))))
+        padding = tuple((max(low, 0), max(high, 0)) for low, high in padding)
+        input_dilation = (1, 1)
     return lax.conv_general_dilated(
         x,
         kernel,

@@ -69,7 +69,9 @@ def keep(
                 member.size = len(content)
                 made.addfile(member, io.BytesIO(content))
         source = checkpoint_of(directory)
-        if task.name in checkpoints and source is not None:
+        if source is None:  # a checkpoint of an earlier training is no longer this row's
+            _named(into, task, ".safetensors").unlink(missing_ok=True)
+        elif task.name in checkpoints:
             found = load(source, make_mesh(1))
             data = config.load(f"{spec}:{task.name}").data
             found = found._replace(config=dataclasses.replace(found.config, data=data))
@@ -99,8 +101,11 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
             training that were measured there.
 
     Raises:
+        ValueError: the folder has no archive.
         FileExistsError: a row is begun there with other content; nothing was changed then.
     """
+    if not any(folder.glob("*-seed*.tar.xz")) and not (folder / steps.FILE).is_file():
+        raise ValueError(f"Expected restore={str(folder)!r} to hold ROW-seedN.tar.xz files.")
     contents = {}
     for file in sorted(folder.glob("*-seed*.tar.xz")):
         if (_directory(out, file.name.removesuffix(".tar.xz")) / "summary.json").is_file():
@@ -124,8 +129,9 @@ def restore(folder: pathlib.Path, out: pathlib.Path) -> None:
             raise ValueError(f"Expected {name!r} of {str(folder)!r} to lie in it.")
         if place.is_file() and place.read_bytes() != content:
             raise FileExistsError(f"Expected {str(out)!r} without another {name!r}.")
-    for name, content in contents.items():
-        place = out / name
+    # A row is done where it has a summary: those come last, so that half a restore is gone on with.
+    for name in sorted(contents, key=lambda name: name.endswith("summary.json")):
+        place, content = out / name, contents[name]
         place.parent.mkdir(parents=True, exist_ok=True)
         with formats.replacing(place) as partial:
             partial.write_bytes(content)

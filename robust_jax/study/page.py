@@ -46,8 +46,10 @@ def figure(study: Study, lines: Sequence[Line]) -> Figure:
         lines: its rows, at least one.
     """
     firsts, further = first_seeds(lines)
-    balls = [ball for ball in map(str, study.threats)
-             if 2 * sum(ball in line.balls for line in firsts) >= len(firsts)]  # fmt: skip
+    counts = {str(threat): sum(str(threat) in line.balls for line in firsts)
+              for threat in study.threats}  # fmt: skip
+    balls = [ball for ball, count in counts.items() if 2 * count >= len(firsts)]
+    balls = balls or [max(counts, key=lambda ball: counts[ball])]
     shown = sorted(firsts, key=lambda line: [_worst(line, ball) for ball in balls])
     families = list(dict.fromkeys(line.family for line in firsts))
     size = (style.WIDTH, 0.8 + 0.24 * max(len(shown), 3))
@@ -186,7 +188,7 @@ def words(study: Study) -> str:
         "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
         "Transferred: what fools the plain row. Certified: proven by linear bounds. Training "
-        f"time is a step's, relative to {study.rows[study.reference].title}, the two taking turns."
+        f"time is an image's, relative to {study.rows[study.reference].title}: the two took turns."
     )
 
 
@@ -243,8 +245,10 @@ def tables(study: Study, lines: Sequence[Line]) -> list[Table]:
 
 def _seeds(runs: Sequence[Line], balls: Sequence[str]) -> list[str]:
     """Returns a row's range over its seeds, beside the interval of the first."""
-    shares = [[line.clean for line in runs]]
-    shares += [[line.balls[ball].worst for line in runs if ball in line.balls] for ball in balls]
+    shares: list[list[Share]] = [[line.clean for line in runs]]
+    for ball in balls:  # in which the first is attacked
+        attacked = [line.balls[ball].worst for line in runs if ball in line.balls]
+        shares.append(attacked if ball in runs[0].balls else [])
     cells = [NOTHING if not found else _range(found) for found in shares]
     return [text(runs[0].title), ", ".join(str(line.task.seed) for line in runs), *cells]
 

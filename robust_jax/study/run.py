@@ -187,7 +187,9 @@ def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Seque
         budget: of the evaluation.
         given: further words for the training's command line.
     """
-    log = out / task.name / f"seed{task.seed}.log"
+    log, summary = out / task.name / f"seed{task.seed}.log", task.workdir(out) / "summary.json"
+    if not steps_of(task.workdir(out)):  # restored: what is trained now is not done before its end
+        summary.unlink(missing_ok=True)
     words = [f"{spec}:{task.name}", "--workdir", str(out / task.name)]
     words += ["--seeds", str(task.seed), "--budget", budget]
     first = task.before(out)
@@ -205,7 +207,7 @@ def start(spec: str, task: Task, out: pathlib.Path, budget: Budget, given: Seque
         with _handed_on(process):
             status = process.wait()
     # A run that was asked to stop has saved, ends well and has no summary.
-    ended = status == 0 and (task.workdir(out) / "summary.json").is_file()
+    ended = status == 0 and summary.is_file()
     if not ended:
         last = log.read_text().strip().splitlines()[-1:]
         _say(f"{task}: {'failed' if status else 'not done'}: {' '.join(last)}")

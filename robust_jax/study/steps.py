@@ -75,9 +75,16 @@ def measure(
         out: directory of the study.
         data_dir: where the dataset lies; None for where the file says.
         num_turns: of steps, on each side.
+
+    Raises:
+        ValueError: the reference trains nothing.
     """
     mesh, found = sharding.make_mesh(1), read(out)
+    if found and formats.read("steps", out / FILE)["device"] != mesh.devices.flat[0].device_kind:
+        found = {}  # of another device
     reference = config.load(f"{spec}:{study.reference}")
+    if not reference.training.phases:
+        raise ValueError(f"Expected reference={study.reference!r} of {spec} to train.")
     place = reference.data
     data = open_data(place if data_dir is None else config.with_data_dir(place, data_dir))
     reference_steps = _steps(reference, data, mesh)
@@ -113,7 +120,9 @@ def _steps(wanted: config.Config, data: Data, mesh: Mesh) -> Iterator[float]:
     )
     shape = plan.image_shape_at(0, data.task)
     state = training.init_state(variables, optimizer, wanted.training, mesh, shape)
-    batches = training.batches(data, plan, mesh, seed=wanted.seed, start=0)
+    batches = itertools.chain.from_iterable(  # a plan may be shorter than what is measured
+        training.batches(data, plan, mesh, seed=wanted.seed, start=0) for _ in itertools.count()
+    )
     key = jax.random.key(wanted.seed)
     while True:
         started, num_images = time.perf_counter(), 0

@@ -143,6 +143,6 @@ def found(study: Study, out: pathlib.Path) -> list[Task]:
     return [
         Task(name, int(place.name.removeprefix("seed")), row.after)
         for name, row in study.rows.items()
-        for place in sorted((out / name).glob("seed*[0-9]"))
+        for place in sorted((out / name).glob("seed*[0-9]"), key=lambda place: int(place.name[4:]))
         if place.is_dir()
     ]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import pytest
 
 from robust_jax import evaluation
@@ -125,5 +126,33 @@ def test_rows_start_from_a_checkpoint_that_was_kept(repository, tmp_path):
     assert file == plain.workdir(tmp_path) / "best.safetensors" == fitted.source(tmp_path, "plain")
     assert load(file, make_mesh(1)).config.name == "mnist-plain"
     kept.keep(SPECS[0], [plain], tmp_path, tmp_path / "kept", checkpoints=["plain"])
-    for name in ("plain-seed0.safetensors", "plain-seed0.tar.xz"):
-        assert (tmp_path / "kept" / name).read_bytes() == (folder / name).read_bytes()
+    models = [load(place / "plain-seed0.safetensors", make_mesh(1)).variables
+              for place in (folder, tmp_path / "kept")]  # fmt: skip
+    chex.assert_trees_all_equal(*models)
+    assert kept.archive(tmp_path / "kept", plain).is_file()
+    (plain.workdir(tmp_path) / "best.safetensors").unlink()
+    kept.keep(SPECS[0], [plain], tmp_path, tmp_path / "kept", checkpoints=["plain"])
+    assert not (tmp_path / "kept" / "plain-seed0.safetensors").exists()  # of whatever training
+
+
+def test_half_a_restore_is_mended(repository, tmp_path, monkeypatch):
+    folder = repository / "docs" / "studies" / "mnist"
+    with pytest.raises(ValueError, match="ROW-seedN"):
+        kept.restore(tmp_path, tmp_path / "out")
+    written, replacing = [], kept.formats.replacing
+
+    def stops(place):
+        written.append(place)
+        if len(written) == 40:
+            raise OSError("no space is left")
+        return replacing(place)
+
+    monkeypatch.setattr(kept.formats, "replacing", stops)
+    with pytest.raises(OSError, match="no space"):
+        kept.restore(folder, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("summary.json"))
+    kept.restore(folder, tmp_path / "out")
+    kept.restore(folder, tmp_path / "again")
+    both = [{path.relative_to(place): path.read_bytes() for path in place.rglob("*.json*")}
+            for place in (tmp_path / "out", tmp_path / "again")]  # fmt: skip
+    assert both[0] == both[1]

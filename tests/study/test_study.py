@@ -119,6 +119,12 @@ def test_training_times_are_of_turns(tmp_path):
     assert steps.read(out)["plain"].ratio != found["plain"].ratio  # measured here
 
 
+def test_seeds_are_in_the_order_of_numbers(tmp_path):
+    for seed in (10, 2):
+        (tmp_path / "plain" / f"seed{seed}").mkdir(parents=True)
+    assert [task.seed for task in table.found(STUDY, tmp_path)] == [2, 10]
+
+
 def test_seeds_stand_beside_intervals():
     lines = [line("plain", 0.9, 0.5, 0.1), line("ranks", 0.8, 0.6, 0.05)]
     assert [one.heading for one in page.tables(STUDY, lines)] == [None, str(LINF)]

@@ -116,7 +116,7 @@ def _kernel_gradient(
 
     A convolution that has channels in the place of images, images in the place of channels, and
     the smaller of the two arrays in the place of the kernel: XLA exchanges them where the kernel
-    is the larger one, by a reversed window, which is off the fast path (a tenth of its speed). The
+    is the larger one, by a reversed window, which is off the fast path. The
     cotangent is the smaller one but behind padding to more outputs than there are inputs, as in the
     gradient of a strided convolution's input.
     """

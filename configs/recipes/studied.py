@@ -22,7 +22,7 @@ from robust_jax.evaluation.protocol import (
     Selection,
     side_by_side,
 )
-from robust_jax.study import CROWN, FRUGAL, TRANSFER, in_ball
+from robust_jax.study import CROWN, FRUGAL, TRANSFER, Row, in_ball
 from robust_jax.voting import Vote
 
 NUM_QUERIES = 1000
@@ -49,6 +49,36 @@ class Setting:
     certified: bool = True
     batch_size: int = 128
 
+
+ROWS = {
+    "plain": Row("plain", "plain"),
+    "ensemble": Row("ensemble of 3", "plain"),
+    "nt0.1": Row("noise .1 (NT)", "KAP"),
+    "kap0.1": Row("KAP, noise .1", "KAP"),
+    "kap0.2": Row("KAP, noise .2", "KAP"),
+    "kmp0.1": Row("KMP, noise .1", "KAP"),
+    "rls": Row("RLS", "RLS"),
+    "lpd": Row("LPD", "LPD"),
+    "pdd_deg": Row("PDD + DEG", "LPD"),
+    "parl": Row("PARL", "PARL"),
+    "adp": Row("ADP", "diverse ensembles"),
+    "gal": Row("GAL", "diverse ensembles"),
+    "dverge": Row("DVERGE", "diverse ensembles"),
+    "trs": Row("TRS", "diverse ensembles"),
+    "rse": Row("RSE", "random networks"),
+    "sap": Row("SAP", "random networks"),
+    "batch_ensemble": Row("BatchEnsemble", "plain"),
+    "gaussian": Row("Gaussian, .25", "random networks"),
+    "pgd_at": Row("PGD-AT", "adversarial training"),
+    "trades": Row("TRADES", "adversarial training"),
+    "mart": Row("MART", "adversarial training"),
+    "fast_at": Row("Fast-AT", "adversarial training"),
+    "kap_at": Row("KAP + AT", "KAP"),
+    "parl_at": Row("PARL + AT", "PARL"),
+    "regroup": Row("REGroup", "REGroup", after="plain"),
+    "regroup_at": Row("REGroup on AT", "REGroup", after="pgd_at"),
+}
+"""Rows that studies from scratch share, in the order of their tables."""
 
 Runs = Callable[[ThreatModel], dict[str, AttackRun]]
 

@@ -36,7 +36,7 @@ from robust_jax.methods import (
     StochasticActivationPruning,
 )
 from robust_jax.models import EnsembleConfig, ResNetConfig
-from robust_jax.study import Row, Study
+from robust_jax.study import Study
 from robust_jax.training import AdversarialTraining, Phase, TrainingConfig
 from robust_jax.training.optimizers import OptimizerConfig, PiecewiseLinear
 
@@ -131,29 +131,7 @@ VARIANTS["default"] = VARIANTS["plain"]
 
 STUDY = Study(
     title="CIFAR-10: what each defence leaves",
-    rows={
-        "plain": Row("plain", "plain"),
-        "ensemble": Row("ensemble of 3", "plain"),
-        "nt0.1": Row("noise .1 (NT)", "KAP"),
-        "kap0.1": Row("KAP, noise .1", "KAP"),
-        "kap0.2": Row("KAP, noise .2", "KAP"),
-        "kmp0.1": Row("KMP, noise .1", "KAP"),
-        "rls": Row("RLS", "RLS"),
-        "lpd": Row("LPD", "LPD"),
-        "pdd_deg": Row("PDD + DEG", "LPD"),
-        "parl": Row("PARL", "PARL"),
-        "adp": Row("ADP", "diverse ensembles"),
-        "dverge": Row("DVERGE", "diverse ensembles"),
-        "rse": Row("RSE", "random networks"),
-        "sap": Row("SAP", "random networks"),
-        "gaussian": Row("Gaussian, .25", "random networks"),
-        "pgd_at": Row("PGD-AT", "adversarial training"),
-        "trades": Row("TRADES", "adversarial training"),
-        "fast_at": Row("Fast-AT", "adversarial training"),
-        "kap_at": Row("KAP + AT", "KAP"),
-        "regroup": Row("REGroup", "REGroup", after="plain"),
-        "regroup_at": Row("REGroup on AT", "REGroup", after="pgd_at"),
-    },
+    rows={name: studied.ROWS[name] for name in VARIANTS if name != "default"},
     threats=(SMALL, LARGE),
     checkpoints=("plain", "pgd_at"),
 )

@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from robust_jax.runtime.compilation import computed_once
+from robust_jax.runtime.padding import within_reach
 
 MOVES = ("broadcast_in_dim", "expand_dims", "reshape", "squeeze", "transpose")
 """Operations that put elements in other places, and change none."""
@@ -47,9 +47,7 @@ def _convolve(
     """Returns a convolution of any layout, computed in NHWC and HWIO.
 
     XLA:CPU puts other layouts, such as a transposed convolution's, on a naive path in the body
-    of a loop. And it reads beyond the input where one padding is negative and another is not, as
-    in the transpose of a padding wider than the kernel's reach: such edges are padded, or cut,
-    before.
+    of a loop.
     """
     (batch, channels, *space), (outputs, inputs, *kernel_space), out_axes = dimension_numbers
     last = len(space) + 1
@@ -58,22 +56,19 @@ def _convolve(
         (0, last, *spatial), (last, last - 1, *range(last - 1)), (0, last, *spatial)
     )
     x = jnp.transpose(x, (batch, *space, channels))
-    reach = [(np.shape(kernel)[axis] - 1) * b
-             for axis, b in zip(kernel_space, rhs_dilation, strict=True)]  # fmt: skip
-    inner = [tuple(min(max(edge, 0), r) for edge in edges)
-             for edges, r in zip(padding, reach, strict=True)]  # fmt: skip
-    if inner != [tuple(edges) for edges in padding]:
-        outer = [(low - i, high - j, a - 1) for (low, high), (i, j), a
-                 in zip(padding, inner, lhs_dilation, strict=True)]  # fmt: skip
-        # The barrier keeps XLA from making one of both again.
-        x = computed_once(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *outer, (0, 0, 0)]))
-        lhs_dilation = (1,) * len(space)
+    x, padding, lhs_dilation = within_reach(
+        x,
+        padding,
+        kernel_size=[np.shape(kernel)[axis] for axis in kernel_space],
+        input_dilation=lhs_dilation,
+        kernel_dilation=rhs_dilation,
+    )
     value = lax.conv_general_dilated_p.bind(
         x,
         jnp.transpose(kernel, (*kernel_space, inputs, outputs)),
         dimension_numbers=layout,
-        padding=tuple(inner),
-        lhs_dilation=tuple(lhs_dilation),
+        padding=padding,
+        lhs_dilation=lhs_dilation,
         rhs_dilation=tuple(rhs_dilation),
         **params,
     )

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from robust_jax.certify.equations import evaluated
+from robust_jax.runtime.padding import within_reach
 
 FEW_CHANNELS = 16
 """XLA:CPU is quick at convolutions of so many channels; those of fewer are computed in blocks."""
@@ -253,10 +254,7 @@ def applied(
     ]
     if strides == (1, 1):
         return _convolve(values, local.kernel, pads)
-    return lax.conv_general_dilated(
-        values, local.kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
-    )  # fmt: skip
+    return _as_given(values, local.kernel, pads, strides)
 
 
 def _shuffled(
@@ -295,11 +293,19 @@ def _convolve(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> Array
     if block > 1:
         x = x.reshape(*x.shape[:2], width // block, block * x.shape[3])
         kernel, pads = _blocked(kernel, left, block, pads[0])
-    found = lax.conv_general_dilated(
-        x, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    found = _as_given(x, kernel, pads)
+    return found.reshape(*found.shape[:2], -1, found.shape[3] // block)
+
+
+def _as_given(
+    x: Array, kernel: Array, pads: Sequence[tuple[int, int]], strides: tuple[int, int] = (1, 1)
+) -> Array:
+    """Returns a convolution in float32 on every device."""
+    x, pads, _ = within_reach(x, pads, kernel_size=kernel.shape[:2])
+    return lax.conv_general_dilated(
+        x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
     )  # fmt: skip
-    return found.reshape(*found.shape[:2], -1, found.shape[3] // block)
 
 
 def _blocked(

@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 
 from robust_jax.models.norm import accumulator_dtype
 from robust_jax.runtime.compilation import computed_once
+from robust_jax.runtime.padding import Pads, within_reach
 
 Implementation = Literal["auto", "self_adjoint", "lax"]
 Pair = tuple[int, int]
-Pads = tuple[Pair, ...]
-"""(low, high) of each spatial dimension."""
 Padding = Literal["symmetric", "SAME", "VALID"] | tuple[Pair, Pair]
 
 _FEW = 4
@@ -32,19 +31,19 @@ def _general_convolution(
     input_dilation: Pair,
     kernel_dilation: Pair,
 ) -> Array:
-    if min(min(pads) for pads in padding) < 0:
-        # XLA:CPU reads beyond the input where one padding is negative and another is not.
-        cut = [(min(low, 0), min(high, 0), dilation - 1)
-               for (low, high), dilation in zip(padding, input_dilation, strict=True)]  # fmt: skip
-        x = computed_once(lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *cut, (0, 0, 0))))
-        padding = tuple((max(low, 0), max(high, 0)) for low, high in padding)
-        input_dilation = (1, 1)
+    x, pads, dilation = within_reach(
+        x,
+        padding,
+        kernel_size=kernel.shape[:2],
+        input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation,
+    )
     return lax.conv_general_dilated(
         x,
         kernel,
         strides,
-        padding,
-        lhs_dilation=input_dilation,
+        pads,
+        lhs_dilation=dilation,
         rhs_dilation=kernel_dilation,
         dimension_numbers=_DIMENSIONS,
     )

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from robust_jax.certify import crown_margins, rows
-from robust_jax.certify.local import Local, recognise, transposed
+from robust_jax.certify.local import Local, applied, recognise, transposed
 from robust_jax.certify.network import Affine, prepare
 from robust_jax.models import CNNConfig, EnsembleConfig, ResNetConfig
 
@@ -63,6 +63,31 @@ def test_transposed_convolutions_are_jaxs(size, channels, kernel, stride, paddin
     reached = np.pad(transposed(found, coefficients), ((0, 0), (0, 9), (0, 9), (0, 0)))
     cut = reached[:, padding[0] :, padding[0] :][:, : size[0], : size[1]]
     np.testing.assert_allclose(cut, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("padding", "size"), [((5, 2), (9, 12)), ((5, 4), (8, 9)), ((-1, 1), (3, 9)), ((0, 0), (7, 10))]
+)
+def test_convolutions_read_nothing_beyond_their_rows(padding, size):
+    """XLA:CPU does, of a padding that is negative on one side alone."""
+    kernel, images, rows = normal(3, 3, 3, 4), normal(2, 6, 8, 3), normal(2, *size, 4)
+    local = Local(kernel, padding=padding)
+    value = jax.jit(lambda images: applied(local, images, size))
+    transpose = jax.jit(lambda rows: transposed(local, rows, (6, 8)))
+
+    def by_sums(images):
+        """The same, position by position of the kernel."""
+        edges = [
+            (low, n + 2 - low - there) for low, n, there in zip(padding, size, (6, 8), strict=True)
+        ]
+        wide = lax.pad(images, jnp.float32(0), [(0, 0, 0), *((*e, 0) for e in edges), (0, 0, 0)])
+        places = [(u, v) for u in range(3) for v in range(3)]
+        return sum(wide[:, u : u + size[0], v : v + size[1]] @ kernel[u, v] for u, v in places)
+
+    expected, pull = jax.vjp(by_sums, images)
+    for _ in range(4):  # what lies beyond differs from call to call
+        np.testing.assert_allclose(value(images), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(transpose(rows), *pull(rows), rtol=1e-4, atol=1e-5)
 
 
 KERNEL = normal(3, 3, 2, 2)

@@ -77,13 +77,15 @@ def main(arguments: Arguments) -> int:
         raise ValueError(f"Expected out={str(out)!r} to hold a row that is done.")
     balls = [str(threat) for threat in study.threats]
     columns = [f"{what}, {ball}" for ball in balls for what in ("paper", "worst")]
-    printed = rich.table.Table("defence", "clean", *columns, "flags")
+    printed = rich.table.Table("defence", "clean", *columns, "checks raised")
     for line in lines:
         lefts = [line.balls.get(ball) for ball in balls]
         shares = [share for left in lefts for share in (left and left.paper, left and left.worst)]
         cells = [NOTHING if share is None else percent(share.value)
                  for share in (line.clean, *shares)]  # fmt: skip
-        printed.add_row(f"{line.title}, seed {line.task.seed}", *cells, "; ".join(line.flags))
+        printed.add_row(
+            f"{line.title}, seed {line.task.seed}", *cells, str(len(line.flags) or NOTHING)
+        )
     logging.console.print(printed)
     outdated = [line for line in lines
                 if not run.is_done(arguments.study, line.task, out, line.budget)]  # fmt: skip

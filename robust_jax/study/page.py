@@ -224,7 +224,7 @@ def tables(study: Study, lines: Sequence[Line]) -> list[Table]:
         ]
         for line in lines
     ]
-    made = [Table(None, ["defence", "clean", "flags", "training time"], rows)]
+    made = [Table(None, ["defence", "clean", "checks raised", "training time"], rows)]
     for ball in map(str, study.threats):
         left = [(line, line.balls[ball]) for line in lines if ball in line.balls]
         if left:

@@ -1,6 +1,7 @@
 """The numbers of a study, read from what its rows left on disk."""
 
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
@@ -59,7 +60,7 @@ class Line(NamedTuple):
         budget: of the evaluation.
         clean: accuracy.
         balls: what is left in each of the study's balls that the row's evaluation attacks in.
-        flags: checks that were raised.
+        flags: checks that were raised, each with the views that it was raised of.
         training_time: of an image, relative to the reference's; None where it was not measured.
     """
 
@@ -107,9 +108,25 @@ def line_of(study: Study, task: Task, file: pathlib.Path, time: steps.Time | Non
         budget=summary["budget"],
         clean=Share(honest["clean_accuracy"], *honest["intervals"]["clean_accuracy"]),
         balls={ball: left for ball, left in balls.items() if left is not None},
-        flags=tuple(f["check"] for f in summary.get("sanity", []) if f["status"] == "flag"),
+        flags=raised(f["check"] for f in summary.get("sanity", []) if f["status"] == "flag"),
         training_time=None if time is None else time.ratio,
     )
+
+
+def raised(checks: Iterable[str]) -> tuple[str, ...]:
+    """Returns each check that was raised once, the views that it was raised of in brackets.
+
+    Args:
+        checks: names of findings, such as "view 'deployed': gradients beat queries".
+    """
+    views: dict[str, list[str]] = {}
+    for check in checks:
+        viewed = re.fullmatch(r"view '(.+?)':? (.+)", check)
+        view, name = viewed.groups() if viewed else (None, check)
+        found = views.setdefault(name, [])
+        if view is not None and view not in found:
+            found.append(view)
+    return tuple(name + (f" ({', '.join(of)})" if of else "") for name, of in views.items())
 
 
 def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:

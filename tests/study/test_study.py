@@ -141,6 +141,14 @@ def test_seeds_stand_beside_intervals():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
 
 
+def test_a_check_is_said_once():
+    checks = ["view 'a' has gradients", "number of examples", "view 'b' has gradients"]
+    checks += ["view 'b': gradients beat queries", "view 'a' has gradients"]
+    assert table.raised(checks) == (
+        "has gradients (a, b)", "number of examples", "gradients beat queries (b)"
+    )  # fmt: skip
+
+
 def test_the_page_has_every_row(tmp_path):
     lines = [line("plain", 0.9, 0.5, 0.1, flags=("view 'x' has gradients",))]
     text = page.write(STUDY, lines, spec="mine.py", out=tmp_path, outdated=lines).read_text()

@@ -85,7 +85,9 @@ def trained(method: MethodConfig, evaluation: Evaluation, *, attack: PGD | None 
 
 JUDGED = studied.Setting((SMALL, MEDIUM), num_examples=500, num_random=200)
 NETWORK_RUNS, ENSEMBLE_RUNS = studied.network(JUDGED), studied.ensemble(JUDGED)
-BY_MAJORITY = studied.ensemble(JUDGED, vote="majority_mean_probability")  # as PARL decides
+# The papers of these transfer from an ensemble of the same kind that they do not train.
+TRANSFERRED = studied.ensemble(JUDGED, paper="ensemble")
+BY_MAJORITY = studied.ensemble(JUDGED, vote="majority_mean_probability", paper="ensemble")  # PARL's
 NOISE_OFF, LAYERS = studied.noise_off(JUDGED), studied.layers(JUDGED)
 ONE_DRAW, RANKS = studied.one_draw(JUDGED), studied.ranks(JUDGED)
 TRAINED_ATTACKED = studied.network(dataclasses.replace(JUDGED, threats=(SMALL, MEDIUM, LARGE)))
@@ -94,7 +96,8 @@ SEVEN_STEPS = dataclasses.replace(TRAINED_BY, loss="kl", start_sigma=0.001)
 
 def fitted(after: str) -> Config:
     """Returns REGroup of another row, which it starts from."""
-    config = trained(REGroup(network=NETWORK, num_layers=3, images_per_class=1000), RANKS)
+    method = REGroup(network=NETWORK, num_layers=None, images_per_class=1000)  # its rule: 75 %
+    config = trained(method, RANKS)
     return changes.with_training(config, phases=(), init_from=f"runs/studies/mnist/{after}/seed0")
 
 
@@ -122,9 +125,9 @@ VARIANTS = {
                 dataclasses.replace(NETWORK, activation="leaky_relu", negative_slope=0.1), 3
             )
         ),
-        ENSEMBLE_RUNS,
+        TRANSFERRED,
     ),
-    "dverge": trained(DVERGE(network=ENSEMBLE, eps=0.1, step_size=0.01), ENSEMBLE_RUNS),
+    "dverge": trained(DVERGE(network=ENSEMBLE, eps=0.1, step_size=0.01), TRANSFERRED),
     "trs": trained(TransferabilityReducedSmooth(network=ENSEMBLE), ENSEMBLE_RUNS),
     "rse": trained(RandomSelfEnsemble(network=NETWORK), ONE_DRAW),
     "sap": trained(StochasticActivationPruning(network=NETWORK, num_draws=10), ONE_DRAW),

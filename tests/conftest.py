@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 import types
+import zlib
 from collections import Counter
 
 os.environ["XLA_FLAGS"] = (
@@ -133,9 +134,34 @@ def pytest_itemcollected(item):
         item.add_marker(pytest.mark.filterwarnings(let_pass))
 
 
+def pytest_addoption(parser):
+    """Adds what leaves tests out besides marks: nightly they all run."""
+    parser.addoption("--thin", type=int, default=1, help="one of N parameters of each test")
+    parser.addoption("--every", type=int, default=1, help="one of N tests of each file")
+
+
+def one_of(n, items, group):
+    """Returns one of n items of each group, first another in another group, and those left out."""
+    groups = [group(item) for item in items]
+    counts, seen = Counter(groups), Counter()
+    kept, left_out = [], []
+    for item, name in zip(items, groups, strict=True):
+        # Tests of one list of methods or attacks take others of it.
+        first = zlib.crc32(name.encode()) % min(n, counts[name])
+        (kept if seen[name] % n == first else left_out).append(item)
+        seen[name] += 1
+    return kept, left_out
+
+
 @pytest.hookimpl(trylast=True)  # of what is left by then
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Files of few tests come first: the long ones are among them, and short ones fill the end."""
+    for n, group in (
+        (config.option.thin, lambda item: f"{item.location[0]}::{item.originalname}"),
+        (config.option.every, lambda item: item.location[0]),
+    ):
+        items[:], left_out = one_of(n, items, group)
+        config.hook.pytest_deselected(items=left_out)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
 

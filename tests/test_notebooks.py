@@ -9,8 +9,8 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((pathlib.Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 
 
-# Training, and three libraries, take these longest.
-NIGHTLY = ("combine_defences", "read_a_report", "judge_a_module")
+# Training, and three libraries, take these longest; the quick start's commands run without it.
+NIGHTLY = ("combine_defences", "read_a_report", "judge_a_module", "quickstart")
 
 
 @pytest.mark.slow

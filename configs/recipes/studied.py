@@ -128,6 +128,11 @@ def pgd(threat: ThreatModel, num_steps: int = 20) -> PGD:
     return PGD(threat, num_steps=num_steps, step_size=threat.eps / 10)
 
 
+def transferred(threat: ThreatModel, source: str) -> AttackRun:
+    """Returns PGD's examples of another row, as PARL's section 5.1 makes them."""
+    return AttackRun(PGD(threat, num_steps=50, step_size=threat.eps / 5), source=source)
+
+
 def network(setting: Setting) -> Evaluation:
     """Returns the evaluation of one deterministic network."""
 
@@ -156,7 +161,7 @@ def ensemble(
     def runs(threat: ThreatModel) -> dict[str, AttackRun]:
         square = Square(threat, num_queries=NUM_QUERIES)
         return {
-            PAPER: AttackRun(pgd(threat), source=paper),
+            PAPER: AttackRun(pgd(threat)) if paper is None else transferred(threat, paper),
             FRUGAL: AttackRun(FrugalAttack(threat)),
             "mora": AttackRun(MORA(threat, rule=MORA_RULES[vote]), view="members"),
             "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),

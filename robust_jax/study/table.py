@@ -37,7 +37,8 @@ class InBall(NamedTuple):
         paper: robust accuracy under the paper's own attack, counted as the paper counts.
         frugal: under the suite of few passes.
         transfer: under what fools a plain row.
-        one_draw: least accuracy of one draw, or of one member, under an attack.
+        one_draw: least accuracy of one draw, or of one member, under an attack; None where that is
+            what decides.
         certified: share that bounds prove.
     """
 
@@ -136,14 +137,16 @@ def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:
     if worst is None:
         return None
     proven = summary.get("certificates", {}).get(in_ball(CROWN, threat))
-    draws = [value for judge in judges.values() for name, value in judge["single_draw"].items()
+    draws = [(value, judge["robust_accuracy"].get(name))
+             for judge in judges.values() for name, value in judge["single_draw"].items()
              if name.endswith(in_ball("", threat))]  # fmt: skip
+    decides = all(draw == decided for draw, decided in draws)
     return InBall(
         worst=Share(worst, *honest["intervals"]["worst_case_accuracy"][ball]),
         paper=_robust(judges[PAPER], in_ball(PAPER, threat)),
         frugal=_robust(honest, in_ball(FRUGAL, threat)),
         transfer=_robust(honest, in_ball(TRANSFER, threat)),
-        one_draw=min(draws, default=None),
+        one_draw=None if decides else min(draw for draw, _ in draws),
         certified=None
         if proven is None or proven["intervals"] is None
         else Share(proven["certified_accuracy"], *proven["intervals"]["certified_accuracy"]),

@@ -150,7 +150,9 @@ def honest(radii: tuple[float, ...] = (0.01, 0.03)) -> Evaluation:
             f"pgd_{eps}": AttackRun(attacks(eps)["pgd"]),
             f"autoattack_{eps}": AttackRun(AutoAttack(threat), adaptive=True),
             f"frugal_{eps}": AttackRun(FrugalAttack(threat), adaptive=True),
-            f"mora_{eps}": AttackRun(MORA(threat, rule="voting"), view="members", adaptive=True),
+            f"mora_{eps}": AttackRun(
+                MORA.of_vote(threat, "majority_mean_probability"), view="members", adaptive=True
+            ),
             f"arc_{eps}": AttackRun(ARC(threat, first=APGD(threat)), view="members", adaptive=True),
             f"square_vote_{eps}": AttackRun(Square(threat), view="decision", adaptive=True),
         }

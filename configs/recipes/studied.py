@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from robust_jax.attacks import APGD, ARC, MORA, PGD, FrugalAttack, Square, ThreatModel
 from robust_jax.certify import Margins, Smoothing
-from robust_jax.evaluation.presets import MORA_RULES
 from robust_jax.evaluation.protocol import (
     PAPER,
     Adversary,
@@ -163,7 +162,7 @@ def ensemble(
         return {
             PAPER: AttackRun(pgd(threat)) if paper is None else transferred(threat, paper),
             FRUGAL: AttackRun(FrugalAttack(threat)),
-            "mora": AttackRun(MORA(threat, rule=MORA_RULES[vote]), view="members"),
+            "mora": AttackRun(MORA.of_vote(threat, vote), view="members"),
             "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
             "square": AttackRun(square, view="decision"),
         }

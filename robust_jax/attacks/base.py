@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
 from robust_jax import rng
+from robust_jax.attacks import losses
 from robust_jax.attacks.checks import check_batch, check_images, check_logits, check_starts
 from robust_jax.attacks.leaves import WithLeaves
 from robust_jax.attacks.passes import Passes, counted, marked
@@ -98,6 +99,16 @@ class Attack(WithLeaves, abc.ABC):
         """Returns the attack with each of these fields no larger than its limit."""
         fields = {name: min(getattr(self, name), limit) for name, limit in limits.items()}
         return dataclasses.replace(self, **fields)
+
+    def success_scores(self, logits: Float[Array, "*m b c"]) -> Float[Array, "b c"]:
+        """Returns the scores by which a success is judged, of what the view gives.
+
+        Of members the logarithm of their mean probability, unless the attack knows their vote.
+
+        Args:
+            logits: of one network, or of members or draws.
+        """
+        return losses.decision(logits)
 
     def has_start(self, given: Given) -> Bool[Array, " b"]:
         """Returns which images `perturb` has a start for: all, unless it begins at other images."""

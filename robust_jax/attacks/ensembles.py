@@ -1,18 +1,19 @@
 """MORA: members of an ensemble reweighed at every step by what they have left to give."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from robust_jax import rng
+from robust_jax import rng, voting
 from robust_jax.attacks import losses
 from robust_jax.attacks.apgd import ALPHA, random_start
 from robust_jax.attacks.bounded import BoundedAttack, start_keys
 from robust_jax.attacks.checks import check_counts
 from robust_jax.attacks.runs import Found, Given, Number, Path, Run, keep_better, nothing
+from robust_jax.attacks.threat import ThreatModel
 from robust_jax.checks import one_of
 from robust_jax.types import Images, Labels
 
@@ -25,19 +26,22 @@ WIDEST = 10.0
 """Gap of a member's two largest logits from which on all members' logits are made smaller."""
 
 
-def decide(logits: Float[Array, "*m b c"], rule: str) -> Float[Array, "b c"]:
+def decide(
+    logits: Float[Array, "*m b c"], rule: EnsembleRule, ties: voting.Ties = "lowest_class"
+) -> Float[Array, "b c"]:
     """Returns the scores of an ensemble: log mean probability, mean logit, or share of votes.
 
-    Votes that are equal go to the lowest class. Logits [b c] are those of one member.
+    Args:
+        logits: of the members; [b c] are those of one member.
+        rule: which.
+        ties: who wins of classes with as many votes.
     """
     logits = logits if logits.ndim == 3 else logits[None]
     if rule == "softmax":
         return losses.decision(logits)
     if rule == "logits":
         return jnp.mean(logits, axis=0)
-    votes = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=logits.dtype)
-    broken = jnp.any(jnp.isnan(logits), axis=(0, 2))
-    return jnp.where(broken[:, None], jnp.nan, jnp.mean(votes, axis=0))
+    return voting.majority(logits, ties=ties)
 
 
 def lead(logits: Float[Array, "*m b c"]) -> Float[Array, "*m b"]:
@@ -118,6 +122,8 @@ class MORA(BoundedAttack):
         parallel: all runs at once, at so many times the memory.
         num_steps: steps of one run.
         rule: how the ensemble decides.
+        ties: who wins of classes with as many votes, by the rule "voting"; `MORA.of_vote` names
+            both.
         beta: inverse temperature of the members' softmax in the weights; None for the authors' (.2
             of "softmax", .8 of "voting", 0 of "logits": all weigh the same).
         mixtures: s of the untargeted runs, in their order; 0 is the ensemble as it is.
@@ -144,6 +150,7 @@ class MORA(BoundedAttack):
     parallel: bool = False
     num_steps: int = 100
     rule: EnsembleRule = "softmax"
+    ties: voting.Ties = "lowest_class"
     beta: float | None = None
     mixtures: tuple[float, ...] = (0.5, 0.0, 0.25, 0.75, 1.0)
     num_targets: int = 9
@@ -152,13 +159,36 @@ class MORA(BoundedAttack):
         """Raises ValueError for hyper-parameters that make no sense."""
         super().__post_init__()
         check_counts(self, "num_steps")
-        one_of(self, "rule", ("softmax", "logits", "voting"))
+        one_of(self, "rule", get_args(EnsembleRule))
+        one_of(self, "ties", get_args(voting.Ties))
         if self.beta is not None and not 0 <= self.beta < float("inf"):
             raise ValueError(f"Expected beta={self.beta} >= 0 and finite.")
         if not all(0 <= share <= 1 for share in self.mixtures):
             raise ValueError(f"Expected mixtures={self.mixtures} to be shares in [0, 1].")
         if not self.num_kinds:
             raise ValueError("Expected mixtures=() with num_targets=0 to name a run.")
+
+    @classmethod
+    def of_vote(cls, threat: ThreatModel, vote: voting.Vote) -> "MORA":
+        """Returns the attack on an ensemble that decides by this vote.
+
+        Of the vote "borda", which MORA does not know, it attacks the mean probability.
+
+        Args:
+            threat: the ball.
+            vote: of the method; what its `deployed` view decides by.
+
+        Example:
+            >>> from robust_jax.attacks import MORA, ThreatModel
+            >>> attack = MORA.of_vote(ThreatModel("linf", 8 / 255), "majority_mean_probability")
+            >>> attack.rule, attack.ties
+            ('voting', 'mean_probability')
+        """
+        if vote == "majority_lowest_class":
+            return cls(threat, rule="voting")
+        if vote == "majority_mean_probability":
+            return cls(threat, rule="voting", ties="mean_probability")
+        return cls(threat, rule="logits" if vote == "mean_logit" else "softmax")
 
     def reduced(self) -> "MORA":
         """Returns the attack with three runs of forty steps: two mixtures, one target."""
@@ -188,6 +218,10 @@ class MORA(BoundedAttack):
         """Returns the run of this number: all kinds of runs of the first restart come first."""
         target = None if targets is None else targets[:, number % self.num_kinds]
         return Run(number, restart=number // self.num_kinds, target=target)
+
+    def success_scores(self, logits: Float[Array, "*m b c"]) -> Float[Array, "b c"]:
+        """Returns the scores of the vote."""
+        return decide(logits, self.rule, self.ties)
 
     def smooth(self, logits: Float[Array, "*m b c"]) -> Float[Array, "b c"]:
         """Returns scores with a gradient whose largest decides, of votes nearly."""
@@ -241,7 +275,7 @@ class MORA(BoundedAttack):
             return losses.gradient(
                 lambda logits, labels: self.loss(logits, labels, target, share, targeted),
                 view, points, labels, key=rng.stream(key, "view", step),
-                decide_fn=lambda logits: decide(logits, self.rule),
+                decide_fn=self.success_scores,
             )  # fmt: skip
 
         def step(number, carry):

@@ -30,9 +30,9 @@ def add_passes(passes: Passes, rows: np.ndarray, cost: Passes) -> None:
 def judge(
     attack: BoundedAttack, points: Images, number: Number, given: Given
 ) -> tuple[Images, Bool[Array, " b"]]:
-    """Returns the points in the balls, and which are misclassified under a key of their own."""
+    """Returns the points in the balls, and which succeed under a key of their own."""
     points = attack.threat.project(without_nan(points, given.images), given.images)
-    logits = losses.decision(given.view(points, key=rng.stream(given.key, "judge", number)))
+    logits = attack.success_scores(given.view(points, key=rng.stream(given.key, "judge", number)))
     return points, losses.misclassified(logits, given.labels)
 
 

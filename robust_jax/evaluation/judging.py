@@ -269,6 +269,7 @@ def judge_images(
     images: Float[Array, "b ..."],
     key: Key[Array, ""],
     attacked_view: View | None = None,
+    decision: losses.Decide = losses.decision,
 ) -> Judgement:
     """Returns how far images are from the clean ones of a batch, and every judge's decisions.
 
@@ -279,12 +280,13 @@ def judge_images(
         images: what is judged.
         key: of the attacked view, which no attack saw.
         attacked_view: what the attack saw; None for clean images.
+        decision: by which the attack judges what it saw.
     """
     change = images - batch.image
     delta = change.reshape(len(images), -1)
     view_fooled = jnp.zeros(len(images), bool)
     if attacked_view is not None:
-        logits = losses.decision(attacked_view(images, key=rng.stream(key, "attacked view")))
+        logits = decision(attacked_view(images, key=rng.stream(key, "attacked view")))
         view_fooled = losses.misclassified(logits, batch.label)
     return Judgement(
         decisions=judges(variables, batch, images),

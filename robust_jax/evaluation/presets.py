@@ -43,14 +43,6 @@ EOT = 20
 CERTIFIED = 200_000
 """Most parameters of a network whose margins are bounded without being asked for."""
 
-MORA_RULES: dict[str, Literal["softmax", "logits", "voting"]] = {
-    "mean_probability": "softmax",
-    "mean_logit": "logits",
-    "majority_lowest_class": "voting",
-    "majority_mean_probability": "voting",
-}
-"""MORA's rule by vote."""
-
 _NOT_ATTACKED = {"deployed", "train", "members", "decision"}
 """Views that no preset attacks as "another view": one is attacked anyway, the others are no
 surrogates of what is deployed."""
@@ -170,7 +162,7 @@ def _honest(threat: ThreatModel, model: Model, several: bool) -> Attacks:
             attacks["frugal"] = AttackRun(FrugalAttack(threat))
         attacks["square"] = AttackRun(Square(threat), view="decision")
     if several and not method.stochastic and threat.norm in MORA.norms:
-        mora = MORA(threat, rule=MORA_RULES.get(method.vote or "", "softmax"))
+        mora = MORA.of_vote(threat, method.vote or "mean_probability")
         attacks["mora"] = AttackRun(mora, view="members", adaptive=True)
         attacks["arc"] = AttackRun(ARC(threat, first=APGD(threat)), view="members", adaptive=True)
     return attacks

@@ -168,7 +168,7 @@ class _Attacked(NamedTuple):
         if isinstance(attack, BoundedAttack):
             images = attack.threat.project(images, batch.image)
         key, view = rng.stream(key, f"judge {self.name}"), self.view(variables, sources)
-        return judge_images(self.judges, variables, batch, images, key, view)
+        return judge_images(self.judges, variables, batch, images, key, view, attack.success_scores)
 
 
 def attack_step(

@@ -25,6 +25,9 @@ COLUMNS = {
 }
 """Fields of `InBall`, as the table calls them; a column that no row has is left out."""
 
+HEAD = 0.03
+"""Difference of accuracies of an arrow that is longer than its head; shorter ones are not drawn."""
+
 REDUCED = "Reduced budget: not comparable with any other number."
 CAPTION = (
     "Of each defence, the accuracy on clean images (bar), what its paper's own attack leaves "
@@ -105,10 +108,11 @@ def _draw(axes: Axes, place: int, line: Line, ball: str, color: str) -> None:
     worst, paper = line.balls[ball].worst, line.balls[ball].paper
     axes.plot([worst.low, worst.high], [place, place], color=color, alpha=0.35, linewidth=4)
     if paper is not None:
-        axes.annotate(
-            "", (worst.value, place), (paper.value, place),
-            arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.0},
-        )  # fmt: skip
+        if abs(worst.value - paper.value) > HEAD:
+            axes.annotate(
+                "", (worst.value, place), (paper.value, place),
+                arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.0},
+            )  # fmt: skip
         axes.plot([paper.value], [place], "o", color=color, markerfacecolor="white")
     axes.plot([worst.value], [place], "^" if line.flags else "o", color=color)
 

@@ -1,12 +1,23 @@
 """Attacks on an ensemble by the logits of its members."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from robust_jax import serialization
-from robust_jax.attacks import APGD, MORA, Attack, ThreatModel, ensembles, losses, trajectory
+from robust_jax import serialization, voting
+from robust_jax.attacks import (
+    APGD,
+    MORA,
+    Attack,
+    ThreatModel,
+    ensembles,
+    losses,
+    over_radii,
+    trajectory,
+)
 
 KEY = jax.random.key(29)
 THREAT = ThreatModel("linf", 0.1)
@@ -51,6 +62,30 @@ def test_rules_by_hand():
         jax.nn.softmax(logits).mean(axis=0),
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("vote", [vote for vote in get_args(voting.Vote) if vote != "borda"])
+def test_what_succeeds_is_what_the_vote_gets_wrong(vote):
+    """Equal votes too: a third of these images have some."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 300, 4)), jnp.float32)
+    attack = MORA.of_vote(THREAT, vote)
+    found = jnp.argmax(ensembles.decide(logits, attack.rule, attack.ties), axis=1)
+    np.testing.assert_array_equal(found, jnp.argmax(voting.scores(logits, vote), axis=1))
+
+
+def test_a_vote_stands_or_falls_at_every_radius():
+    """Two members of three are wrong from .05 on, unsurely: the mean probability never is."""
+
+    def view(images, *, key):
+        del key
+        bright = jnp.mean(images, axis=(1, 2, 3))
+        unsure = jnp.stack([0 * bright, bright - 0.55], axis=1)
+        return jnp.stack([unsure, unsure, jnp.stack([10 + 0 * bright, 0 * bright], axis=1)])
+
+    images, labels = jnp.full((4, 2, 2, 1), 0.5), jnp.zeros(4, jnp.int32)
+    attack = MORA(THREAT, num_steps=10, rule="voting", mixtures=(0.5,), num_targets=0)
+    found = over_radii(attack, view, images, labels, eps=[0.04, 0.1], key=KEY)
+    np.testing.assert_array_equal(found.standing, [[True] * 4, [False] * 4])
 
 
 def test_weights_are_the_derivative_of_the_mean_softmax():

@@ -9,10 +9,9 @@ import time
 
 import pytest
 
-from robust_jax.attacks import ThreatModel
+from robust_jax.attacks import MORA, ThreatModel
 from robust_jax.commands import train
 from robust_jax.commands.train import LOCK
-from robust_jax.evaluation.presets import MORA_RULES
 from robust_jax.experiment import config
 from robust_jax.runtime import locks
 from robust_jax.study import Row, Study, kept, page, run, steps, table
@@ -85,7 +84,8 @@ def test_rows_of_mnist_train_alike():
         assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
         for attack, attacked in one.evaluation.attacks.items():
             if attack.startswith("mora"):  # by what is deployed
-                assert attacked.attack.rule == MORA_RULES[one.method.vote], name
+                threat, vote = attacked.attack.threat, one.method.vote
+                assert attacked.attack == MORA.of_vote(threat, vote), name
 
 
 def line(name, clean, paper, worst, *, flags=(), time=1.5, budget="full"):

@@ -41,7 +41,7 @@ FEW_STEPS, FEW_IMAGES = 4, 5
 def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
     """Returns whether the evaluation's own attacks in steps forget successes, and whether they end.
 
-    Both by the word of the view that is attacked.
+    Both by what the attack goes by: the view that it sees and, of members, the vote that it knows.
 
     Args:
         probed: the model, images and the evaluation.
@@ -54,7 +54,9 @@ def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
         found = jitted(lambda view, images, labels, key, attack=run.attack: trajectory(
             attack, view, images, labels, key=key
         ))(view, images, labels, key)  # fmt: skip
-        decide = jitted(lambda view, images, key: losses.decision(view(images, key=key)))
+        decide = jitted(lambda view, images, key, attack=run.attack: attack.success_scores(
+            view(images, key=key)
+        ))  # fmt: skip
         first, again = (
             decide(view, found.images, rng.stream(key, "judge", number)) for number in (0, 1)
         )

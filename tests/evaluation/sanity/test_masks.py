@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from robust_jax import evaluation
-from robust_jax.attacks import BIM, PGD, ThreatModel
+from robust_jax.attacks import BIM, MORA, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection
@@ -232,6 +232,23 @@ def test_an_attack_that_passes_what_it_seeks():
         found = indicators(probed, key=jax.random.key(0))
         assert found[0].check == "attacks return what they find (silent success)"
         assert found[0].status == expected
+
+
+def test_an_attack_that_knows_the_vote():
+    """Two members of three are wrong, unsurely; by the mean the sure third decides."""
+
+    def view(variables, images, *, key=None):
+        bright = jnp.mean(images, axis=(1, 2, 3))
+        unsure = jnp.stack([0 * bright, bright - 0.55], axis=1)
+        sure = jnp.stack([10 + 0 * bright, 0 * bright], axis=1)
+        return jnp.stack([unsure, unsure, sure])
+
+    images, labels = jnp.full((8, 2, 2, 1), 0.5), jnp.zeros(8, jnp.int32)
+    ball, runs = ThreatModel("linf", 0.2), {}
+    attack = MORA(ball, num_steps=10, rule="voting", mixtures=(0.5,), num_targets=0)
+    runs["mora"] = AttackRun(attack)
+    found = indicators(Probed(method(view), {}, images, labels, runs), key=jax.random.key(0))
+    assert (found[0].status, "mora" in found[0].text) == ("passed", True)
 
 
 @pytest.mark.parametrize("skip", [True, False])

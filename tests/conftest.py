@@ -160,8 +160,9 @@ def pytest_collection_modifyitems(config, items):
         (config.option.thin, lambda item: f"{item.location[0]}::{item.originalname}"),
         (config.option.every, lambda item: item.location[0]),
     ):
-        items[:], left_out = one_of(n, items, group)
-        config.hook.pytest_deselected(items=left_out)
+        if n > 1:
+            items[:], left_out = one_of(n, items, group)
+            config.hook.pytest_deselected(items=left_out)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
 

@@ -8,6 +8,7 @@ from jax import lax
 
 from robust_jax.certify import crown_margins, smallest_margin
 from robust_jax.certify.equations import evaluated
+from tests.convolutions import by_sums
 
 KERNEL = jax.random.normal(jax.random.key(1), (3, 3, 5, 1))
 PADS = [((3, 1), (3, 3)), ((1, 3), (0, 3)), ((-1, 2), (1, 1)), ((3, 3), (1, 4))]
@@ -18,19 +19,6 @@ def convolved(x, pads, dilation):
     return lax.conv_general_dilated(
         x, KERNEL, (1, 1), pads, dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-
-
-def by_sums(x, pads, dilation):
-    """The same, position by position of the kernel."""
-    edges = [(*pad, a - 1) for pad, a in zip(pads, dilation, strict=True)]
-    wide = lax.pad(x, jnp.float32(0), [(0, 0, 0), *edges, (0, 0, 0)])
-    height, width = wide.shape[1] - 2, wide.shape[2] - 2
-    places = [(u, v) for u in range(3) for v in range(3)]
-    parts = [
-        jnp.einsum("bhwk,kf->bhwf", wide[:, u : u + height, v : v + width], KERNEL[u, v])
-        for u, v in places
-    ]
-    return sum(parts)
 
 
 @pytest.mark.parametrize("pads", PADS)
@@ -46,12 +34,14 @@ def test_a_transpose_reads_nothing_beyond_its_input(pads, dilation):
         return evaluated(equation, [x, KERNEL])[0]
 
     values = jax.random.normal(jax.random.key(2), output.aval.shape)
-    _, pull = jax.vjp(lambda x: by_sums(x, pads, dilation), jnp.zeros(image.shape))
+    _, pull = jax.vjp(lambda x: by_sums(x, KERNEL, pads, dilation=dilation), jnp.zeros(image.shape))
     transposed = jax.jit(lambda values: jax.linear_transpose(linear, image)(values)[0])
     for _ in range(4):  # what is read there differs from call to call
         np.testing.assert_allclose(transposed(values), *pull(values), rtol=1e-4, atol=1e-5)
     x = jax.random.normal(jax.random.key(3), image.shape)
-    np.testing.assert_allclose(linear(x), by_sums(x, pads, dilation), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        linear(x), by_sums(x, KERNEL, pads, dilation=dilation), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_margins_behind_such_padding_are_exact_where_the_function_is_linear():
@@ -63,7 +53,7 @@ def test_margins_behind_such_padding_are_exact_where_the_function_is_linear():
         return convolved(images, pads, (1, 1)).reshape(len(images), -1) @ weights
 
     def margin(image):
-        found = by_sums(image[None], pads, (1, 1)).reshape(-1) @ weights
+        found = by_sums(image[None], KERNEL, pads).reshape(-1) @ weights
         return found[0] - found[1]
 
     labels = jnp.zeros(2, jnp.int32)

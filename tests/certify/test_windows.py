@@ -11,6 +11,7 @@ from robust_jax.certify import crown_margins, rows
 from robust_jax.certify.local import Local, applied, recognise, transposed
 from robust_jax.certify.network import Affine, prepare
 from robust_jax.models import CNNConfig, EnsembleConfig, ResNetConfig
+from tests.convolutions import by_sums
 
 RNG = np.random.default_rng(0)
 
@@ -75,16 +76,8 @@ def test_convolutions_read_nothing_beyond_their_rows(padding, size):
     value = jax.jit(lambda images: applied(local, images, size))
     transpose = jax.jit(lambda rows: transposed(local, rows, (6, 8)))
 
-    def by_sums(images):
-        """The same, position by position of the kernel."""
-        edges = [
-            (low, n + 2 - low - there) for low, n, there in zip(padding, size, (6, 8), strict=True)
-        ]
-        wide = lax.pad(images, jnp.float32(0), [(0, 0, 0), *((*e, 0) for e in edges), (0, 0, 0)])
-        places = [(u, v) for u in range(3) for v in range(3)]
-        return sum(wide[:, u : u + size[0], v : v + size[1]] @ kernel[u, v] for u, v in places)
-
-    expected, pull = jax.vjp(by_sums, images)
+    pads = [(low, n + 2 - low - there) for low, n, there in zip(padding, size, (6, 8), strict=True)]
+    expected, pull = jax.vjp(lambda images: by_sums(images, kernel, pads), images)
     for _ in range(4):  # what lies beyond differs from call to call
         np.testing.assert_allclose(value(images), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(transpose(rows), *pull(rows), rtol=1e-4, atol=1e-5)

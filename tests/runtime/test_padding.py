@@ -1,7 +1,6 @@
 """Padding that XLA:CPU reads wrongly: cut, or padded, before every convolution."""
 
 import ast
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import pytest
 from jax import lax
 
 from robust_jax.runtime.padding import within_reach
+from tests.convolutions import by_sums
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 KERNEL = jax.random.normal(jax.random.key(1), (3, 2, 2, 3))
@@ -19,18 +19,6 @@ def convolved(x, pads, strides, dilation):
     """Returns a convolution whose padding is within its kernel's reach."""
     x, pads, dilation = within_reach(x, pads, kernel_size=(3, 2), input_dilation=dilation)
     return lax.conv_general_dilated(x, KERNEL, strides, pads, dilation, dimension_numbers=LAYOUT)
-
-
-def by_sums(x, pads, strides, dilation):
-    """Returns the same, position by position of the kernel."""
-    edges = [(*pad, a - 1) for pad, a in zip(pads, dilation, strict=True)]
-    wide = lax.pad(x, jnp.float32(0), [(0, 0, 0), *edges, (0, 0, 0)])
-    height, width = wide.shape[1] - 2, wide.shape[2] - 1
-    parts = [
-        wide[:, u : u + height : strides[0], v : v + width : strides[1]] @ KERNEL[u, v]
-        for u, v in itertools.product(range(3), range(2))
-    ]
-    return sum(parts)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +33,9 @@ def by_sums(x, pads, strides, dilation):
 )
 def test_a_convolution_and_its_gradient_read_the_image_alone(pads, strides, dilation):
     x = jax.random.normal(jax.random.key(2), (2, 4, 7, 2))
-    expected, pull = jax.vjp(lambda x: by_sums(x, pads, strides, dilation), x)
+    expected, pull = jax.vjp(
+        lambda x: by_sums(x, KERNEL, pads, strides=strides, dilation=dilation), x
+    )
     cotangent = jax.random.normal(jax.random.key(3), expected.shape)
 
     @jax.jit

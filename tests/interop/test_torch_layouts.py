@@ -20,6 +20,7 @@ from robust_jax.runtime import command_line, sharding
 
 torch = pytest.importorskip("torch", reason="needs the extra robust_jax[torch]")
 nn = torch.nn
+from tests.interop.torch_modules import randomised  # noqa: E402 - needs it
 
 
 class Block(nn.Module):
@@ -103,19 +104,6 @@ class VGG(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-
-def randomised(module):
-    """The module in evaluation mode, its BatchNorms with statistics and scales of their own."""
-    generator = torch.Generator().manual_seed(0)
-    for each in module.modules():
-        if isinstance(each, nn.BatchNorm2d):
-            for name, low, high in (("running_mean", -0.3, 0.3), ("running_var", 0.5, 2.0)):
-                getattr(each, name).uniform_(low, high, generator=generator)
-            with torch.no_grad():
-                each.weight.uniform_(0.5, 1.5, generator=generator)
-                each.bias.uniform_(-0.2, 0.2, generator=generator)
-    return module.eval()
 
 
 def check(module, architecture, size):

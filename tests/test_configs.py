@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from robust_jax import evaluation, serialization, training
+from robust_jax.attacks import MORA
 from robust_jax.certify import Margins
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.experiment import config
@@ -73,6 +74,19 @@ def test_evaluation_comes_back_from_json(spec):
     found = load_evaluation(spec)
     written = json.loads(json.dumps(serialization.to_json(found)))
     assert serialization.from_json(Evaluation, written) == found
+
+
+def test_mora_attacks_what_decides():
+    """Of every configuration; one of another vote would leave too much standing."""
+    seen = set()
+    for spec in CONFIGS:
+        found = load(spec)
+        for run in found.evaluation.attacks.values():
+            if isinstance(run.attack, MORA) and run.source is None:
+                by = MORA.of_vote(run.attack.threat, found.method.vote)
+                assert (run.attack.rule, run.attack.ties) == (by.rule, by.ties), identify(spec)
+                seen.add(found.method.vote)
+    assert seen == {"mean_probability", "majority_mean_probability"}
 
 
 @functools.cache

@@ -104,7 +104,7 @@ def main(arguments: Arguments) -> int:
             )
         kept.keep(
             arguments.study, [line.task for line in lines], out, arguments.keep,
-            checkpoints=study.checkpoints,
+            checkpoints=study.checkpoints, rows=study.rows,
         )  # fmt: skip
         (arguments.keep / "study.md").write_text(page.markdown(study, lines))
         shutil.copy(written.with_suffix(".png"), arguments.keep / "study.png")

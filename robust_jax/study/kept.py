@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from robust_jax import formats
 from robust_jax.experiment import config
@@ -39,6 +39,7 @@ def keep(
     into: pathlib.Path,
     *,
     checkpoints: Sequence[str] = (),
+    rows: Collection[str] | None = None,
 ) -> None:
     """Writes an archive for each task that is done: the same bytes of the same records.
 
@@ -51,6 +52,7 @@ def keep(
         out: the study's directory.
         into: directory, made where it is missing.
         checkpoints: rows whose best checkpoint is kept too.
+        rows: of the study; what the directory has of any other is removed. None leaves it there.
 
     Raises:
         ValueError: a summary that a later version wrote, or a checkpoint that is damaged.
@@ -79,6 +81,10 @@ def keep(
 
     if (out / steps.FILE).is_file():
         shutil.copy(out / steps.FILE, into)
+    for file in (*into.glob("*-seed*.tar.xz"), *into.glob("*-seed*.safetensors")):
+        name = file.name.rpartition("-seed")[0]
+        if rows is not None and name not in rows:
+            file.unlink()
 
 
 def archive(folder: pathlib.Path, task: Task) -> pathlib.Path:

@@ -100,6 +100,9 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     first = written.read_bytes()
     kept.keep("mine.py", [task], out, tmp_path / "kept")
     assert written.read_bytes() == first
+    (tmp_path / "kept" / "gone-seed0.tar.xz").write_text("of a row that has left the study")
+    kept.keep("mine.py", [task], out, tmp_path / "kept", rows=["plain", "missing"])
+    assert list((tmp_path / "kept").iterdir()) == [written]
     kept.restore(tmp_path / "kept", tmp_path / "again")
     again = task.workdir(tmp_path / "again")
     assert {path.name for path in again.rglob("*")} == {"summary.json", "records", "clean.jsonl"}

@@ -67,7 +67,11 @@ def main(arguments: Arguments) -> dict[str, object]:
     else:
         model = experiment.as_model(checkpoints.load(arguments.checkpoint, mesh))
     found = errors(model, arguments, mesh)
-    written: dict[str, object] = {"errors": found, "mean_error": mean_error(found)}
+    written: dict[str, object] = {
+        "errors": found,
+        "mean_error": mean_error(found),
+        "num_examples": arguments.num_examples,  # None for all
+    }
     if arguments.reference is not None:
         reference = experiment.as_model(checkpoints.load(arguments.reference, mesh))
         of_reference = errors(reference, arguments, mesh)
@@ -115,10 +119,12 @@ def mean_error(found: Errors) -> float:
     return float(np.mean([*found.values()]))
 
 
-def mean_corruption_error(found: Errors, reference: Errors) -> float:
+def mean_corruption_error(found: Errors, reference: Errors) -> float | None:
     """Returns mCE: of each corruption the errors' sum over that of a reference, the mean of these.
 
-    Hendrycks and Dietterich, 2019, section 4.1; theirs is relative to AlexNet.
+    Hendrycks and Dietterich, 2019, section 4.1; theirs is relative to AlexNet, over 15 corruptions.
+
+    None where that makes no error on a corruption, by which it divides.
 
     Example:
         >>> from robust_jax.commands.corruptions import mean_corruption_error
@@ -126,7 +132,9 @@ def mean_corruption_error(found: Errors, reference: Errors) -> float:
         >>> mean_corruption_error(found, reference={"fog": [0.2, 0.4], "snow": [0.4, 0.5]})
         0.75
     """
-    return float(np.mean([sum(found[name]) / max(sum(reference[name]), 1e-12) for name in found]))
+    if not all(sum(reference[name]) for name in found):
+        return None
+    return float(np.mean([sum(found[name]) / sum(reference[name]) for name in found]))
 
 
 def _show(title: str, found: Errors, written: dict[str, object]) -> None:
@@ -137,7 +145,8 @@ def _show(title: str, found: Errors, written: dict[str, object]) -> None:
     for name in ("mean_error", "mean_corruption_error"):
         value = written.get(name)
         if isinstance(value, float):
-            logging.say(f"{name.replace('_', ' ')}: {percent(value)}")
+            over = f"over {len(found)} corruption{'' if len(found) == 1 else 's'}"
+            logging.say(f"{name.replace('_', ' ')} {over}: {percent(value)}")
 
 
 def run() -> None:

@@ -35,8 +35,10 @@ class Run(NamedTuple):
         directory: where it lies.
         name: of the checkpoint's configuration.
         config: the protocol.
-        identity: what evaluations of one column share, as JSON: all but seeds and weights.
+        identity: what evaluations of one column share, as JSON: all but seeds and weights, and of
+            images drawn at random the seed too.
         summary: its numbers.
+        data: fingerprint of the images and labels; None in early formats.
     """
 
     directory: pathlib.Path
@@ -44,6 +46,7 @@ class Run(NamedTuple):
     config: Evaluation
     identity: str
     summary: Summary
+    data: str | None
 
 
 class Row(NamedTuple):
@@ -83,12 +86,22 @@ def read(directory: pathlib.Path) -> Run:
         "name": description["name"],
         "method": description["method"],
         "sources": sorted(claims.part(description, "sources")),
-        "evaluation": {**evaluation, "seed": None},
+        "evaluation": {**evaluation, "seed": _seed_of_images(config)},
+        "data": description["data"],
     }
     if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
         shared["draws"] = summary["draws"]
     identity = json.dumps(shared, sort_keys=True)
-    return Run(directory, str(description["name"]), config, identity, summary)
+    data = description["data"]
+    return Run(
+        directory, str(description["name"]), config, identity, summary,
+        None if data is None else str(data),
+    )  # fmt: skip
+
+
+def _seed_of_images(config: Evaluation) -> int | None:
+    """Returns the seed where it says which images are evaluated."""
+    return config.seed if config.selection.rule == "random" else None
 
 
 def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -144,8 +157,9 @@ def _accuracies(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
         if value is None:
             continue
         members = inside.get(ball, list(counted))  # of format 2: all attacks
-        what = f"under all {len(members)} attacks of its evaluation in this ball"
-        key = _Key(f"worst case, {ball}", what, repr(sorted(settings[name] for name in members)))
+        what = f"under all {len(members)} attacks of its evaluation in this ball{words}"
+        settled = f"{counts} {sorted(settings[name] for name in members)}"
+        key = _Key(f"worst case, {ball}", what, settled)
         lines[key] = (value, bounds["worst_case_accuracy"][ball])
     return lines
 
@@ -168,8 +182,14 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     if any(run.summary["budget"] == "reduced" for run in runs):
         lines.append("Reduced budget: not comparable with any other number.")
     kinds = {
+        "data": [((r.data or "unknown")[:8],) for r in runs],
         "images": [
-            (r.config.selection.split, r.config.selection.rule, r.summary["num_examples"])
+            (
+                r.config.selection.split,
+                r.config.selection.rule,
+                r.summary["num_examples"],
+                *(["seed", r.config.seed] if _seed_of_images(r.config) is not None else []),
+            )
             for r in runs
         ],
         "draws of a random method": [(r.summary["draws"],) for r in runs],
@@ -179,6 +199,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         if len(set(values)) > 1:
             listed = "; ".join(" ".join(map(str, value)) for value in dict.fromkeys(values))
             lines.append(f"Not the same {words}: {listed}.")
+    if len(runs) > 1 and any(run.config.selection.by_correctness for run in runs):
+        lines.append("Images chosen for being right: each evaluation has its own.")
     flagged = {
         f["check"] for run in runs for f in run.summary.get("sanity", []) if f["status"] == "flag"
     }

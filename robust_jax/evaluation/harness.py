@@ -225,6 +225,9 @@ def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records
     Args:
         directory: of the evaluation.
         config: the protocol.
+
+    Raises:
+        ValueError: it has not ended: images that were to be attacked have no record.
     """
     found = read_records(directory)
     rows = np.asarray(list(found[CLEAN]))
@@ -234,9 +237,16 @@ def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records
     records: Records = {CLEAN: {row: found[CLEAN][row] for row in rows.tolist()}}
     for name, run in config.attacks.items():
         before = records[run.after or CLEAN]
-        right = any(one.right_somewhere for one in before.values())
+        asked = {row for row, one in before.items()
+                 if one.right_somewhere or not _skips(run, config)}  # fmt: skip
         # An attack that has nothing to do writes nothing.
-        attacked = found[name] if right or not _skips(run, config) else {}
+        attacked = found.get(name, {}) if asked else {}
+        missing = asked - attacked.keys()
+        if missing:
+            raise ValueError(
+                f"Expected {str(directory)!r} to hold an evaluation that has ended: {name!r} has "
+                f"no record of {len(missing)} of {len(asked)} images."
+            )
         records[name] = with_skipped(run, before, attacked)
     return records
 

@@ -40,8 +40,8 @@ def compare(
     """Returns a pair for the clean images and for each attack of a name that both have.
 
     Args:
-        first: records of a model.
-        second: of the other, on the same images.
+        first: records of a model, of all images, as `evaluate` and `read_evaluated` give them.
+        second: of the other, on the same images, under attacks of the same settings.
         judges: whose word counts, of each.
 
     Raises:
@@ -54,6 +54,10 @@ def compare(
     labels = [{row: one.label for row, one in found[CLEAN].items()} for found in (first, second)]
     if labels[0] != labels[1]:
         raise ValueError("Expected both evaluations to be of the same images, in rows and labels.")
+    partial = [name for found in (first, second) for name, rows in found.items()
+               if rows.keys() != found[CLEAN].keys()]  # fmt: skip
+    if partial:
+        raise ValueError(f"Expected records of all images under {partial[0]!r}: `read_evaluated`.")
     return [
         _pair(name, _right(first, name, judges[0]), _right(second, name, judges[1]))
         for name in first

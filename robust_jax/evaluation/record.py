@@ -70,20 +70,34 @@ class Record(NamedTuple):
         """Returns whether any judge has it right."""
         return any(decision.correct for decision in self.decisions.values())
 
+    def left_alone(self) -> "Record":
+        """Returns what counts of a clean example that is not attacked, as every judge has it wrong.
+
+        It is not robust, whatever a single draw says of the clean image.
+        """
+        decisions = {
+            judge: one._replace(share_correct=0.0) for judge, one in self.decisions.items()
+        }
+        return self._replace(decisions=decisions)
+
     def in_a_larger_ball(self, found: "Record | None") -> "Record":
         """Returns what counts of the example in a ball around this one's.
 
-        A judge that has it wrong here has it wrong there: the image lies in both balls.
+        A judge that has it wrong here has it wrong there: the image lies in both balls. Of its
+        draws those on the worse of the two count.
 
         Args:
             found: of an attack in that ball; None where none was made.
         """
         if found is None:
             return self._replace(passes=None)
-        decisions = {
-            judge: found.decisions[judge] if decision.correct else decision
-            for judge, decision in self.decisions.items()
-        }
+
+        def counts(judge: str, here: Decision) -> Decision:
+            there = found.decisions[judge]
+            worse = min(here.share_correct, there.share_correct)
+            return there if here.correct else here._replace(share_correct=worse)
+
+        decisions = {judge: counts(judge, here) for judge, here in self.decisions.items()}
         return found._replace(decisions=decisions)
 
     def to_json(self) -> dict[str, object]:

@@ -146,7 +146,7 @@ def with_skipped(
         attacked: of those that the run attacked, whatever was done to them.
     """
     if run.after is None:
-        return {row: attacked.get(row) or record for row, record in before.items()}
+        return {row: attacked.get(row) or one.left_alone() for row, one in before.items()}
     return {row: record.in_a_larger_ball(attacked.get(row)) for row, record in before.items()}
 
 

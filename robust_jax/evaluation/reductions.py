@@ -140,8 +140,10 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:
         attacks_all = (
             run is None or run.source is not None or not config.adversary.skip_misclassified
         )
-        if not attacks_all and not all(record.right_somewhere for record in clean.values()):
-            return None  # what was left out stands as its clean image
+        before = CLEAN if run is None else run.after or CLEAN
+        attacks_all &= before == CLEAN
+        if not attacks_all and not all(one.right_somewhere for one in records[before].values()):
+            return None  # what was left out stands as its image before
         attacked = [records[name][row] for row in clean]
         return share(record.label in record.decisions[judge].top5 for record in attacked)[0]
 
@@ -165,6 +167,8 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:
         "single_draw": {
             name: sum(records[name][row].decisions[judge].share_correct for row in clean)
             / len(clean)
+            if _is_drawn(records, config, judge, name)
+            else None
             for name in [CLEAN, *counted]
         },
         "submissions": submissions,
@@ -179,6 +183,19 @@ def of_judge(records: Records, config: Evaluation, judge: str) -> JudgeSummary:
     }
 
 
+def _is_drawn(records: Records, config: Evaluation, judge: str, name: str) -> bool:
+    """Returns whether what draws say of a row's images is known.
+
+    A row after another does not attack what every judge has wrong there; of a random method draws
+    of it may be right still, and nobody knows of how many the larger ball would leave.
+    """
+    run = config.attacks.get(name)
+    if run is None or run.after is None:
+        return True
+    fallen = (one for one in records[run.after].values() if not one.right_somewhere)
+    return not any(one.decisions[judge].share_correct for one in fallen)
+
+
 def _of_draws(
     records: Records, config: Evaluation, judge: str, counted: list[str]
 ) -> tuple[dict[str, dict[str, float]], Rejudged | None]:
@@ -188,7 +205,8 @@ def _of_draws(
     judge whose draws are no submissions. Of one member at random it is exact; there is nothing
     where the deployed rule is random, or no judge tells.
     """
-    rule, names = config.judges[judge], [CLEAN, *counted]
+    rule = config.judges[judge]
+    names = [name for name in (CLEAN, *counted) if _is_drawn(records, config, judge, name)]
     if rule.of_a_member:
         # Their share is known, unless they are drawn themselves; each submission draws a member.
         others = [name for name, one in config.judges.items() if one.is_deployed]

@@ -184,15 +184,24 @@ def _cell(share: Share | float | None) -> str:
     return percent(share)
 
 
-def words(study: Study) -> str:
-    """Returns what the columns of the tables mean."""
+def words(study: Study, lines: Sequence[Line]) -> str:
+    """Returns what the columns of the tables mean.
+
+    Args:
+        study: the study.
+        lines: its rows.
+    """
+    found = (left.num_certified for line in lines for left in line.balls.values())
+    counts = sorted({number for number in found if number is not None})
+    first = f", of the first {' or '.join(map(str, counts))} images" if counts else ""
     return (
         "Accuracy of the deployed rule with 95 % intervals: differences inside them say "
         "nothing. The worst case counts an image that is right clean and under every attack of "
         "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
-        "Transferred: what fools the plain row. Certified: proven by linear bounds. Training "
-        f"time is an image's, relative to {study.rows[study.reference].title}: the two took turns."
+        f"Transferred: what fools the plain row. Certified: proven by linear bounds{first}. "
+        f"Training time is an image's, relative to {study.rows[study.reference].title}: the two "
+        "took turns."
     )
 
 
@@ -271,7 +280,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         lines: its rows.
     """
     missing = _missing(study, lines)
-    parts = [f"{_count(lines)}, {_images(lines)}. " + words(study)]
+    parts = [f"{_count(lines)}, {_images(lines)}. " + words(study, lines)]
     parts += [f"Not run yet: {missing}."] if missing else []
     for one in tables(study, lines):
         if one.heading is not None:
@@ -284,7 +293,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
 
 
 def _table(study: Study, lines: Sequence[Line]) -> str:
-    parts = [f"<p>{text(words(study))}</p>"]
+    parts = [f"<p>{text(words(study, lines))}</p>"]
     for one in tables(study, lines):
         parts += [f"<h3>{one.heading}</h3>"] if one.heading is not None else []
         parts.append(table(one.columns, one.rows))

@@ -37,9 +37,10 @@ class InBall(NamedTuple):
         paper: robust accuracy under the paper's own attack, counted as the paper counts.
         frugal: under the suite of few passes.
         transfer: under what fools a plain row.
-        one_draw: least accuracy of one draw, or of one member, under an attack; None where that is
-            what decides.
-        certified: share that bounds prove.
+        one_draw: least accuracy of one draw of the deployed rule, or of one member, under an
+            attack; None where nothing is drawn.
+        certified: share that bounds prove, of the first `num_certified`.
+        num_certified: images that were certified.
     """
 
     worst: Share
@@ -48,6 +49,7 @@ class InBall(NamedTuple):
     transfer: Share | None
     one_draw: float | None
     certified: Share | None
+    num_certified: int | None = None
 
 
 class Line(NamedTuple):
@@ -137,19 +139,20 @@ def _in_ball(summary: Summary, threat: ThreatModel) -> InBall | None:
     if worst is None:
         return None
     proven = summary.get("certificates", {}).get(in_ball(CROWN, threat))
-    draws = [(value, judge["robust_accuracy"].get(name))
-             for judge in judges.values() for name, value in judge["single_draw"].items()
-             if name.endswith(in_ball("", threat))]  # fmt: skip
-    decides = all(draw == decided for draw, decided in draws)
+    # Another judge's may be of a network without noise, or of a vote.
+    drawn = [judge["single_draw"] for judge in judges.values() if judge["submissions"]]
+    draws = [share for one in drawn for name, share in one.items()
+             if share is not None and name.endswith(in_ball("", threat))]  # fmt: skip
     return InBall(
         worst=Share(worst, *honest["intervals"]["worst_case_accuracy"][ball]),
         paper=_robust(judges[PAPER], in_ball(PAPER, threat)),
         frugal=_robust(honest, in_ball(FRUGAL, threat)),
         transfer=_robust(honest, in_ball(TRANSFER, threat)),
-        one_draw=None if decides else min(draw for draw, _ in draws),
+        one_draw=min(draws, default=None),
         certified=None
         if proven is None or proven["intervals"] is None
         else Share(proven["certified_accuracy"], *proven["intervals"]["certified_accuracy"]),
+        num_certified=None if proven is None else proven["num_images"],
     )
 
 

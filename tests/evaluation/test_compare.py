@@ -121,9 +121,34 @@ def test_what_counts_is_told_apart(directories):
         name: {**found, "counts": "attacked"} for name, found in other.summary["judges"].items()
     }
     other = other._replace(summary={**other.summary, "judges": judges})
-    rows = [row for row in compare.rows(compare.columns([one, other])) if row.name == "pgd"]
-    assert [len(found) for row in rows for found in row.cells] == [1, 1]
-    assert rows[1].what.endswith("right after the attack")
+    for name in ("pgd", "worst case, linf eps 0.05"):
+        rows = [row for row in compare.rows(compare.columns([one, other])) if row.name == name]
+        assert [len(found) for row in rows for found in row.cells] == [1, 1]
+        assert rows[1].what.endswith("right after the attack")
+
+
+def test_other_images_are_another_column(directories, tmp_path):
+    shutil.copytree(directories[1], tmp_path / "other")
+    file = tmp_path / "other" / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data": "0123456789"}))
+    runs = [compare.read(directory) for directory in (directories[0], tmp_path / "other")]
+    assert len(compare.columns(runs)) == 2
+    assert compare.warnings(runs) == [f"Not the same data: {str(runs[0].data)[:8]}; 01234567."]
+    # Drawn at random they are those of the seed; chosen for being right they are the model's.
+    seeds = [compare.read(directory) for directory in directories[:2]]
+    for rule, line in (
+        ("random", "Not the same images: test random 24 seed 0; test random 24 seed 1."),
+        ("correct", "Images chosen for being right: each evaluation has its own."),
+    ):
+        chosen = [
+            one._replace(
+                config=dataclasses.replace(
+                    one.config, selection=dataclasses.replace(one.config.selection, rule=rule)
+                )
+            )
+            for one in seeds
+        ]
+        assert compare.warnings(chosen) == [line]
 
 
 def test_certificates_of_an_earlier_format_are_no_hindrance(directories, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from robust_jax import evaluation, serialization
 from robust_jax.attacks import APGD, BIM, FGSM, DeepFool, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.evaluation import claims, reductions
+from robust_jax.evaluation import claims, records, reductions
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.protocol import Evaluation, Judge
 from robust_jax.evaluation.record import Decision, Record
@@ -87,6 +87,39 @@ def test_a_larger_ball_keeps_what_a_judge_has_wrong():
     after = Record(0, 1, 0.2, 0.9, False, {"a": wrong, "b": right}, passes=[4, 3])
     assert before.in_a_larger_ball(after) == after._replace(decisions={"a": wrong, "b": wrong})
     assert before.in_a_larger_ball(None) == before._replace(passes=None)
+    drawn = before._replace(decisions={"a": right, "b": wrong._replace(share_correct=0.4)})
+    shares = [drawn.in_a_larger_ball(after).decisions["b"].share_correct]
+    weaker = after._replace(decisions={"a": wrong, "b": right._replace(share_correct=0.3)})
+    shares.append(drawn.in_a_larger_ball(weaker).decisions["b"].share_correct)
+    assert shares == [0.4, 0.3]  # the worse image of the two
+
+
+def test_draws_of_what_was_not_attacked():
+    """Clean and wrong: not robust. Fallen in a smaller ball: nobody knows."""
+    ball, run = small.THREAT, AttackRun(FGSM(small.THREAT))
+    wide = dataclasses.replace(run, attack=FGSM(ThreatModel("linf", 2 * ball.eps)), after="small")
+    wanted = Evaluation({"small": run, "wide": wide})
+
+    def record(row, correct, share):
+        decision = Decision(int(not correct), correct, [0], share, 1.0)
+        return Record(row, 0, 0.0, 0.0, False, {"accuracy": decision})
+
+    clean = {0: record(0, True, 1.0), 1: record(1, False, 0.4), 2: record(2, True, 0.8)}
+    attacked = {0: record(0, True, 0.9), 2: record(2, False, 0.3)}
+    found = {"clean": clean, "small": records.with_skipped(run, clean, attacked)}
+    found["wide"] = records.with_skipped(wide, found["small"], {0: record(0, True, 0.7)})
+    numbers = reductions.of_judge(found, wanted, "accuracy")
+    assert numbers["single_draw"] == {
+        "clean": pytest.approx(2.2 / 3), "small": pytest.approx(1.2 / 3), "wide": None
+    }  # fmt: skip
+    submitted = numbers["submissions"]["10"]
+    assert submitted["small"] == pytest.approx(1 - 0.9**10 / 3, abs=0.03)
+    assert submitted.keys() == {"clean", "small"}
+    assert numbers["top5_accuracy"]["wide"] is None
+    # Where nothing is drawn what fell has fallen.
+    found["small"][2] = found["wide"][2] = record(2, False, 0.0)
+    numbers = reductions.of_judge(found, wanted, "accuracy")
+    assert numbers["single_draw"]["wide"] == pytest.approx(0.7 / 3)
 
 
 def test_claims_hold_a_row_against_those_it_goes_on_from():

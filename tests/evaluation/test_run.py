@@ -10,7 +10,7 @@ import pytest
 from robust_jax import data, evaluation, serialization
 from robust_jax.attacks import FGSM, PGD, Boundary, Suite, ThreatModel
 from robust_jax.attacks.views import Average
-from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model, harness
+from robust_jax.evaluation import AttackRun, Evaluation, Judge, Model, harness, paired
 from robust_jax.evaluation.protocol import Adversary
 from robust_jax.runtime import sharding
 
@@ -269,9 +269,17 @@ def test_two_models_are_compared_on_the_same_images():
     assert fgsm.p_value == pytest.approx(2 * (1 + 7) * 0.5**7)
     back = second.compare(first)[1]
     assert (back.only_first, back.p_value) == (6, fgsm.p_value)
-    fewer = judged(model(), (IMAGES[:6], LABELS[:6]))
-    with pytest.raises(ValueError, match="same images"):
-        first.compare(fewer)
+    wider = Evaluation(
+        {"fgsm": AttackRun(FGSM(ThreatModel("linf", 2 * EPS)))}, batch_size=12, sanity=False
+    )
+    assert [pair.attack for pair in first.compare(judged(model(), wanted=wider))] == ["clean"]
+    for others in (IMAGES[:6], 255 - IMAGES):  # fewer, and others of the same labels
+        other = judged(model(), (others, LABELS[: len(others)]))
+        with pytest.raises(ValueError, match="same images"):
+            first.compare(other)
+    cut = first.records | {"fgsm": {0: first.records["fgsm"][0]}}
+    with pytest.raises(ValueError, match="all images under 'fgsm'"):
+        paired.compare(cut, first.records, judges=("accuracy", "accuracy"))
 
 
 def test_bytes_and_fractions_are_the_same_images(tmp_path):
@@ -311,6 +319,9 @@ def test_records_are_read_as_they_were_made(tmp_path, wrong):
     assert not (tmp_path / "records" / "fgsm eps 0.95.jsonl").exists()
     assert harness.read_evaluated(tmp_path, wanted) == result.records
     if not wrong:
-        next((tmp_path / "records").glob("fgsm*.jsonl")).unlink()
-        with pytest.raises(KeyError, match="fgsm"):
-            harness.read_evaluated(tmp_path, wanted)
+        file = next((tmp_path / "records").glob("fgsm*.jsonl"))
+        first, *_ = file.read_text().splitlines(keepends=True)
+        for left, missing in ((first, 11), ("", 12)):
+            file.write_text(left)
+            with pytest.raises(ValueError, match=f"no record of {missing} of 12 images"):
+                harness.read_evaluated(tmp_path, wanted)

@@ -97,6 +97,27 @@ def line(name, clean, paper, worst, *, flags=(), time=1.5, budget="full"):
     )  # fmt: skip
 
 
+def test_one_draw_is_of_what_draws():
+    """Not of a judge without noise, nor of a vote; nothing where nothing is drawn."""
+
+    def judge(robust, draw, *, drawn):
+        interval = {"worst_case_accuracy": {str(LINF): [0.0, 1.0]}, "robust_accuracy": {}}
+        return {
+            "worst_case_accuracy": {str(LINF): robust}, "robust_accuracy": {},
+            "single_draw": {"clean": 0.9, table.in_ball("eot", LINF): draw, "other": 0.0},
+            "submissions": {"1": {}} if drawn else {}, "intervals": interval,
+        }  # fmt: skip
+
+    def one_draw(*drawn):
+        judges = {
+            "paper": judge(0.2, 0.1, drawn=drawn[0]),
+            "honest": judge(0.5, 0.4, drawn=drawn[1]),
+        }
+        return table._in_ball({"judges": judges}, LINF).one_draw
+
+    assert (one_draw(False, True), one_draw(False, False)) == (0.4, None)
+
+
 def test_training_times_are_of_turns(tmp_path):
     file, out = tmp_path / "small.py", tmp_path / "out"
     file.write_text(SMALL)

@@ -94,7 +94,8 @@ class Agreement(Measure):
             "entropy": _mean_and_deviation(entropy),
         }
         kappa, evenness = (
-            f"{one['mean']:.3f}" + (f" ± {one['deviation']:.3f}" if self.num_repeats > 1 else "")
+            f"{one['mean']:.3f}"
+            + (f" ± {one['deviation']:.3f}" if one["deviation"] is not None else "")
             for one in spread.values()
         )
         about = f"Members on {len(subject.images)} clean images."
@@ -116,8 +117,9 @@ class Agreement(Measure):
         return jnp.stack([jnp.argmax(scores, axis=-1) for scores in draws])
 
 
-def _mean_and_deviation(values: list[float]) -> dict[str, float]:
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _mean_and_deviation(values: list[float]) -> dict[str, float | None]:
+    """Returns both; of one value there is no deviation."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "deviation": deviation}
 
 

@@ -169,7 +169,7 @@ def _certified(
             ]
         )
     headings = [
-        "certifier", "certified at radius 0", "average radius", "abstained",
+        "certifier", "certified (smoothing: at radius 0)", "average radius", "abstained",
         *(["votes an image"] if voted else []), "images",
     ]  # fmt: skip
     pictures = []
@@ -182,10 +182,13 @@ def _certified(
         words = "Share of images certified as their class at a radius; bands: 95 % intervals."
         pictures.append((analysis.certified_curves(curves), words))
     margins = {
-        name: one.margin for name, (one, _) in certificates.items() if one.margin is not None
+        # Of what is positive and not certified no dot: by rounding, or as the model decides.
+        name: np.where((one.margin > 0) & (one.label != labels), np.nan, one.margin)
+        for name, (one, labels) in certificates.items()
+        if one.margin is not None
     }
     if margins:
-        words = "Lower bound of each image's smallest margin in the ball: right for sure above 0."
+        words = "Lower bound of each image's smallest margin in the ball: certified above 0."
         pictures.append((analysis.margin_scatter(margins), words))
     return table(headings, rows) + figures(pictures)
 

@@ -220,7 +220,7 @@ def _submitted(judge: JudgeSummary, attacks: Attacks) -> list[str]:
     where = " without a bound"
     if inside:  # the smallest: of larger ones little is left anyway
         ball, members = next(iter(inside.items()))
-        attacked = {name: attacked[name] for name in members}
+        attacked = {name: attacked[name] for name in members if name in attacked}
         where = f" within {radius(ball)}" if len(inside) > 1 else ""
     worst = max(attacked, key=lambda name: attacked[name])
     # An estimate, not a count.
@@ -232,25 +232,30 @@ def _submitted(judge: JudgeSummary, attacks: Attacks) -> list[str]:
     ]
 
 
+_RULES = {"vote": "", "mean_logit": ", by the members' mean logit,"}
+"""What a certificate by bounds is of, where that need not be what is deployed."""
+
+
 def _proven(summary: Summary, certificates: Mapping[str, Smoothing | Margins]) -> list[str]:
     """Returns what certificates of the model itself prove: by bounds in each ball, by smoothing."""
 
-    def images(one: CertificateSummary) -> str:
+    def images(one: CertificateSummary, rule: str = "") -> str:
         number = one["num_images"]
         of = f"Of {number:,} certified image{'' if number == 1 else 's'}"
-        return f"{of}, {_are(_share(one['certified_accuracy'], number))} proven right"
+        return f"{of}, {_are(_share(one['certified_accuracy'], number))} proven right{rule}"
 
     # Those of other checkpoints have other names.
     found = {name: one for name, one in summary.get("certificates", {}).items()
              if name in certificates}  # fmt: skip
-    by_ball: dict[ThreatModel, CertificateSummary] = {}
+    by_ball: dict[tuple[ThreatModel, str], CertificateSummary] = {}
     for name, one in found.items():
         certifier = certificates[name]
         if isinstance(certifier, Margins):
-            ball = ThreatModel(certifier.norm, certifier.eps)
-            known = by_ball.get(ball, one)
-            by_ball[ball] = max(known, one, key=lambda each: each["certified_accuracy"])
-    sentences = [f"{images(one)} within {radius(ball)}." for ball, one in by_ball.items()]
+            of = ThreatModel(certifier.norm, certifier.eps), _RULES[certifier.of]
+            known = by_ball.get(of, one)
+            by_ball[of] = max(known, one, key=lambda each: each["certified_accuracy"])
+    sentences = [f"{images(one, rule)} within {radius(ball)}."
+                 for (ball, rule), one in by_ball.items()]  # fmt: skip
     smoothed = [name for name in found if isinstance(certificates[name], Smoothing)]
     if smoothed:
         best = max(smoothed, key=lambda name: found[name]["average_certified_radius"])

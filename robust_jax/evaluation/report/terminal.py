@@ -151,10 +151,10 @@ COUNTED = {
 """What a judge's column counts under attack."""
 
 IN_THE_BALL = "right clean and under every attack in this ball"
-AGAIN = "by independent draws, as often as a worst case judges: luck at most (attacks share draws)"
+AGAIN = "each of so many times, by independent draws; attacks share theirs, and lose less to luck"
 
 
-def submissions(summary: Summary) -> dict[str, dict[str, float]] | None:
+def submissions(summary: Summary) -> Mapping[str, Mapping[str, float | None]] | None:
     """Returns of a random defence, by heading and row, what single draws of it come to.
 
     They are those of the last judge that has them, the honest one where there is one.

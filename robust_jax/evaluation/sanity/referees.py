@@ -86,14 +86,18 @@ def gradients(view: AttackedView, ball: Ball) -> Bool[np.ndarray, " b"]:
 
 
 def unbounded(view: AttackedView) -> Finding:
-    """Returns a flag where an attack without a bound leaves more than chance."""
+    """Returns a flag where an attack without a bound leaves more than chance.
+
+    Or, of few classes, more than half of what is right: chance is what a blind one leaves too.
+    """
     check = f"view {view.name!r}: eps = 1 reaches chance"
     threat = ThreatModel("linf", 1.0)
     standing = view.pgd(threat, loss="margin", relative_step=0.1)
     left, chance = int(standing.sum()), 1 / view.num_classes
     low, _ = metrics.interval(left, len(standing))
+    right = np.mean(view.standing(view.images))
     text = f"PGD-{NUM_STEPS} at eps = 1 leaves {left} of {len(standing)}; chance is {chance:.0%}."
-    if low <= chance:
+    if low <= min(chance, right / 2):
         return Finding(check, "passed", text)
     return Finding(
         check,

@@ -212,6 +212,8 @@ class _Counter(NamedTuple):
     ) -> tuple[list[object], Counts]:
         name, params = equation.primitive.name, equation.params
         if _is_mark(equation):
+            if not equation.outvars:  # nobody looks at what it gives
+                return [], counts
             kind, num_pixels, size = params["name"].split(":")
             aval = equation.outvars[0].aval
             num_at_once = aval.size // int(size)  # pyright: ignore[reportAttributeAccessIssue]

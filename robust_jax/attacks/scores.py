@@ -63,7 +63,7 @@ class ScoreAttack(LossAttack):
     """What SPSA and NES have in common.
 
     The search of an example ends where it is fooled, so its probes may leave the box but its
-    points do not.
+    points do not. Of a random view that would be a lucky draw: there it goes on to the last step.
 
     Attributes:
         num_steps: steps.
@@ -104,7 +104,11 @@ class ScoreAttack(LossAttack):
 
         def judge(points, view_key):
             loss, logits = losses.evaluate(loss_fn, view, points, labels, key=view_key)
-            return Found(points, self.succeeded(logits, labels), loss)
+            return Found(points, self.succeeded(logits, labels), loss), logits
+
+        first, logits = judge(images, rng.stream(key, "clean"))
+        _, again = judge(images, rng.stream(key, "again"))
+        is_random = jnp.any(logits != again, axis=1)
 
         def step(carry):
             count, best, moments = carry
@@ -122,14 +126,17 @@ class ScoreAttack(LossAttack):
             )
             moved, moments = self.move(best.images, gradient, moments, count)
             moved = self.threat.project(moved, images)
-            points = jnp.where(expand(best.success, images), best.images, moved)
-            new = judge(points, rng.stream(view_key, "end"))
-            return count + 1, new._replace(success=best.success | new.success), moments
+            ended = best.success & ~is_random
+            points = jnp.where(expand(ended, images), best.images, moved)
+            new, _ = judge(points, rng.stream(view_key, "end"))
+            return count + 1, new._replace(success=ended | new.success), moments
 
         still = jnp.zeros_like(images)
-        begin = jnp.asarray(0), judge(images, rng.stream(key, "clean")), (still, still)
+        begin = jnp.asarray(0), first, (still, still)
         return jax.lax.while_loop(
-            lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[1].success), step, begin
+            lambda carry: (carry[0] < self.num_steps) & ~jnp.all(carry[1].success & ~is_random),
+            step,
+            begin,
         )[1]
 
 

@@ -128,9 +128,12 @@ class SuiteAttack(BoundedAttack):
         key: KeyArray,
         index: ArrayLike | None = None,
         starts: ArrayLike | None = None,
+        spare_wrong: bool = True,
     ) -> tuple[Array, Passes]:
-        """Returns the adversarial images and each one's passes; see `Attack`."""
-        report = self.report(view, images, labels, key=key, index=index, starts=starts)
+        """Returns the adversarial images and each one's passes; see `Attack` and `report`."""
+        report = self.report(
+            view, images, labels, key=key, index=index, starts=starts, spare_wrong=spare_wrong
+        )
         return jnp.asarray(report.images), report.passes
 
     def run(self, run: Run, given: Given) -> Found:
@@ -168,6 +171,7 @@ class SuiteAttack(BoundedAttack):
         key: KeyArray,
         index: ArrayLike | None = None,
         starts: ArrayLike | None = None,
+        spare_wrong: bool = True,
         progress_fn: Callable[[str], None] | None = None,
     ) -> Report:
         """Returns the adversarial images, what stands, and how it came to that.
@@ -179,6 +183,8 @@ class SuiteAttack(BoundedAttack):
             key: root of all draws.
             index: dataset row of each image; default 0, 1, ...
             starts: images for the attacks that begin at other ones, see `Attack`.
+            spare_wrong: give clean images back as they are that the view has wrong? Not where
+                something else decides: a vote over members, draws of its own, another model.
             progress_fn: called with one line after every batch.
 
         Raises:
@@ -226,6 +232,7 @@ class SuiteAttack(BoundedAttack):
             progress_fn=progress_fn or (lambda line: None),
             drop_every=self.drop_every,
             starts=starts,
+            spare_wrong=spare_wrong,
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -50,7 +51,7 @@ class Report(NamedTuple):
         standing: examples that no attack changed the decision on; their share is the robust
             accuracy.
         fallen_to: number of the attack that each example fell to; -1 where it stands, and -2
-            where the clean image is misclassified.
+            where the clean image is misclassified and was left alone.
         stages: one per attack that ran.
         warnings: why the result may overstate robustness, in words.
         passes: of each example, what is asked of the clean images included.
@@ -74,6 +75,7 @@ def run_suite(
     progress_fn: Callable[[str], None],
     drop_every: int | None = None,
     starts: Starts | None = None,
+    spare_wrong: bool = True,
 ) -> Report:
     """Returns what the attacks leave of the examples, run by run, and how it came to that.
 
@@ -88,17 +90,19 @@ def run_suite(
             many steps at most, is left out after so many steps at most, and its place is taken;
             None for the end of the run, as after every other attack.
         starts: images for those that begin at other ones.
+        spare_wrong: are clean images left alone that the view has wrong?
     """
     images, standing = np.array(batches.images), np.zeros(len(batches), bool)
     fallen_to = np.full(len(standing), -2, np.int32)
     is_random, num_flat = False, 0
     passes = Passes(*(np.zeros(len(standing), np.int64) for _ in Passes._fields))
     for rows, (part, labels, _) in batches.of(np.arange(len(standing))):
-        seen, cost = jax.device_get(_inspect(view, part, labels, rng.stream(key, "inspect")))
+        inspected = _inspect(tuple(attacks), view, part, labels, rng.stream(key, "inspect"))
+        seen, cost = jax.device_get(inspected)
         add_passes(passes, rows, cost)
         right, differs, flat, logits = (values[: len(rows)] for values in seen)
         check_finite(logits, batches.index[rows])
-        standing[rows] = right
+        standing[rows] = right if spare_wrong else True
         is_random |= bool(np.any(differs))
         num_flat += int(np.sum(flat))
     fallen_to[standing] = -1
@@ -146,7 +150,7 @@ def total_of(passes: Passes) -> int:
 class _Inspected(NamedTuple):
     """What is asked of the clean images."""
 
-    right: Bool[Array, " b"]
+    right: Bool[Array, " b"]  # by what one of the attacks goes by
     differs: Bool[Array, " b"]  # from call to call
     flat: Bool[Array, " b"]  # without a gradient
     logits: Float[Array, "b c"]
@@ -154,15 +158,21 @@ class _Inspected(NamedTuple):
 
 @compiled
 def _inspect(
-    view: View, images: Images, labels: Labels, key: KeyArray
+    attacks: tuple[BoundedAttack, ...], view: View, images: Images, labels: Labels, key: KeyArray
 ) -> tuple[_Inspected, Passes]:
     def inspect(view: View) -> _Inspected:
-        gradient, _, logits = losses.gradient(
-            losses.margin, view, images, labels, key=rng.stream(key, "call", 0)
-        )
+        def total(images: Images) -> tuple[Float[Array, ""], Float[Array, "*m b c"]]:
+            scores = view(images, key=rng.stream(key, "call", 0))
+            scores = scores.astype(jnp.float32) if scores.dtype.itemsize < 4 else scores
+            return jnp.sum(losses.margin(losses.decision(scores), labels)), scores
+
+        gradient, scores = jax.grad(total, has_aux=True)(images)
+        gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
+        logits = losses.decision(scores)
         again = losses.decision(view(images, key=rng.stream(key, "call", 1)))
         apart = l2_norm(unit_l2(logits) - unit_l2(again))
-        right = ~losses.misclassified(logits, labels)
+        by_attack = [losses.misclassified(one.success_scores(scores), labels) for one in attacks]
+        right = ~jnp.all(jnp.stack(by_attack), axis=0)
         return _Inspected(right, apart > 1e-4, l2_norm(gradient) == 0, logits)
 
     return counted(inspect, images)(marked(view))

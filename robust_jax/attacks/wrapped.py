@@ -64,6 +64,10 @@ class WrappedAttack(BoundedAttack):
         """Returns the view that the attack sees."""
         return view
 
+    def success_scores(self, logits: Float[Array, "*m b c"]) -> Float[Array, "b c"]:
+        """Returns the scores by which the attack judges a success."""
+        return self.attack.success_scores(logits)
+
     def has_start(self, given: Given) -> Bool[Array, " b"]:
         """Returns which images the attack has a start for."""
         return self.attack.has_start(given._replace(view=self.attacked(given.view)))

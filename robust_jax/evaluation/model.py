@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +148,7 @@ class Model(NamedTuple):
         members: Given | None = None,
         surrogate: Given | None = None,
         vote: voting.Vote | None = None,
+        draws_per: Literal["row", "call"] = "call",
         layout: Layout | None = None,
         scale: int | float = 1.0,
         name: str | None = None,
@@ -170,6 +171,8 @@ class Model(NamedTuple):
                 (BPDA; Athalye et al., 2018); None for none.
             vote: by which rule the function decides over its members, for certified margins; of
                 one network any.
+            draws_per: of a random one, what has draws of its own: each "row" of a batch, or each
+                "call", which is safe to say of any, and smoothing is slower by.
             layout: axes of the images it takes, "NHWC" or "NCHW"; None for NCHW of a PyTorch or
                 Equinox module and NHWC of all else.
             scale: what pixels are multiplied by before it: 255 where it takes them up to 255.
@@ -210,7 +213,10 @@ class Model(NamedTuple):
             raise ValueError(f"Expected {name!r} to be judged alone: a function has no training.")
 
         vote = "mean_logit" if vote is None and members is None else vote
-        method = Method(absent, absent, views["deployed"], views, stochastic=stochastic, vote=vote)
+        method = Method(
+            absent, absent, views["deployed"], views,
+            stochastic=stochastic, vote=vote, draws_per=draws_per,
+        )  # fmt: skip
         return cls(name, method, jax.tree.map(jnp.asarray, arrays), num_classes)
 
 

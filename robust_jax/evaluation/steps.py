@@ -1,5 +1,6 @@
 """The steps of an evaluation: a batch is attacked and judged, by compiled functions of one type."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from robust_jax import rng
 from robust_jax.attacks import Attack, BoundedAttack, Passes, bind, ensemble
+from robust_jax.attacks.suite import SuiteAttack
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import Judge
 from robust_jax.evaluation.judging import Judgement, Panel, judge_images, panel, seen_by
@@ -144,13 +146,16 @@ class _Attacked(NamedTuple):
                 view, batch.image, labels, key=key, index=batch.index, starts=begin_at
             )
             return _AttackedImages(images)
+        counted = attack.counted
+        if isinstance(attack, SuiteAttack):  # which images are left alone the harness decides
+            counted = functools.partial(attack.counted, spare_wrong=False)
         if not attack.takes_starts:
-            images, passes = attack.counted(view, batch.image, labels, key=key, index=batch.index)
+            images, passes = counted(view, batch.image, labels, key=key, index=batch.index)
             return _AttackedImages(images, passes)
         started = attack.started(
             view, batch.image, labels, key=key, index=batch.index, starts=starts
         )
-        images, passes = attack.counted(
+        images, passes = counted(
             view, batch.image, labels, key=key, index=batch.index, starts=starts
         )
         return _AttackedImages(images, passes, started)

@@ -119,7 +119,8 @@ class Method(NamedTuple):
         in_run: the loss in a run of these epochs; None where it does not ask. Outside a
             run such a loss counts epochs by its own batches.
         draws_per: what has draws of its own, where it is random: each "row" of a batch, or each
-            "call", whose rows then share them. Who counts such rows asks for each alone.
+            "call", whose rows then share them. Who counts rows, as smoothing does, asks for each
+            alone unless they are said to have their own.
         vote: by which rule `predict` decides over the view `members`; None where it does
             something else. Certificates of margins are made of it.
         taps: activations by layer; None of a function that shows none.
@@ -146,7 +147,7 @@ class Method(NamedTuple):
     fit: Fit | None = None
     fitted: Callable[[Variables, Batch], Variables] | None = None
     in_run: InRun | None = None
-    draws_per: Literal["row", "call"] = "row"
+    draws_per: Literal["row", "call"] = "call"
     vote: voting.Vote | None = None
     taps: MethodTaps | None = None
 

@@ -116,7 +116,10 @@ def network_method(
 
         views["skip_gradient"] = skip_gradient
     loss, in_run = objective(config, task, runs, init, {**views, "decision": predict})
-    method = Method(init, loss, predict, views, random, in_run=in_run, vote=vote, taps=taps)
+    method = Method(
+        init, loss, predict, views, random,
+        in_run=in_run, vote=vote, taps=taps, draws_per="row",
+    )  # fmt: skip
     return deployed_as(method, config, passes)
 
 

@@ -6,7 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from robust_jax.attacks import APGDT, PGD, Square, ThreatModel, eot, passes
+from robust_jax.attacks import (
+    APGDT,
+    PGD,
+    DeepFool,
+    Square,
+    ThreatModel,
+    TrustRegion,
+    eot,
+    passes,
+)
 from robust_jax.attacks.views import each_alone
 
 KEY = jax.random.key(5)
@@ -47,6 +56,21 @@ def test_each_draw_is_a_pass_and_those_of_a_gradient_are_made_twice(digits, para
         counted = QUICK.counted(alone, digits.images, digits.labels, key=KEY)[1]
         assert counted.forward.tolist() == found.forward.tolist()
         assert counted.backward.tolist() == found.backward.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [DeepFool(num_steps=3), TrustRegion(num_steps=3)])
+def test_attacks_that_walk_to_the_boundary_of_a_mean(digits, attack):
+    """What a loop does not ask of its draws has no outputs: there is nothing to count there."""
+
+    def noisy(images, *, key):
+        return digits.view(images + 0.01 * jax.random.normal(key, images.shape), key=None)
+
+    one, four = (
+        attack.counted(eot(noisy, draws), digits.images, digits.labels, key=KEY)[1]
+        for draws in (1, 4)
+    )
+    assert four.backward.tolist() == [4 * backward for backward in one.backward.tolist()]
 
 
 def test_a_gradient_alone_is_both_passes(digits):

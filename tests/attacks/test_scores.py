@@ -31,6 +31,20 @@ def test_the_estimate_points_along_the_gradient(noise, linear):
     assert float(jnp.min(jnp.sum(flat * known, axis=1) / size)) > 0.95
 
 
+@pytest.mark.parametrize("attack", [NES, SPSA])
+def test_a_lucky_draw_is_no_end(attack):
+    """Gradients are exact of noise that a call shares: the last point is the corner of the ball."""
+
+    def noisy(images, *, key):
+        score = jnp.mean(images, axis=(1, 2, 3)) - 0.45 + 0.05 * jax.random.normal(key)
+        return 20 * jnp.stack([score, jnp.zeros_like(score)], axis=1)
+
+    images, labels = jnp.full((16, 4, 4, 1), 0.5), jnp.zeros(16, int)
+    search = attack(ThreatModel("linf", 0.1), num_steps=20, num_samples=25)
+    found = jax.jit(lambda key: search(noisy, images, labels, key=key))(KEY)
+    assert float(jnp.max(jnp.mean(found, axis=(1, 2, 3)))) < 0.44  # of .4
+
+
 def test_rejects():
     threat = ThreatModel("linf", 0.1)
     for make, message in (

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax.attacks import APGD, FGSM, PGD, Averaged, Rescaled, ThreatModel
+from robust_jax.attacks import APGD, FGSM, MORA, PGD, Averaged, Rescaled, ThreatModel
 
 KEY = jax.random.key(29)
 THREAT = ThreatModel("linf", 0.1)
@@ -25,6 +25,14 @@ def test_rescaling_saves_a_saturated_model(digits):
     # Most gradients are exactly zero in float32.
     assert fallen(FGSM(threat)) <= 4
     assert fallen(Rescaled(threat, FGSM(threat))) >= 8
+
+
+def test_a_success_is_what_the_attack_inside_goes_by():
+    """Of three members, one of them sure: their vote is not their mean."""
+    votes = jnp.asarray([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 9.0]]])
+    inner = MORA(THREAT, rule="voting")
+    for attack in (Rescaled(THREAT, inner), Averaged(THREAT, inner)):
+        assert jnp.argmax(attack.success_scores(votes), axis=1).tolist() == [0]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from robust_jax.certify import (
     lower_confidence_bound,
 )
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.evaluation import certification
+from robust_jax.evaluation import Model, certification
 from robust_jax.methods import RandomLayerSampling
 from robust_jax.models import CNNConfig
 from robust_jax.runtime import sharding
@@ -329,3 +329,18 @@ def test_arguments_are_checked():
         certified_accuracy(certificate, np.asarray([1, 2]), [0.0])
     with pytest.raises(ValueError, match=">= 0"):
         certified_accuracy(certificate, np.asarray([1]), [-1.0])
+
+
+def test_votes_of_a_random_function_are_its_own():
+    """One that draws once a call gives a batch of copies one vote, not a batch of them."""
+
+    def coin(images, *, key):
+        side = jax.random.bernoulli(key)
+        return jnp.broadcast_to(jnp.where(side, jnp.eye(2)[0], jnp.eye(2)[1]), (len(images), 2))
+
+    model = Model.of(coin, num_classes=2, stochastic=True)
+    smoothing = Smoothing(SIGMA, num_selection=64, num_samples=256, batch_size=256)
+    certify = certification.certifying(smoothing, model.method, model.variables)
+    images = jnp.zeros((8, 2, 2, 1))
+    found = certify(images, np.zeros(8, int), key=KEY, index=np.arange(8))
+    assert found.label.tolist() == [-1] * 8

@@ -91,17 +91,19 @@ def test_draws_that_do_not_suffice(params, data):
     images = jnp.asarray(data.test.arrays[0] / 255, jnp.float32)
     labels = jnp.asarray(data.test.arrays[1], jnp.int32)
 
-    def found(rule, **run):
+    def found(rule, draws_per="row", **run):
         # A single step: many steps average over their own draws.
         runs = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)), **run)}
         wanted = Evaluation(attacks=runs, judges={"honest": Judge(num_draws=64)})
         made = method(rule, stochastic=rule is drowned, quiet=sound)
+        made = made._replace(draws_per=draws_per)
         probed = Probed(made, params, images, labels, wanted.attacks)
         return enough_draws(probed, key=jax.random.key(0))
 
     few, many = found(drowned), found(drowned, eot_samples=16)
     assert few.status == "flag", few
     assert few.next_step
+    assert found(drowned, "call").status == "note"  # images of one draw are no trials of their own
     assert many.status == "passed", many
     assert found(sound).status == "not run"
     assert found(drowned, view="quiet").status == "not run"

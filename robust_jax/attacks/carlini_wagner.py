@@ -166,7 +166,8 @@ class CarliniWagner(ConstantSearchAttack):
         origin = jnp.arctanh((images - middle) / half * 0.999999)
 
         def to_images(free):
-            return middle + half * jnp.tanh(free)
+            # By rounding the ends of tanh may lie beyond the box.
+            return jnp.clip(middle + half * jnp.tanh(free), low, high)
 
         reference = to_images(origin)
 

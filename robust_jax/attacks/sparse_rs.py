@@ -78,12 +78,13 @@ class SparseRS(LossAttack):
         return self.at_most(num_restarts=1, num_queries=200)
 
     def num_exchanged(self, query: int, num_places: int) -> int:
-        """Returns how many pixels a query exchanges: one at least, where there are others."""
+        """Returns how many pixels a query exchanges: one at least; of all, for other colours."""
         if self.rescale_schedule:
             query = int(query / self.num_queries * 10_000)
         divisor = next((by for after, by in reversed(_DIVISORS.items()) if query > after), 1)
         eps = int(self.threat.eps)
-        return min(max(int(self.initial_share / divisor * eps), 1), eps, num_places - eps)
+        wanted = max(int(self.initial_share / divisor * eps), 1)
+        return min(wanted, eps, num_places - eps if eps < num_places else eps)
 
     def run(self, run: Run, given: Given) -> Found:
         """Returns the end of one restart."""
@@ -144,7 +145,8 @@ class SparseRS(LossAttack):
         key, (num_places, _) = jax.random.fold_in(key, query), points.shape
         draws = jax.random.uniform(rng.stream(key, "places"), (num_places,))
         _, out = jax.lax.top_k(jnp.where(changed, draws, -1), most)
-        _, into = jax.lax.top_k(jnp.where(changed, -1, draws), most)
+        has_others = num_places > int(self.threat.eps)
+        _, into = jax.lax.top_k(jnp.where(changed & has_others, -1, draws), most)
         count = jnp.asarray(counts)[query]
         # What is not exchanged is written beyond the end, where it is dropped.
         out, into = (
@@ -153,7 +155,8 @@ class SparseRS(LossAttack):
         )
         colors = self._colors(rng.stream(key, "colors"), points[:most])
         # One pixel alone must not be given the colour that it has.
-        same = jnp.all(colors == clean[jnp.minimum(into, num_places - 1)], axis=1) & (count == 1)
+        present = clean if has_others else points
+        same = jnp.all(colors == present[jnp.minimum(into, num_places - 1)], axis=1) & (count == 1)
         low, high = self.threat.bounds
         colors = jnp.where(same[:, None], low + high - colors, colors)
         points = points.at[out].set(clean[jnp.minimum(out, num_places - 1)], mode="drop")

@@ -63,6 +63,9 @@ class Square(LossAttack):
         rescale_schedule: stretch the schedule of square sizes from 10,000 queries to
             `num_queries` (AutoAttack does not).
 
+    As in the official code a square that is smaller than the image never lies at its last row or
+    column: of small images, whose objects reach the edge, queries find less than they could.
+
     Raises:
         ValueError: there is no query, p is not in (0, 1], or (at a call) images are not [b h w k].
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from robust_jax.certify.checks import check_classes, shape_of
@@ -196,8 +196,22 @@ def elided(
         smallest, largest = scores
         found = jnp.sum(jnp.where(own > 0, smallest, 0.0), axis=-1, keepdims=True) - largest
     found = found.reshape(*members, num_classes)
-    found = jnp.where(jnp.isnan(found), -jnp.inf, found)
-    return jnp.where(own.reshape(*[1] * len(members), num_classes) > 0, 0.0, found)
+    is_own = jnp.broadcast_to(own > 0, found.shape)
+    lower, upper = (each.reshape(found.shape) for each in scores)
+    found = jnp.where(jnp.isnan(found) | unknown(lower, upper, is_own), -jnp.inf, found)
+    return jnp.where(is_own, 0.0, found)
+
+
+def unknown(
+    lower: Float[Array, "*m c"], upper: Float[Array, "*m c"], is_own: Bool[Array, "*m c"]
+) -> Bool[Array, "*m c"]:
+    """Returns the classes whose score, or the label's, may be anything: NaN, where it is made so.
+
+    What gives NaN whatever the images are (a place beyond the end of an array) has coefficients of
+    zero, and with them bounds of a difference that say nothing of it.
+    """
+    anything = (lower == -jnp.inf) & (upper == jnp.inf)
+    return anything | jnp.any(anything & is_own, axis=-1, keepdims=True)
 
 
 def _smallest(

@@ -26,7 +26,12 @@ from robust_jax.certify.crown import (
     smallest_margin,
 )
 from robust_jax.certify.intervals import interval_bounds, interval_margins
+from robust_jax.certify.network import Input, forward
 from robust_jax.runtime.live import as_pytree, compiled
+
+INSIDE = 32.0
+"""A value inside a network counts as one of the scores so many times smaller: rounding a value v
+is 6e-8 v, of which many add up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Margins:
             member's margins, or the "mean_logit" of its members, which decides otherwise unless
             that is the vote (equations 8 and 9 of the paper below).
         tolerance: margin above which an image counts, times its largest absolute logit where that
-            is above 1: bounds are computed in float32, without directed rounding.
+            is above 1, or a 32nd of its largest value inside the network where that is more:
+            bounds are computed in float32, without directed rounding, and so is the network.
         intermediate: of CROWN, see `crown_margins`.
         chunk_size: of CROWN: backward passes at once, which its memory is proportional to.
         ascent: of CROWN's lower slopes (alpha-CROWN), some thirty times the price; None for none.
@@ -139,7 +145,8 @@ class Margins:
             return np.asarray(smallest_margin(found, labels), np.float64)
 
         margins = self._margins(function, images, labels)
-        slack = self.tolerance * jnp.maximum(1, _largest(function, images))
+        scores, inside = _largest(function, images)
+        slack = self.tolerance * jnp.maximum(1, jnp.maximum(scores, inside / INSIDE))
         slack = slack.reshape(-1, *[1] * (margins.ndim - 1))
         holds = decided(margins - slack) > 0
         label = np.where(holds, np.asarray(labels), -1).astype(np.int32)
@@ -168,7 +175,19 @@ def _by_image(members: Callable[[Array], Array], images: Array) -> Float[Array, 
 
 
 @compiled
-def _largest(function: Callable[[Array], Array], images: Array) -> Float[Array, " b"]:
+def _largest(
+    function: Callable[[Array], Array], images: Array
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Returns of each image the largest absolute score, and the largest value on the way to it."""
+    network = prepared(function, (1, *images.shape[1:]))
+
+    def of_one(image: Array) -> tuple[Array, Array]:
+        values: dict[int, Array] = {}
+        for number, node in network.nodes.items():
+            parents = [values[parent] for parent in network.parents[number]]
+            values[number] = image[None] if isinstance(node, Input) else forward(node, parents)
+        sizes = {number: jnp.max(jnp.abs(value)) for number, value in values.items()}
+        return sizes[network.last], jnp.max(jnp.stack([*sizes.values()]))
+
     with jax.default_matmul_precision("highest"):
-        values = function(images)
-    return jnp.max(jnp.abs(values.reshape(len(images), -1)), axis=1)
+        return jax.vmap(of_one)(images)

@@ -175,5 +175,7 @@ def _certificates(
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.variables))
     if model.method.stochastic or threat.norm not in ("linf", "l2") or not 0 < size <= CERTIFIED:
         return {}
+    if threat.bounds != (0.0, 1.0):  # to which a certificate cuts its ball
+        return {}
     margins = Margins(threat.eps, norm=threat.norm)
     return {"margins": margins} if dry_run.can_certify(margins, model, shape) else {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robust_jax import formats
-from robust_jax.attacks import EAD, CarliniWagner, carlini_wagner, losses
+from robust_jax.attacks import EAD, CarliniWagner, as_view, carlini_wagner, losses
 from robust_jax.attacks.carlini_wagner import adam_step, search_constant
 from robust_jax.attacks.threat import distance
 
@@ -119,3 +119,13 @@ def test_rejects():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_any_box_is_kept():
+    """In float32 the middle of this box and half of its width make more than its end."""
+    bounds = (-0.45, 0.78)
+    view = as_view(lambda images: jnp.stack([images.sum((1, 2, 3)), 3 - images.sum((1, 2, 3))], 1))
+    attack = CarliniWagner(bounds=bounds, num_searches=1, num_steps=3, learning_rate=1.0)
+    images = jnp.full((2, 2, 2, 1), 0.78)
+    found = attack(view, images, jnp.ones(2, int), key=jax.random.key(0))
+    assert float(found.max()) <= np.float32(0.78)

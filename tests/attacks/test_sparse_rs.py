@@ -20,7 +20,11 @@ def test_the_schedule():
     short = SparseRS(ThreatModel("l0", 150.0), num_queries=100)
     assert [short.num_exchanged(query, 1024) for query in (0, 1, 90)] == [45, 11, 2]
     few = SparseRS(ThreatModel("l0", 3.0))
-    assert [few.num_exchanged(9000, places) for places in (64, 4, 3)] == [1, 1, 0]
+    assert [few.num_exchanged(9000, places) for places in (64, 4, 3)] == [
+        1,
+        1,
+        1,
+    ]  # of all pixels one has another colour
 
 
 @pytest.mark.parametrize("norm", ["l0", pytest.param("l0_values", marks=pytest.mark.slow)])
@@ -55,3 +59,17 @@ def test_rejects():
         SparseRS(ThreatModel("l0", 3.0), num_queries=0)
     with pytest.raises(ValueError, match=r"Expected initial_share=0.0 in \(0, 1\]"):
         SparseRS(ThreatModel("l0", 3.0), initial_share=0.0)
+
+
+def test_all_pixels_have_other_colours_in_turn():
+    """Where every pixel may change none is there to be exchanged for: colours are."""
+
+    def view(images, *, key):
+        del key
+        score = jnp.sum(images[..., 0] * jnp.asarray([[[1.0, -1.0], [1.0, -1.0]]]), axis=(1, 2))
+        return jnp.stack([jnp.full_like(score, 1.5), score], axis=1)  # at one of 16 corners
+
+    images, labels = jnp.full((8, 2, 2, 1), 0.5), jnp.zeros(8, int)
+    attack = SparseRS(ThreatModel("l0", 4.0), num_queries=100)
+    found = attack(view, images, labels, key=jax.random.key(0))
+    assert jnp.argmax(view(found, key=None), axis=1).tolist() == [1] * 8

@@ -289,3 +289,40 @@ def test_margins_of_votes_hold_on_twenty_ensembles():
         holds, stands = (jnp.all(own | (found > 0), axis=2) for found in (bounds, reached))
         # A certificate of some images, and not of all: others fall.
         assert 4 < holds.sum() <= stands.sum() < NUM_ENSEMBLES * NUM_IMAGES, vote
+
+
+def test_values_inside_count_as_the_scores_do():
+    """Of sums of 20,000 the last digit is a five-hundredth: as much as the margin is."""
+    weights = jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
+
+    def logits(images):
+        first = jax.nn.relu(images[:, :1] + 2e4)
+        second = jax.nn.relu(images[:, 1:] + 0.1)
+        return jnp.concatenate([first, second], axis=1) @ weights - jnp.asarray([[2e4, 0.1]])
+
+    images, labels = jnp.asarray([[0.50295, 0.5023]]), jnp.asarray([0])
+    inside = images + jnp.asarray([[-9e-5, 9e-5]])
+    assert jnp.argmax(logits(images)) == 0
+    assert jnp.argmax(logits(inside)) == 1
+    assert Margins(1e-4)(logits, images, labels).label.tolist() == [-1]
+    # Of the same function in other units of its hidden values nothing is lost.
+    other = Margins(1e-4)(lambda x: jax.nn.relu(x + 0.1) @ weights, images, labels)
+    assert other.label.tolist() == [0]
+
+
+@pytest.mark.parametrize("bound", ["crown", "interval_elided"])
+def test_what_is_no_number_is_above_nothing(bound):
+    """A class that lies beyond the end of an array is NaN whatever the images are."""
+    weights = jnp.asarray([[2.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    images = jnp.full((2, 2), 0.5)
+    for places, labels in (([0, 7], [0, 0]), ([7, 0], [0, 0]), ([0, 1], [0, 0])):
+        found = Margins(0.01, bound=bound)(
+            lambda x, at=jnp.asarray(places): jnp.take(x @ weights, at, axis=1), images, labels
+        )
+        right = places == [0, 1]
+        assert (found.margin > 0).tolist() == [right, right]
+        assert found.label.tolist() == [0 if right else -1] * 2
+    box = images - 0.01, images + 0.01
+    taken = lambda x: jnp.take(x @ weights, jnp.asarray([0, 7]), axis=1)  # noqa: E731
+    assert interval_margins(taken, *box, jnp.asarray([0, 0])).tolist() == [[0.0, -math.inf]] * 2
+    assert crown_margins(taken, images, [0, 0], 0.01).tolist() == [[0.0, -math.inf]] * 2

@@ -1,10 +1,11 @@
 """How a study judges each family of defences: what its paper does, and what knows the family.
 
-In each ball `paper` is the attack that the method's paper judges by, seen and counted as there;
-`frugal` the suite of few passes; then what attacks the method's own ways: MORA and ARC on
-ensembles, EOT, noise off and fixed draws on random networks, differentiable ranks on REGroup; and
-Square, which needs no gradient. Where a setting names a plain row, its adversarial examples are
-transferred too.
+In each ball `paper` is the attack of the method's paper at that radius, on what is attacked there
+and by the rule that decides there; labels are the true ones, and images count that are right before
+and after, as for every attack of a study. `frugal` is the suite of few passes; then what attacks
+the method's own ways: MORA and ARC on ensembles, EOT, noise off and fixed draws on random networks,
+differentiable ranks on REGroup; and Square, which needs no gradient. Where a setting names a plain
+row, its adversarial examples are transferred too.
 """
 
 import dataclasses
@@ -129,7 +130,13 @@ def pgd(threat: ThreatModel, num_steps: int = 20) -> PGD:
 
 def transferred(threat: ThreatModel, source: str) -> AttackRun:
     """Returns PGD's examples of another row, as PARL's section 5.1 makes them."""
-    return AttackRun(PGD(threat, num_steps=50, step_size=threat.eps / 5), source=source)
+    attack = PGD(threat, num_steps=50, step_size=threat.eps / 5, num_restarts=10)
+    return AttackRun(attack, source=source)
+
+
+def last_of_ten(threat: ThreatModel) -> AttackRun:
+    """Returns the PGD of ADP's and LPD's papers: the point after ten steps."""
+    return AttackRun(PGD(threat, num_steps=10, step_size=threat.eps / 10, keep="last"))
 
 
 def network(setting: Setting) -> Evaluation:
@@ -146,21 +153,23 @@ def network(setting: Setting) -> Evaluation:
 
 
 def ensemble(
-    setting: Setting, *, vote: Vote = "mean_probability", paper: str | None = None
+    setting: Setting,
+    *,
+    vote: Vote = "mean_probability",
+    paper: Callable[[ThreatModel], AttackRun] = lambda threat: AttackRun(pgd(threat)),
 ) -> Evaluation:
     """Returns the evaluation of members that vote.
 
     Args:
         setting: of the study.
         vote: how they decide, which MORA attacks.
-        paper: row that the paper's own attack is transferred from; None for an attack on the
-            ensemble itself.
+        paper: as its paper attacks.
     """
 
     def runs(threat: ThreatModel) -> dict[str, AttackRun]:
         square = Square(threat, num_queries=NUM_QUERIES)
         return {
-            PAPER: AttackRun(pgd(threat)) if paper is None else transferred(threat, paper),
+            PAPER: paper(threat),
             FRUGAL: AttackRun(FrugalAttack(threat)),
             "mora": AttackRun(MORA.of_vote(threat, vote), view="members"),
             "arc": AttackRun(ARC(threat, first=APGD(threat)), view="members"),
@@ -205,15 +214,22 @@ def noise_off(setting: Setting) -> Evaluation:
     """Returns the evaluation of KAP's paper: attacked, and judged, without noise."""
     return random(
         setting,
-        lambda threat: AttackRun(pgd(threat), view="noise_off"),
+        lambda threat: AttackRun(
+            PGD(threat, num_steps=20, step_size=threat.eps / 4, keep="last"), view="noise_off"
+        ),
         "deployed",
         Judge(view="noise_off", rule="paper"),
     )
 
 
 def layers(setting: Setting) -> Evaluation:
-    """Returns the evaluation of RLS's paper: one sampled network is attacked."""
-    return random(setting, lambda threat: AttackRun(pgd(threat, 10), view="frozen_1"), "fresh")
+    """Returns the evaluation of RLS's paper: one sampled network is attacked, from the image."""
+
+    def paper(threat: ThreatModel) -> AttackRun:
+        attack = dataclasses.replace(last_of_ten(threat).attack, random_start=False)
+        return AttackRun(attack, view="frozen_1")
+
+    return random(setting, paper, "fresh")
 
 
 def one_draw(setting: Setting) -> Evaluation:

@@ -17,7 +17,7 @@ import dataclasses
 
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig
-from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     DVERGE,
@@ -52,7 +52,15 @@ ONE_CYCLE = PiecewiseLinear((0.0, 0.3 * EPOCHS, EPOCHS), (0.1, 1.0, 0.0))
 JUDGED = studied.Setting(
     (SMALL, LARGE), num_examples=1000, num_random=500, certified=False, batch_size=500
 )
+
+
+def _from_ensemble(threat: ThreatModel) -> AttackRun:
+    return studied.transferred(threat, "ensemble")
+
+
 NETWORK_RUNS, ENSEMBLE_RUNS = studied.network(JUDGED), studied.ensemble(JUDGED)
+DROPPED = studied.ensemble(JUDGED, paper=studied.last_of_ten)
+TRANSFERRED = studied.ensemble(JUDGED, paper=_from_ensemble)
 NOISE_OFF, ONE_DRAW = studied.noise_off(JUDGED), studied.one_draw(JUDGED)
 
 
@@ -99,15 +107,16 @@ VARIANTS = {
     "kap0.2": trained(KAP(network=NETWORK, sigma=0.2), NOISE_OFF),
     "kmp0.1": trained(KAP(network=NETWORK, pool=KernelPool("max"), sigma=0.1), NOISE_OFF),
     "rls": trained(RandomLayerSampling(network=NETWORK), studied.layers(JUDGED)),
-    "lpd": trained(PriorityDropout(network=ENSEMBLE), ENSEMBLE_RUNS),
+    "lpd": trained(PriorityDropout(network=ENSEMBLE), DROPPED),
     "pdd_deg": trained(
-        PriorityDropout(network=ENSEMBLE, rates=PriorityRates(), deg_weight=0.01), ENSEMBLE_RUNS
+        PriorityDropout(network=ENSEMBLE, rates=PriorityRates(), deg_weight=0.01), DROPPED
     ),
     "parl": trained(
-        PARL(network=ENSEMBLE), studied.ensemble(JUDGED, vote="majority_mean_probability")
+        PARL(network=ENSEMBLE),
+        studied.ensemble(JUDGED, vote="majority_mean_probability", paper=_from_ensemble),
     ),
-    "adp": trained(AdaptiveDiversityPromoting(network=ENSEMBLE), ENSEMBLE_RUNS),
-    "dverge": trained(DVERGE(network=ENSEMBLE), ENSEMBLE_RUNS),
+    "adp": trained(AdaptiveDiversityPromoting(network=ENSEMBLE), DROPPED),
+    "dverge": trained(DVERGE(network=ENSEMBLE), TRANSFERRED),
     "rse": trained(RandomSelfEnsemble(network=NETWORK), ONE_DRAW),
     "sap": trained(StochasticActivationPruning(network=NETWORK), ONE_DRAW),
     "gaussian": trained(Standard(network=NETWORK, input_sigma=0.25), NETWORK_RUNS),

@@ -18,7 +18,7 @@ import dataclasses
 
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import TFDS, Augmentation, DataConfig
-from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.evaluation.protocol import AttackRun, Evaluation
 from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     DVERGE,
@@ -48,7 +48,14 @@ ALONE = studied.Setting(
     (SMALL, LARGE), num_examples=128, num_random=64, certified=False, batch_size=64
 )
 JUDGED = dataclasses.replace(ALONE, plain="plain")
-DIVERSE = studied.ensemble(JUDGED, paper="plain")
+
+
+def _from_plain(threat: ThreatModel) -> AttackRun:
+    return studied.transferred(threat, "plain")
+
+
+DIVERSE = studied.ensemble(JUDGED, paper=_from_plain)
+DROPPED = studied.ensemble(JUDGED, paper=studied.last_of_ten)
 TRAINED_BY = PGD(LARGE, num_steps=7, step_size=1 / 255)
 
 
@@ -92,12 +99,10 @@ def finetuned(
 VARIANTS = {
     "plain": finetuned(Standard(), studied.ensemble(ALONE), trained=False),
     "parl": finetuned(
-        PARL(), studied.ensemble(JUDGED, vote="majority_mean_probability", paper="plain")
+        PARL(), studied.ensemble(JUDGED, vote="majority_mean_probability", paper=_from_plain)
     ),
-    "lpd": finetuned(PriorityDropout(), studied.ensemble(JUDGED)),
-    "pdd_deg": finetuned(
-        PriorityDropout(rates=PriorityRates(), deg_weight=0.01), studied.ensemble(JUDGED)
-    ),
+    "lpd": finetuned(PriorityDropout(), DROPPED),
+    "pdd_deg": finetuned(PriorityDropout(rates=PriorityRates(), deg_weight=0.01), DROPPED),
     "adp": finetuned(AdaptiveDiversityPromoting(), DIVERSE),
     "gal": finetuned(GradientAlignment(), DIVERSE),
     "trs": finetuned(TransferabilityReducedSmooth(), DIVERSE),

@@ -38,7 +38,8 @@ def test_of_a_plan(attack, forward, backward, digits):
     images, found = attack.counted(*digits, key=KEY)
     assert found.forward.tolist() == 16 * [forward]
     assert found.backward.tolist() == 16 * [backward]
-    np.testing.assert_array_equal(images, attack(*digits, key=KEY))
+    # Two programs, of which XLA may fuse products otherwise: the last bit.
+    np.testing.assert_allclose(images, attack(*digits, key=KEY), rtol=2.5e-7)
 
 
 @pytest.mark.parametrize("parallel", [pytest.param(False, marks=pytest.mark.slow), True])

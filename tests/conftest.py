@@ -191,7 +191,9 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter):
     """Prints what was left out, and the command that runs it."""
-    commands = {"quick": "pytest", **{name: f"pytest -m {name}" for name in MARKS}}
+    # What is both counts as nightly.
+    commands = {"quick": "pytest", "nightly": "pytest -m nightly"}
+    commands["slow"] = 'pytest -m "slow and not nightly"'
     parts = [f"{count} {name} ({commands[name]})" for name, count in LEFT_OUT.items() if count]
     if parts:
         terminalreporter.write_line(f"left out: {', '.join(parts)}")

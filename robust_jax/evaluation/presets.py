@@ -56,7 +56,7 @@ def preset(
 ) -> Evaluation:
     """Returns the evaluation of a name for a model, by what the model says of itself.
 
-    * quick: two short runs of APGD and a few hundred queries: minutes, for a first look.
+    * quick: two short runs of APGD and a few hundred queries: a minute or more, for a first look.
     * standard: AutoAttack (its version for random models where it draws), PGD of 100 steps from
       five starts on the margin; 1,000 images.
     * honest: besides, the suite of few passes, and what knows the model: of one that draws, APGD

@@ -63,8 +63,11 @@ def indicators(probed: Probed, *, key: Key[Array, ""]) -> list[Finding]:
         stands = np.asarray(~losses.misclassified(first, labels))
         if bool(jnp.all(first == again)):
             # Of a random view a success is a lucky draw, which may well be forgotten.
-            once = np.asarray(found.successes).any(axis=(0, 1))
-            forgotten[name] = float(np.mean(once & stands))
+            successes = np.asarray(found.successes)
+            once, ended = successes.any(axis=(0, 1)), successes[:, -1].all(axis=0)
+            # Whose every run ends in what it takes for a success has forgotten none, if a vote says
+            # otherwise: ARC's is that all members are wrong, of which their mean may be right.
+            forgotten[name] = float(np.mean(once & ~ended & stands))
         way = np.asarray(found.losses, np.float64)[0][:, stands]
         way = way[~np.isnan(way).any(axis=1)]  # the points that lie in the ball
         if len(way) > FEW_STEPS and stands.sum() >= FEW_IMAGES:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from robust_jax import evaluation
-from robust_jax.attacks import BIM, MORA, PGD, ThreatModel
+from robust_jax.attacks import ARC, BIM, MORA, PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.evaluation import sanity
 from robust_jax.evaluation.protocol import AttackRun, Evaluation, Judge, Selection
@@ -232,6 +232,21 @@ def test_an_attack_that_passes_what_it_seeks():
         found = indicators(probed, key=jax.random.key(0))
         assert found[0].check == "attacks return what they find (silent success)"
         assert found[0].status == expected
+
+
+def test_an_attack_that_wants_every_member_wrong():
+    """They are, each for another class, and by their mean the label is the likeliest still."""
+
+    def view(variables, images, *, key=None):
+        bright = jnp.mean(images, axis=(1, 2, 3))
+        zero = 0 * bright
+        for_one = jnp.stack([zero, bright - 0.55, zero - 9], axis=1)
+        return jnp.stack([for_one, for_one[:, jnp.asarray([0, 2, 1])]])
+
+    images, labels = jnp.full((8, 2, 2, 1), 0.5), jnp.zeros(8, jnp.int32)
+    runs = {"arc": AttackRun(ARC(ThreatModel("linf", 0.2), num_steps=3))}
+    found = indicators(Probed(method(view), {}, images, labels, runs), key=jax.random.key(0))
+    assert (found[0].status, "on 0.0 %" in found[0].text) == ("passed", True)
 
 
 def test_an_attack_that_knows_the_vote():

@@ -211,25 +211,24 @@ def random(
 
 
 def noise_off(setting: Setting) -> Evaluation:
-    """Returns the evaluation of KAP's paper: attacked, and judged, without noise."""
+    """Returns the evaluation of KAP's paper: attacked, and judged, without noise.
+
+    By the common PGD; the paper's steps are of eps / 4, and it keeps the last point.
+    """
     return random(
         setting,
-        lambda threat: AttackRun(
-            PGD(threat, num_steps=20, step_size=threat.eps / 4, keep="last"), view="noise_off"
-        ),
+        lambda threat: AttackRun(pgd(threat), view="noise_off"),
         "deployed",
         Judge(view="noise_off", rule="paper"),
     )
 
 
 def layers(setting: Setting) -> Evaluation:
-    """Returns the evaluation of RLS's paper: one sampled network is attacked, from the image."""
+    """Returns the evaluation of RLS's paper: one sampled network is attacked.
 
-    def paper(threat: ThreatModel) -> AttackRun:
-        attack = dataclasses.replace(last_of_ten(threat).attack, random_start=False)
-        return AttackRun(attack, view="frozen_1")
-
-    return random(setting, paper, "fresh")
+    By ten steps of the common PGD; the paper's begins at the image and keeps the last point.
+    """
+    return random(setting, lambda threat: AttackRun(pgd(threat, 10), view="frozen_1"), "fresh")
 
 
 def one_draw(setting: Setting) -> Evaluation:

@@ -133,6 +133,14 @@ def run(
         if needed:
             _say(f"{task}: waits for {', '.join(needed)}, not done or here without a checkpoint.")
             continue
+        if not steps_of(task.workdir(out)) and any(task.workdir(out).glob("records/*.jsonl")):
+            # Trained again it is another network to the last bit, whose records those are not.
+            _say(
+                f"{task}: its evaluation is another now, and its records are of a network that is "
+                f"not here to go on with; remove {task.workdir(out)} to train it again."
+            )
+            failed.append(task)
+            continue
         # Ours until the row's process holds its own, which it does even where ours is gone.
         ours, own = out / task.name / f"seed{task.seed}.lock", task.workdir(out) / LOCK
         with locks.locked(ours) as mine:

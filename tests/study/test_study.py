@@ -246,6 +246,18 @@ def test_nothing_starts_from_a_row_that_has_no_checkpoint(tmp_path, capsys):
     assert not (out / "ranks").exists()
 
 
+def test_records_of_a_network_that_is_not_here_are_not_gone_on_with(tmp_path, capsys):
+    """Before it is trained again, which would be for nothing: it would be another."""
+    file, out = tmp_path / "small.py", tmp_path / "out"
+    file.write_text(SMALL)
+    records = out / "plain" / "seed0" / "records"
+    records.mkdir(parents=True)
+    (records / "clean.jsonl").write_text("{}\n")
+    todo = run.tasks(STUDY, ("plain",), (0,))
+    assert run.run(str(file), todo, out=out, budget="full") == todo
+    assert f"remove {out / 'plain' / 'seed0'} to train it" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_study_trains_judges_and_goes_on(tmp_path, capfd):
     file, out = tmp_path / "small.py", tmp_path / "out"

@@ -201,7 +201,7 @@ def words(study: Study, lines: Sequence[Line]) -> str:
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
         f"Transferred: what fools the plain row. Certified: proven by linear bounds{first}. "
         f"Training time is an image's, relative to {study.rows[study.reference].title}: the two "
-        "took turns."
+        "took turns. A dash: not asked, or not measured."
     )
 
 

@@ -18,7 +18,8 @@
 * AWP: Wu, Xia and Wang, "Adversarial weight perturbation helps robust generalization", NeurIPS
   2020, and its code: Rice et al.'s recipe (PreAct-ResNet-18, PGD-10, SGD .1, weight decay 5e-4,
   200 epochs, a tenth after 100 and 150), gamma .01 from the first epoch. (With TRADES the code has
-  .005 from epoch 10 on: `--training.weight-perturbation 0.005` on the variant `trades`.)
+  .005 from epoch 10 on, and one attack a step where here are two:
+  `--training.weight-perturbation 0.005` on the variant `trades`.)
 
 Deviations: float32 in place of Fast-AT's half precision; the best checkpoint is chosen by accuracy
 under PGD-10 on 1,000 validation examples carved from the training images, after every epoch (the

@@ -105,7 +105,7 @@ VARIANTS = {
     "pdd_deg": finetuned(PriorityDropout(rates=PriorityRates(), deg_weight=0.01), DROPPED),
     "adp": finetuned(AdaptiveDiversityPromoting(), DIVERSE),
     "gal": finetuned(GradientAlignment(), DIVERSE),
-    "trs": finetuned(TransferabilityReducedSmooth(), DIVERSE),
+    "trs": finetuned(TransferabilityReducedSmooth(init_eps=0.01, final_eps=0.03), DIVERSE),
     "dverge": finetuned(DVERGE(), DIVERSE),
     "regroup": finetuned(REGroup(), studied.ranks(JUDGED), trained=False),
     "sap": finetuned(StochasticActivationPruning(), studied.one_draw(JUDGED), trained=False),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -48,7 +48,8 @@ class FileExamples:
 class Folder(Source):
     """Image files under `train/<class>/...` and `val/<class>/...` (or `test/<class>/...`).
 
-    Classes are the folders under `train`, in sorted order; rows are sorted by class and path.
+    Classes are the folders under `train`, in sorted order; rows are sorted by class and path, and
+    mixed where data is opened (`in_order`).
     Passed over are files that do not end like an image and, at any depth, hidden files and
     folders (`.ipynb_checkpoints`, `._a.png`), `__MACOSX` and `@eaDir`; links are followed.
     Pixels are those stored, see `decode_image`. TinyImageNet's own layout is recognised
@@ -74,6 +75,8 @@ class Folder(Source):
         >>> splits.class_names, len(splits.train), len(splits.test)
         (('cat', 'dog'), 2, 1)
     """
+
+    in_order: ClassVar[bool] = True
 
     path: str
     channels: Literal[1, 3] = 3

@@ -236,12 +236,17 @@ def open_data(config: DataConfig) -> Data:
             num_workers=config.num_workers,
         )
 
-    train_rows = np.sort(order[num_validation:])
+    in_order = config.source.in_order
+    arranged = (lambda rows: rows) if in_order else np.sort
+    train_rows = arranged(order[num_validation:])
+    test_rows = np.arange(len(splits.test))
+    if in_order:  # whatever the seed: it is one test split
+        test_rows = permutation(0, "test split", 0, len(splits.test))
     return Data(
         config=config,
         task=Task((height, width, channels), splits.num_classes, len(train_rows)),
         class_names=splits.class_names,
         train=split("train", splits.train, train_rows),
-        validation=split("validation", splits.train, np.sort(order[:num_validation])),
-        test=split("test", splits.test, np.arange(len(splits.test))),
+        validation=split("validation", splits.train, arranged(order[:num_validation])),
+        test=split("test", splits.test, test_rows),
     )

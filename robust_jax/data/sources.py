@@ -4,7 +4,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -76,6 +76,10 @@ class Splits(NamedTuple):
 class Source:
     """Base of the data sources.
 
+    Attributes:
+        in_order: do rows lie class by class, as files of folders do? Then they are taken in one
+            order drawn once and for all: the first of them are of all classes.
+
     Example:
         >>> from dataclasses import dataclass
         >>> from robust_jax.data import DataConfig, Source, Splits, open_data
@@ -89,6 +93,8 @@ class Source:
         >>> open_data(DataConfig(Greys())).task
         Task(input_shape=(8, 8, 1), num_classes=2, num_train=4)
     """
+
+    in_order: ClassVar[bool] = False
 
     def load(self) -> Splits:
         """Returns the source's examples, ready for random access.

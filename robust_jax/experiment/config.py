@@ -40,7 +40,8 @@ class Config:
             `evaluation` may.
 
     Raises:
-        ValueError: a seed that no key has.
+        ValueError: a seed that no key has; adversarial training of what attacks by itself, or of
+            images with noise.
 
     Example:
         >>> from robust_jax.data import DataConfig, Digits
@@ -66,6 +67,22 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"Expected 0 <= seed={self.seed} < 2**32, a key's.")
+        if self.training.adversarial is not None:
+            self._check_adversarial()
+
+    def _check_adversarial(self) -> None:
+        attacking = [type(term).__name__ for term in self.method.all_terms if term.views]
+        if attacking:
+            raise ValueError(
+                f"Expected training.adversarial to be None: {attacking[0]} of the method attacks "
+                "images itself, and would attack those of that attack, in a ball around a ball."
+            )
+        noise = self.data.augmentation.noise
+        if noise:
+            raise ValueError(
+                f"Expected augmentation.noise={noise} to be 0 with training.adversarial, which "
+                "keeps to the box of pixels: noise of the network's own is `InputNoise`."
+            )
 
 
 MAY_CHANGE = (

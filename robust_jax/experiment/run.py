@@ -8,9 +8,10 @@ import jax
 from jax.sharding import Mesh
 
 from robust_jax import evaluation, rng
-from robust_jax.data import Data, eval_batches
+from robust_jax.data import Data, eval_batches, select
 from robust_jax.evaluation import reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
+from robust_jax.evaluation.selection import check_mixed
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.methods import Method
@@ -20,6 +21,9 @@ from robust_jax.runtime.sharding import batched
 from robust_jax.training import TrainState
 from robust_jax.training.config import TrainingConfig
 from robust_jax.training.plan import Plan
+
+FEW = 1000
+"""Rows of the training split that are to be of all classes: a fit counts on them."""
 
 
 def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:
@@ -98,13 +102,18 @@ def make_validator(
         if attack is not None:
             raise ValueError("Expected validation_size=0 > 0 to validate by an attack.")
         return None
+    check_mixed(data.validation, select(data.validation, config.training.validation_examples))
+    # What decides only once it is fitted, as REGroup's layers, is validated by its network.
+    judge, view = Judge(num_draws=1), "deployed"
+    if method.fit is not None and "surrogate" in method.views:
+        judge, view = Judge(view="surrogate", rule="paper"), "surrogate"
     return evaluation.make_evaluator(
         method,
         Evaluation(
-            attacks={} if attack is None else {"validation": AttackRun(attack)},
+            attacks={} if attack is None else {"validation": AttackRun(attack, view=view)},
             selection=Selection("validation", num_examples=config.training.validation_examples),
             batch_size=config.evaluation.batch_size,
-            judges={"accuracy": Judge(num_draws=1)},
+            judges={"accuracy": judge},
             adversary=Adversary(num_submissions=0),
             precision=config.training.precision,
             seed=config.seed,
@@ -318,6 +327,7 @@ def fit(
     best = checkpoints.load(workdir, mesh)
     if method.fit is None or "fitted" in best.variables:
         return best
+    check_mixed(data.train, select(data.train, min(len(data.train), FEW)))
     train_batches_once = eval_batches(data.train, config.evaluation.batch_size, None, batched(mesh))
     key = rng.stream(jax.random.key(config.seed), "fit")
     fit_once = at_precision(method.fit, config.training.precision)

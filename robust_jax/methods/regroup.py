@@ -152,7 +152,7 @@ class REGroup(Voters, MethodConfig):
 
         def run(variables, images):
             seen = on_images(self.all_changes, images, Mode(train=False, deterministic=True), None)
-            return regroup_pass.run(network, variables, seen)
+            return regroup_pass.run(network, variables, seen, self.vote)
 
         def voters(variables, images, *deltas, score=likeness):
             """Returns the score of every class by every voting layer and sign, for each delta."""

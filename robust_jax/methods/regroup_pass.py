@@ -6,6 +6,7 @@ from typing import NamedTuple
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
+from robust_jax import voting
 from robust_jax.models import BatchNorm
 from robust_jax.models.base import Taps, in_network_order
 from robust_jax.types import Outputs, Variables
@@ -36,13 +37,16 @@ class NormWithResponse(BatchNorm):
         return y
 
 
-def run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k"]) -> Pass:
+def run(
+    network: nn.Module, variables: Variables, images: Float[Array, "b h w k"], vote: voting.Vote
+) -> Pass:
     """Returns the outputs of convolutions and linear layers, or of BatchNorms that sow theirs.
 
     Args:
         network: a classifier; of `NormWithResponse` layers where BatchNorm's outputs are asked for.
         variables: its own, and what a fit added.
         images: with running statistics.
+        vote: of the network's members.
     """
     own = {name: value for name, value in variables.items() if name != "fitted"}
     outputs: Outputs
@@ -57,7 +61,8 @@ def run(network: nn.Module, variables: Variables, images: Float[Array, "b h w k"
             found.add(path, value)
         found.add("head", outputs.taps[in_network_order(taps)[-1]])
         taps = dict(found)
-    return Pass(outputs.logits, {name: taps[name] for name in in_network_order(taps)})
+    logits = voting.logits(outputs.member_logits, vote)
+    return Pass(logits, {name: taps[name] for name in in_network_order(taps)})
 
 
 def _sown(tree: Mapping[str, PyTree], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Array]]:

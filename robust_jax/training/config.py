@@ -182,7 +182,9 @@ class TrainingConfig:
         weight_perturbation: gamma of adversarial weight perturbation (Wu, Xia and Wang, 2020): the
             step takes the gradient where each kernel is moved up the loss by gamma times its own
             norm, and applies it to the kernels as they are. 0 for none; one more pass where not.
-            Kernels that the optimizer leaves frozen are moved for the gradient too.
+            Terms that attack by themselves (TRADES, MART) do so again at the moved kernels; the
+            paper's code keeps the images of the first attack. Kernels that the optimizer leaves
+            frozen are moved for the gradient too.
         init_from: work directory whose best checkpoint's variables the run starts from; several
             for one network each, which become the members of an ensemble, or the M choices of every
             layer of `RandomLayerSampling`, in this order.

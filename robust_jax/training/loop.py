@@ -1,6 +1,7 @@
 """What a training loop goes through: batches, and the metrics of its steps."""
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -47,7 +48,7 @@ def batches(data: Data, plan: Plan, mesh: Mesh, *, seed: int, start: int) -> Ite
             batch,
             batched(mesh),
             seed=seed,
-            first_epoch=int(plan.epochs[phase]),
+            first_epoch=math.ceil(plan.epochs[phase]),  # one that no phase has begun
         )
         replayed = (each for batch in stream for each in itertools.repeat(batch, plan.num_replays))
         yield from itertools.islice(replayed, replay, max(replay, replay + end - first))

@@ -1,10 +1,14 @@
 """Configuration files: where a name finds one, and what a file may import."""
 
+import dataclasses
 import sys
 
 import pytest
 
+from robust_jax.data import Augmentation
 from robust_jax.experiment import config
+from robust_jax.methods import TRADES
+from robust_jax.training import AdversarialTraining
 
 QUICKSTART = """
 from robust_jax.experiment import config
@@ -79,3 +83,15 @@ def test_a_file_outside_a_package_stands_alone(tmp_path, text, error, message):
     file.write_text(text)
     with pytest.raises(error, match=message):
         config.load(str(file))
+
+
+def test_a_ball_around_a_ball_is_refused():
+    """What attacks in its loss would attack images of the step's attack; noise leaves the box."""
+    base = config.load("quickstart")
+    adversarial = dataclasses.replace(base.training, adversarial=AdversarialTraining())
+    with pytest.raises(ValueError, match="Divergence of the method attacks images itself"):
+        config.Config("t", base.data, TRADES(), training=adversarial)
+    augmented = dataclasses.replace(base.data, augmentation=Augmentation(noise=0.1))
+    with pytest.raises(ValueError, match=r"augmentation\.noise=0\.1 to be 0"):
+        config.Config("t", augmented, base.method, training=adversarial)
+    config.Config("t", base.data, TRADES())

@@ -11,7 +11,10 @@ import pytest
 
 from robust_jax import experiment, training
 from robust_jax.commands import train
+from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.runtime import sharding
+from robust_jax.training import Phase, TrainingConfig
+from robust_jax.training.plan import make_plan
 from tests import small
 
 
@@ -154,3 +157,17 @@ def test_peak_memory_is_the_fullest_device_s():
     assert sharding.peak_bytes([device(3), device(5), device(9, process_index=1)]) == 5
     assert sharding.peak_bytes([device(None)]) is None
     assert sharding.peak_bytes(sharding.make_mesh(2).devices.flat) is None  # the CPU keeps no count
+
+
+def test_half_an_epoch_is_not_begun_again():
+    """A phase that begins within an epoch takes the next one's images: others, in another order."""
+    data = open_data(DataConfig(Digits()))
+    phases = (Phase(epochs=0.5, batch_size=64), Phase(epochs=0.5, batch_size=64))
+    mesh = sharding.make_mesh(1)
+    plan = make_plan(TrainingConfig(phases), data.task.num_train, mesh)
+    rows = [
+        np.asarray(batch.index) for batch in training.batches(data, plan, mesh, seed=0, start=0)
+    ]
+    assert len(rows) == 22
+    first, second = np.concatenate(rows[:11]), np.concatenate(rows[11:])
+    assert 0.3 < np.isin(second, first).mean() < 0.7

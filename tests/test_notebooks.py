@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((pathlib.Path(__file__).resolve().parent.parent / "notebooks"
 
 
 # Training, and three libraries, take these longest; the quick start's commands run without it.
-NIGHTLY = ("combine_defences", "read_a_report", "judge_a_module", "quickstart")
+NIGHTLY = ("add_a_paper", "combine_defences", "read_a_report", "judge_a_module", "quickstart")
 
 
 @pytest.mark.slow

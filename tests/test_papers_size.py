@@ -73,24 +73,15 @@ def jpeg_sources(tmp_path_factory, repository):
     }
 
 
-# What compiles in seconds; the other pairs are nightly.
-PAIRS = {
-    "slow": ("standard_tiny_imagenet",),
-    "nightly": (
-        "lpd_cifar10", "kap_cifar10", "kap_tiny_imagenet", "kap_imagenet", "standard_cifar10",
-        "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16", "parl_cifar10",
-    ),
-}  # fmt: skip
+PAIRS = (
+    "standard_tiny_imagenet", "lpd_cifar10", "kap_cifar10", "kap_tiny_imagenet", "kap_imagenet",
+    "standard_cifar10", "standard_imagenet", "lpd_tiny_imagenet", "rls_cifar10:vgg16",
+    "parl_cifar10",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=getattr(pytest.mark, mark))
-        for mark, names in PAIRS.items()
-        for name in names
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", PAIRS)
 def test_one_step_at_the_papers_size(name, repository, jpeg_sources, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(repository)
     train = importlib.import_module("robust_jax.commands.train")

@@ -86,7 +86,7 @@ def read(directory: pathlib.Path) -> Run:
         "name": description["name"],
         "method": description["method"],
         "sources": sorted(claims.part(description, "sources")),
-        "evaluation": {**evaluation, "seed": _seed_of_images(config)},
+        "evaluation": {**evaluation, "seed": _seed_of_images(config.selection.rule, config.seed)},
         "data": description["data"],
     }
     if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
@@ -99,9 +99,9 @@ def read(directory: pathlib.Path) -> Run:
     )  # fmt: skip
 
 
-def _seed_of_images(config: Evaluation) -> int | None:
+def _seed_of_images(rule: str, seed: int) -> int | None:
     """Returns the seed where it says which images are evaluated."""
-    return config.seed if config.selection.rule == "random" else None
+    return seed if rule == "random" else None
 
 
 def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -188,7 +188,11 @@ def warnings(runs: Sequence[Run]) -> list[str]:
                 r.config.selection.split,
                 r.config.selection.rule,
                 r.summary["num_examples"],
-                *(["seed", r.config.seed] if _seed_of_images(r.config) is not None else []),
+                *(
+                    ["seed", r.config.seed]
+                    if _seed_of_images(r.config.selection.rule, r.config.seed) is not None
+                    else []
+                ),
             )
             for r in runs
         ],

@@ -81,7 +81,7 @@ LINF, L1 = ThreatModel("linf", 0.5 / 255), ThreatModel("l1", 0.8)
     ("name", "attack", "rows", "batch_size"),
     [
         pytest.param(
-            "apgd_ce", APGD(LINF), [*FALLING[:7], 0], 8, id="apgd_ce_8", marks=pytest.mark.slow
+            "apgd_ce", APGD(LINF), [*FALLING[:7], 0], 8, id="apgd_ce_8", marks=pytest.mark.nightly
         ),
         pytest.param("apgd_ce", APGD(LINF), ROWS, 33, id="apgd_ce", marks=pytest.mark.nightly),
         pytest.param(

@@ -206,7 +206,12 @@ def evaluate(
         chosen, labels = rows, None
         before = records[run.after or CLEAN]
         if _skips(run, config):
-            right = [row for row, record in before.items() if record.right_somewhere]
+            # What is wrong by a vote over draws a single one may have right.
+            right = [
+                row
+                for row, record in before.items()
+                if record.right_somewhere or (run.after is None and record.right_in_a_draw)
+            ]
             chosen = np.asarray(right, np.int32)
         if config.adversary.labels == "predicted":
             known = clean["@".join([CLEAN, *run.sources])]  # of one at most

@@ -70,10 +70,15 @@ class Record(NamedTuple):
         """Returns whether any judge has it right."""
         return any(decision.correct for decision in self.decisions.values())
 
-    def left_alone(self) -> "Record":
-        """Returns what counts of a clean example that is not attacked, as every judge has it wrong.
+    @property
+    def right_in_a_draw(self) -> bool:
+        """Returns whether any judge has it right, or one of its draws alone."""
+        return self.right_somewhere or any(one.share_correct for one in self.decisions.values())
 
-        It is not robust, whatever a single draw says of the clean image.
+    def left_alone(self) -> "Record":
+        """Returns what counts of a clean example that is not attacked: it is not robust.
+
+        Every judge has it wrong, in every draw: but earlier versions did not look at draws.
         """
         decisions = {
             judge: one._replace(share_correct=0.0) for judge, one in self.decisions.items()

@@ -76,9 +76,9 @@ class JudgeSummary(Accuracies):
         given_clean_correct: robust accuracy over the examples that are right clean.
         top5_accuracy: share of the images, clean and attacked, whose label is among the five
             classes of largest score; None of an attack that was not made on all of them.
-        single_draw: mean accuracy of one draw on the same images (random methods); 0 of an image
-            that is not attacked since every judge has it wrong clean. None of an attack that was
-            not made on what fell in a smaller ball, where draws differ: each may be right yet.
+        single_draw: mean accuracy of one draw on the same images (random methods). None of an
+            attack that was not made on what fell in a smaller ball, where draws differ: each may
+            be right yet.
         submissions: by k, the share of images that one of k submissions gets wrong, each decided
             by a draw of its own; where the judge's draws are enough and of a random method, and
             as `single_draw`.

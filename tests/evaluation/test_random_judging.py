@@ -121,7 +121,8 @@ def test_five_equal_attacks_are_not_five_rolls_of_a_die(noise, test_split):
     (paper,), (honest,) = (judge["worst_case_accuracy"].values() for judge in numbers.values())
     assert 0.50 < paper < 0.63
     assert 0.74 < honest < 0.82
-    assert numbers["paper"]["rejudged"]["accuracy"] < paper - 0.1
+    # By about .1, which spreads too: the attack's own draws are a batch's.
+    assert numbers["paper"]["rejudged"]["accuracy"] < paper - 0.05
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def probe_split(
     (batch,) = eval_batches(split, len(rows), np.asarray(rows, np.int32), None)
     # Who is right nowhere was not attacked: no attack left it standing, so no referee beats one.
     skipped = {
-        row for row in rows if skip_misclassified and not records[CLEAN][row].right_somewhere
+        row for row in rows if skip_misclassified and not records[CLEAN][row].right_in_a_draw
     }
     fooled = {
         name: [records[name][row].view_fooled or row in skipped for row in rows]

@@ -20,7 +20,7 @@ from robust_jax.certify.ascent import SlopeAscent
 from robust_jax.certify.checks import check_batch, check_classes, shape_of
 from robust_jax.certify.functions import Functions, rows_of
 from robust_jax.certify.heads import behind
-from robust_jax.certify.intervals import Bounds, elided, intersection, unknown
+from robust_jax.certify.intervals import Bounds, elided, intersection, of_numbers
 from robust_jax.certify.network import Bent, Input, Network, Node, prepare
 from robust_jax.certify.relaxation import Relaxed, undecided
 from robust_jax.certify.rows import Ball
@@ -226,9 +226,7 @@ def _margins(
         margins = jnp.fmax(margins, found)
     is_own = jnp.arange(num_classes, dtype=jnp.int32)[None, None] == labels[:, None, None]
     is_own = jnp.broadcast_to(is_own, margins.shape)
-    no_number = jnp.isnan(margins) | unknown(lower, upper, is_own)
-    margins = jnp.where(no_number, -jnp.inf, margins)
-    margins = jnp.where(is_own, 0, margins)
+    margins = of_numbers(margins, lower, upper, is_own)
     if network.head is not None:
         margins = behind(network.head, margins, lower, upper, is_own)
     return margins.reshape(len(images), *shape[1:])

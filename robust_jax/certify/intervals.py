@@ -198,20 +198,30 @@ def elided(
     found = found.reshape(*members, num_classes)
     is_own = jnp.broadcast_to(own > 0, found.shape)
     lower, upper = (each.reshape(found.shape) for each in scores)
-    found = jnp.where(jnp.isnan(found) | unknown(lower, upper, is_own), -jnp.inf, found)
-    return jnp.where(is_own, 0.0, found)
+    return of_numbers(found, lower, upper, is_own)
 
 
-def unknown(
-    lower: Float[Array, "*m c"], upper: Float[Array, "*m c"], is_own: Bool[Array, "*m c"]
-) -> Bool[Array, "*m c"]:
-    """Returns the classes whose score, or the label's, may be anything: NaN, where it is made so.
+def of_numbers(
+    margins: Float[Array, "*m c"],
+    lower: Float[Array, "*m c"],
+    upper: Float[Array, "*m c"],
+    is_own: Bool[Array, "*m c"],
+) -> Float[Array, "*m c"]:
+    """Returns the margins, 0 of the label, -inf where they or one of their scores may be NaN.
 
     What gives NaN whatever the images are (a place beyond the end of an array) has coefficients of
     zero, and with them bounds of a difference that say nothing of it.
+
+    Args:
+        margins: lower bounds of the label's score less each class's.
+        lower: bounds of the scores; -inf and inf of what may be anything.
+        upper: likewise.
+        is_own: which class is the label's.
     """
     anything = (lower == -jnp.inf) & (upper == jnp.inf)
-    return anything | jnp.any(anything & is_own, axis=-1, keepdims=True)
+    anything |= jnp.any(anything & is_own, axis=-1, keepdims=True)
+    margins = jnp.where(jnp.isnan(margins) | anything, -jnp.inf, margins)
+    return jnp.where(is_own, 0.0, margins)
 
 
 def _smallest(

@@ -82,26 +82,23 @@ def read(directory: pathlib.Path) -> Run:
     evaluation = claims.part(description, "evaluation")
     asked = {**evaluation, "certificates": {}}
     config = serialization.from_json(Evaluation, asked, name=name)
+    # Of images that are drawn it says which.
+    seed = config.seed if config.selection.rule == "random" else None
+    data = description["data"]
     shared: formats.Tree = {
         "name": description["name"],
         "method": description["method"],
         "sources": sorted(claims.part(description, "sources")),
-        "evaluation": {**evaluation, "seed": _seed_of_images(config.selection.rule, config.seed)},
-        "data": description["data"],
+        "evaluation": {**evaluation, "seed": seed},
+        "data": data,
     }
     if summary["draws"] != "row":  # judged otherwise, if random: not in one column with others
         shared["draws"] = summary["draws"]
     identity = json.dumps(shared, sort_keys=True)
-    data = description["data"]
     return Run(
         directory, str(description["name"]), config, identity, summary,
         None if data is None else str(data),
     )  # fmt: skip
-
-
-def _seed_of_images(rule: str, seed: int) -> int | None:
-    """Returns the seed where it says which images are evaluated."""
-    return seed if rule == "random" else None
 
 
 def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -188,11 +185,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
                 r.config.selection.split,
                 r.config.selection.rule,
                 r.summary["num_examples"],
-                *(
-                    ["seed", r.config.seed]
-                    if _seed_of_images(r.config.selection.rule, r.config.seed) is not None
-                    else []
-                ),
+                *(["seed", r.config.seed] if r.config.selection.rule == "random" else []),
             )
             for r in runs
         ],

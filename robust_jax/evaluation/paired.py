@@ -1,6 +1,6 @@
 """Two models on the same images: is one better, or luckier?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from robust_jax.evaluation import records
@@ -35,7 +35,11 @@ class Pair(NamedTuple):
 
 
 def compare(
-    first: records.Records, second: records.Records, *, judges: tuple[str, str]
+    first: records.Records,
+    second: records.Records,
+    *,
+    judges: tuple[str, str],
+    attacks: Collection[str] | None = None,
 ) -> list[Pair]:
     """Returns a pair for the clean images and for each attack of a name that both have.
 
@@ -43,6 +47,7 @@ def compare(
         first: records of a model, of all images, as `evaluate` and `read_evaluated` give them.
         second: of the other, on the same images, under attacks of the same settings.
         judges: whose word counts, of each.
+        attacks: rows that may be paired, beside the clean one; None for all.
 
     Raises:
         ValueError: other rows of the dataset, or other labels.
@@ -54,14 +59,15 @@ def compare(
     labels = [{row: one.label for row, one in found[CLEAN].items()} for found in (first, second)]
     if labels[0] != labels[1]:
         raise ValueError("Expected both evaluations to be of the same images, in rows and labels.")
-    partial = [name for found in (first, second) for name, rows in found.items()
-               if rows.keys() != found[CLEAN].keys()]  # fmt: skip
+    shared = [name for name in first
+              if name in second and (attacks is None or name in (CLEAN, *attacks))]  # fmt: skip
+    partial = [name for name in shared for found in (first, second)
+               if found[name].keys() != found[CLEAN].keys()]  # fmt: skip
     if partial:
         raise ValueError(f"Expected records of all images under {partial[0]!r}: `read_evaluated`.")
     return [
         _pair(name, _right(first, name, judges[0]), _right(second, name, judges[1]))
-        for name in first
-        if name in second
+        for name in shared
     ]
 
 

@@ -93,10 +93,9 @@ class Adversary:
         labels: labels the attacks move away from: the "true" ones, or those "predicted" on the
             clean image by what is attacked, as CleverHans and ART do by default. A targeted attack
             is given a random other class.
-        skip_misclassified: leave images that every judge has wrong already, in every draw, to
-            themselves: they count as not robust, and are not attacked. Does not touch transfer, and
-            is not for a judge that counts all attacked images, or by one member (others may be
-            right).
+        skip_misclassified: leave images that every draw of every judge has wrong to themselves:
+            they count as not robust, and are not attacked. Does not touch transfer, and is not for
+            a judge that counts all attacked images, or by one member (others may be right).
         num_submissions: draws of a random method that each image is submitted to, clean and
             attacked, after those that decide: `single_draw`, `submissions` and `rejudged` of the
             summary; 0 for none but those that decide.

@@ -121,10 +121,7 @@ class Result(NamedTuple):
         )
 
     def compare(self, other: "Result") -> list[paired.Pair]:
-        """Returns for each shared attack how many images one of two models has right alone.
-
-        By the deciding judge of each, right before and after, with McNemar's exact test: see
-        `paired.Pair`. Of attacks that share a name but not their settings there is no pair.
+        """Returns by attack, of those with the same settings, what one of two has right alone.
 
         Raises:
             ValueError: they are not of the same images.
@@ -132,11 +129,10 @@ class Result(NamedTuple):
         data = [one.summary.get("environment", {}).get("data") for one in (self, other)]
         if data[0] != data[1]:
             raise ValueError(f"Expected both evaluations to be of the same images: {data}.")
-        of = [one.evaluation for one in (self, other)]
-        alike = {name for name, run in of[0].attacks.items() if run == of[1].attacks.get(name)}
-        shared = [{name: rows for name, rows in one.records.items() if name in alike | {CLEAN}}
-                  for one in (self, other)]  # fmt: skip
-        return paired.compare(*shared, judges=(of[0].deciding, of[1].deciding))
+        of, its = (one.evaluation for one in (self, other))
+        alike = [name for name, run in of.attacks.items() if run == its.attacks.get(name)]
+        judges = of.deciding, its.deciding
+        return paired.compare(self.records, other.records, judges=judges, attacks=alike)
 
     def report(self, path: str | pathlib.Path) -> None:
         """Writes the page, a file of its own that needs no other, from process 0 alone."""

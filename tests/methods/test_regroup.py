@@ -1,19 +1,14 @@
 """REGroup against a plain NumPy implementation on a real network's taps, and by hand."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.special
 
-from robust_jax import experiment
 from robust_jax.attacks import PGD, ThreatModel, bind
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.experiment.config import Config
 from robust_jax.interop import torch as importer
 from robust_jax.methods import REGroup, regroup_pass
 from robust_jax.methods.regroup_fit import choose
@@ -24,8 +19,6 @@ from robust_jax.models import (
     ResNetConfig,
     default_layers,
 )
-from robust_jax.runtime import sharding
-from robust_jax.training import init_state
 from robust_jax.types import Batch, Task
 from tests import small
 
@@ -339,16 +332,3 @@ def test_an_ensemble_fits_by_what_it_votes():
     fitted_by = logits(variables, images)
     np.testing.assert_array_equal(jnp.argmax(fitted_by, -1), jnp.argmax(surrogate, -1))
     assert set(jnp.argmax(surrogate, -1).tolist()) == {1}
-
-
-def test_it_is_validated_before_it_is_fitted():
-    """By its network, whose layers vote only then."""
-    data = open_data(DataConfig(Digits(), validation_size=40))
-    made = Config("ranks", data.config, REGroup(network=CNN, num_layers=2))
-    method, mesh = made.method.make(data.task), sharding.make_mesh(1)
-    training = dataclasses.replace(made.training, validation_attack=PGD(small.THREAT, num_steps=1))
-    made = dataclasses.replace(made, training=training)
-    validator = experiment.make_validator(method, made, data, mesh)
-    variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))
-    state = init_state(variables, optax.sgd(0.1), made.training, mesh)
-    assert set(experiment.validate(validator, state, data)) == {"accuracy", "robust_accuracy"}

@@ -252,6 +252,7 @@ def test_images_are_not_normalised_in_kap():
             assert method.normalization == Normalization()
 
 
+@pytest.mark.slow
 def test_printed_numbers_are_those_of_the_docstrings():
     """Each stands in the docstring of the checkpoint's file, or of one that this names."""
     documented = functools.cache(

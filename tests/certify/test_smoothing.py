@@ -108,7 +108,7 @@ def test_votes_depend_on_key_and_index_alone():
 
 
 @pytest.mark.parametrize("asked", [{"radius": 0.2}, {"tolerance": 0.2}])
-@pytest.mark.parametrize("noise", ["float", "rounded"])
+@pytest.mark.parametrize("noise", [pytest.param("float", marks=pytest.mark.slow), "rounded"])
 def test_votes_end_when_it_is_decided(asked, noise):
     """As all votes decide it, for a part of them; at the same vote in whatever batches."""
     images = np.rint(255 * np.concatenate([image_at(d) for d in (0.5, 0.01, -0.9)])) / 255

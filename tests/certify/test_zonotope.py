@@ -117,7 +117,7 @@ CASES = {
 
 # One of the cases is quick.
 MARKS = dict.fromkeys(("two of them", "leaky", "dense"), pytest.mark.nightly)
-MARKS["branching"] = pytest.mark.slow
+MARKS["residual"] = pytest.mark.slow
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in CASES])

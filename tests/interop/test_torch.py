@@ -108,6 +108,7 @@ def test_resnet20_is_the_function_that_pytorch_computes(public_checkpoints):
     np.testing.assert_allclose(logits[0], expected.numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_ensemble_is_the_function_that_pytorch_computes(public_checkpoints):
     state_dict, variables, run = load(public_checkpoints, "parl5")
     images = to_torch(IMAGES, (0.4942, 0.4851, 0.4504), (0.2467, 0.2429, 0.2616))

@@ -131,7 +131,12 @@ def check(module, architecture, size):
 @pytest.mark.parametrize(
     ("architecture", "arguments", "size"),
     [
-        ("resnet50_torchvision", ((3, 4, 6, 3), True, "downsample", "fc", 1000), 64),
+        pytest.param(
+            "resnet50_torchvision",
+            ((3, 4, 6, 3), True, "downsample", "fc", 1000),
+            64,
+            marks=pytest.mark.slow,
+        ),
         ("resnet18_pytorch_cifar", ((2, 2, 2, 2), False, "shortcut", "linear", 10), 32),
     ],
 )

@@ -275,17 +275,10 @@ def test_attack_does_not_see_padding(built, few):
     chex.assert_trees_all_close(found[:5], alone, atol=1e-5)
 
 
-# What these deploy is the ensemble, or the network, of another row.
-TRAINED_OTHERWISE = ("parl", "adp", "gal", "dverge", "trs", "trades")
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "built",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in TRAINED_OTHERWISE else ())
-        for name in METHODS
-        if name not in VARIANTS
-    ],
+    [name for name in METHODS if name not in VARIANTS],
     indirect=True,
     scope="module",
 )

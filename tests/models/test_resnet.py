@@ -92,6 +92,7 @@ def test_widths_of_the_kap_imagenet_networks():
     assert outputs.taps["00.stem.conv"].shape == (2, 64, 64, 256)
 
 
+@pytest.mark.slow
 def test_channel_counts_come_from_the_arrays():
     """Convolutions that return three channels of four: everything else follows."""
 

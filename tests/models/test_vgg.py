@@ -47,6 +47,7 @@ def test_vgg19_has_19_taps_in_order():
     assert len(shapes(VGGConfig(16), 32)[0].taps) == 14
 
 
+@pytest.mark.slow
 def test_values_by_hand():
     """Kernels that pass their input on: the head sees the largest pixel of the image."""
     config = VGGConfig(11, norm=False, widths=(1, 1, 1, 1, 1))

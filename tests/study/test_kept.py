@@ -34,6 +34,7 @@ def assert_same(found, expected):
         assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_tables_are_recomputed_from_the_records(spec, repository, tmp_path):
     folder = repository / "docs" / "studies" / spec.split("/")[-1].removesuffix(".py")

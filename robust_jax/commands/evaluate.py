@@ -154,8 +154,9 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
     data = open_data(config.with_data_dir(arguments.data or own.data, arguments.data_dir))
     if arguments.method is not None:
         checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
-    beside = arguments.checkpoint.with_suffix("")  # a file's evaluations have a folder of its name
-    place = beside if arguments.checkpoint.is_file() else arguments.checkpoint
+    place = arguments.checkpoint
+    if place.is_file():  # whose evaluations have a folder of its name
+        place = place.with_suffix("")
     place = place / "evaluations" / "-".join([*named, str(checkpoint.step)])
     return Subject(experiment.as_model(checkpoint), data, own.evaluation, place)
 

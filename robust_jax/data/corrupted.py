@@ -65,7 +65,8 @@ def load(place: str | Path, corruption: str, severity: int, *, num_classes: int)
     file = place / f"{corruption}.npy"
     if not file.is_file():
         name = f"cifar10_corrupted/{_IN_TFDS.get(corruption, corruption)}_{severity}"
-        test = TFDS(name, data_dir=str(place)).load().test
+        # The dataset has no split to train on.
+        test = TFDS(name, data_dir=str(place), train_split="test").load().test
         rows = [test[row] for row in range(len(test))]
         images, labels = (np.stack(part) for part in zip(*rows, strict=True))
         return from_arrays(images, labels, num_classes=num_classes, name="test")

@@ -98,10 +98,14 @@ class Model(NamedTuple):
         digest = hashlib.sha256(f"{self.method.vote} {self.method.stochastic}".encode())
         for name, key in zip(("deployed", "members"), keys, strict=True):
             scores = jax.jit(self.method.view(name))(self.variables, images, key=key)
-            found = np.nan_to_num(np.asarray(scores, np.float64))
-            unit = 10 ** np.floor(np.log10(max(np.abs(found).max(), 1e-30)) - 4)
-            digits = np.round(found / unit)
+            found = np.asarray(scores, np.float64)
+            finite = np.where(np.isfinite(found), found, 0)
+            unit = 10 ** np.floor(np.log10(max(np.abs(finite).max(), 1e-30)) - 4)
+            digits = np.round(finite / unit)
             digest.update(digits.astype(np.int64).tobytes())
+            if not np.all(np.isfinite(found)):
+                kinds = np.isnan(found), np.isposinf(found), np.isneginf(found)
+                digest.update(np.stack(kinds).tobytes())
         return digest.hexdigest()[:12]
 
     def check(self, shape: tuple[int, int, int]) -> None:

@@ -138,7 +138,7 @@ def normalization_in(
     """Returns the normalisation that a file holds, None where it holds none, and its names.
 
     Raises:
-        ValueError: it is not a number for each of three channels.
+        ValueError: it is not a number for each of three channels, or not of pixels in [0, 1].
     """
     for pair in _NORMALIZATION_NAMES:
         if not set(pair) <= set(given):
@@ -146,6 +146,8 @@ def normalization_in(
         values = [as_numpy(given[name], name).reshape(-1) for name in pair]
         if any(len(value) != 3 or not np.all(np.isfinite(value)) for value in values):
             raise ValueError(f"Expected {' and '.join(pair)} to be 3 numbers each.")
+        if min(values[0]) < 0 or min(values[1]) <= 0 or max(map(max, values)) > 1:
+            raise ValueError(f"Expected {' and '.join(pair)} to be of pixels in [0, 1].")
         # The shortest numbers that are these in float32.
         mean, std = (
             tuple(float(str(each)) for each in value.astype(np.float32)) for value in values

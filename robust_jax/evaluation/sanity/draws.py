@@ -90,4 +90,4 @@ def _most_draws(probed: Probed, key: Array) -> str | None:
 def _is_random(view: View, images: Array, key: Array) -> bool:
     logits = jitted(lambda view, images, key: view(images, key=key))
     two = [np.asarray(logits(view, images, rng.stream(key, "draw", n))) for n in (0, 1)]
-    return bool(np.abs(two[0] - two[1]).max() > 0)
+    return not np.array_equal(two[0], two[1], equal_nan=True)

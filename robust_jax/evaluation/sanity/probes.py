@@ -142,6 +142,13 @@ def probe_split(
     return probe(probed, fooled=fooled)
 
 
+def difference(scores: np.ndarray, others: np.ndarray) -> float:
+    """Returns the largest difference: none where both are the same infinity or no number."""
+    same = (scores == others) | (np.isnan(scores) & np.isnan(others))
+    gaps = np.abs(np.where(same, 0, scores) - np.where(same, 0, others))
+    return float(np.where(np.isnan(gaps), np.inf, gaps).max())
+
+
 class Probes:
     """The model and the images that every check asks."""
 
@@ -172,7 +179,7 @@ class Probes:
         predict = jitted(lambda v, i, k: self.method.predict(v, i, key=k))
         keys = [self.stream("randomness", n) for n in (0, 0, 1)]
         first, again, other = (np.asarray(predict(self.variables, self.images, k)) for k in keys)
-        same_key, other_key = np.abs(first - again).max(), np.abs(first - other).max()
+        same_key, other_key = difference(first, again), difference(first, other)
         if same_key > 1e-4:
             return Finding(
                 name,

@@ -62,6 +62,8 @@ def layer_votes(
     layers = jnp.sum(by_sign[chosen[signs]], axis=0)
     # Borda counts add up over voters.
     depths = jnp.cumsum(layers[::-1], axis=0)
+    is_number = ~jnp.any(jnp.isnan(scores), axis=(0, 2))
     return LayerVotes(
-        jnp.argmax(depths, axis=-1) == labels[None], jnp.argmax(layers, axis=-1) == labels[None]
+        (jnp.argmax(depths, axis=-1) == labels[None]) & is_number[None],
+        (jnp.argmax(layers, axis=-1) == labels[None]) & is_number[None],
     )

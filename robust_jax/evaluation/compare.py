@@ -225,7 +225,7 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     printed = rich.table.Table(*headings)
     for row in lines:
         printed.add_row(row.judge, row.name, *map(cell, row.cells))
-    console = rich.console.Console()
+    console = rich.console.Console(markup=False)
     console.print(printed)
     cautions = warnings(runs)
     for line in cautions:

@@ -244,8 +244,10 @@ def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records
         before = records[run.after or CLEAN]
         asked = {row for row, one in before.items()
                  if one.right_somewhere or not _skips(run, config)}  # fmt: skip
-        # An attack that has nothing to do writes nothing.
-        attacked = found.get(name, {}) if asked else {}
+        # What a draw alone has right is attacked too; earlier versions left it alone.
+        drawn = {row for row, one in before.items() if run.after is None and one.right_in_a_draw}
+        attacked = found.get(name, {})  # an attack that has nothing to do writes nothing
+        asked |= drawn if (drawn - asked) & attacked.keys() else set()
         missing = asked - attacked.keys()
         if missing:
             raise ValueError(

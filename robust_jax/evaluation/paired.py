@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from robust_jax.evaluation import records
-from robust_jax.evaluation.protocol import CLEAN
+from robust_jax.evaluation.protocol import CLEAN, AttackRun
 from robust_jax.evaluation.record import Record
 
 
@@ -90,3 +90,13 @@ def _pair(name: str, first: dict[int, bool], second: dict[int, bool]) -> Pair:
     differ = only_first + only_second
     p_value = stats.binomtest(only_first, differ).pvalue if differ else 1.0
     return Pair(name, len(first), both, only_first, only_second, float(p_value))
+
+
+def alike(first: Mapping[str, AttackRun], second: Mapping[str, AttackRun]) -> list[str]:
+    """Returns the names of attacks that are the same, as are those that they go on from."""
+    return [name for name in first if _chain(first, name) == _chain(second, name)]
+
+
+def _chain(attacks: Mapping[str, AttackRun], name: str | None) -> list[AttackRun]:
+    run = None if name is None else attacks.get(name)
+    return [] if run is None else [*_chain(attacks, run.after), run]

@@ -130,7 +130,8 @@ class Result(NamedTuple):
         if data[0] != data[1]:
             raise ValueError(f"Expected both evaluations to be of the same images: {data}.")
         of, its = (one.evaluation for one in (self, other))
-        alike = [name for name, run in of.attacks.items() if run == its.attacks.get(name)]
+        same = of.adversary.labels == its.adversary.labels
+        alike = paired.alike(of.attacks, its.attacks) if same else []
         judges = of.deciding, its.deciding
         return paired.compare(self.records, other.records, judges=judges, attacks=alike)
 

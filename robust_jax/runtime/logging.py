@@ -14,7 +14,7 @@ import rich.progress
 
 from robust_jax import formats
 
-console = rich.console.Console(stderr=False)
+console = rich.console.Console(markup=False, stderr=False)
 
 MINUTE = 60.0
 """Seconds of silence at most, as long as something is done."""

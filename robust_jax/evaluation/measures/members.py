@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import analysis, metrics, rng
-from robust_jax.attacks import PGD, ThreatModel
+from robust_jax.attacks import PGD, ThreatModel, losses
 from robust_jax.evaluation.measures.base import (
     Found,
     Measure,
@@ -109,12 +109,12 @@ class Agreement(Measure):
     def _decisions(self, subject: Subject, key: Key[Array, ""]) -> Int[Array, "m b"]:
         if self.num_draws is None:
             scores = subject.ask(self.view, subject.images, key=key, axis=1)
-            return jnp.argmax(scores, axis=-1)
+            return losses.decided(scores)
         draws = [
             subject.ask(self.view, subject.images, key=rng.stream(key, "draw", number))
             for number in range(self.num_draws)
         ]
-        return jnp.stack([jnp.argmax(scores, axis=-1) for scores in draws])
+        return jnp.stack([losses.decided(scores) for scores in draws])
 
 
 def _mean_and_deviation(values: list[float]) -> dict[str, float | None]:

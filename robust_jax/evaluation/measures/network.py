@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from robust_jax import analysis, rng
-from robust_jax.attacks import Attack
+from robust_jax.attacks import Attack, losses
 from robust_jax.evaluation.measures.base import Found, Measure, Subject, lacks_taps
 from robust_jax.methods import REGroup
 from robust_jax.models import EnsembleConfig
@@ -273,7 +273,7 @@ class VotingLayers(Measure):
             counts = np.ones(len(labels), bool)
             if attack is not None and self.of == "successes":
                 logits = subject.ask(self.view, each, key=subject.key)
-                counts = np.asarray(jnp.argmax(logits, axis=-1) != labels)
+                counts = np.asarray(losses.decided(logits) != labels)
             scores = subject.ask("members", each, key=subject.key, axis=1)
             for sign, votes in signs.items():
                 votes.append(

@@ -35,7 +35,7 @@ def as_text(
     title: str, summary: Summary, descriptions: Mapping[str, str], width: int, words: str = ""
 ) -> str:
     """Returns what `print_summary` prints on a terminal of some width."""
-    page = rich.console.Console(width=width, file=io.StringIO(), force_jupyter=False)
+    page = rich.console.Console(markup=False, width=width, file=io.StringIO(), force_jupyter=False)
     with page.capture() as captured:
         _show_on(title, summary, descriptions, words, page)
     return captured.get()
@@ -49,7 +49,9 @@ def as_html(
     words: str = "",
 ) -> str:
     """Returns the table, and what the checks found, as a piece of a page."""
-    page = rich.console.Console(width=120, file=io.StringIO(), record=True, force_jupyter=False)
+    page = rich.console.Console(
+        markup=False, width=120, file=io.StringIO(), record=True, force_jupyter=False
+    )
     _show_on(title, summary, descriptions, words, page)
     for line in lines_of(findings):
         page.print(line, highlight=False, markup=False, soft_wrap=True)

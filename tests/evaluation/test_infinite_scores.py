@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax.analysis import layer_votes
 from robust_jax.data import from_arrays
 from robust_jax.evaluation import Model
 from robust_jax.evaluation.sanity.probes import difference
@@ -32,3 +33,9 @@ def test_scores_differ():
     assert difference(scores, np.asarray([1.5, -np.inf, np.nan])) == 0.5
     for other in ([1.0, np.inf, np.nan], [1.0, 0.0, np.nan], [1.0, -np.inf, 0.0]):
         assert difference(scores, np.asarray(other)) == np.inf
+
+
+def test_layers_without_numbers_are_right_nowhere():
+    scores = jnp.full((4, 2, 3), jnp.nan).at[:, 1].set(jnp.asarray([2.0, 1.0, 0.0]))
+    for right in layer_votes(scores, jnp.zeros(2, jnp.int32), signs="both"):
+        np.testing.assert_array_equal(right, [[False, True], [False, True]])

@@ -208,3 +208,12 @@ def test_a_normalised_network_is_as_right_as_in_its_repository(tmp_path, tfds_di
     images, labels = map(np.stack, zip(*(test[row] for row in range(128)), strict=True))
     scores = predict(checkpoint.variables, images.astype(np.float32) / np.float32(255))
     assert np.sum(np.argmax(scores, axis=1) == labels) == 123
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), ((-2.0,) * 3, (0.2,) * 3)]
+)
+def test_a_normalisation_of_other_pixels_is_refused(mean, std):
+    given = {"mean": np.float32(mean), "std": np.float32(std)}
+    with pytest.raises(ValueError, match=r"pixels in \[0, 1\]"):
+        arrays.normalization_in(given)

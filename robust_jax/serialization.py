@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -22,10 +23,12 @@ def to_json(config: object) -> dict[str, object]:
     """Returns a configuration as what `json.dumps` takes.
 
     Raises:
-        ValueError: it is no instance of a dataclass.
+        ValueError: it is no instance of a dataclass, or its class is called as another one is
+            that could stand in its place: the name is all that is stored.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise ValueError(f"Expected {config!r} to be an instance of a dataclass.")
+    _refuse_namesakes(type(config), of=_family(type(config)))
     fields = {f.name: _encoded(getattr(config, f.name)) for f in dataclasses.fields(config)}
     return {"type": type(config).__name__, **fields}
 
@@ -95,7 +98,8 @@ def _made(cls: type, arguments: Mapping[str, object]) -> object:
 def kinds(expected: object) -> dict[str, type]:
     """Returns the dataclasses that a field of this annotation may hold, alone or among others."""
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
-        return {n: one for n, one in _subclasses(expected).items() if not inspect.isabstract(one)}
+        named = {name: ones[0] for name, ones in _subclasses(expected).items()}
+        return {name: one for name, one in named.items() if not inspect.isabstract(one)}
     found: dict[str, type] = {}
     for argument in typing.get_args(expected):
         found |= kinds(argument)
@@ -133,11 +137,45 @@ def differences(first: object, second: object, *, name: str = "config") -> list[
     return [] if first == second else [f"{name}: {first!r} != {second!r}"]
 
 
-def _subclasses(base: type) -> dict[str, type]:
-    found = {base.__name__: base}
-    for subclass in base.__subclasses__():
-        found |= _subclasses(subclass)
+def _subclasses(base: type) -> dict[str, list[type]]:
+    """Returns a class and its subclasses by name, of one that was defined again the last."""
+    found: dict[str, list[type]] = {}
+    waiting = [base]
+    for cls in waiting:
+        waiting += cls.__subclasses__()
+        alike = found.setdefault(cls.__name__, [])
+        places = [_defined_at(one) for one in alike]
+        if _defined_at(cls) in places:
+            alike[places.index(_defined_at(cls))] = cls
+        else:
+            alike.append(cls)
     return found
+
+
+def _defined_at(cls: type) -> tuple[str, str]:
+    """Returns where a class was defined: a file that is read twice has two names, and one path."""
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, "__file__", None) or cls.__module__, cls.__qualname__
+
+
+def _family(cls: type) -> type:
+    """Returns the widest dataclass that a class is one of."""
+    return [base for base in cls.__mro__ if dataclasses.is_dataclass(base)][-1]
+
+
+def _refuse_namesakes(cls: type, *, of: type) -> None:
+    """Refuses a class whose name another subclass of `of` has too.
+
+    Raises:
+        ValueError: says where both were defined.
+    """
+    alike = _subclasses(of).get(cls.__name__, [])
+    if len(alike) > 1:
+        places = " and ".join(".".join((one.__module__, one.__qualname__)) for one in alike)
+        raise ValueError(
+            f"Expected one class to be called {cls.__name__}: {places} are, and the name is all "
+            "that is stored of a class. Call yours otherwise."
+        )
 
 
 def _decode(expected: object, value: object, name: str) -> object:
@@ -206,6 +244,7 @@ def _decode_dataclass(expected: type, value: object, name: str) -> object:
     if value["type"] not in known:
         raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
     cls = known[value["type"]]
+    _refuse_namesakes(cls, of=expected)
     hints = _hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}
     for key in value:

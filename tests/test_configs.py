@@ -216,6 +216,7 @@ def num_parameters(name: str) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
+@pytest.mark.slow
 def test_networks_are_the_papers():
     # The common CIFAR ResNet-18 without convolution biases has 11,173,962 parameters; the linear
     # layer of 100 classes adds 90 * 513. Kernel pooling has none.

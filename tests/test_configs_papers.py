@@ -47,6 +47,7 @@ def test_learning_rates(name, rates):
         assert float(rate(plan.step_at(float(epoch)))) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_rows_of_lpds_paper_train_at_one_rate():
     """Without what sets them apart they have one loss, so one gradient under one optimizer."""
     network = EnsembleConfig(CNNConfig(widths=(4,), strides=(4,), norm=False), 5)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from robust_jax import serialization
+from robust_jax import attacks, methods, models, serialization
 from robust_jax.attacks import PGD, ThreatModel
 from robust_jax.data import DataConfig, Digits
 from robust_jax.evaluation.protocol import AttackRun, Evaluation
@@ -104,3 +104,46 @@ def test_data_dir_replaces_the_source_s_place():
     with pytest.raises(ValueError, match="Digits lies nowhere"):
         config.with_data_dir(CONFIG.data, "/data")
     assert config.with_data_dir(CONFIG.data, None) is CONFIG.data
+
+
+@pytest.fixture
+def define():
+    """Defines a dataclass that lies in some module, for the length of a test."""
+    defined = []
+
+    def make(name, base, module):
+        own = dataclasses.make_dataclass(name, [("own", int, 1)], bases=(base,), frozen=True)
+        own.__module__ = module
+        defined.append(own)
+        return own
+
+    yield make
+    for number, own in enumerate(defined):
+        own.__name__ = f"Gone{number}"  # who is called so is met no more
+
+
+def test_names_that_two_classes_have_are_refused(define):
+    # A name is all that is stored: one would be read in the other's place.
+    define("Narrow", PGD, "one")
+    first = define("Narrow", PGD, "one")  # a cell that is run again defines its class again
+    run = AttackRun(first(ThreatModel("linf", 0.1)))
+    written = serialization.to_json(run)
+    assert type(serialization.from_json(AttackRun, written).attack) is first
+    other = AttackRun(define("Narrow", PGD, "another")(ThreatModel("linf", 0.1)))
+    for refused in (
+        lambda: serialization.to_json(run),
+        lambda: serialization.to_json(other),
+        lambda: serialization.from_json(AttackRun, written),
+    ):
+        with pytest.raises(ValueError, match=r"called Narrow: one\.Narrow and anoth"):
+            refused()
+    assert serialization.to_json(CONFIG)  # nobody else is in the way
+
+
+@pytest.mark.parametrize("base", [methods.MethodConfig, attacks.Attack, models.NetworkConfig])
+def test_classes_called_as_the_library_s_are_refused(base, define):
+    name, library = min(serialization.kinds(base).items())
+    own = define(name, library, "mine")
+    for cls in (own, library):
+        with pytest.raises(ValueError, match=f"one class to be called {name}"):
+            serialization.to_json(object.__new__(cls))

@@ -10,6 +10,7 @@ import jax
 from flax import linen, nnx
 from jaxtyping import Array, Key
 
+from robust_jax import rng
 from robust_jax.types import Variables
 
 Given = Callable[..., Array]
@@ -55,7 +56,8 @@ def as_function(given: Given, variables: Variables | None, *, stochastic: bool) 
 
     Raises:
         ValueError: variables beside a module that has its own, a linen module without, or a
-            random linen module.
+            random linen module; at its first images, a module of nnx or PyTorch that draws, and
+            is not said to.
     """
     makers: dict[type, _Maker] = {nnx.Module: _nnx}
     for library, make in (("equinox", _equinox), ("torch.nn", _torch)):
@@ -122,10 +124,30 @@ def _nnx(module: Given, *, stochastic: bool) -> Function:
     def call(variables: Variables, images: Array, key: Key[Array, ""] | None) -> Array:
         one = nnx.merge(graph, jax.tree.unflatten(structure, variables["leaves"]))
         if stochastic and key is not None:
-            nnx.reseed(one, default=key)
-        return one(images)
+            _reseed(one, key)
+        before = _counts(one)
+        scores = one(images)
+        if not stochastic and any(a is not b for a, b in zip(before, _counts(one), strict=True)):
+            raise ValueError(
+                f"Expected {type(one).__name__} to draw nothing in evaluation mode. A module that "
+                "draws is given with stochastic=True: one draw, seen again and again, is another."
+            )
+        return scores
 
     return Function(call, {"leaves": leaves})
+
+
+def _reseed(module: nnx.Module, key: Key[Array, ""]) -> None:
+    """Seeds every stream of a module's random numbers anew, whatever it is called."""
+    nodes = (node for _, node in nnx.iter_graph(module))
+    names = sorted({str(node.key.tag) for node in nodes if isinstance(node, nnx.RngStream)})
+    keys = {name: rng.stream(key, name) for name in names}
+    nnx.reseed(module, policy="match_shape", **keys)
+
+
+def _counts(module: nnx.Module) -> list[Array]:
+    """Returns how often each stream of a module's random numbers was drawn from."""
+    return jax.tree.leaves(nnx.state(module, nnx.RngCount))
 
 
 def _equinox(module: Given, *, stochastic: bool) -> Function:

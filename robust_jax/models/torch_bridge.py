@@ -40,11 +40,15 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
         module: images [b k h w] -> logits [b c], rows independent of each other. It is put into
             evaluation mode, unless it is random, which leaves it in its own.
         stochastic: does it draw? Then the function takes `key=`, from which PyTorch's generators
-            are seeded for the pass alone.
+            are seeded for the pass alone. A module that draws must say so.
 
     Returns:
         function of images [b k h w], float32, differentiable in reverse mode. In `jax.jit`,
         `jax.grad` and `jax.vmap` as any other; `jax.vmap` over keys is a pass for each.
+
+    Raises:
+        ValueError: at its first images: it draws, and nobody said so. An attack that is shown one
+            draw again and again would say nothing of the module.
 
     Example:
         >>> import torch
@@ -55,14 +59,12 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
     """
     if not stochastic:
         module.eval()
-    calls = _Calls(module)
+    calls = _Calls(module, seeded=stochastic)
     count: dict[tuple[int, ...], int] = {}
 
     def num_classes(shape: tuple[int, ...]) -> int:
         if shape not in count:
-            count[shape] = calls.logits(
-                np.zeros((2, *shape), np.float32), np.zeros((), np.uint32)
-            ).shape[-1]
+            count[shape] = calls.num_classes(shape)
         return count[shape]
 
     def forward(images: Array, seed: Array) -> tuple[Array, Array]:
@@ -113,12 +115,30 @@ def _called(host: Callable[..., PyTree], shapes: PyTree, *given: Array) -> PyTre
 class _Calls:
     """What the callbacks call: the module on NumPy arrays, and graphs that wait."""
 
-    def __init__(self, module: "torch.nn.Module") -> None:
-        self._module = module
+    def __init__(self, module: "torch.nn.Module", *, seeded: bool) -> None:
+        self._module, self._seeded = module, seeded
         self._tickets = itertools.count(1)
         self._graphs: collections.OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = (
             collections.OrderedDict()
         )
+
+    def num_classes(self, shape: tuple[int, ...]) -> int:
+        """Returns the number of classes for images of a shape.
+
+        Raises:
+            ValueError: two passes over the same images differ, of a module that is not to draw.
+        """
+        images = np.random.default_rng(0).random((2, *shape), np.float32)
+        first = self.logits(images, np.zeros((), np.uint32))
+        if not self._seeded:
+            again = self.logits(images, np.ones((), np.uint32))
+            if not np.allclose(first, again, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise ValueError(
+                    f"Expected {type(self._module).__name__} to give an image the same logits at "
+                    f"every pass; two differ by {np.abs(first - again).max():.3g} in evaluation "
+                    "mode. A module that draws is given with stochastic=True."
+                )
+        return first.shape[-1]
 
     def logits(
         self, images: Float[np.ndarray, "b k h w"], seed: UInt[np.ndarray, ""]
@@ -173,6 +193,8 @@ class _Calls:
     def _pass(self, images: "torch.Tensor", seed: np.ndarray) -> "torch.Tensor":
         import torch
 
+        if not self._seeded:  # what it draws all the same is to be seen as such
+            return self._module(images)
         with torch.random.fork_rng():
             torch.manual_seed(int(seed))
             return self._module(images)

@@ -45,6 +45,7 @@ def test_every_depth_and_sign_is_the_method_of_that_depth_and_sign():
         np.testing.assert_array_equal(found.by_layer[-1], found.by_depth[0])
 
 
+@pytest.mark.slow
 def test_layers_alone_by_hand():
     """The first layer is right by its positive response, the last by neither."""
     positive = [[[3.0, 2, 1]], [[1.0, 2, 3]]]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robust_jax.attacks import APGD, APGDT, FABT, Square, ThreatModel, autoattack, trajectory
 from robust_jax.attacks.apgd_l1 import phases, plan
@@ -32,6 +33,7 @@ def test_the_suite_is_that_of_the_official_code():
     assert (fab.num_targets, square.num_queries) == (9, 5000)
 
 
+@pytest.mark.slow
 def test_the_optimum_on_a_linear_model_and_the_path(linear):
     # Within the room of the largest weight the optimum is a step along it alone; beyond, the next.
     attack = APGD(ThreatModel("l1", 0.7), num_steps=30, loss="margin")

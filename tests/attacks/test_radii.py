@@ -56,6 +56,7 @@ def of_kinds(*quick):
     return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in KINDS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", of_kinds("pgd", "apgd"))
 def test_a_radius_as_an_argument_gives_the_bits_of_one_in_the_program(name, norm):

@@ -94,6 +94,7 @@ def test_starts_are_for_those_that_begin_elsewhere(zeros):
             Boundary()(view, images, labels, key=KEY, starts=wrong)
 
 
+@pytest.mark.slow
 def test_the_harness_passes_images_and_counts_who_has_none():
     """A model that knows one class has no start to offer; with two every image has one."""
     data = open_data(DataConfig(Digits()))

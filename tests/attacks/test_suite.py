@@ -24,6 +24,7 @@ THREAT = ThreatModel("linf", 0.14)
 LONG = Suite(THREAT, attacks=(APGD(THREAT, num_steps=12),), batch_size=16)
 
 
+@pytest.mark.slow
 def test_an_image_that_has_fallen_costs_few_steps_more(digits):
     whole = LONG.report(*digits, key=KEY)
     cut = dataclasses.replace(LONG, drop_every=3).report(*digits, key=KEY)

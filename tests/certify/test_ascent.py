@@ -62,6 +62,7 @@ def test_bounds_hold_and_none_is_looser(function, near):
             assert jnp.all(margins[None] <= of_image[:, label, None] - of_image + 1e-4)
 
 
+@pytest.mark.slow
 def test_a_slope_is_the_best_of_all():
     """Of one rectifier, whose lower bound is a tent in its slope."""
 

@@ -20,6 +20,7 @@ def linear(x):
     return x @ WEIGHTS + BIAS[None]
 
 
+@pytest.mark.slow
 def test_linear_functions_are_exact():
     """The dual norm is L2 too; where the box around the ball is cut, the box may be the tighter."""
     difference = WEIGHTS.T[LABELS][:, None] - WEIGHTS.T[None]

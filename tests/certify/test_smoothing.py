@@ -90,6 +90,7 @@ def test_counts_every_vote_once(batch_size):
     np.testing.assert_allclose(certificate.radius, special.ndtri(0.001 ** (1 / 100)), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_votes_depend_on_key_and_index_alone():
     images = np.concatenate([image_at(0.1), image_at(0.5), image_at(-0.4)])
     smoothing = Smoothing(SIGMA, num_selection=50, num_samples=300, batch_size=300)

@@ -11,6 +11,7 @@ from robust_jax.evaluation import AttackRun, Evaluation, Model
 from robust_jax.evaluation.protocol import Adversary
 
 
+@pytest.mark.slow
 def test_changes_are_measured_in_every_norm():
     """On images of two channels, of which a pixel counts once; L1 and L0 balls are kept."""
     images = jax.random.uniform(jax.random.key(0), (6, 4, 3, 2))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robust_jax import evaluation
 from robust_jax.attacks import PGD, ThreatModel
@@ -34,6 +35,7 @@ def test_brackets_are_no_markup():
     assert "b [ce]" in page
 
 
+@pytest.mark.slow
 def test_what_goes_on_from_others_is_not_paired():
     names = [{pair.attack for pair in found(1).compare(found(other))} for other in (1, 3)]
     assert names[0] - names[1] == {"b [ce]", "c"}

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import optax
+import pytest
 
 from robust_jax import experiment
 from robust_jax.attacks import PGD
@@ -18,6 +19,7 @@ from tests import small
 CNN = CNNConfig(widths=(8, 8), strides=(2, 2))
 
 
+@pytest.mark.slow
 def test_regroup_is_validated_before_it_is_fitted():
     """By its network, whose layers vote only then."""
     data = open_data(DataConfig(Digits(), validation_size=40))

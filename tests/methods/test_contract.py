@@ -302,6 +302,7 @@ def test_config_survives_json(built):
     assert serialization.from_json(methods.MethodConfig, json.loads(text)) == built.config
 
 
+@pytest.mark.slow
 def test_ten_steps_lower_the_loss(built, batch):
     losses, (moved, _) = built.train(batch, num_devices=4, num_steps=10)
     assert np.mean(losses[-3:]) < losses[0]

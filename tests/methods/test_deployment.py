@@ -85,6 +85,7 @@ def test_frozen_draws_are_one_network_for_every_image_and_call(network):
     assert jnp.max(jnp.abs(other.predict(variables, IMAGES) - scores)) > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_layer_sampling_is_the_view_of_its_name():
     config = dataclasses.replace(RLS, deployment=Deployment(2, "frozen", seed=7))
     method = config.make(TASK)
@@ -96,6 +97,7 @@ def test_frozen_layer_sampling_is_the_view_of_its_name():
     assert method.taps is None
 
 
+@pytest.mark.slow
 def test_frozen_layer_sampling_with_noise_is_one_network_for_every_image():
     noise = methods.ActivationNoise(0.5)
     config = dataclasses.replace(RLS, deployment=FROZEN, changes=(noise,))

@@ -42,6 +42,7 @@ def test_units_without_variance_are_left_out_with_finite_gradients():
     assert bool(jnp.all(jnp.isfinite(slope)))
 
 
+@pytest.mark.slow
 def test_loss_by_hand():
     method = CONFIG.make(TASK)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(2))

@@ -17,6 +17,7 @@ IMAGES = jax.random.uniform(jax.random.key(0), (4, 6, 6, 1))
 BATCH = Batch(IMAGES, jnp.asarray([0, 1, 2, 0]), jnp.ones(4, bool), jnp.arange(4))
 
 
+@pytest.mark.slow
 def test_gaussian_training():
     method, plain = CONFIG.make(TASK), dataclasses.replace(CONFIG, input_sigma=0.0).make(TASK)
     deployed = dataclasses.replace(CONFIG, input_noise_in_prediction=True).make(TASK)

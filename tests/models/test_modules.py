@@ -140,6 +140,38 @@ def test_what_draws_draws_by_the_key(make):
     assert 0.2 < (one == 0).mean() < 0.8
 
 
+class AlwaysNoisy(nnx.Module):
+    """Draws in every mode, of two streams that have names of their own."""
+
+    def __init__(self):
+        self.rngs = nnx.Rngs(noise=0, more=1)
+
+    def __call__(self, images):
+        streams = self.rngs.noise, self.rngs.more
+        return plain(images + sum(0.1 * stream.normal(images.shape) for stream in streams))
+
+
+def always_noisy_torch():
+    torch = pytest.importorskip("torch")
+
+    class AlwaysNoisyTorch(torch.nn.Module):
+        def forward(self, images):
+            noisy = images + 0.1 * torch.randn_like(images)
+            return noisy.flatten(1) @ torch.tensor(WEIGHTS)
+
+    return AlwaysNoisyTorch()
+
+
+@pytest.mark.parametrize("make", [AlwaysNoisy, always_noisy_torch])
+def test_what_draws_and_does_not_say_so_is_refused(make):
+    """One draw that is seen again and again is another network, which attacks break by its own."""
+    with pytest.raises(ValueError, match="given with stochastic=True"):
+        scores(Model.of(make(), num_classes=4))
+    drawing = Model.of(make(), num_classes=4, stochastic=True)
+    one, other = (np.asarray(scores(drawing, key=jax.random.key(n))) for n in (0, 1))
+    assert not np.allclose(one, other)
+
+
 def test_a_module_is_left_as_it_was():
     module = Nnx()
     Model.of(module, num_classes=4)

@@ -153,7 +153,9 @@ def test_every_public_callable_that_takes_a_function_is_here():
     assert found | {"bind"} == set(MADE)
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "AutoAttack" else n for n in MADE]
+)
 def test_a_model_is_what_it_is_at_the_call(name):
     def made(model):
         model.held_view = as_view(model.logits)

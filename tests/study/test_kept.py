@@ -120,6 +120,7 @@ def test_kept_rows_are_put_where_a_study_has_them(tmp_path):
     assert not (again / "summary.json").exists()  # all or nothing
 
 
+@pytest.mark.slow
 def test_rows_start_from_a_checkpoint_that_was_kept(repository, tmp_path):
     """And it is kept again as it was, though the run's own checkpoints are gone."""
     folder = repository / "docs" / "studies" / "mnist"
@@ -139,6 +140,7 @@ def test_rows_start_from_a_checkpoint_that_was_kept(repository, tmp_path):
     assert not (tmp_path / "kept" / "plain-seed0.safetensors").exists()  # of whatever training
 
 
+@pytest.mark.slow
 def test_half_a_restore_is_mended(repository, tmp_path, monkeypatch):
     folder = repository / "docs" / "studies" / "mnist"
     with pytest.raises(ValueError, match="ROW-seedN"):

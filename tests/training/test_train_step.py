@@ -42,6 +42,7 @@ def loss_of(params, images, batch, step):
     return METHOD.loss({"params": params}, batch._replace(image=images), key=key, step=step)[0]
 
 
+@pytest.mark.slow
 def test_free_training_is_its_algorithm():
     threat = ThreatModel("linf", 0.1)
     cfg = TrainingConfig(adversarial=FreeAdversarialTraining(threat, num_replays=2))

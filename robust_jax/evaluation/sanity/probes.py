@@ -176,9 +176,14 @@ class Probes:
     def randomness(self) -> Finding:
         """Returns a flag where the model is random and does not say so, or the other way round."""
         name = "randomness as declared"
-        predict = jitted(lambda v, i, k: self.method.predict(v, i, key=k))
-        keys = [self.stream("randomness", n) for n in (0, 0, 1)]
-        first, again, other = (np.asarray(predict(self.variables, self.images, k)) for k in keys)
+        # Two programs: what the host draws while one is traced is the same in all its calls.
+        predict, traced_again = (
+            jitted(lambda v, i, k: self.method.predict(v, i, key=k)) for _ in range(2)
+        )
+        first, again, other = (
+            np.asarray(program(self.variables, self.images, self.stream("randomness", n)))
+            for program, n in ((predict, 0), (traced_again, 0), (predict, 1))
+        )
         same_key, other_key = difference(first, again), difference(first, other)
         if same_key > 1e-4:
             return Finding(

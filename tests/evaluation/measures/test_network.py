@@ -176,6 +176,7 @@ def test_attacks_of_a_measure_have_targets_and_images_to_begin_at(subject):
         dry_run(ask, asked.images, what="layers", on_host=True)
 
 
+@pytest.mark.slow
 def test_latency_times_the_deployed_rule_beside_its_network(subject, fitted):
     config, variables = fitted
     asked = subject(config, num_images=3, variables=variables)

@@ -227,6 +227,7 @@ def test_nothing_to_show_and_no_class_names(tmp_path, data):
     assert f"correct, of {len(data.test)} of which {100 * share:.2f} % are right" in page.words
 
 
+@pytest.mark.slow
 def test_certificates_go_on_where_they_were_stopped(tmp_path, data):
     method = Standard(network=small.NETWORK).make(data.task)
     variables = jax.jit(lambda key: method.init(key=key))(jax.random.key(0))

@@ -13,7 +13,7 @@ from robust_jax import experiment
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.commands import evaluate, train
 from robust_jax.data import DataConfig, Digits, open_data
-from robust_jax.evaluation import Model, dry_run, records, report
+from robust_jax.evaluation import Evaluation, Model, dry_run, records, report
 from robust_jax.evaluation.protocol import AttackRun, Selection
 from robust_jax.experiment import checkpoints
 from robust_jax.runtime import sharding
@@ -106,6 +106,23 @@ def test_evaluate_refuses_data_of_another_shape():
         dry_run.check_data(data.test, model)
     with pytest.raises(ValueError, match="Expected the validation split not to be empty"):
         dry_run.check_data(data.validation, model._replace(num_classes=10))
+
+
+def test_classes_of_other_numbers_are_refused(tmp_path):
+    """Who learned the classes in another order has every label wrong, and nothing else shows it."""
+    data, mesh = open_data(DataConfig(Digits())), sharding.make_mesh(1)
+    digits = tuple(map(str, range(10)))
+    model = Model.of(lambda images: images[:, :, 0, 0], num_classes=10)
+    dry_run.check_classes(data.class_names, model)  # names none
+    dry_run.check_classes(digits, model._replace(class_names=(*digits[:9], "nine")))
+    dry_run.check_classes(["crane", "crane"], model._replace(class_names=("heron", "Crane")))
+    other = model._replace(class_names=digits[::-1])
+    with pytest.raises(ValueError, match="class '0', number 0, to be that of the network, number"):
+        experiment.judge(other, Evaluation(), mesh, data=data, out=tmp_path)
+    with pytest.raises(ValueError, match="that of source 'near', number 9"):
+        experiment.judge(
+            model, Evaluation(), mesh, data=data, out=tmp_path, sources={"near": other}
+        )
 
 
 MINE = """

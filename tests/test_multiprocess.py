@@ -22,9 +22,11 @@ from tests import small
 import dataclasses
 from robust_jax.attacks import APGD, AutoAttack
 from robust_jax.evaluation.protocol import AttackRun
+from robust_jax.training import FreeAdversarialTraining
 VARIANTS = ("default",)
 def get_config(variant):
-    cfg = small.config(small.noisy() if {noisy} else None, max_steps=22)
+    free = FreeAdversarialTraining(small.THREAT, num_replays=2) if {free} else None
+    cfg = small.config(small.noisy() if {noisy} else None, max_steps=22, adversarial=free)
     if {noisy}:  # a suite runs on the host
         apgd = APGD(small.THREAT, num_steps=2)
         suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)
@@ -58,10 +60,10 @@ def start(
 
 @pytest.fixture
 def config_file(tmp_path, repository):
-    def write(*, noisy, checked=False):
+    def write(*, noisy, checked=False, free=False):
         path = tmp_path / "multi.py"
-        fields = {"repository": str(repository), "noisy": noisy, "checked": checked}
-        path.write_text(CONFIG.format(**fields))
+        fields = {"noisy": noisy, "checked": checked, "free": free}
+        path.write_text(CONFIG.format(repository=str(repository), **fields))
         return path
 
     return write
@@ -132,3 +134,25 @@ def test_killed_run_keeps_its_last_checkpoint(tmp_path, repository, config_file)
         for folder in (workdir, tmp_path / "whole")
     ]
     chex.assert_trees_all_equal(*models)
+
+
+@pytest.mark.nightly
+def test_what_lies_on_two_hosts_in_parts_is_gone_on_with(tmp_path, repository, config_file):
+    """The perturbation of free adversarial training is split as a batch is."""
+    config, workdir = config_file(noisy=False, free=True), tmp_path / "free"
+
+    def pair():
+        several = {"num_processes": 2, "devices": 2, "port": free_port()}
+        return [start(repository, config, workdir, process=i, **several) for i in range(2)]
+
+    first = pair()
+    deadline = time.monotonic() + 120
+    while not (workdir / "checkpoints" / "11").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in first:
+        process.send_signal(signal.SIGKILL)
+    for process in first:
+        process.communicate()
+    outputs = finish(pair())
+    assert "Going on from step" in outputs[0]
+    assert checkpoints.load(workdir, sharding.make_mesh(1), step=22).step == 22

@@ -121,7 +121,7 @@ def main(arguments: Arguments) -> None:
     }
     parts, validator = make_parts(cfg, mesh, sources), None
     for place, one in runs.items():
-        if seeds and experiment.is_done(one, place, parts.plan):
+        if seeds and experiment.is_done(one, place, parts.plan, parts.data, sources):
             logging.say(f"Seed {one.seed} is trained and evaluated: {place}")
             continue
         validator = experiment.make_validator(parts.method, one, parts.data, mesh, like=validator)
@@ -141,7 +141,7 @@ def train(
 ) -> bool:
     """Trains, or goes on training, and evaluates the best checkpoint; False if it was stopped."""
     mesh, data, method, plan, optimizer, step_fn, evaluator, sources = parts
-    last = checkpoints.resumable_step(workdir, cfg)
+    last = checkpoints.resumable_step(workdir, cfg, data=data.fingerprint)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
         experiment.init_variables(cfg, data, method, mesh),

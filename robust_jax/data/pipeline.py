@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from robust_jax.data.augment import Augmentation
+from robust_jax.data.fingerprint import fingerprint
 from robust_jax.data.images import Transform
 from robust_jax.data.order import permutation
 from robust_jax.data.sources import Digits, Examples, Source
@@ -146,6 +147,11 @@ class Data:
             "train": self.train, "validation": self.validation, "test": self.test
         }  # fmt: skip
         return splits[name]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits of what is trained on: `data.fingerprint` of the training split."""
+        return fingerprint(self.train)
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -88,12 +88,27 @@ def read(directory: pathlib.Path) -> Description:
     return _as_today(_stored(directory / "evaluation.json"))
 
 
-def has_ended(directory: pathlib.Path, evaluation: Description) -> bool:
-    """Returns whether a directory holds this evaluation, described, to its end."""
+def has_ended(
+    directory: pathlib.Path,
+    evaluation: Description,
+    *,
+    data: str | None = None,
+    sources: Description | None = None,
+) -> bool:
+    """Returns whether a directory holds this evaluation, described, to its end.
+
+    Args:
+        directory: of the evaluation.
+        evaluation: as a description has it.
+        data: its fingerprint; None for any.
+        sources: of its attacks, as a description has them; None for any.
+    """
     if not (directory / "summary.json").is_file():
         return False
     with contextlib.suppress(ValueError, OSError):  # torn, newer or gone: whoever goes on says so
-        return read(directory)["evaluation"] == evaluation
+        found = read(directory)
+        wanted = {"evaluation": evaluation, "data": data, "sources": sources}
+        return all(found[name] == one for name, one in wanted.items() if one is not None)
     return False
 
 

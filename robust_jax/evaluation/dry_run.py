@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -146,3 +146,32 @@ def check_data(split: Split, model: Model, *, source: str | None = None) -> None
             )
     if len(split) == 0:
         raise ValueError(f"Expected the {split.name} split not to be empty (validation_size=0?).")
+
+
+def check_classes(names: Sequence[str], model: Model, *, source: str | None = None) -> None:
+    """Checks that classes which a dataset and a model have in common have the same numbers.
+
+    Args:
+        names: of the dataset's classes, in label order.
+        model: what it is for; one that names no classes is taken at its word.
+        source: its name among the sources of an evaluation; None for what is evaluated.
+
+    Raises:
+        ValueError: a name that both have is of another class.
+    """
+    whose = "the network" if source is None else f"source {source!r}"
+    ours, theirs = _numbers(model.class_names), _numbers(names)
+    for name in [name for name in theirs if name in ours]:
+        if theirs[name].isdisjoint(ours[name]):
+            raise ValueError(
+                f"Expected the dataset's class {name!r}, number {min(theirs[name])}, to be that of "
+                f"{whose}, number {min(ours[name])}."
+            )
+
+
+def _numbers(names: Sequence[str]) -> dict[str, set[int]]:
+    """Returns which classes are called so, by name: ImageNet has two cranes."""
+    found: dict[str, set[int]] = {}
+    for number, name in enumerate(names):
+        found.setdefault(name.casefold(), set()).add(number)
+    return found

@@ -19,7 +19,7 @@ from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
 from robust_jax.models import modules
 from robust_jax.models.modules import Given, Layout
-from robust_jax.runtime.sharding import local, replicated
+from robust_jax.runtime.sharding import replicated, whole
 from robust_jax.serialization import to_json
 from robust_jax.types import Task, Variables
 
@@ -265,9 +265,12 @@ def _demands_a_key(function: object) -> bool:
 
 
 def fingerprint(variables: Variables) -> str:
-    """Returns twelve hex digits that two models share only if all their arrays are equal."""
+    """Returns twelve hex digits that two models share only if all their arrays are equal.
+
+    Of arrays that lie on several hosts in parts it is every host's to ask.
+    """
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(local(variables)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(whole(variables)):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,12 +18,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-import robust_jax
-from robust_jax import formats, serialization
+from robust_jax import serialization
 from robust_jax.evaluation.model import fingerprint
-from robust_jax.experiment import portable, reading
+from robust_jax.experiment import meta, portable, reading
 from robust_jax.experiment.config import MAY_CHANGE, Config
-from robust_jax.experiment.meta import Meta, part
+from robust_jax.experiment.meta import Checkpoint, Meta, part
 from robust_jax.experiment.weights import check_architecture, check_arrays, check_function
 from robust_jax.runtime import logging
 from robust_jax.types import Task, Variables
@@ -32,26 +31,6 @@ T = TypeVar("T")
 
 Manager = ocp.CheckpointManager
 """What writes a work directory's checkpoints, from `open_manager`."""
-
-
-class Checkpoint(NamedTuple):
-    """A restored checkpoint.
-
-    Attributes:
-        config: the experiment that made it.
-        task: the dataset's shape, as the network was built for it.
-        class_names: names of the classes, in label order.
-        step: training step.
-        metrics: validation metrics when it was saved; empty where none were measured.
-        variables: what is deployed, replicated over the mesh.
-    """
-
-    config: Config
-    task: Task
-    class_names: tuple[str, ...]
-    step: int
-    metrics: dict[str, float]
-    variables: Variables
 
 
 def open_manager(workdir: str | pathlib.Path, *, best_by: str) -> Manager:
@@ -113,6 +92,7 @@ def save(
     task: Task,
     class_names: tuple[str, ...],
     metrics: Mapping[str, float] | None = None,
+    data: str | None = None,
 ) -> None:
     """Writes a checkpoint; an existing one of the same step is left as it is.
 
@@ -125,15 +105,18 @@ def save(
         task: the task that the method was made for.
         class_names: names of the classes.
         metrics: validation metrics; None where none were measured.
+        data: fingerprint of what was trained on; None where that is not known.
 
     Raises:
         OSError: it could not be written (a full disk); names the checkpoints that are kept.
     """
     if step in manager.all_steps():
         return
-    meta = _described(Checkpoint(config, task, class_names, step, dict(metrics or {}), model))
-    meta["optimizer"] = None if optimizer is None else fingerprint(optimizer)
-    items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(meta)}
+    described = meta.to_json(
+        Checkpoint(config, task, class_names, step, dict(metrics or {}), model),
+        optimizer=None if optimizer is None else fingerprint(optimizer), data=data,
+    )  # fmt: skip
+    items = {"model": ocp.args.StandardSave(model), "meta": ocp.args.JsonSave(described)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.StandardSave(optimizer)
     args = ocp.args.Composite(**items)
@@ -147,22 +130,6 @@ def save(
             f"Expected room to save step {step} in {str(manager.directory)!r} (kept: {kept}): "
             f"{reading.first_line(error)}"
         ) from error
-
-
-def _described(checkpoint: Checkpoint) -> formats.Tree:
-    """Returns the item `meta` of a checkpoint without an optimizer."""
-    return formats.numbered(
-        {
-            "version": robust_jax.__version__,
-            "config": serialization.to_json(checkpoint.config),
-            "task": checkpoint.task._asdict(),
-            "class_names": checkpoint.class_names,
-            "metrics": checkpoint.metrics,
-            # Files of arrays have no check sums of their own.
-            "weights": fingerprint(checkpoint.variables),
-            "optimizer": None,
-        }
-    )
 
 
 def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
@@ -179,7 +146,7 @@ def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
     """
     if jax.process_index() == 0:
         portable.write(
-            pathlib.Path(file), checkpoint.step, _described(checkpoint), checkpoint.variables
+            pathlib.Path(file), checkpoint.step, meta.to_json(checkpoint), checkpoint.variables
         )
 
 
@@ -231,14 +198,14 @@ def load(workdir: str | pathlib.Path, mesh: Mesh, *, step: int | None = None) ->
     metas = {each: _meta(workdir, each) for each in (steps if step is None else [step])}
     if step is None:
         step = max(steps, key=lambda each: (metas[each].best_value, each))
-    meta = metas[step]
-    config = serialization.from_json(Config, meta.config)
+    said = metas[step]
+    config = serialization.from_json(Config, said.config)
     read = portable.read_model if portable.is_one(workdir) else reading.read_model
     variables = read(workdir, step, mesh)
-    expected = jax.eval_shape(config.method.make(meta.task).init, key=jax.random.key(0))
+    expected = jax.eval_shape(config.method.make(said.task).init, key=jax.random.key(0))
     check_architecture(variables, expected, name=f"checkpoint {str(workdir)!r}")
-    check_arrays(variables, meta.weights, name=f"checkpoint {str(workdir)!r}, step {step},")
-    return Checkpoint(config, meta.task, meta.class_names, step, meta.metrics, variables)
+    check_arrays(variables, said.weights, name=f"checkpoint {str(workdir)!r}, step {step},")
+    return Checkpoint(config, said.task, said.class_names, step, said.metrics, variables)
 
 
 def config_of(workdir: str | pathlib.Path) -> Config:
@@ -308,17 +275,30 @@ def restore_optimizer(manager: Manager, step: int, abstract: PyTree) -> PyTree:
     return found
 
 
-def resumable_step(workdir: str | pathlib.Path, config: Config) -> int | None:
+def resumable_step(
+    workdir: str | pathlib.Path, config: Config, *, data: str | None = None
+) -> int | None:
     """Returns the step of the last checkpoint of a work directory, None where there is none.
+
+    Args:
+        workdir: of the run.
+        config: of the run.
+        data: fingerprint of the training split; None before it is opened.
 
     Raises:
         ValueError: the directory holds a run of another configuration; names the fields that
-            differ (those of `MAY_CHANGE` may).
+            differ (those of `MAY_CHANGE` may). Or a run that was trained on other images.
     """
     steps = reading.steps_of(workdir)
     if not steps:
         return None
-    saved, wanted = reading.read_meta(workdir, steps[-1]).config, serialization.to_json(config)
+    said = reading.read_meta(workdir, steps[-1])
+    if None not in (data, said.data) and data != said.data:
+        raise ValueError(
+            f"Expected workdir={str(workdir)!r} to hold a run on these training images "
+            f"(fingerprint {data}); its own were others ({said.data})."
+        )
+    saved, wanted = said.config, serialization.to_json(config)
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
         old, new = part(saved, parents), part(wanted, parents)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from robust_jax import evaluation, rng
 from robust_jax.data import Data, eval_batches, select
-from robust_jax.evaluation import reductions
+from robust_jax.evaluation import dry_run, reductions
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, Selection
 from robust_jax.evaluation.selection import check_mixed
 from robust_jax.experiment import checkpoints
@@ -222,7 +222,7 @@ def judge(
         progress: show the progress bar?
 
     Raises:
-        ValueError: see `evaluation.run`.
+        ValueError: see `evaluation.run`; or classes of the dataset have other numbers in a model.
 
     Example:
         >>> import pathlib
@@ -242,6 +242,8 @@ def judge(
         >>> result.summary["clean_accuracy"], pathlib.Path("judged/report.html").is_file()
         (0.25, True)
     """
+    for name, one in {None: model, **(sources or {})}.items():
+        dry_run.check_classes(data.class_names, one, source=name)
     result = evaluation.run(
         model, data.split(wanted.selection.split), wanted,
         out=out, sources=sources, mesh=mesh, evaluator=evaluator, progress=progress,
@@ -341,5 +343,6 @@ def fit(
         task=data.task,
         class_names=data.class_names,
         metrics=best.metrics,
+        data=data.fingerprint,
     )
     return checkpoints.load(workdir, mesh)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from robust_jax.evaluation import claims
+from robust_jax.data import Data, fingerprint
+from robust_jax.evaluation import Model, claims
 from robust_jax.evaluation.run import described
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
@@ -70,24 +71,43 @@ def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
     return last >= plan.num_steps or (stops and overfits(config.training, workdir) is not None)
 
 
-def is_done(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
+def is_done(
+    config: Config,
+    workdir: pathlib.Path,
+    plan: Plan,
+    data: Data,
+    sources: Mapping[str, Model] | None = None,
+) -> bool:
     """Returns whether a run is trained, and its evaluation, as it is configured, has ended.
 
     Args:
         config: of the run.
         workdir: the run's directory.
         plan: its steps.
+        data: what it is trained and evaluated on.
+        sources: models that its attacks are transferred from, by name.
+
+    Raises:
+        ValueError: the directory holds a run of another configuration, or on other images.
 
     Example:
         >>> import pathlib
+        >>> from robust_jax.data import open_data
         >>> from robust_jax.experiment import is_done
         >>> from robust_jax.experiment.config import load
         >>> from robust_jax.runtime import sharding
         >>> from robust_jax.training.plan import make_plan
-        >>> config = load("quickstart")
-        >>> plan = make_plan(config.training, 1242, sharding.make_mesh(1))
-        >>> is_done(config, pathlib.Path("runs/quickstart"), plan)  # nothing was trained there
+        >>> config, mesh = load("quickstart"), sharding.make_mesh(1)
+        >>> data, workdir = open_data(config.data), pathlib.Path("runs/quickstart")
+        >>> plan = make_plan(config.training, data.task.num_train, mesh)
+        >>> is_done(config, workdir, plan, data)  # nothing was trained there
         False
     """
-    trained = is_trained(config, workdir, plan)
-    return trained and claims.has_ended(workdir, described(config.evaluation))
+    if not is_trained(config, workdir, plan):
+        return False
+    checkpoints.resumable_step(workdir, config, data=data.fingerprint)
+    split = data.split(config.evaluation.selection.split)
+    return claims.has_ended(
+        workdir, described(config.evaluation), data=fingerprint(split),
+        sources={name: one.described(split) for name, one in (sources or {}).items()},
+    )  # fmt: skip

@@ -37,7 +37,7 @@ def save(
         manager: of the work directory.
         state: of the run.
         config: of the run.
-        data: the dataset, for the network's shape and the classes' names.
+        data: the dataset, for the network's shape, the classes' names and what is trained on.
         metrics: of validation.
 
     Example:
@@ -64,6 +64,7 @@ def save(
         task=data.task,
         class_names=data.class_names,
         metrics=metrics,
+        data=data.fingerprint,
     )
 
 

@@ -142,7 +142,7 @@ def _reseed(module: nnx.Module, key: Key[Array, ""]) -> None:
     nodes = (node for _, node in nnx.iter_graph(module))
     names = sorted({str(node.key.tag) for node in nodes if isinstance(node, nnx.RngStream)})
     keys = {name: rng.stream(key, name) for name in names}
-    nnx.reseed(module, policy="match_shape", **keys)
+    nnx.reseed(module, policy="match_shape", **keys)  # pyright: ignore[reportArgumentType]
 
 
 def _counts(module: nnx.Module) -> list[Array]:

@@ -149,8 +149,10 @@ def _check(
         method = dataclasses.replace(method, normalization=normalization)
     check_architecture(given, expected, name=f"init_from {name!r}")
     if found.config.method.normalization != method.normalization:
-        # Its constants are among the arrays that are taken: the network goes on with them.
-        logging.say(f"Warning: init_from {name!r}: images are normalised by its numbers.")
+        # Its constants are among the arrays that are taken, where the network has a place for them.
+        taken = "images are normalised by its numbers"
+        left = "its images were normalised, the network's are not"
+        logging.say(f"Warning: init_from {name!r}: {taken if 'constants' in expected else left}.")
     try:
         check_function(found.config.method, method, found.task, found.variables)
     except ValueError as error:

@@ -39,7 +39,7 @@ def export_state_dicts(
 
     Args:
         network: what the variables are of.
-        normalization: of images.
+        normalization: of images, as it is configured; the variables' own constants go before it.
         variables: of a classifier around the network.
         architecture: a key of `ARCHITECTURES`.
 
@@ -77,8 +77,7 @@ def export_state_dicts(
         raise ValueError(
             f"Expected network to be {architecture}'s: {_difference(member, design.member)}."
         )
-    if normalization.statistics != "given":
-        raise ValueError(f"Expected normalization={normalization} to be numbers that are given.")
+    by = normalised_by(normalization, variables)
     alone = [variables]
     if isinstance(network, EnsembleConfig):
         alone = [member_variables(variables, number) for number in range(members)]
@@ -90,11 +89,36 @@ def export_state_dicts(
         found = [{name: value for each in found for name, value in each.items()}]
     if design.buffers is not None:
         channels = np.zeros(design.task.input_shape[-1], np.float32)
-        pair = (normalization.mean or channels, normalization.std or channels + 1)
+        pair = (channels, channels + 1) if by is None else by
         for name, value in zip(design.buffers, pair, strict=True):
             for each in found:
                 each[name] = np.array(value, np.float32).reshape(1, -1, 1, 1)
     return tuple(found)
+
+
+def normalised_by(
+    normalization: Normalization, variables: Variables
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the mean and the standard deviation of every channel; None where there are none.
+
+    A network goes on with the numbers of the checkpoint that it started from (`init_from`), which
+    are among its variables, whatever its configuration says.
+
+    Raises:
+        ValueError: they are no numbers per channel, or not known.
+    """
+    if "constants" not in variables:
+        if normalization.statistics != "given":
+            raise ValueError(
+                f"Expected normalization={normalization} to be numbers that are given."
+            )
+        if not normalization.mean:
+            return None
+        return np.array(normalization.mean), np.array(normalization.std)
+    mean, std = (np.asarray(variables["constants"][name]) for name in ("mean", "std"))
+    if mean.ndim != 1:
+        raise ValueError(f"Expected the mean of shape {mean.shape} to be numbers per channel.")
+    return mean, std
 
 
 def _difference(given: NetworkConfig, wanted: NetworkConfig) -> str:
@@ -170,9 +194,10 @@ def main(arguments: Arguments) -> None:
     for state_dict, file in zip(state_dicts, files, strict=True):
         save_state_dict(state_dict, file)
         logging.say(f"Wrote {file}")
-    normalization = method.normalization
-    if design_of(arguments.architecture).buffers is None and normalization.mean:
-        by = f"mean {normalization.mean}, std {normalization.std}"
+    numbers = normalised_by(method.normalization, checkpoint.variables)
+    if design_of(arguments.architecture).buffers is None and numbers is not None:
+        mean, std = (tuple(round(float(value), 6) for value in one) for one in numbers)
+        by = f"mean {mean}, std {std}"
         logging.say(f"Images are to be normalised by {by}, which stands in no file.")
     if isinstance(method.network, EnsembleConfig):
         logging.say(f"Members decide by {method.vote}, which stands in no file.")

@@ -196,13 +196,28 @@ def test_what_another_network_has_learnt_is_not_exported():
     with pytest.raises(ValueError, match=r"wong2020's: activation='silu' in place of 'relu'\."):
         export.export_state_dicts(relu, normalization, variables, name)
     learnt = Normalization(statistics="train_channel")
+    unknown = {kind: arrays for kind, arrays in variables.items() if kind != "constants"}
     with pytest.raises(ValueError, match=r"Expected normalization=.* to be numbers that are given"):
-        export.export_state_dicts(network, learnt, variables, name)
+        export.export_state_dicts(network, learnt, unknown, name)
+    per_pixel = variables | {"constants": {"mean": np.zeros((32, 32, 3)), "std": np.ones(3)}}
+    with pytest.raises(ValueError, match=r"mean of shape \(32, 32, 3\) to be numbers per channel"):
+        export.export_state_dicts(network, learnt, per_pixel, name)
     del variables["params"]["backbone"]["linear"]["bias"]
     with pytest.raises(ValueError, match=r"params/backbone/linear/bias of shape \(10,\), not None"):
         export.export_state_dicts(network, normalization, variables, name)
     with pytest.raises(ValueError, match="Expected architecture='wong' to be one of"):
         export.export_state_dicts(network, normalization, variables, "wong")
+
+
+def test_the_numbers_that_a_network_goes_on_with_are_exported():
+    """Those of the checkpoint that it started from, not those that its configuration says."""
+    name = "preact_resnet18_wong2020"
+    network, _, variables = importer.import_state_dict(state(name), name)
+    own = {"mean": np.array([0.5, 0.4, 0.3], np.float32), "std": np.full(3, 0.25, np.float32)}
+    for said in (Normalization((0.1,) * 3, (1.0,) * 3), Normalization()):
+        (file,) = export.export_state_dicts(network, said, variables | {"constants": own}, name)
+        np.testing.assert_array_equal(file["mu"].reshape(-1), own["mean"])
+        np.testing.assert_array_equal(file["sigma"].reshape(-1), own["std"])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])

@@ -28,7 +28,7 @@ EVALUATION = [
     {"protocol"},
     {"claims", "reductions", "judging", "targets", "model", "selection"},
     {"records", "measurement", "steps"},
-    {"harness", "certification", "sanity", "environment", "paired"},
+    {"harness", "certification", "sanity", "environment", "paired", "descriptions"},
     {"dry_run", "report"},
     {"run", "compare", "presets"},
 ]
@@ -80,7 +80,8 @@ def test_few_are_given_a_whole_evaluation(repository):
                     given.add(path.relative_to(repository / "robust_jax").as_posix())
     folder = "evaluation"
     assert given == {
-        "experiment/run.py", *(f"{folder}/{name}.py" for name in ("run", "harness", "reductions"))
+        "experiment/run.py",
+        *(f"{folder}/{name}.py" for name in ("run", "harness", "reductions", "descriptions")),
     }  # fmt: skip
 
 

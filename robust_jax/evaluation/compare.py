@@ -18,9 +18,9 @@ import rich.console
 import rich.table
 
 from robust_jax import formats, serialization
-from robust_jax.evaluation import claims
+from robust_jax.evaluation import claims, descriptions
 from robust_jax.evaluation.attack_runs import balls
-from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.protocol import CLEAN, Evaluation, Judge
 from robust_jax.evaluation.report.page import Section, table, write_page
 from robust_jax.evaluation.report.terminal import COUNTED
 from robust_jax.evaluation.summary import Summary
@@ -39,6 +39,8 @@ class Run(NamedTuple):
             images drawn at random the seed too.
         summary: its numbers.
         data: fingerprint of the images and labels; None in early formats.
+        weights: fingerprint of the model's arrays.
+        sources: those of the models that attacks are transferred from, by name.
     """
 
     directory: pathlib.Path
@@ -47,6 +49,8 @@ class Run(NamedTuple):
     identity: str
     summary: Summary
     data: str | None
+    weights: str
+    sources: dict[str, str]
 
 
 class Row(NamedTuple):
@@ -97,7 +101,8 @@ def read(directory: pathlib.Path) -> Run:
     identity = json.dumps(shared, sort_keys=True)
     return Run(
         directory, str(description["name"]), config, identity, summary,
-        None if data is None else str(data),
+        None if data is None else str(data), str(description["weights"]),
+        descriptions.networks(claims.part(description, "sources")),
     )  # fmt: skip
 
 
@@ -119,11 +124,40 @@ def columns(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def rows(by_column: dict[str, list[Run]]) -> Iterator[Row]:
     """Yields the lines of the table, judge after judge, in the order of the first evaluations."""
     runs = [run for members in by_column.values() for run in members]
-    for judge in dict.fromkeys(judge for run in runs for judge in run.summary["judges"]):
+    every = list(dict.fromkeys(judge for run in runs for judge in _judges(run)))
+    for judge in every:
         lines = [[_accuracies(run, judge) for run in members] for members in by_column.values()]
+        others = [other.config for other in every if other.name == judge.name]
+        called = ", ".join([judge.name, *_apart(judge.config, others)])
         for key in dict.fromkeys(key for column in lines for run in column for key in run):
             cells = [[run[key] for run in column if key in run] for column in lines]
-            yield Row(judge, key.name, key.what, cells)
+            yield Row(called, key.name, key.what, cells)
+
+
+class _Judge(NamedTuple):
+    """What makes two judges the same: the name, and by which rule."""
+
+    name: str
+    config: Judge
+
+
+def _judges(run: Run) -> Iterator[_Judge]:
+    """Yields an evaluation's judges; what they count is a line's own."""
+    neutral = Judge()
+    for name in run.summary["judges"]:
+        config = run.config.judges[name]
+        yield _Judge(
+            name, dataclasses.replace(config, adaptive=neutral.adaptive, counts=neutral.counts)
+        )
+
+
+def _apart(config: Judge, others: Sequence[Judge]) -> list[str]:
+    """Returns in words what tells a judge from others of its name."""
+    fields = {
+        field.name: {getattr(other, field.name) for other in others}
+        for field in dataclasses.fields(config)
+    }
+    return [f"{n} {getattr(config, n)}" for n, values in fields.items() if len(values) > 1]
 
 
 class _Key(NamedTuple):
@@ -134,11 +168,11 @@ class _Key(NamedTuple):
     settings: str
 
 
-def _accuracies(run: Run, judge: str) -> dict[_Key, tuple[float, list[float]]]:
+def _accuracies(run: Run, judge: _Judge) -> dict[_Key, tuple[float, list[float]]]:
     """Returns a judge's accuracies with their intervals."""
-    if judge not in run.summary["judges"]:
+    if judge not in _judges(run):
         return {}
-    numbers, described = run.summary["judges"][judge], run.config.descriptions
+    numbers, described = run.summary["judges"][judge.name], run.config.descriptions
     bounds, counted = numbers["intervals"], numbers["robust_accuracy"]
     settings = {name: repr(serialization.to_json(run.config.attacks[name])) for name in counted}
     lines = {_Key(CLEAN, "", ""): (numbers["clean_accuracy"], bounds["clean_accuracy"])}
@@ -198,6 +232,16 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             lines.append(f"Not the same {words}: {listed}.")
     if len(runs) > 1 and any(run.config.selection.by_correctness for run in runs):
         lines.append("Images chosen for being right: each evaluation has its own.")
+    for name in dict.fromkeys(name for run in runs for name in run.sources):
+        if len({run.sources[name] for run in runs if name in run.sources}) > 1:
+            lines.append(f"Not the same source {name!r} of transferred examples.")
+    alike: dict[tuple[str, int, str], list[str]] = {}
+    for run in runs:
+        place = str(run.directory)
+        alike.setdefault((run.weights, run.config.seed, run.identity), []).append(place)
+    for places in alike.values():
+        if len(places) > 1:
+            lines.append(f"One evaluation more than once, no further seed: {', '.join(places)}.")
     flagged = {
         f["check"] for run in runs for f in run.summary.get("sanity", []) if f["status"] == "flag"
     }
@@ -214,10 +258,13 @@ def compare(directories: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         out: file of the page.
 
     Raises:
-        ValueError: no directory, or one that holds no evaluation.
+        ValueError: no directory, one that holds no evaluation, or one that is named twice.
     """
     if not directories:
         raise ValueError("Expected at least one directory of an evaluation.")
+    places = [directory.resolve() for directory in directories]
+    if twice := [str(place) for place in places if places.count(place) > 1]:
+        raise ValueError(f"Expected {twice[0]!r} once: it would count as another seed.")
     runs = [read(directory) for directory in directories]
     by_column = columns(runs)
     headings = ["judge", "attack", *by_column]

@@ -4,8 +4,28 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from robust_jax.evaluation import records
-from robust_jax.evaluation.protocol import CLEAN, AttackRun
+from robust_jax.evaluation.protocol import CLEAN, AttackRun, Evaluation
 from robust_jax.evaluation.record import Record
+
+
+class Asked(NamedTuple):
+    """What was asked of a model.
+
+    Attributes:
+        evaluation: the protocol.
+        sources: fingerprints of the networks that attacks are transferred from, by name.
+    """
+
+    evaluation: Evaluation
+    sources: Mapping[str, str]
+
+    def chain(self, name: str | None) -> list[tuple[AttackRun, list[str | None]]]:
+        """Returns the attacks that the records of one are of, each with whom it is found on."""
+        run = None if name is None else self.evaluation.attacks.get(name)
+        if run is None:
+            return []
+        whom = [self.sources.get(source) for source in run.sources]
+        return [*self.chain(run.after), (run, whom)]
 
 
 class Pair(NamedTuple):
@@ -92,11 +112,14 @@ def _pair(name: str, first: dict[int, bool], second: dict[int, bool]) -> Pair:
     return Pair(name, len(first), both, only_first, only_second, float(p_value))
 
 
-def alike(first: Mapping[str, AttackRun], second: Mapping[str, AttackRun]) -> list[str]:
-    """Returns the names of attacks that are the same, as are those that they go on from."""
-    return [name for name in first if _chain(first, name) == _chain(second, name)]
+def alike(first: Asked, second: Asked) -> list[str]:
+    """Returns the names of attacks that are the same, as are those that they go on from.
 
-
-def _chain(attacks: Mapping[str, AttackRun], name: str | None) -> list[AttackRun]:
-    run = None if name is None else attacks.get(name)
-    return [] if run is None else [*_chain(attacks, run.after), run]
+    Transferred examples are those of the same networks. Seeds may differ: an attack's start is a
+    draw of one attack.
+    """
+    asked = [one.evaluation for one in (first, second)]
+    precisions, labels = {one.precision for one in asked}, {one.adversary.labels for one in asked}
+    if len(precisions) > 1 or len(labels) > 1:
+        return []
+    return [name for name in first.evaluation.attacks if first.chain(name) == second.chain(name)]

@@ -1,6 +1,5 @@
 """The library's one way to judge a model: attacked, certified, measured, checked, summed up."""
 
-import dataclasses
 import pathlib
 import shlex
 import sys
@@ -13,12 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from robust_jax import formats, serialization
+from robust_jax import formats
 from robust_jax.certify import Certificate
-from robust_jax.data import Split, fingerprint, from_arrays
+from robust_jax.data import Split, from_arrays
 from robust_jax.evaluation import (
     certification,
     claims,
+    descriptions,
     dry_run,
     environment,
     measurement,
@@ -129,11 +129,13 @@ class Result(NamedTuple):
         data = [one.summary.get("environment", {}).get("data") for one in (self, other)]
         if data[0] != data[1]:
             raise ValueError(f"Expected both evaluations to be of the same images: {data}.")
-        of, its = (one.evaluation for one in (self, other))
-        same = of.adversary.labels == its.adversary.labels
-        alike = paired.alike(of.attacks, its.attacks) if same else []
-        judges = of.deciding, its.deciding
-        return paired.compare(self.records, other.records, judges=judges, attacks=alike)
+        asked = [
+            paired.Asked(one.evaluation, one.summary.get("sources", {})) for one in (self, other)
+        ]
+        judges = self.evaluation.deciding, other.evaluation.deciding
+        return paired.compare(
+            self.records, other.records, judges=judges, attacks=paired.alike(*asked)
+        )
 
     def report(self, path: str | pathlib.Path) -> None:
         """Writes the page, a file of its own that needs no other, from process 0 alone."""
@@ -267,7 +269,8 @@ def _kept(
 ) -> Result:
     """Evaluates, and keeps what comes of it in the directory."""
     wanted, mesh, models = evaluator.config, evaluator.mesh, {None: model, **sources}
-    claims.claim(out, _description(model, sources, split, wanted))
+    description = descriptions.describe(model, sources, split, wanted)
+    claims.claim(out, description)
     environments = environment.remember(out, environment.describe(wanted.precision, mesh, split))
     of_all, certificates = _attacked_and_certified(
         evaluator, models, split, out, mesh, progress=progress
@@ -277,6 +280,7 @@ def _kept(
     summary = reductions.summarize(of_all, wanted, seconds)
     if wanted.selection.by_correctness and jax.process_index() == 0:
         summary["candidates"] = records.candidates(out, wanted.judges)
+    summary["sources"] = descriptions.networks(claims.part(description, "sources"))
     summary["environment"], summary["earlier_environments"] = environments[-1], environments[:-1]
     # Of the whole process so far, training included.
     summary["peak_bytes"] = sharding.peak_bytes(mesh.devices.flat)
@@ -331,20 +335,3 @@ def _attacked_and_certified(
                 on_image=shown.update,
             )  # fmt: skip
     return of_all, certificates
-
-
-def described(wanted: Evaluation) -> claims.Description:
-    """Returns what a description says of an evaluation."""
-    # What a paper prints, and what else is asked, changes no record.
-    return serialization.to_json(dataclasses.replace(wanted, printed=None, measures=None))
-
-
-def _description(
-    model: Model, sources: Mapping[str, Model], split: Split, wanted: Evaluation
-) -> claims.Description:
-    return {
-        **model.described(split),
-        "data": fingerprint(split),
-        "evaluation": described(wanted),
-        "sources": {name: one.described(split) for name, one in sources.items()},
-    }

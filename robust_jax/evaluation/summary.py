@@ -212,6 +212,7 @@ class Summary(Accuracies):
         distances: of each that makes an image wrong; none in formats before 6.
         judges: by name.
         candidates: of a selection by correctness.
+        sources: fingerprints of the models that attacks are transferred from, by name.
         environment: where the numbers were computed, see `environment.py`.
         earlier_environments: of earlier starts.
         peak_bytes: most memory of a device in use.
@@ -232,6 +233,7 @@ class Summary(Accuracies):
     distances: dict[str, Distances]
     judges: dict[str, JudgeSummary]
     candidates: NotRequired[Candidates]
+    sources: NotRequired[dict[str, str]]
     environment: NotRequired[Mapping[str, object]]
     earlier_environments: NotRequired[Sequence[Mapping[str, object]]]
     peak_bytes: NotRequired[int | None]

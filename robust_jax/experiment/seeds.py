@@ -5,8 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from robust_jax.data import Data, fingerprint
-from robust_jax.evaluation import Model, claims
-from robust_jax.evaluation.run import described
+from robust_jax.evaluation import Model, claims, descriptions
 from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.experiment.run import overfits
@@ -108,6 +107,6 @@ def is_done(
     checkpoints.resumable_step(workdir, config, data=data.fingerprint)
     split = data.split(config.evaluation.selection.split)
     return claims.has_ended(
-        workdir, described(config.evaluation), data=fingerprint(split),
-        sources={name: one.described(split) for name, one in (sources or {}).items()},
+        workdir, descriptions.of_evaluation(config.evaluation), data=fingerprint(split),
+        sources=descriptions.of_sources(sources or {}, split),
     )  # fmt: skip

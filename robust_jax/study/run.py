@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from robust_jax.commands.train import LOCK
-from robust_jax.evaluation import claims
-from robust_jax.evaluation.run import described
+from robust_jax.evaluation import claims, descriptions
 from robust_jax.experiment import config
 from robust_jax.experiment.reading import steps_of
 from robust_jax.runtime import locks, logging
@@ -101,7 +100,7 @@ def is_done(spec: str, task: Task, out: pathlib.Path, budget: Budget) -> bool:
     """Returns whether a task's evaluation, as its file has it today, has ended."""
     wanted = config.load(f"{spec}:{task.name}").evaluation
     wanted = wanted.reduced() if budget == "reduced" else wanted
-    return claims.has_ended(task.workdir(out), described(wanted))
+    return claims.has_ended(task.workdir(out), descriptions.of_evaluation(wanted))
 
 
 def run(

@@ -97,7 +97,30 @@ def test_what_cannot_be_compared_is_said(directories, tmp_path):
         compare.compare([*directories, tmp_path], tmp_path / "page.html")
     with pytest.raises(ValueError, match="at least one directory"):
         compare.compare([], tmp_path / "page.html")
+    with pytest.raises(ValueError, match="once: it would count as another seed"):
+        compare.compare([directories[0], directories[0].parent / "first"], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+    copied = [one, one._replace(directory=tmp_path)]
+    assert compare.warnings(copied) == [
+        f"One evaluation more than once, no further seed: {directories[0]}, {tmp_path}."
+    ]
+    two = [run._replace(sources={"near": weights}) for run, weights in ((one, "a"), (other, "b"))]
+    assert compare.warnings(two) == ["Not the same source 'near' of transferred examples."]
+
+
+def test_judges_of_other_settings_are_other_rows(directories):
+    one, other = (compare.read(directory) for directory in directories[:2])
+    ((name, judge),) = other.config.judges.items()
+    config = dataclasses.replace(
+        other.config, judges={name: dataclasses.replace(judge, num_draws=7)}
+    )
+    alone = {row.judge for row in compare.rows(compare.columns([one]))}
+    both = list(compare.rows(compare.columns([one, other._replace(config=config, identity="")])))
+    assert alone == {name}
+    assert {row.judge for row in both} == {
+        f"{name}, num_draws {judge.num_draws}", f"{name}, num_draws 7"
+    }  # fmt: skip
+    assert all(sorted(map(len, row.cells)) == [0, 1] for row in both)
 
 
 def test_another_model_in_the_same_directory_is_refused(directories):

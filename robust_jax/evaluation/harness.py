@@ -218,7 +218,7 @@ def evaluate(
             labels = np.zeros(len(split), np.int32)
             labels[rows] = [known[row].headline(config.judges).prediction for row in rows.tolist()]
         attacked = judged(name, chosen, labels, run.sources)
-        records[name] = with_skipped(run, before, attacked)
+        records[name] = with_skipped(run, before, attacked, config.judges)
     return records
 
 
@@ -254,7 +254,7 @@ def read_evaluated(directory: str | pathlib.Path, config: Evaluation) -> Records
                 f"Expected {str(directory)!r} to hold an evaluation that has ended: {name!r} has "
                 f"no record of {len(missing)} of {len(asked)} images."
             )
-        records[name] = with_skipped(run, before, attacked)
+        records[name] = with_skipped(run, before, attacked, config.judges)
     return records
 
 

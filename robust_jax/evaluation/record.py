@@ -85,14 +85,16 @@ class Record(NamedTuple):
         }
         return self._replace(decisions=decisions)
 
-    def in_a_larger_ball(self, found: "Record | None") -> "Record":
+    def in_a_larger_ball(self, found: "Record | None", judges: Iterable[str]) -> "Record":
         """Returns what counts of the example in a ball around this one's.
 
         A judge that has it wrong here has it wrong there: the image lies in both balls. Of its
-        draws those on the worse of the two count.
+        draws those on the worse of the two count. The change is that of the image which the
+        first judge's verdict is of.
 
         Args:
             found: of an attack in that ball; None where none was made.
+            judges: the protocol's, in its order.
         """
         if found is None:
             return self._replace(passes=None)
@@ -103,7 +105,12 @@ class Record(NamedTuple):
             return there if here.correct else here._replace(share_correct=worse)
 
         decisions = {judge: counts(judge, here) for judge, here in self.decisions.items()}
-        return found._replace(decisions=decisions)
+        whole = found._replace(
+            decisions=decisions, view_fooled=self.view_fooled or found.view_fooled
+        )
+        if self.headline(judges).correct:
+            return whole
+        return whole._replace(linf=self.linf, l2=self.l2, l1=self.l1, l0=self.l0)
 
     def to_json(self) -> dict[str, object]:
         """Returns the line."""

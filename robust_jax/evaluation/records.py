@@ -8,7 +8,7 @@ a file's records are of stands beside it (`claims.py`).
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import BinaryIO, Literal
 
 import jax
@@ -136,7 +136,10 @@ def read_records(directory: str | pathlib.Path) -> Records:
 
 
 def with_skipped(
-    run: AttackRun, before: Mapping[int, Record], attacked: Mapping[int, Record]
+    run: AttackRun,
+    before: Mapping[int, Record],
+    attacked: Mapping[int, Record],
+    judges: Collection[str],
 ) -> dict[int, Record]:
     """Returns a run's record of every image: one that was already wrong is not robust.
 
@@ -144,10 +147,11 @@ def with_skipped(
         run: an attack.
         before: records of all chosen images, clean or in the ball before this one.
         attacked: of those that the run attacked, whatever was done to them.
+        judges: the protocol's, in its order.
     """
     if run.after is None:
         return {row: attacked.get(row) or one.left_alone() for row, one in before.items()}
-    return {row: record.in_a_larger_ball(attacked.get(row)) for row, record in before.items()}
+    return {row: one.in_a_larger_ball(attacked.get(row), judges) for row, one in before.items()}
 
 
 def _records_in(

@@ -83,14 +83,19 @@ def test_rows_of_several_radii(model, data, tmp_path):
 
 def test_a_larger_ball_keeps_what_a_judge_has_wrong():
     right, wrong = Decision(1, True, [1], 1.0), Decision(2, False, [2], 0.0)
-    before = Record(0, 1, 0.1, 0.5, True, {"a": right, "b": wrong}, passes=[3, 2])
-    after = Record(0, 1, 0.2, 0.9, False, {"a": wrong, "b": right}, passes=[4, 3])
-    assert before.in_a_larger_ball(after) == after._replace(decisions={"a": wrong, "b": wrong})
-    assert before.in_a_larger_ball(None) == before._replace(passes=None)
+    before = Record(0, 1, 0.1, 0.5, True, {"a": right, "b": wrong}, passes=[3, 2], l1=1.0, l0=2)
+    after = Record(
+        0, 1, 0.2, 0.9, False, {"a": wrong, "b": right}, passes=[4, 3], l1=1.5, l0=3
+    )  # fmt: skip
+    both = after._replace(decisions={"a": wrong, "b": wrong}, view_fooled=True)
+    assert before.in_a_larger_ball(after, "ab") == both
+    # The change is that of the image which the first judge has wrong.
+    assert before.in_a_larger_ball(after, "ba") == both._replace(linf=0.1, l2=0.5, l1=1.0, l0=2)
+    assert before.in_a_larger_ball(None, "ab") == before._replace(passes=None)
     drawn = before._replace(decisions={"a": right, "b": wrong._replace(share_correct=0.4)})
-    shares = [drawn.in_a_larger_ball(after).decisions["b"].share_correct]
+    shares = [drawn.in_a_larger_ball(after, "ab").decisions["b"].share_correct]
     weaker = after._replace(decisions={"a": wrong, "b": right._replace(share_correct=0.3)})
-    shares.append(drawn.in_a_larger_ball(weaker).decisions["b"].share_correct)
+    shares.append(drawn.in_a_larger_ball(weaker, "ab").decisions["b"].share_correct)
     assert shares == [0.4, 0.3]  # the worse image of the two
 
 
@@ -106,8 +111,10 @@ def test_draws_of_what_was_not_attacked():
 
     clean = {0: record(0, True, 1.0), 1: record(1, False, 0.4), 2: record(2, True, 0.8)}
     attacked = {0: record(0, True, 0.9), 2: record(2, False, 0.3)}
-    found = {"clean": clean, "small": records.with_skipped(run, clean, attacked)}
-    found["wide"] = records.with_skipped(wide, found["small"], {0: record(0, True, 0.7)})
+    found = {"clean": clean, "small": records.with_skipped(run, clean, attacked, wanted.judges)}
+    found["wide"] = records.with_skipped(
+        wide, found["small"], {0: record(0, True, 0.7)}, wanted.judges
+    )
     numbers = reductions.of_judge(found, wanted, "accuracy")
     assert numbers["single_draw"] == {
         "clean": pytest.approx(2.2 / 3), "small": pytest.approx(1.2 / 3), "wide": None

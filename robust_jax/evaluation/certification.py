@@ -6,6 +6,7 @@ certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
 """
 
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -42,6 +43,10 @@ Certificates = dict[str, tuple[Certificate, np.ndarray]]
 
 Deterministic = Callable[[Variables, Array], Array]
 """A method's view without its key: (variables, images) -> scores."""
+
+
+FOLDER = "certificates"
+"""Of an evaluation's directory: where they are kept, and before whose names their time stands."""
 
 
 @runtime_checkable
@@ -95,13 +100,14 @@ def certify(
     certificates = {}
     for title, certifier in certifiers.items():
         name = with_source(title, other)
-        file = directory / "certificates" / f"{name}.jsonl"
+        file = directory / FOLDER / f"{name}.jsonl"
         lines = lines_of_first(file, rows)
         make = certifying(certifier, method, variables, mesh)
         key = rng.stream(root, name)
         count = min(certifier.images_at_once, max(1, len(rows) - len(lines)))
         size = -(-count // mesh.size) * mesh.size
         for start in range(len(lines), len(rows), count):
+            began = time.perf_counter()
             chosen = rows[start : start + count].astype(np.int32)
             (batch,) = eval_batches(split, size, chosen, replicated(mesh))
             images, labels = batch.image[:count], batch.label[:count]
@@ -115,6 +121,8 @@ def certify(
             made = _lines(chosen, np.asarray(labels), found)
             append_lines(file, made)
             lines += made
+            took = {"seconds": time.perf_counter() - began, "num_done": len(lines)}
+            append_lines(directory / "seconds.jsonl", [{"name": f"{FOLDER}/{name}", **took}])
             on_image(name, len(lines), len(rows))
         votes = [line["num_votes"] for line in lines]
         certificate = Certificate(

@@ -112,13 +112,17 @@ def main(arguments: Arguments) -> int:
 
 
 def _plan(found: Sequence[plan.Forecast], todo: Sequence[run.Task]) -> int:
-    printed = rich.table.Table("minutes", "start and compile", "training", "attacks", "whole")
+    printed = rich.table.Table(
+        "minutes", "start and compile", "training", "attacks", "certificates", "whole"
+    )
     for one in found:
-        parts = (one.fixed, one.training, one.attacks, one.total)
+        parts = (one.fixed, one.training, one.attacks, one.certificates, one.total)
         printed.add_row(str(one.task), *(f"{part / 60:.1f}" for part in parts))
     logging.console.print(printed)
     hours = sum(one.total for one in found) / 3600
-    logging.console.print(f"{len(found)} of {len(todo)} rows: {hours:.1f} hours", highlight=False)
+    logging.console.print(
+        f"{len(found)} of {len(todo)} rows: {hours:.1f} hours and the checks", highlight=False
+    )
     return int(len(found) < len(todo))
 
 

@@ -12,9 +12,10 @@ import pytest
 from robust_jax.attacks import ThreatModel
 from robust_jax.commands import train
 from robust_jax.commands.train import LOCK
+from robust_jax.evaluation import records
 from robust_jax.experiment import config
 from robust_jax.runtime import locks
-from robust_jax.study import Row, Study, kept, page, run, steps, table
+from robust_jax.study import Row, Study, kept, page, plan, run, steps, table
 
 LINF = ThreatModel("linf", 0.1)
 ROWS = {"plain": Row("plain", "plain"), "ranks": Row("REGroup", "REGroup", after="plain")}
@@ -168,6 +169,27 @@ def test_records_of_a_network_that_is_not_here_are_not_gone_on_with(tmp_path, ca
     todo = run.tasks(STUDY, ("plain",), (0,))
     assert run.run(str(file), todo, out=out, budget="full") == todo
     assert f"remove {out / 'plain' / 'seed0'} to train it" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_whole_of_a_split_is_forecast_with_its_certificates(tmp_path):
+    """A little of a row says how long all of it takes; this one is judged on all 355 images."""
+    file, out = tmp_path / "small.py", tmp_path / "out"
+    text = SMALL.replace("Selection(num_examples=128)", "Selection()").replace(
+        "measures={},", 'measures={}, certificates={"IBP": Margins(0.1, bound="interval")},'
+    )
+    file.write_text("from robust_jax.certify import Margins\n" + text)
+    todo = run.tasks(run.load(str(file)), ("plain",), (0,))
+    (found,) = plan.rehearse(str(file), todo, out=out)
+    place = todo[0].workdir(out)
+    took = records.seconds_by_attack(place, last=True)
+    assert set(took) == {"clean", "paper_0.1", "frugal_0.1", "certificates/IBP"}
+    attacks = sum(took.values()) - took["certificates/IBP"]
+    assert found.attacks == pytest.approx(attacks / 16 * (355 - 32))
+    assert found.certificates == pytest.approx(took["certificates/IBP"] / 8 * (355 - 16))
+    assert found.training > 0
+    assert found.total > max(found.fixed, found.training)
+    assert plan.rehearse(str(file), todo, out=out) == [found]  # not run again
 
 
 @pytest.mark.slow

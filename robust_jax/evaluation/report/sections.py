@@ -1,5 +1,7 @@
 """The report's sections, each made of what an evaluation wrote."""
 
+import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
@@ -7,7 +9,7 @@ from typing import get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from robust_jax import analysis
+from robust_jax import analysis, serialization
 from robust_jax.attacks import BoundedAttack
 from robust_jax.attacks.threat import Norm
 from robust_jax.certify import Certificate
@@ -70,7 +72,9 @@ def sections(
     descriptions = {name: run.described for name, run in attacks.items()}
     yield Section("Accuracy", headline(summary, descriptions) + papers_table(printed))
     yield Section(EVERY_CHECK, every_check(findings))
-    curves = list(_accuracy_over_eps(attacks, records, judge))
+    counted = summary["judges"][judge]["robust_accuracy"]
+    of_judge = {name: run for name, run in attacks.items() if name in counted}
+    curves = list(_accuracy_over_eps(of_judge, records, judge))
     if curves:
         numbers = table(["attack", "eps", "accuracy"], [row for _, rows in curves for row in rows])
         folded = f"<details><summary>The curves' numbers</summary>{numbers}</details>"
@@ -121,20 +125,21 @@ def _of_its_own(
 def _accuracy_over_eps(
     attacks: Mapping[str, AttackRun], records: Records, judge: str
 ) -> Iterator[tuple[tuple[Figure, str], list[list[str]]]]:
-    """Yields for each norm of which attacks come at two eps or more a figure and its numbers."""
+    """Yields for each norm of which an attack comes at two eps or more a figure and its numbers."""
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in get_args(Norm):
-        series: dict[str, dict[float, np.ndarray]] = {}
+        alike: dict[str, dict[float, str]] = {}  # rows by what they share, and by eps
         for name, run in attacks.items():
             if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:
-                kind = [type(run.attack).__name__, run.view, run.origin]
-                loss = getattr(run.attack, "loss", None)
-                key = ", ".join(str(word) for word in [*kind, loss] if word)
-                curve = series.setdefault(key, {0.0: clean})
-                eps, stands = run.attack.threat.eps, _standing(records, name, judge)
-                # Two attacks of one kind and eps: their worst case.
-                curve[eps] = stands & curve.get(eps, stands)
-        series = {key: curve for key, curve in series.items() if len(curve) > 2}
+                alike.setdefault(_settings(run), {})[run.attack.threat.eps] = name
+        several = [rows for rows in alike.values() if len(rows) > 1]
+        titles = [_without_ball(attacks[next(iter(rows.values()))]) for rows in several]
+        series = {
+            title if titles.count(title) == 1 else f"{title} ({next(iter(rows.values()))})": {
+                0.0: clean, **{eps: _standing(records, name, judge) for eps, name in rows.items()}
+            }
+            for title, rows in zip(titles, several, strict=True)
+        }  # fmt: skip
         if series:
             unit = "1/255" if norm == "linf" else "1"
             figure = analysis.accuracy_curves(series, norm=norm, unit=unit)
@@ -145,6 +150,27 @@ def _accuracy_over_eps(
             ]
             words = f"Accuracy over eps, judged by {judge!r}; bands: 95 % intervals."
             yield (figure, words), rows
+
+
+def _settings(run: AttackRun) -> str:
+    """Returns what rows of one curve share: all but the radius, and steps in its measure."""
+    assert isinstance(run.attack, BoundedAttack)
+    eps, fields = run.attack.threat.eps, serialization.to_json(run.attack)
+    step = fields.get("step_size")
+    if isinstance(step, float) and eps > 0:
+        fields["step_size"] = round(step / eps, 6)
+    fields["threat"] = run.attack.threat.norm
+    others = serialization.to_json(dataclasses.replace(run, after=None, adaptive=False))
+    return json.dumps({**others, "attack": fields}, sort_keys=True)
+
+
+def _without_ball(run: AttackRun) -> str:
+    """Returns a row in words, but for its radius."""
+    assert isinstance(run.attack, BoundedAttack)
+    loss = getattr(run.attack, "loss", None)
+    words = dataclasses.replace(run, after=None, adaptive=False).described.split(", ")
+    words = [one for one in words if one != str(run.attack.threat)]
+    return ", ".join(words if loss is None else [*words, str(loss)])
 
 
 def _radius(eps: float, norm: str) -> str:
@@ -215,10 +241,12 @@ def _votes(one: CertificateSummary) -> str:
 def _confusion(records: Records, class_names: Sequence[str], judge: str) -> str:
     labels = np.asarray([record.label for record in records[CLEAN].values()])
 
+    def predicted(name: str) -> np.ndarray:
+        chosen = records[CLEAN]
+        return np.asarray([records[name][row].decisions[judge].prediction for row in chosen])
+
     def figure(name: str) -> tuple[Figure, str]:
-        predictions = np.asarray(
-            [records[name][row].decisions[judge].prediction for row in records[CLEAN]]
-        )
+        predictions = predicted(name)
         decided = predictions >= 0
         matrix = analysis.confusion_matrix(labels[decided], predictions[decided], class_names)
         missing = "" if decided.all() else f" {np.sum(~decided)} without: their scores are NaN."
@@ -227,7 +255,11 @@ def _confusion(records: Records, class_names: Sequence[str], judge: str) -> str:
     attacks = [name for name in records if name != CLEAN]
     weakest = min(attacks, key=lambda name: _standing(records, name, judge).sum(), default=None)
     names = [CLEAN] if weakest is None else [CLEAN, weakest]
-    return figures([figure(name) for name in names])
+    undecided = [name for name in names if (predicted(name) < 0).all()]
+    lines = [
+        f"<p>{text(name)}: all scores are NaN, no image has a class.</p>" for name in undecided
+    ]
+    return "".join(lines) + figures([figure(name) for name in names if name not in undecided])
 
 
 def _by_subject(measured: Mapping[str, Found]) -> Iterator[Section]:

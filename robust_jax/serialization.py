@@ -242,7 +242,10 @@ def _decode_dataclass(expected: type, value: object, name: str) -> object:
         raise ValueError(f"Expected {name}={value!r} to be a {expected.__name__}.")
     known = kinds(expected)
     if value["type"] not in known:
-        raise ValueError(f"Expected {name} of type {value['type']!r} to be one of {sorted(known)}.")
+        raise ValueError(
+            f"Expected {name} of type {value['type']!r} to be one of {sorted(known)} (a class of "
+            "one's own is known once its file is run)."
+        )
     cls = known[value["type"]]
     _refuse_namesakes(cls, of=expected)
     hints = _hints(cls)

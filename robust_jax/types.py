@@ -22,6 +22,9 @@ an example may begin at."""
 
 SplitName = Literal["test", "validation", "train"]
 
+Budget = Literal["full", "reduced"]
+"""Of an evaluation: as its protocol says, or a look at few images that is compared with nothing."""
+
 
 class Batch(NamedTuple):
     """A batch of examples.

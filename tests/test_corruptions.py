@@ -1,6 +1,7 @@
 """Common corruptions: published files, the table, the mean corruption error."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def folder(tmp_path):
 
 def test_errors_by_severity(folder, capsys):
     assert corrupted.found(folder) == ["fog", "brightness"]
-    out = folder / "numbers.json"
+    out = folder / "not there yet" / "numbers.json"
     found = corruptions.main(
         corruptions.Arguments(
             folder, model=f"{folder / 'mine.py'}:net", batch_size=12, out=out, runtime=RUNTIME
@@ -55,6 +56,18 @@ def test_errors_by_severity(folder, capsys):
     assert found["mean_error"] == pytest.approx(wrong.mean() / 24)
     assert json.loads(out.read_text()) == found
     assert "fog" in capsys.readouterr().out
+
+
+def test_numbers_lie_beside_a_file(tmp_path):
+    (tmp_path / "net.safetensors").touch()
+    for checkpoint, out, place in (
+        (tmp_path, None, tmp_path / "corruptions.json"),
+        (tmp_path / "net.safetensors", None, tmp_path / "corruptions.json"),
+        (None, None, pathlib.Path("corruptions.json")),
+        (tmp_path, tmp_path / "x.json", tmp_path / "x.json"),
+    ):
+        asked = corruptions.Arguments(tmp_path, checkpoint=checkpoint, out=out)
+        assert corruptions._place(asked) == place
 
 
 def test_severities_are_the_files_parts(folder):

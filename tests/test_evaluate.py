@@ -202,6 +202,7 @@ def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
         (["--model", "x.py:y"], "--preset or --config beside --model"),
         (["--model", "x.py:y", "--preset", "quick"], "--preset and --eps together"),
         (["--checkpoint", "x", "--eps", "8/255"], "--preset and --eps together"),
+        (["--checkpoint", "x", "--norm", "l2"], "--norm beside --preset"),
         (["--model", "x.py:y", "--config", "x", "--step", "3"], "--step beside --checkpoint"),
         (["--checkpoint", "x", "--config", "x", "--preset", "quick", "--eps", "1"], "not both"),
         (["--checkpoint", "x", "--data.source", "Digit"], "'x' to hold checkpoints"),

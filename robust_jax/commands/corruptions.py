@@ -13,6 +13,7 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import rich.table
 from jax.sharding import Mesh
@@ -35,13 +36,14 @@ class Arguments:
 
     Attributes:
         data: folder of the corrupted test images.
-        checkpoint: work directory of a run, or of an imported checkpoint.
+        checkpoint: work directory of a run, or of an imported checkpoint; or a checkpoint's file.
         model: a model of a file in its place, FILE.py:NAME.
         reference: checkpoint that errors are relative to; None for no mean corruption error.
         num_classes: of the labels.
         num_examples: of each corruption and severity; None for all.
         batch_size: global batch size.
-        out: file of the numbers; None for CHECKPOINT/corruptions.json, or corruptions.json.
+        out: file of the numbers; None for corruptions.json in the checkpoint's directory, beside
+            its file, or here.
         runtime: devices and progress.
     """
 
@@ -59,6 +61,8 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, object]:
     """Judges the model on every corruption; returns what is written."""
     models.check_named(arguments.checkpoint, arguments.model)
+    place = _place(arguments)  # before what takes hours
+    place.parent.mkdir(parents=True, exist_ok=True)
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
@@ -78,9 +82,15 @@ def main(arguments: Arguments) -> dict[str, object]:
         written["reference_errors"] = of_reference
         written["mean_corruption_error"] = mean_corruption_error(found, of_reference)
     _show(model.name, found, written)
-    place = arguments.out or (arguments.checkpoint or pathlib.Path()) / "corruptions.json"
-    place.write_text(json.dumps(written, indent=1) + "\n")
+    if jax.process_index() == 0:
+        place.write_text(json.dumps(written, indent=1) + "\n")
     return written
+
+
+def _place(arguments: Arguments) -> pathlib.Path:
+    """Returns the file of the numbers."""
+    near = arguments.checkpoint or pathlib.Path()
+    return arguments.out or (near.parent if near.is_file() else near) / "corruptions.json"
 
 
 def errors(model: Model, arguments: Arguments, mesh: Mesh) -> Errors:

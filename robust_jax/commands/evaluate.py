@@ -14,7 +14,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
@@ -28,7 +28,7 @@ from robust_jax.experiment import catalogue, checkpoints, config, models
 from robust_jax.runtime import command_line, compilation_cache, sharding
 from robust_jax.runtime.compilation import Precision
 from robust_jax.runtime.sharding import RuntimeConfig
-from robust_jax.types import SplitName
+from robust_jax.types import Budget, SplitName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,12 @@ class Arguments:
             own configuration names.
         preset: evaluation in the place of a file's: "quick" for a first look, "standard" for
             AutoAttack and long PGD, "honest" for all that suits what the model says of itself.
-        norm: of the preset's ball.
+        norm: of the preset's ball; None for linf.
         eps: radius of the preset's ball, in pixel units: 8/255.
         method: configuration whose method is used on the checkpoint's weights, file[:variant]:
             other noise switches, another vote (table A6 of the KAP paper); None for the method
-            that the checkpoint was trained with.
+            that the checkpoint was trained with. A method of one's own is known by its file too:
+            name the one that it was trained by.
         step: which checkpoint; None for the best.
         out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP, or for
             runs/evaluations/FILE-NAME-EVALUATION of a model of a file.
@@ -70,7 +71,7 @@ class Arguments:
     model: str | None = None
     config: str | None = None
     preset: Preset | None = None
-    norm: Norm = "linf"
+    norm: Norm | None = None
     eps: float | None = None
     method: str | None = None
     step: int | None = None
@@ -82,7 +83,7 @@ class Arguments:
     batch_size: int | None = None
     precision: Precision | None = None
     sources: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
-    budget: Literal["full", "reduced"] = "full"
+    budget: Budget = "full"
     runtime: RuntimeConfig = RuntimeConfig()
 
 
@@ -111,6 +112,8 @@ def _check(arguments: Arguments) -> None:
         raise ValueError("Expected --config or --preset, not both.")
     if (arguments.preset is None) != (arguments.eps is None):
         raise ValueError("Expected --preset and --eps together: the ball is the preset's.")
+    if arguments.norm is not None and arguments.preset is None:
+        raise ValueError("Expected --norm beside --preset only: the ball is the preset's.")
     if arguments.model is not None:
         if arguments.config is None and arguments.preset is None:
             raise ValueError("Expected --preset or --config beside --model.")
@@ -149,11 +152,13 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
         file, _, name = pathlib.Path(arguments.model).name.partition(":")
         place = "-".join([file.removesuffix(".py"), name, *named])
         return Subject(model, data, None, pathlib.Path("runs") / "evaluations" / place)
+    # Run first: what it defines is known to the checkpoint that is read.
+    method = None if arguments.method is None else config.load(arguments.method)
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
     own = checkpoint.config
     data = open_data(config.with_data_dir(arguments.data or own.data, arguments.data_dir))
-    if arguments.method is not None:
-        checkpoint = checkpoints.with_method(checkpoint, config.load(arguments.method))
+    if method is not None:
+        checkpoint = checkpoints.with_method(checkpoint, method)
     place = arguments.checkpoint
     if place.is_file():  # whose evaluations have a folder of its name
         place = place.with_suffix("")
@@ -164,7 +169,7 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
 def _wanted(arguments: Arguments, subject: Subject) -> Evaluation:
     """Returns the evaluation that the arguments ask for."""
     if arguments.preset is not None and arguments.eps is not None:
-        threat = ThreatModel(arguments.norm, arguments.eps)
+        threat = ThreatModel(arguments.norm or "linf", arguments.eps)
         split = subject.data.split(arguments.split or "test")
         wanted = evaluation.preset(arguments.preset, threat, subject.model, split)
     elif arguments.config is not None:

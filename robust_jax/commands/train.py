@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -31,6 +31,7 @@ from robust_jax.runtime import (
 )
 from robust_jax.runtime.wording import gibibytes
 from robust_jax.training.plan import Plan, make_plan
+from robust_jax.types import Budget
 
 LOCK = "train.lock"
 """In a work directory: held by the program that trains there."""
@@ -54,7 +55,7 @@ class Arguments:
     config: config.Config
     workdir: pathlib.Path | None = None
     seeds: tuple[int, ...] = ()
-    budget: Literal["full", "reduced"] = "full"
+    budget: Budget = "full"
     sources: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
@@ -83,10 +84,14 @@ class Parts(NamedTuple):
 
 
 def make_parts(
-    cfg: config.Config, mesh: Mesh, sources: Mapping[str, evaluation.Model] | None = None
+    cfg: config.Config,
+    mesh: Mesh,
+    sources: Mapping[str, evaluation.Model] | None = None,
+    budget: Budget = "full",
 ) -> Parts:
     """Returns the parts; what can be wrong with a configuration is found here."""
     sources = sources or {}
+    wanted = cfg.evaluation.reduced() if budget == "reduced" else cfg.evaluation
     data = open_data(cfg.data)
     method = cfg.method.make(data.task)
     plan = make_plan(cfg.training, data.task.num_train, mesh)
@@ -95,8 +100,8 @@ def make_parts(
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
     others = {name: source.method for name, source in sources.items()}
-    evaluator = evaluation.make_evaluator(method, cfg.evaluation, mesh, others)
-    shapes = dry_run.trained(method, data.task, cfg.evaluation.batch_size)
+    evaluator = evaluation.make_evaluator(method, wanted, mesh, others)
+    shapes = dry_run.trained(method, data.task, wanted.batch_size)
     models = {name: (source.method, source.variables) for name, source in sources.items()}
     dry_run.check(evaluator, {None: (method, shapes), **models}, data.task)
     jax.eval_shape(optimizer.init, shapes["params"])  # knows the names of parameters
@@ -107,8 +112,6 @@ def main(arguments: Arguments) -> None:
     """Trains, or goes on training, and evaluates the best checkpoint; of every seed."""
     cfg, seeds = arguments.config, arguments.seeds
     workdir = arguments.workdir or pathlib.Path("runs") / cfg.name
-    if arguments.budget == "reduced":
-        cfg = dataclasses.replace(cfg, evaluation=cfg.evaluation.reduced())
     runs = experiment.of_seeds(cfg, workdir, seeds) if seeds else {workdir: cfg}
     sharding.start_processes(cfg.runtime)
     compilation_cache.use(cfg.runtime.compilation_cache)
@@ -119,9 +122,10 @@ def main(arguments: Arguments) -> None:
         name: experiment.as_model(checkpoints.load(path, mesh))
         for name, path in arguments.sources.items()
     }
-    parts, validator = make_parts(cfg, mesh, sources), None
+    parts, validator = make_parts(cfg, mesh, sources, arguments.budget), None
     for place, one in runs.items():
-        if seeds and experiment.is_done(one, place, parts.plan, parts.data, sources):
+        asked = dataclasses.replace(one, evaluation=parts.evaluator.config)
+        if seeds and experiment.is_done(asked, place, parts.plan, parts.data, sources):
             logging.say(f"Seed {one.seed} is trained and evaluated: {place}")
             continue
         validator = experiment.make_validator(parts.method, one, parts.data, mesh, like=validator)
@@ -208,7 +212,7 @@ def train(
     del state  # the best checkpoint, not the last, is evaluated: one copy on the devices
     checkpoint = experiment.fit(manager, workdir, method, cfg, data, plan, mesh)
     experiment.judge(
-        experiment.as_model(checkpoint), cfg.evaluation, mesh,
+        experiment.as_model(checkpoint), evaluator.config, mesh,
         data=data, out=workdir, sources=sources, evaluator=evaluator,
         progress=cfg.runtime.progress,
     )  # fmt: skip

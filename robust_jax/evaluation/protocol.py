@@ -15,7 +15,7 @@ from robust_jax.evaluation.judges import HONEST, PAPER, Judge, side_by_side
 from robust_jax.evaluation.measures import REDUCED_EXAMPLES, Measure, standard
 from robust_jax.evaluation.summary import Count
 from robust_jax.runtime.compilation import Precision
-from robust_jax.types import SplitName
+from robust_jax.types import Budget, SplitName
 
 __all__ = [
     "CLEAN",
@@ -220,7 +220,7 @@ class Evaluation:
     adversary: Adversary = Adversary()
     batch_size: int = 256
     sanity: bool = True
-    budget: Literal["full", "reduced"] = "full"
+    budget: Budget = "full"
     printed: Printed | None = None
     precision: Precision = "highest"
     seed: int = 0

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from robust_jax.evaluation.judges import Counting
+from robust_jax.types import Budget
 
 Count = Literal["accuracy", "given_clean_correct", "successes"]
 """What a paper counts, see `protocol.Printed`."""
@@ -225,7 +226,7 @@ class Summary(Accuracies):
 
     num_examples: int
     selection: str
-    budget: Literal["full", "reduced"]
+    budget: Budget
     draws: Literal["row", "batch"]
     wall_seconds: float
     seconds: dict[str, float]

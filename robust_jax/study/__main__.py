@@ -18,6 +18,7 @@ import rich.table
 from robust_jax.runtime import command_line, logging
 from robust_jax.runtime.wording import NOTHING, percent
 from robust_jax.study import kept, page, plan, run, steps, table
+from robust_jax.types import Budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Arguments:
     seeds: tuple[int, ...] = (0,)
     out: pathlib.Path | None = None
     data_dir: str | None = None
-    budget: run.Budget = "full"
+    budget: Budget = "full"
     show: bool = False
     plan: bool = False
     time: bool = False

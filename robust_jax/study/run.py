@@ -10,7 +10,6 @@ import sys
 import time
 import types
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from robust_jax.commands.train import LOCK
 from robust_jax.evaluation import claims, descriptions
@@ -18,8 +17,7 @@ from robust_jax.experiment import config
 from robust_jax.experiment.reading import steps_of
 from robust_jax.runtime import locks, logging
 from robust_jax.study.definition import Study
-
-Budget = Literal["full", "reduced"]
+from robust_jax.types import Budget
 
 CHECKPOINT = "best.safetensors"
 """In a row's directory, the checkpoint of one that was restored."""

@@ -18,7 +18,8 @@ from robust_jax.study.definition import (
     Study,
     in_ball,
 )
-from robust_jax.study.run import Budget, Task
+from robust_jax.study.run import Task
+from robust_jax.types import Budget
 
 
 class Share(NamedTuple):

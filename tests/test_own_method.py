@@ -1,0 +1,54 @@
+"""A method of one's own file, trained, and judged by another process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+MINE = """
+import dataclasses
+from robust_jax.attacks import FGSM, ThreatModel
+from robust_jax.data import DataConfig, Digits
+from robust_jax.evaluation import AttackRun, Evaluation
+from robust_jax.experiment.config import Config
+from robust_jax.methods import Standard
+from robust_jax.models import CNNConfig
+from robust_jax.training import Phase, TrainingConfig
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Standard):
+    pass
+
+VARIANTS = ("default",)
+
+def get_config(variant):
+    attacks = {"fgsm": AttackRun(FGSM(ThreatModel("linf", 0.1)))}
+    return Config(
+        "mine", DataConfig(Digits()), Mine(CNNConfig(widths=(4,), strides=(2,))),
+        training=TrainingConfig((Phase(epochs=1.0, batch_size=128),)),
+        evaluation=Evaluation(attacks, sanity=False, measures={}),
+    )
+"""
+
+
+@pytest.mark.slow
+def test_its_file_is_named_beside_the_checkpoint(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+
+    def run(command, *words):
+        words = [sys.executable, "-m", f"robust_jax.commands.{command}", *words]
+        return subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    trained = run("train", "mine.py", "--workdir", "run", "--budget", "reduced")
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["budget"], summary["num_examples"]) == ("reduced", 64)
+    alone = run("evaluate", "--checkpoint", "run")
+    assert alone.returncode == 2
+    assert "known once its file is run" in alone.stderr + alone.stdout
+    # Of a run whose own evaluation was the reduced one all images are asked for.
+    judged = run("evaluate", "--checkpoint", "run", "--method", "mine.py", "--out", "judged")
+    assert judged.returncode == 0, judged.stderr
+    summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    assert (summary["budget"], summary["num_examples"]) == ("full", 355)

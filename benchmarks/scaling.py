@@ -219,7 +219,7 @@ def evaluation_table(
     """Returns the lines of evaluations' weak scaling, as Markdown.
 
     Each device attacks `batch_size` images at a time; the first host then writes the records of
-    all of them while the devices wait.
+    all of them while the devices wait. A share is of what as many devices alone would come to.
     """
     lines = ["| attack, one device | images/s | of 8 devices | share | of 256 | share |",
              "|---|---|---|---|---|---|"]  # fmt: skip
@@ -227,7 +227,7 @@ def evaluation_table(
         cells = [f"{1 / (attack + record):,.0f}"]
         for n in (8, 256):
             rate = n * batch_size / (batch_size * attack + n * batch_size * record)
-            cells += [f"{rate:,.0f}", f"{attack / (attack + n * record):.0%}"]
+            cells += [f"{rate:,.0f}", f"{rate * (attack + record) / n:.0%}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -1,9 +1,12 @@
 """How an evaluation is made once more: commands that can be copied, and what it ran on."""
 
+import contextlib
+import json
 import pathlib
 import shlex
 from collections.abc import Iterator, Mapping
 
+from robust_jax import formats
 from robust_jax.evaluation.report.page import command, table
 from robust_jax.evaluation.summary import Summary
 from robust_jax.runtime.wording import text
@@ -39,6 +42,8 @@ def _commands(summary: Summary, directory: pathlib.Path) -> Iterator[tuple[str, 
     started = len(words) > 1 and pathlib.Path(words[1]).name not in NO_COMMANDS
     if started:
         yield "As it was made; what is finished is kept, and only what is missing is made:", line
+    if not _is_of(summary, directory):  # a page that was written elsewhere than the evaluation
+        return
     if (directory / "checkpoints").is_dir():
         yield (
             "The checkpoint once more, without training, in a directory of its own:",
@@ -46,11 +51,23 @@ def _commands(summary: Summary, directory: pathlib.Path) -> Iterator[tuple[str, 
                 ["python", "-m", "robust_jax.commands.evaluate", "--checkpoint", str(directory)]
             ),
         )
-    if (directory / "summary.json").is_file():
-        yield (
-            "Beside another evaluation, whose directory takes the place of OTHER, in one table:",
-            shlex.join(["python", "-m", "robust_jax.evaluation.compare", str(directory), "OTHER"]),
-        )
+    yield (
+        "Beside another evaluation, whose directory takes the place of OTHER, in one table:",
+        shlex.join(["python", "-m", "robust_jax.evaluation.compare", str(directory), "OTHER"]),
+    )
+
+
+def _is_of(summary: Summary, directory: pathlib.Path) -> bool:
+    """Returns whether a directory holds the evaluation that a summary is of."""
+    file = directory / "summary.json"
+    if not file.is_file():
+        return False
+    with contextlib.suppress(ValueError):  # torn, or of another version
+        kept = formats.read("summary", file)
+        ours, theirs = (json.dumps([one.get(name) for name in summary], sort_keys=True)
+                        for one in (summary, kept))  # fmt: skip
+        return ours == theirs
+    return False
 
 
 def _plainly(value: object) -> str:

@@ -241,7 +241,7 @@ def _proven(summary: Summary, certificates: Mapping[str, Smoothing | Margins]) -
 
     def images(one: CertificateSummary, rule: str = "") -> str:
         number = one["num_images"]
-        of = f"Of {number:,} certified image{'' if number == 1 else 's'}"
+        of = f"Of {number:,} image{'' if number == 1 else 's'}"
         return f"{of}, {_are(_share(one['certified_accuracy'], number))} proven right{rule}"
 
     # Those of other checkpoints have other names.

@@ -159,13 +159,16 @@ AGAIN = "each of so many times, by independent draws; attacks share theirs, and 
 def submissions(summary: Summary) -> Mapping[str, Mapping[str, float | None]] | None:
     """Returns of a random defence, by heading and row, what single draws of it come to.
 
-    They are those of the last judge that has them, the honest one where there is one.
+    They are those of the last judge that has them, the honest one where there is one, and are
+    called so where it is not alone.
     """
-    submitted = [judge for judge in summary["judges"].values() if judge["submissions"]]
+    submitted = {name: one for name, one in summary["judges"].items() if one["submissions"]}
     if not submitted:
         return None
-    lines = {f"wrong in\n1 of {k}": rows for k, rows in submitted[-1]["submissions"].items()}
-    return {"one draw": submitted[-1]["single_draw"], **lines}
+    name, judge = list(submitted.items())[-1]
+    whose = f"{name}:\n" if len(summary["judges"]) > 1 else ""
+    lines = {f"{whose}wrong in\n1 of {k}": rows for k, rows in judge["submissions"].items()}
+    return {f"{whose}one draw": judge["single_draw"], **lines}
 
 
 def rejudged(summary: Summary) -> list[str] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from robust_jax import analysis
+from robust_jax import analysis, formats
 from robust_jax.evaluation.records import Decision, Record
 from robust_jax.evaluation.report.page import (
     Section,
@@ -191,11 +191,15 @@ def test_commands_that_repeat_it(tmp_path):
     assert "python evaluate.py --checkpoint &#x27;my runs/a&#x27;" in page
     assert page.count("<button") == 1
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "summary.json").touch()
     environment = {"num_devices": 2, "versions": {"jax": "1.2", "numpy": "3"}}
     found = {**SUMMARY, "environment": environment, "earlier_environments": [environment]}
-    page = repeat(found, tmp_path / "report.html")
-    assert page.count("<button") == 3
+    for kept in ({**found, "command": "another"}, None, found):
+        if kept is None:
+            (tmp_path / "summary.json").write_text("{")  # torn
+        else:
+            formats.write(tmp_path / "summary.json", kept)
+        page = repeat(found, tmp_path / "report.html")
+        assert page.count("<button") == (3 if kept is found else 1)
     assert f"robust_jax.commands.evaluate --checkpoint {tmp_path}<" in page
     assert f"robust_jax.evaluation.compare {tmp_path} OTHER<" in page
     assert "<td>number of devices</td>" in page

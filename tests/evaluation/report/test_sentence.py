@@ -199,10 +199,10 @@ def test_selections_budgets_flags_and_certificates():
     assert in_words(found, wanted) == (
         "At the reduced budget, of 100 images that were chosen for being right (40 % of 250), all "
         "are classified right, and 40 % still are under the one attack, pgd, within 8/255 (Linf). "
-        "Of 50 certified images, 12 % are proven right within 8/255 (Linf). Of 50 certified "
-        "images, 80 % are proven right within 2/255 (Linf). Of 50 certified images, 90 % are "
-        "proven right, by the members' mean logit, within 8/255 (Linf). Of 50 certified images, "
-        "70 % are proven right under noise (sigma 0.5); the mean radius, 0 where nothing is "
+        "Of 50 images, 12 % are proven right within 8/255 (Linf). Of 50 images, 80 % are proven "
+        "right within 2/255 (Linf). Of 50 images, 90 % are proven right, by the members' mean "
+        "logit, within 8/255 (Linf). Of 50 images, 70 % are proven right under noise (sigma "
+        "0.5); the mean radius, 0 where nothing is "
         "proven, is 0.4 (L2). A sanity check speaks against these numbers."
     )
     nothing = {"certified_accuracy": 0.0, "average_certified_radius": 0.0}

@@ -32,6 +32,7 @@ from robust_jax.models import (
     ResNetConfig,
     default_layers,
 )
+from robust_jax.runtime.compilation import jitted
 
 SHAPE = (32, 32, 3)
 
@@ -143,7 +144,7 @@ def smoothing_speed(arguments: Arguments) -> dict[str, float]:
     )
     image = jnp.full((1, *SHAPE), 0.5)
     batch = jnp.asarray(np.random.default_rng(0).random((batch_size, *SHAPE)), jnp.float32)
-    forward = jax.jit(lambda predict, images: predict(images))
+    forward = jitted(lambda predict, images: predict(images))
 
     def bare():
         for _ in range(num_batches):

@@ -19,6 +19,7 @@ from robust_jax.data import Blobs, DataConfig, eval_batches, open_data
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation
 from robust_jax.methods import Standard
 from robust_jax.models import ResNetConfig
+from robust_jax.runtime.compilation import jitted
 from robust_jax.runtime.sharding import batched, make_mesh
 
 
@@ -58,7 +59,7 @@ def rows(arguments: Arguments) -> list[list[str]]:
     size = arguments.batch_size
     batches = list(eval_batches(data.test, size, None, batched(mesh)))
 
-    @jax.jit
+    @jitted
     def attacked(variables, batch):
         view = bind(method.view("deployed"), variables)
         key = jax.random.key(0)

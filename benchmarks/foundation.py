@@ -28,6 +28,7 @@ from robust_jax.experiment.config import Config
 from robust_jax.methods import KAP, Standard
 from robust_jax.models import Normalization, ResNetConfig
 from robust_jax.runtime import sharding
+from robust_jax.runtime.compilation import jitted
 from robust_jax.training import Phase, TrainingConfig
 from robust_jax.training.plan import make_plan
 from robust_jax.types import Batch, Task
@@ -78,7 +79,7 @@ def attack_rows(arguments: Arguments) -> list[list[str]]:
         def in_one_call(view=view, key=key):
             return whole(view, batch.image, batch.label, key=key)
 
-        @jax.jit
+        @jitted
         def step(view, images, labels, key):
             return threat.project(one(view, images, labels, key=key), batch.image)
 

@@ -197,8 +197,8 @@ def words(study: Study, lines: Sequence[Line]) -> str:
     return (
         "Accuracy of the deployed rule with 95 % intervals: differences inside them say "
         "nothing. By the paper's protocol its own rule decides, which is another where it prints "
-        "one draw, or the network without its noise. The worst case counts an image that is right clean and under every attack of "
-        "its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
+        "one draw, or the network without its noise. The worst case counts an image that is right "
+        "clean and under every attack of its evaluation in the ball, adaptive ones included. Of a random defence or an ensemble, "
         "one draw: the least accuracy of a single pass or member under any of the attacks. "
         f"Transferred: what fools the plain row. Certified: proven by linear bounds{first}. "
         f"Training time is an image's, relative to {study.rows[study.reference].title}: the two "

@@ -54,6 +54,7 @@ def test_what_goes_on_from_others_is_not_paired():
     assert names[0] - names[1] == {"b [ce]", "c"}
 
 
+@pytest.mark.slow
 def test_what_is_transferred_from_others_is_not_paired():
     first = transferred(1.0)
     assert [pair.attack for pair in first.compare(transferred(1.0))] == ["clean", "transfer"]

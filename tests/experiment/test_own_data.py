@@ -33,6 +33,7 @@ def stored(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_what_lies_elsewhere_is_the_same_or_refused(stored, tmp_path):
     mesh, workdir = sharding.make_mesh(1), tmp_path / "run"
     cfg = Config(

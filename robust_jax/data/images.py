@@ -206,8 +206,9 @@ class Transform:
                 image = resize(image, size, size, box)
             elif self.resize_to is not None:
                 shorter = min(height, width)
-                height = max(size, round(height * self.resize_to / shorter))
-                width = max(size, round(width * self.resize_to / shorter))
+                # The longer side is cut off to whole pixels, as by torchvision's Resize.
+                height = max(size, int(self.resize_to * height / shorter))
+                width = max(size, int(self.resize_to * width / shorter))
                 image = center_crop(resize(image, height, width), size)
             elif (height, width) != (size, size):
                 image = resize(image, size, size)

@@ -11,7 +11,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robust_jax.data import Augmentation, augment
 from robust_jax.data.augment import _flip, _shift
-from robust_jax.data.images import NUM_CROP_DRAWS, resized_crop_box
+from robust_jax.data.images import (
+    NUM_CROP_DRAWS,
+    Transform,
+    center_crop,
+    resize,
+    resized_crop_box,
+)
 from robust_jax.data.order import permutation, uniforms
 
 ALL = Augmentation(crop_padding=2, shift=0.2, flip=True, noise=0.1)
@@ -170,3 +176,12 @@ def test_orders_are_permutations_and_pinned():
     assert not np.array_equal(order, permutation(0, "validation split", 0, 1000))
     # A checkpoint's next batch depends on this order: it may not change between releases.
     np.testing.assert_array_equal(permutation(0, "epoch order", 0, 8), [1, 6, 0, 3, 7, 4, 5, 2])
+
+
+@pytest.mark.parametrize("shape", [(10, 15), (15, 10), (10, 10)])
+def test_the_longer_side_is_cut_off_to_whole_pixels(shape):
+    """As torchvision's Resize does: of 15 / 10 * 9 = 13.5 pixels 13."""
+    image = np.random.default_rng(0).integers(256, size=(*shape, 3)).astype(np.uint8)
+    sides = [13 if side == 15 else 9 for side in shape]
+    expected = center_crop(resize(image, *sides), 8)
+    np.testing.assert_array_equal(Transform(image_size=8, resize_to=9)(image), expected)

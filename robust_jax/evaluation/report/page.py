@@ -111,7 +111,7 @@ def write_page(file: pathlib.Path, title: str, lead: str, sections: Iterable[Sec
     """Writes the page; a page that was there is replaced at once.
 
     Args:
-        file: where.
+        file: where, its folder is made.
         title: plain words.
         lead: HTML under the title.
         sections: in order.
@@ -128,6 +128,7 @@ def write_page(file: pathlib.Path, title: str, lead: str, sections: Iterable[Sec
         f"<h1>{text(title)}</h1>{lead}{''.join(parts)}</main>"
         f"<script>{SCRIPT}</script></body></html>"
     )
+    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(page)
     partial.replace(file)

@@ -186,6 +186,11 @@ def test_figures_take_the_width_of_the_page():
 SUMMARY = {"command": "python evaluate.py --checkpoint 'my runs/a'"}
 
 
+def test_the_folder_of_a_page_is_made(tmp_path):
+    write_page(tmp_path / "not" / "there" / "page.html", "A title", "", [])
+    assert "A title" in (tmp_path / "not" / "there" / "page.html").read_text()
+
+
 def test_commands_that_repeat_it(tmp_path):
     page = repeat(SUMMARY, tmp_path / "report.html")
     assert "python evaluate.py --checkpoint &#x27;my runs/a&#x27;" in page

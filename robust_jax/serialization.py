@@ -9,6 +9,7 @@ import contextvars
 import dataclasses
 import difflib
 import functools
+import gc
 import inspect
 import sys
 import types
@@ -145,10 +146,10 @@ def _subclasses(base: type) -> dict[str, list[type]]:
         waiting += cls.__subclasses__()
         alike = found.setdefault(cls.__name__, [])
         places = [_defined_at(one) for one in alike]
-        if _defined_at(cls) in places:
-            alike[places.index(_defined_at(cls))] = cls
-        else:
+        if _defined_at(cls) not in places:
             alike.append(cls)
+        elif _stands(cls) or not _stands(alike[places.index(_defined_at(cls))]):
+            alike[places.index(_defined_at(cls))] = cls
     return found
 
 
@@ -156,6 +157,14 @@ def _defined_at(cls: type) -> tuple[str, str]:
     """Returns where a class was defined: a file that is read twice has two names, and one path."""
     module = sys.modules.get(cls.__module__)
     return getattr(module, "__file__", None) or cls.__module__, cls.__qualname__
+
+
+def _stands(cls: type) -> bool:
+    """Returns whether a class is what its module holds by its name: the last that was defined."""
+    found: object = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
 
 
 def _family(cls: type) -> type:
@@ -170,6 +179,9 @@ def _refuse_namesakes(cls: type, *, of: type) -> None:
         ValueError: says where both were defined.
     """
     alike = _subclasses(of).get(cls.__name__, [])
+    if len(alike) > 1:
+        gc.collect()  # of one that nobody has any more
+        alike = _subclasses(of).get(cls.__name__, [])
     if len(alike) > 1:
         places = " and ".join(".".join((one.__module__, one.__qualname__)) for one in alike)
         raise ValueError(

@@ -70,6 +70,13 @@ def test_numbers_lie_beside_a_file(tmp_path):
         assert corruptions._place(asked) == place
 
 
+def test_a_checkpoint_that_is_not_there_leaves_nothing(tmp_path):
+    asked = corruptions.Arguments(tmp_path, checkpoint=tmp_path / "typo" / "net.safetensors")
+    with pytest.raises(ValueError, match="typo"):
+        corruptions.main(asked)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_severities_are_the_files_parts(folder):
     for severity in (1, 5):
         split = corrupted.load(folder, "fog", severity, num_classes=10)

@@ -48,7 +48,8 @@ def test_its_file_is_named_beside_the_checkpoint(tmp_path):
     assert alone.returncode == 2
     assert "known once its file is run" in alone.stderr + alone.stdout
     # Of a run whose own evaluation was the reduced one all images are asked for.
-    judged = run("evaluate", "--checkpoint", "run", "--method", "mine.py", "--out", "judged")
+    judged = run("evaluate", "--checkpoint", "run", "--method", "mine.py", "--out", "judged",
+                 "--data.validation-size", "5")  # fmt: skip
     assert judged.returncode == 0, judged.stderr
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
     assert (summary["budget"], summary["num_examples"]) == ("full", 355)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 
@@ -138,6 +140,19 @@ def test_names_that_two_classes_have_are_refused(define):
         with pytest.raises(ValueError, match=r"called Narrow: one\.Narrow and anoth"):
             refused()
     assert serialization.to_json(CONFIG)  # nobody else is in the way
+
+
+def test_the_last_definition_is_read(define):
+    """Whichever base it has."""
+    base = define("Wide", PGD, "three")
+    first, last = define("Again", PGD, "three"), define("Again", base, "three")
+    sys.modules["three"] = types.ModuleType("three")
+    try:
+        for one in (last, first):
+            sys.modules["three"].Again = one
+            assert serialization.kinds(PGD)["Again"] is one
+    finally:
+        del sys.modules["three"]
 
 
 @pytest.mark.parametrize("base", [methods.MethodConfig, attacks.Attack, models.NetworkConfig])

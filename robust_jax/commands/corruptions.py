@@ -61,8 +61,9 @@ class Arguments:
 def main(arguments: Arguments) -> dict[str, object]:
     """Judges the model on every corruption; returns what is written."""
     models.check_named(arguments.checkpoint, arguments.model)
-    place = _place(arguments)  # before what takes hours
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place = _place(arguments)
+    if arguments.out is not None:  # before what takes hours
+        place.parent.mkdir(parents=True, exist_ok=True)
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)

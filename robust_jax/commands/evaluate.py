@@ -194,7 +194,10 @@ def parsed(words: Sequence[str]) -> Arguments:
     data, elsewhere = DataConfig(), any(word.startswith("--data.") for word in words)
     if elsewhere:
         given = dict(itertools.pairwise(words))
-        given |= dict(word.split("=", 1) for word in words if word.startswith("--checkpoint="))
+        joined = ("--checkpoint=", "--method=")
+        given |= dict(word.split("=", 1) for word in words if word.startswith(joined))
+        if "--method" in given:  # what it defines is known to the checkpoint that is read
+            config.load(given["--method"])
         if "--checkpoint" in given:
             data = checkpoints.config_of(pathlib.Path(given["--checkpoint"]).expanduser()).data
     found = command_line.parse(

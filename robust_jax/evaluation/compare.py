@@ -142,13 +142,15 @@ class _Judge(NamedTuple):
 
 
 def _judges(run: Run) -> Iterator[_Judge]:
-    """Yields an evaluation's judges; what they count is a line's own."""
+    """Yields an evaluation's judges.
+
+    What they count is a line's own; of how many draws is a matter of how well it is known, and
+    none of a model that does not draw.
+    """
     neutral = Judge()
+    same = {name: getattr(neutral, name) for name in ("adaptive", "counts", "num_draws")}
     for name in run.summary["judges"]:
-        config = run.config.judges[name]
-        yield _Judge(
-            name, dataclasses.replace(config, adaptive=neutral.adaptive, counts=neutral.counts)
-        )
+        yield _Judge(name, dataclasses.replace(run.config.judges[name], **same))
 
 
 def _apart(config: Judge, others: Sequence[Judge]) -> list[str]:
@@ -232,6 +234,11 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             lines.append(f"Not the same {words}: {listed}.")
     if len(runs) > 1 and any(run.config.selection.by_correctness for run in runs):
         lines.append("Images chosen for being right: each evaluation has its own.")
+    for name in dict.fromkeys(name for run in runs for name in run.config.judges):
+        judges = [run.config.judges[name] for run in runs if name in run.config.judges]
+        draws = dict.fromkeys(one.num_draws for one in judges if one.rule != "paper")
+        if len(draws) > 1:
+            lines.append(f"Not the same draws of judge {name!r}: {', '.join(map(str, draws))}.")
     for name in dict.fromkeys(name for run in runs for name in run.sources):
         if len({run.sources[name] for run in runs if name in run.sources}) > 1:
             lines.append(f"Not the same source {name!r} of transferred examples.")

@@ -105,9 +105,7 @@ class Record(NamedTuple):
             return there if here.correct else here._replace(share_correct=worse)
 
         decisions = {judge: counts(judge, here) for judge, here in self.decisions.items()}
-        whole = found._replace(
-            decisions=decisions, view_fooled=self.view_fooled or found.view_fooled
-        )
+        whole = found._replace(decisions=decisions)
         if self.headline(judges).correct:
             return whole
         return whole._replace(linf=self.linf, l2=self.l2, l1=self.l1, l0=self.l0)

@@ -293,11 +293,6 @@ def resumable_step(
     if not steps:
         return None
     said = reading.read_meta(workdir, steps[-1])
-    if None not in (data, said.data) and data != said.data:
-        raise ValueError(
-            f"Expected workdir={str(workdir)!r} to hold a run on these training images "
-            f"(fingerprint {data}); its own were others ({said.data})."
-        )
     saved, wanted = said.config, serialization.to_json(config)
     for path in MAY_CHANGE:
         *parents, name = path.split(".")
@@ -310,6 +305,11 @@ def resumable_step(
             f"Expected workdir={str(workdir)!r} to be new or to hold this configuration; it has "
             + "; ".join(lines)
             + "."
+        )
+    if None not in (data, said.data) and data != said.data:
+        raise ValueError(
+            f"Expected workdir={str(workdir)!r} to hold a run on these training images "
+            f"(fingerprint {data}); its own were others ({said.data})."
         )
     return steps[-1]
 

@@ -112,15 +112,23 @@ def test_judges_of_other_settings_are_other_rows(directories):
     one, other = (compare.read(directory) for directory in directories[:2])
     ((name, judge),) = other.config.judges.items()
     config = dataclasses.replace(
-        other.config, judges={name: dataclasses.replace(judge, num_draws=7)}
+        other.config, judges={name: dataclasses.replace(judge, rule="paper")}
     )
     alone = {row.judge for row in compare.rows(compare.columns([one]))}
     both = list(compare.rows(compare.columns([one, other._replace(config=config, identity="")])))
     assert alone == {name}
     assert {row.judge for row in both} == {
-        f"{name}, num_draws {judge.num_draws}", f"{name}, num_draws 7"
+        f"{name}, rule honest", f"{name}, rule paper"
     }  # fmt: skip
     assert all(sorted(map(len, row.cells)) == [0, 1] for row in both)
+    drawn = dataclasses.replace(
+        other.config, judges={name: dataclasses.replace(judge, num_draws=7)}
+    )
+    more = other._replace(config=drawn, identity="")
+    assert {row.judge for row in compare.rows(compare.columns([one, more]))} == {name}
+    assert compare.warnings([one, more]) == [
+        f"Not the same draws of judge {name!r}: {judge.num_draws}, 7."
+    ]
 
 
 def test_another_model_in_the_same_directory_is_refused(directories):

@@ -87,7 +87,7 @@ def test_a_larger_ball_keeps_what_a_judge_has_wrong():
     after = Record(
         0, 1, 0.2, 0.9, False, {"a": wrong, "b": right}, passes=[4, 3], l1=1.5, l0=3
     )  # fmt: skip
-    both = after._replace(decisions={"a": wrong, "b": wrong}, view_fooled=True)
+    both = after._replace(decisions={"a": wrong, "b": wrong})
     assert before.in_a_larger_ball(after, "ab") == both
     # The change is that of the image which the first judge has wrong.
     assert before.in_a_larger_ball(after, "ba") == both._replace(linf=0.1, l2=0.5, l1=1.0, l0=2)

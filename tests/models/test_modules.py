@@ -172,6 +172,30 @@ def test_what_draws_and_does_not_say_so_is_refused(make):
     assert not np.allclose(one, other)
 
 
+class Compiled(Nnx):
+    """Hands its counts back as new arrays, equal to those it was given."""
+
+    @nnx.jit
+    def __call__(self, images):
+        return super().__call__(images)
+
+
+def test_a_compiled_module_that_draws_nothing_is_taken():
+    found = scores(Model.of(Compiled(), num_classes=4))
+    np.testing.assert_allclose(found, EXPECTED, rtol=1e-5, atol=1e-5)
+
+
+def test_draws_of_small_logits_are_seen():
+    torch = pytest.importorskip("torch")
+
+    class Small(torch.nn.Module):
+        def forward(self, images):
+            return 1e-5 * (images.flatten(1) @ torch.tensor(WEIGHTS) + torch.randn(4))
+
+    with pytest.raises(ValueError, match="given with stochastic=True"):
+        scores(Model.of(Small(), num_classes=4))
+
+
 def test_a_module_is_left_as_it_was():
     module = Nnx()
     Model.of(module, num_classes=4)

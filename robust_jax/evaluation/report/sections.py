@@ -128,18 +128,21 @@ def _accuracy_over_eps(
     """Yields for each norm of which an attack comes at two eps or more a figure and its numbers."""
     clean = np.asarray([record.decisions[judge].correct for record in records[CLEAN].values()])
     for norm in get_args(Norm):
-        alike: dict[str, dict[float, str]] = {}  # rows by what they share, and by eps
-        for name, run in attacks.items():
-            if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm:
-                alike.setdefault(_settings(run), {})[run.attack.threat.eps] = name
-        several = [rows for rows in alike.values() if len(rows) > 1]
-        titles = [_without_ball(attacks[next(iter(rows.values()))]) for rows in several]
-        series = {
-            title if titles.count(title) == 1 else f"{title} ({next(iter(rows.values()))})": {
-                0.0: clean, **{eps: _standing(records, name, judge) for eps, name in rows.items()}
+        several = _curves({
+            name: run for name, run in attacks.items()
+            if isinstance(run.attack, BoundedAttack) and run.attack.threat.norm == norm
+        })  # fmt: skip
+        firsts = [next(iter(rows.values()))[0] for rows in several]
+        titles = [_without_ball(attacks[name]) for name in firsts]
+        series: dict[str, dict[float, np.ndarray]] = {}
+        for title, first, rows in zip(titles, firsts, several, strict=True):
+            # Of rows that are alike in the radius too: their worst case.
+            stands = {
+                eps: np.all([_standing(records, name, judge) for name in names], axis=0)
+                for eps, names in rows.items()
             }
-            for title, rows in zip(titles, several, strict=True)
-        }  # fmt: skip
+            key = title if titles.count(title) == 1 else f"{title} ({first})"
+            series[key] = {0.0: clean, **stands}
         if series:
             unit = "1/255" if norm == "linf" else "1"
             figure = analysis.accuracy_curves(series, norm=norm, unit=unit)
@@ -152,12 +155,35 @@ def _accuracy_over_eps(
             yield (figure, words), rows
 
 
-def _settings(run: AttackRun) -> str:
-    """Returns what rows of one curve share: all but the radius, and steps in its measure."""
+def _curves(attacks: Mapping[str, AttackRun]) -> list[dict[float, list[str]]]:
+    """Returns the names of rows by radius, of such that differ in nothing else.
+
+    Nothing else: in steps of one size, or of one in relation to the radius.
+    """
+    groups: list[dict[float, list[str]]] = []
+    for relative in (True, False):
+        alike: dict[str, dict[float, list[str]]] = {}
+        for name, run in attacks.items():
+            assert isinstance(run.attack, BoundedAttack)
+            rows = alike.setdefault(_settings(run, relative=relative), {})
+            rows.setdefault(run.attack.threat.eps, []).append(name)
+        groups += [rows for rows in alike.values() if len(rows) > 1]
+    found: list[dict[float, list[str]]] = []
+    drawn: set[str] = set()
+    for rows in sorted(groups, key=len, reverse=True):
+        names = {name for each in rows.values() for name in each}
+        if not names <= drawn:
+            found.append(rows)
+            drawn |= names
+    return found
+
+
+def _settings(run: AttackRun, *, relative: bool) -> str:
+    """Returns what rows of one curve share: all but the radius."""
     assert isinstance(run.attack, BoundedAttack)
     eps, fields = run.attack.threat.eps, serialization.to_json(run.attack)
     step = fields.get("step_size")
-    if isinstance(step, float) and eps > 0:
+    if relative and isinstance(step, float) and eps > 0:
         fields["step_size"] = round(step / eps, 6)
     fields["threat"] = run.attack.threat.norm
     others = serialization.to_json(dataclasses.replace(run, after=None, adaptive=False))

@@ -133,13 +133,22 @@ def probe_split(
         row for row in rows if skip_misclassified and not records[CLEAN][row].right_in_a_draw
     }
     fooled = {
-        name: [records[name][row].view_fooled or row in skipped for row in rows]
+        name: [row in skipped or _fooled(name, row, attacks, records) for row in rows]
         for name in attacks
         if name in records
     }
     images, labels = jnp.asarray(batch.image), jnp.asarray(batch.label)
     probed = Probed(method, local(variables), images, labels, attacks, judge, seed)
     return probe(probed, fooled=fooled)
+
+
+def _fooled(name: str, row: int, attacks: Mapping[str, AttackRun], records: Records) -> bool:
+    """Returns whether a row's attack, or one on its view in a smaller ball before it, fooled it."""
+    run, found = attacks[name], records[name][row].view_fooled
+    before = run.after
+    if found or before is None or attacks[before].view != run.view:
+        return found
+    return _fooled(before, row, attacks, records)
 
 
 def difference(scores: np.ndarray, others: np.ndarray) -> float:

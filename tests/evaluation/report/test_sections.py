@@ -64,6 +64,15 @@ def test_rows_that_differ_in_the_radius_are_one():
     ]  # fmt: skip
 
 
+def test_rows_of_one_step_size_are_a_curve():
+    """As `over_radii` makes them of an attack whose step size is given."""
+    run = AttackRun(PGD(NEAR, num_steps=2, step_size=0.004))
+    found = curves(run.over_radii("pgd", eps=(0.01, 0.02, 0.04)))
+    assert [eps for _, eps in found] == [
+        "linf 0/255", "linf 2.55/255", "linf 5.1/255", "linf 10.2/255",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_curve_is_of_what_the_judge_counts(adaptive, tmp_path):

@@ -11,6 +11,7 @@ from robust_jax.attacks.runs import Given
 KEY = jax.random.key(43)
 
 
+@pytest.mark.slow
 def test_boundary_comes_near_the_exact_distance(assert_exact):
     assert_exact(Boundary(num_steps=1500, sphere_step=0.1, source_step=0.1), "l2", 0.1)
 

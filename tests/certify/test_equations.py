@@ -22,7 +22,7 @@ def convolved(x, pads, dilation):
 
 
 @pytest.mark.parametrize("pads", PADS)
-@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("dilation", [(1, 1), pytest.param((2, 1), marks=pytest.mark.slow)])
 def test_a_transpose_reads_nothing_beyond_its_input(pads, dilation):
     """XLA:CPU does, behind padding that is wider than the kernel's reach on one side alone."""
     image = jax.ShapeDtypeStruct((2, 4, 7, 5), jnp.float32)

@@ -180,7 +180,10 @@ def outvoted(images):
     return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
 
 
-@pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
+@pytest.mark.parametrize(
+    "bound",
+    ["crown", *[pytest.param(n, marks=pytest.mark.slow) for n in ("interval", "interval_elided")]],
+)
 @pytest.mark.parametrize("vote", get_args(voting.Vote))
 def test_the_vote_is_certified_and_not_the_mean_logit(vote, bound):
     """The mean logit is (10, 2); every other rule decides for class 1."""

@@ -108,7 +108,9 @@ def test_votes_depend_on_key_and_index_alone():
     assert (other.radius != expected.radius[1:]).any()
 
 
-@pytest.mark.parametrize("asked", [{"radius": 0.2}, {"tolerance": 0.2}])
+@pytest.mark.parametrize(
+    "asked", [{"radius": 0.2}, pytest.param({"tolerance": 0.2}, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("noise", [pytest.param("float", marks=pytest.mark.slow), "rounded"])
 def test_votes_end_when_it_is_decided(asked, noise):
     """As all votes decide it, for a part of them; at the same vote in whatever batches."""
@@ -276,7 +278,7 @@ def test_numbers_of_certificates():
         )
 
 
-@pytest.mark.parametrize("certified", [0.2, 0.9])
+@pytest.mark.parametrize("certified", [0.2, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_intervals_of_certificates_cover_the_truth(certified):
     """Of samples of 200 images whose radii have a known distribution."""
     rng = np.random.default_rng(0)

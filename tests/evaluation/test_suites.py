@@ -61,6 +61,7 @@ def test_one_member_is_attacked_where_the_mean_is_wrong():
     assert draws == {"clean": pytest.approx(0.5), "suite": 0}
 
 
+@pytest.mark.slow
 def test_a_vote_is_attacked_where_the_mean_is_wrong():
     """Two members of three are right, and the third is wrong and sure."""
 

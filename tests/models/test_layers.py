@@ -16,7 +16,9 @@ from tests.convolutions import by_sums
 MODE = {"train": False, "deterministic": True}
 
 
-@pytest.mark.parametrize("channels", [3, 6])  # an image's, whose gradient has a path of its own
+@pytest.mark.parametrize(
+    "channels", [3, pytest.param(6, marks=pytest.mark.slow)]
+)  # an image's, whose gradient has a path of its own
 @pytest.mark.parametrize(
     ("size", "kernel_size", "strides", "padding", "input_dilation", "kernel_dilation"),
     [

@@ -193,7 +193,7 @@ def test_a_masked_view_beside_a_sound_rule_is_flagged(plain, data):
 @pytest.mark.parametrize(
     ("eps", "number"),
     [
-        (0.0, 64),
+        pytest.param(0.0, 64, marks=pytest.mark.slow),
         pytest.param(0.1, 64, marks=pytest.mark.slow),
         pytest.param(0.1, 128, marks=pytest.mark.slow),
     ],

@@ -40,16 +40,19 @@ def of_seeds(
     return {workdir / f"seed{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
 
 
-def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
+def is_trained(
+    config: Config, workdir: pathlib.Path, plan: Plan, *, data: str | None = None
+) -> bool:
     """Returns whether a run has taken its last step, or its monitor has ended it.
 
     Args:
         config: of the run.
         workdir: the run's directory.
         plan: its steps.
+        data: fingerprint of the training split; None for any.
 
     Raises:
-        ValueError: the directory holds a run of another configuration.
+        ValueError: the directory holds a run of another configuration, or on other images.
 
     Example:
         >>> import pathlib
@@ -62,7 +65,7 @@ def is_trained(config: Config, workdir: pathlib.Path, plan: Plan) -> bool:
         >>> is_trained(config, pathlib.Path("runs/quickstart"), plan)
         False
     """
-    last = checkpoints.resumable_step(workdir, config)
+    last = checkpoints.resumable_step(workdir, config, data=data)
     if last is None:
         return False
     monitor = config.training.overfitting
@@ -102,9 +105,8 @@ def is_done(
         >>> is_done(config, workdir, plan, data)  # nothing was trained there
         False
     """
-    if not is_trained(config, workdir, plan):
+    if not is_trained(config, workdir, plan, data=data.fingerprint):
         return False
-    checkpoints.resumable_step(workdir, config, data=data.fingerprint)
     split = data.split(config.evaluation.selection.split)
     return claims.has_ended(
         workdir, descriptions.of_evaluation(config.evaluation), data=fingerprint(split),

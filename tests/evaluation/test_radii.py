@@ -13,6 +13,7 @@ from robust_jax.evaluation import claims, records, reductions
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.protocol import Evaluation, Judge
 from robust_jax.evaluation.record import Decision, Record
+from robust_jax.evaluation.sanity import probes
 from robust_jax.runtime import sharding
 from tests import small
 from tests.compilations import count_compilations
@@ -172,3 +173,21 @@ def test_what_goes_on_from_what_is_checked():
             Evaluation(attacks=rows)
     another = {"a": smaller, "b": dataclasses.replace(run, after="a")}
     assert Evaluation(attacks=another, judges={"x": Judge()}).attacks == another
+
+
+def test_what_fooled_a_view_in_a_smaller_ball_fooled_it():
+    """One view of one network: what fooled another says nothing of it."""
+    wide = ThreatModel("linf", 2 * small.THREAT.eps)
+    decisions = {"accuracy": Decision(0, True, [0], 1.0)}
+    records_of = {
+        name: {0: Record(0, 0, 0.0, 0.0, fooled, decisions)}
+        for name, fooled in (("small", True), ("wide", False))
+    }
+    for view, source, fooled in (
+        ("deployed", None, True), ("noise_off", None, False), ("deployed", "near", False),
+    ):  # fmt: skip
+        attacks = {
+            "small": AttackRun(FGSM(small.THREAT), view=view, source=source),
+            "wide": AttackRun(FGSM(wide), after="small"),
+        }
+        assert probes._fooled("wide", 0, attacks, records_of) == fooled

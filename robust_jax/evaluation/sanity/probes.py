@@ -146,7 +146,9 @@ def _fooled(name: str, row: int, attacks: Mapping[str, AttackRun], records: Reco
     """Returns whether a row's attack, or one on its view in a smaller ball before it, fooled it."""
     run, found = attacks[name], records[name][row].view_fooled
     before = run.after
-    if found or before is None or attacks[before].view != run.view:
+    if found or before is None:
+        return found
+    if (attacks[before].view, attacks[before].source) != (run.view, run.source):
         return found
     return _fooled(before, row, attacks, records)
 

@@ -127,8 +127,17 @@ MARKS = ("nightly", "slow")
 LEFT_OUT = dict.fromkeys(("quick", *MARKS), 0)
 
 
+QUICK_OR_NOT = Counter()
+
+
 def pytest_itemcollected(item):
-    """Lets reads of damaged checkpoints complain."""
+    """Lets reads of damaged checkpoints complain; makes parameters slow that are not quick."""
+    share = item.get_closest_marker("quick_one_in")
+    if share is not None and not any(map(item.get_closest_marker, MARKS)):
+        test = item.path, item.originalname
+        if QUICK_OR_NOT[test] % share.args[0]:
+            item.add_marker(pytest.mark.slow)
+        QUICK_OR_NOT[test] += 1
     if "torn_reads" in item.fixturenames:
         let_pass = "ignore::pytest.PytestUnraisableExceptionWarning"
         item.add_marker(pytest.mark.filterwarnings(let_pass))
@@ -165,6 +174,12 @@ def pytest_collection_modifyitems(config, items):
             config.hook.pytest_deselected(items=left_out)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
+
+
+def pytest_collection_finish():
+    """What was imported stays: nobody need look through it again for what may be collected."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_deselected(items):

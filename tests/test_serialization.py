@@ -1,6 +1,7 @@
 """Configurations survive JSON; every mistake is one line that names the field."""
 
 import dataclasses
+import gc
 import json
 import sys
 import types
@@ -111,6 +112,7 @@ def test_data_dir_replaces_the_source_s_place():
 @pytest.fixture
 def define():
     """Defines a dataclass that lies in some module, for the length of a test."""
+    gc.freeze()  # who looks for classes that nobody has any more need not look at all there is
     defined = []
 
     def make(name, base, module):

@@ -2,8 +2,9 @@
 
 jaxtyping's import hook decorates every function where it is defined, those inside functions anew at
 every call of the outer one: a third of the time in which a network is traced. Here the checks of
-such a function are made once, by its code. And it binds the arguments of every call to their names,
-which takes ten times as long as to check them: where no annotation has a shape, beartype does.
+such a function are made once, by its code, and nobody's before it is called. And it binds the
+arguments of every call to their names, which takes ten times as long as to check them: where no
+annotation has a shape, beartype does.
 """
 
 import ast
@@ -40,18 +41,27 @@ _RUNNING = _Running()
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns the function with its arguments and result checked."""
-    if any(map(_has_shape, function.__annotations__.values())):
-        return jaxtyping.jaxtyped(function, typechecker=beartype.beartype)
-    with warnings.catch_warnings():
-        # Of types that other packages write in the old way.
-        warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
-        checks = beartype.beartype(function)
+    """Returns the function with its arguments and result checked, by checks of its first call."""
+    has_shape = any(map(_has_shape, function.__annotations__.values()))
+
+    @functools.cache
+    def checks() -> Callable[P, R]:
+        if has_shape:
+            return jaxtyping.jaxtyped(function, typechecker=beartype.beartype)
+        with warnings.catch_warnings():
+            # Of types that other packages write in the old way.
+            warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
+            return beartype.beartype(function)
+
+    if any(isinstance(annotation, str) for annotation in function.__annotations__.values()):
+        checks()  # a name that only a type checker imports is asked for once all is imported
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
         try:
-            return (function if jaxtyping.config.jaxtyping_disable else checks)(*args, **kwargs)
+            return checks()(*args, **kwargs)
         except BeartypeCallHintViolation as error:
             raise jaxtyping.TypeCheckError(str(error)) from error
 

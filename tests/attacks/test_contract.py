@@ -115,6 +115,7 @@ def test_box_shape_dtype_without_a_bound(name, digits):
     np.testing.assert_array_equal(changed, fooled)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "attack",
     [pytest.param(n, marks=slow_among((*SIBLINGS, "spsa"), n)) for n in [*BOUNDED, *UNBOUNDED]],
@@ -141,6 +142,7 @@ def test_rows_are_independent(attack, victim):
     np.testing.assert_allclose(spread[:6], together[rows], atol=2e-5)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "attack",
     [pytest.param(n, marks=slow_among((*VARIANTS, *SEARCHES), n)) for n in [*BOUNDED, *UNBOUNDED]],

@@ -27,6 +27,7 @@ def test_failure_gives_the_clean_image(digits):
         np.testing.assert_array_equal(adversarial, digits.images)
 
 
+@pytest.mark.slow
 def test_within_keeps_what_is_near(linear, exact):
     eps = float(jnp.median(exact["l2"]))
     adversarial = DeepFool().within(eps)(*linear, key=KEY)

@@ -21,6 +21,7 @@ def convolved(x, pads, dilation):
     )
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("pads", PADS)
 @pytest.mark.parametrize("dilation", [(1, 1), pytest.param((2, 1), marks=pytest.mark.slow)])
 def test_a_transpose_reads_nothing_beyond_its_input(pads, dilation):

@@ -180,6 +180,7 @@ def outvoted(images):
     return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "bound",
     ["crown", *[pytest.param(n, marks=pytest.mark.slow) for n in ("interval", "interval_elided")]],

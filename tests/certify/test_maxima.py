@@ -50,6 +50,7 @@ def test_a_margin_that_a_constant_misses():
     np.testing.assert_allclose(found, [[0, -0.3]], atol=1e-6)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "largest",
     [np.finfo(np.float32).max, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e6, 17.0))],

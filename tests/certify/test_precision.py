@@ -50,6 +50,7 @@ def convolved(x):
     return perceptron(features.reshape(len(x), -1), [WEIGHTS[0][:8]])
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("intermediate", ["crown", "interval"])
 @pytest.mark.parametrize(
     "function", [perceptron, convolved, functools.partial(perceptron, precision="default")]
@@ -88,6 +89,7 @@ def test_smoothing_takes_products_in_float32(alone):
     assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_float32_adds_less_than_the_tolerance(scale):
     """Of a ball of no size the exact margin is that of float64; logits of some units and 1e6."""

@@ -32,6 +32,7 @@ def convolution(kernel, stride, padding):
     return function
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("size", "channels", "kernel", "stride", "padding"),
     [
@@ -66,6 +67,7 @@ def test_transposed_convolutions_are_jaxs(size, channels, kernel, stride, paddin
     np.testing.assert_allclose(cut, expected, atol=2e-5)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("padding", "size"), [((5, 2), (9, 12)), ((5, 4), (8, 9)), ((-1, 1), (3, 9)), ((0, 0), (7, 10))]
 )

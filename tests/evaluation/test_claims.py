@@ -64,6 +64,7 @@ LEAVES = [(name, None) for name in FIELDS if name not in ("type", *GROUPS)]
 LEAVES += [(group, name) for group in GROUPS for name in FIELDS[group] if name != "type"]
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(("field", "part"), LEAVES)
 def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, field, part):
     kept = {file: file.read_bytes() for file in kap.rglob("*.jsonl")}
@@ -88,6 +89,7 @@ def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, 
 RUN = serialization.to_json(ATTACKS["pgd"])
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("field", [name for name in RUN if name not in ("type", "adaptive")])
 def test_a_changed_attack_is_refused_for_its_own_file(kap, field):
     wanted = described()

@@ -42,6 +42,7 @@ def found(before, num_steps=2):
     return evaluation.run(model, (IMAGES, LABELS), asked)
 
 
+@pytest.mark.slow
 def test_brackets_are_no_markup():
     page = found(1)._repr_html_()
     assert "net [/v2]" in page

@@ -75,6 +75,7 @@ def test_summary_is_a_reduction_of_the_records():
     assert 0 < low < 0.75 < high < 1
 
 
+@pytest.mark.slow
 def test_of_one_member_at_random_all_is_counted():
     """Three members that say class 0, 1 and 1 + the image's number."""
 

@@ -45,6 +45,7 @@ def test_what_the_source_has_wrong_is_transferred_too():
     assert found["robust_accuracy"] == {"alone": 0, "suite": 0}
 
 
+@pytest.mark.slow
 def test_one_member_is_attacked_where_the_mean_is_wrong():
     def members(images):
         return jnp.stack([bright(0.8)(images), bright(0.45)(images)])

@@ -41,6 +41,7 @@ NAMES = {
 WHOLE = dict(ARCHITECTURES)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("architecture", NAMES)
 def test_every_array_has_one_name(architecture):
     number, *some = NAMES[architecture]
@@ -122,6 +123,7 @@ def exported(imported, architecture):
     return export.export_state_dicts(network, normalization, variables, architecture)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("architecture", [name for name in NARROW if "chen" not in name])
 def test_what_is_imported_is_exported_to_the_bit(architecture):
     given = state(architecture)

@@ -34,6 +34,7 @@ def member_of(variables, i):
     return {**variables, "params": {"backbone": params}}
 
 
+@pytest.mark.quick_one_in(2)
 def test_members_are_plain_networks(built):
     method, variables, _ = built
     members = jax.jit(method.views["members"])(variables, IMAGES)

@@ -106,6 +106,7 @@ def test_restored_channels_stand_in_the_middle():
         KernelPool(kernel_size=2, stride=2, restore_channels=True)(jnp.ones((1, 36)))
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "pool",
     [

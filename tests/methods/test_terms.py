@@ -66,6 +66,7 @@ def test_gradients_are_those_at_the_images_as_they_are_given():
     np.testing.assert_allclose(found.gradients, expected.gradients / 2, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_one_draw_alone_has_nothing_to_scatter_from():
     method = methods.Standard(network=NETWORK, terms=(methods.Concentration(),)).make(TASK)
     with pytest.raises(ValueError, match="Expected terms=Concentration of GradDiv's draws"):

@@ -16,6 +16,7 @@ from tests.convolutions import by_sums
 MODE = {"train": False, "deterministic": True}
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "channels", [3, pytest.param(6, marks=pytest.mark.slow)]
 )  # an image's, whose gradient has a path of its own
@@ -126,6 +127,7 @@ def test_default_layers_pass_the_implementation_on():
     assert conv.implementation == "lax"
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("pads", [((3, 1), (3, 3)), ((1, 3), (0, 3)), ((3, 3), (1, 4))])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 def test_nothing_beyond_the_input_is_read(pads, dilation):

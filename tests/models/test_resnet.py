@@ -24,6 +24,7 @@ def num_parameters(variables):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("config", "size", "num_classes", "expected"),
     [

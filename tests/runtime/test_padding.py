@@ -21,6 +21,7 @@ def convolved(x, pads, strides, dilation):
     return lax.conv_general_dilated(x, KERNEL, strides, pads, dilation, dimension_numbers=LAYOUT)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("pads", "strides", "dilation"),
     [

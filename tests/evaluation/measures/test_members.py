@@ -132,6 +132,7 @@ def test_batches_change_nothing(subject, data):
                      whole, parts)  # fmt: skip
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("config", "networks", "members"),
     [

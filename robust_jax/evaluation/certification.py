@@ -5,6 +5,7 @@ radius, the number of votes that tested it (None of bounds, and in formats befor
 certifier has one, smallest margin. `NAME@OTHER` are another checkpoint's.
 """
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,7 @@ from robust_jax.evaluation.records import append_lines
 from robust_jax.evaluation.summary import CertificateSummary
 from robust_jax.methods import Method
 from robust_jax.methods.base import MethodView
+from robust_jax.methods.deployment import MembersView
 from robust_jax.runtime.compilation import Precision, at_precision, jitted
 from robust_jax.runtime.sharding import replicated
 from robust_jax.types import Variables
@@ -161,7 +163,7 @@ def certifying(
     Certificates of margins are of the bounds alone: `predict` has still to be asked of the images.
     """
     if isinstance(certifier, Margins):
-        vote, scores = method.vote, _without_key(method.view("members"))
+        vote, scores = method.vote, members_apart(method)
         if certifier.of == "mean_logit" or vote == "mean_logit":
             vote, scores = None, mean_logits(method)
         logits = jax.tree_util.Partial(scores, variables)
@@ -187,8 +189,27 @@ def with_source(title: str, other: str | None) -> str:
 
 def mean_logits(method: Method) -> Deterministic:
     """Returns the mean of the members' logits [b c]."""
-    members = _without_key(method.view("members"))
+    members = members_apart(method)
     return lambda variables, images: jnp.mean(members(variables, images), axis=0)
+
+
+def members_apart(method: Method) -> Deterministic:
+    """Returns the members' logits [m b c], of which each is computed alone where one can be.
+
+    A bound of one member's values is then none of all members' (24 times quicker of a
+    BatchEnsemble of three).
+    """
+    view = method.view("members")
+    if not isinstance(view, MembersView):
+        return _without_key(view)
+
+    def apart(variables: Variables, images: Array) -> Array:
+        together = jax.eval_shape(functools.partial(view, key=None), variables, images)
+        return jnp.stack(
+            [view.member(variables, images, n, key=None) for n in range(together.shape[0])]
+        )
+
+    return apart
 
 
 def _without_key(view: MethodView) -> Deterministic:

@@ -21,8 +21,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
+from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from robust_jax import checks
 from robust_jax.methods.base import Method, MethodConfig
@@ -32,7 +34,7 @@ from robust_jax.methods.runs import Asked, Members, Runs
 from robust_jax.methods.terms import Term
 from robust_jax.models import Classifier, Conv, Dense, default_layers
 from robust_jax.models.ensemble import check_single
-from robust_jax.types import Outputs, Task
+from robust_jax.types import Outputs, Task, Variables
 
 
 def _factors(layer: "RankOneConv | RankOneDense", size: int) -> tuple[Array, Array]:
@@ -49,6 +51,8 @@ def _factors(layer: "RankOneConv | RankOneDense", size: int) -> tuple[Array, Arr
 
 def _scale(x: Float[Array, "bm *k"], factors: Float[Array, "m k"]) -> Float[Array, "bm *k"]:
     """Returns x, whose rows are example by example the members, times each member's factors."""
+    if len(factors) == 1:  # a number for each channel, which bounds of convolutions take in
+        return x * factors.reshape(*(1,) * (x.ndim - 1), -1).astype(x.dtype)
     members = x.reshape(-1, len(factors), *x.shape[1:])
     wide = factors.reshape(1, len(factors), *(1,) * (x.ndim - 2), -1)
     return (members * wide.astype(x.dtype)).reshape(x.shape)
@@ -101,7 +105,7 @@ class RankOneClassifier(Classifier):
     ) -> Outputs:
         """Returns the members' outputs; `logits` is the mean of their logits."""
         # Row b * m + i is member i of example b, so a device keeps its own examples.
-        rows = jnp.repeat(images, self.num_members, axis=0)
+        rows = images if self.num_members == 1 else jnp.repeat(images, self.num_members, axis=0)
         outputs = super().__call__(rows, train=train, deterministic=deterministic)
 
         def by_member(rows: Array) -> Array:
@@ -164,15 +168,8 @@ class BatchEnsemble(MethodConfig):
 
     def make(self, task: Task) -> Method:
         """Returns the method for a dataset."""
-        fields = {"num_members": self.num_members, "factor_std": self.factor_std}
-        layers = default_layers()._replace(
-            conv=functools.partial(RankOneConv, **fields),
-            dense=functools.partial(RankOneDense, **fields),
-        )
-        alone = self.classifier(task, layers)
-        network = RankOneClassifier(
-            alone.backbone, self.normalization, self.dtype, num_members=self.num_members
-        )
+        network, alone = (self._around(task, n) for n in (self.num_members, 1))
+        of_one = forward_fn(alone)
 
         def run(variables, images, labels, *, key, asked: Asked) -> Members:
             del labels, asked
@@ -182,6 +179,31 @@ class BatchEnsemble(MethodConfig):
             outputs, moved = forward_fn(network)(variables, images, **mode)
             return outputs.member_logits, moved
 
-        return network_method(
-            network, self, task, runs=Runs(run, gradients=False, quantities=False)
+        def member(variables, images, number, /, *, key=None):
+            one, mode = _of_one(variables, number), {"train": False, "deterministic": True}
+            return of_one(one, images, key=key, **mode)[0].member_logits[0]
+
+        runs = Runs(run, gradients=False, quantities=False)
+        return network_method(network, self, task, runs=runs, alone=member)
+
+    def _around(self, task: Task, num_members: int) -> RankOneClassifier:
+        """Returns the network with so many members."""
+        fields = {"num_members": num_members, "factor_std": self.factor_std}
+        layers = default_layers()._replace(
+            conv=functools.partial(RankOneConv, **fields),
+            dense=functools.partial(RankOneDense, **fields),
         )
+        plain = self.classifier(task, layers)
+        return RankOneClassifier(
+            plain.backbone, self.normalization, self.dtype, num_members=num_members
+        )
+
+
+def _of_one(variables: Variables, number: Int[Array, ""] | int) -> Variables:
+    """Returns the variables of a network that has one of the members; the number may be traced."""
+
+    def factors(path: KeyPath, leaf: Array) -> Array:
+        return lax.dynamic_slice_in_dim(leaf, number, 1) if path[-1].key in ("s", "r") else leaf
+
+    params = jax.tree_util.tree_map_with_path(factors, variables["params"])
+    return {**variables, "params": params}

@@ -61,6 +61,7 @@ def network_method(
     factors: FeatureFactors | None = None,
     runs: Runs | None = None,
     passes: Passes | None = None,
+    alone: OneMember | None = None,
 ) -> Method:
     """Returns the record of a network trained by the terms of its configuration.
 
@@ -79,6 +80,7 @@ def network_method(
         factors: of the members' features, in training.
         runs: how it runs in training; None for members of `config.network`.
         passes: a cheaper way to make several passes at prediction.
+        alone: one member computed alone; None is known for the members of an `Ensemble`.
     """
     forward = forward_fn(network, config.all_changes)
     runs = runs or by_member(config, task, network, forward, factors)
@@ -103,7 +105,7 @@ def network_method(
         return voting.logits(quiet.member_logits, config.vote)
 
     random, vote = config.samples_in("prediction"), config.vote
-    alone = None if random else _member_alone(network, config)
+    alone = None if random else alone or _member_alone(network, config)
     predict, views = voted(members if alone is None else MembersView(members, alone), vote)
     views |= {"noise_off": noise_off, "train": training_view(runs, config.vote)}
     skipping = with_skip_gradient(network)

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax.certify import Margins
+from robust_jax.certify.crown import prepared
+from robust_jax.certify.network import Affine
+from robust_jax.evaluation import certification
 from robust_jax.methods import BatchEnsemble, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig, WideResNetConfig
 from robust_jax.types import Task
@@ -43,8 +47,33 @@ def test_members_are_plain_networks(built):
     for i in range(3):
         expected = plain(member_of(variables, i), IMAGES, key=None)
         np.testing.assert_allclose(members[i], expected, rtol=1e-4, atol=1e-5)
+        alone = jax.jit(method.views["members"].member)(variables, IMAGES, i, key=None)
+        np.testing.assert_allclose(alone, members[i], rtol=1e-5, atol=1e-6)
     scores = jax.jit(method.predict)(variables, IMAGES)
     np.testing.assert_allclose(jnp.exp(scores), jax.nn.softmax(members, axis=-1).mean(0), rtol=1e-4)
+
+
+def test_bounds_are_of_one_member_at_a_time(built):
+    """Their rows stand in one batch where they are computed together."""
+    method, variables, _ = built
+    apart = jax.tree_util.Partial(certification.members_apart(method), variables)
+    by_image = jax.tree_util.Partial(
+        lambda scores, images: jnp.moveaxis(scores(images), 0, 1), apart
+    )
+    network = prepared(by_image, IMAGES[:1].shape)
+    nodes = [x for x in network.nodes.values() if isinstance(x, Affine) and len(x.shape) == 4]
+    assert {node.shape[0] for node in nodes} == {1}
+    found = [local for node in nodes for local in node.local]
+    assert None not in found
+    assert sum(local is not None and local.kernel is not None for local in found) == 6
+    certified = Margins(0.02)(apart, IMAGES[:2], np.asarray([0, 1]), vote=method.vote)
+    same = Margins(0.02)(
+        lambda images: method.views["members"](variables, images), IMAGES[:2], [0, 1],
+        vote=method.vote,
+    )  # fmt: skip
+    assert certified.margin is not None
+    assert same.margin is not None
+    np.testing.assert_allclose(certified.margin, same.margin, rtol=1e-4)
 
 
 def test_initial_factors(built):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 
 def at_least(config: object, least: int | float, *names: str) -> None:
@@ -88,6 +88,33 @@ def one_of(config: object, name: str, choices: Collection[object]) -> None:
     value = getattr(config, name)
     if value not in choices:
         raise ValueError(f"Expected {name}={value!r} to be one of {tuple(choices)}.")
+
+
+def file_names(names: Iterable[str]) -> None:
+    """Checks that files of one folder may be called so, on every system.
+
+    Args:
+        names: of the files, each without its ending.
+
+    Raises:
+        ValueError: one is no name of a file, or two differ in capitals alone.
+
+    Example:
+        >>> from robust_jax import checks
+        >>> checks.file_names(["pgd", "eps 8/255"])
+        Traceback (most recent call last):
+        ValueError: Expected name='eps 8/255' to name a file: at most 100 bytes, without / and @.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        is_word = name.isprintable() and name == name.strip() and 0 < len(name.encode()) <= 100
+        if not is_word or name.startswith(".") or any(sign in name for sign in "/\\@"):
+            raise ValueError(
+                f"Expected name={name!r} to name a file: at most 100 bytes, without / and @."
+            )
+        other = found.setdefault(name.casefold(), name)
+        if other != name:
+            raise ValueError(f"Expected {other!r} and {name!r} to differ in more than capitals.")
 
 
 def _check(

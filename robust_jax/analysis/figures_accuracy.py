@@ -55,6 +55,9 @@ def shares(correct: Sequence[Correct]) -> Shares:
     Args:
         correct: of each group, is the decision on an example right?
 
+    Raises:
+        ValueError: a group has no examples.
+
     Example:
         >>> from robust_jax.analysis import shares
         >>> shares([np.ones(4, bool), np.asarray([True, False])]).value.tolist()
@@ -63,6 +66,8 @@ def shares(correct: Sequence[Correct]) -> Shares:
     References:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
+    for number, each in enumerate(correct):
+        style.check_some(f"correct[{number}]", each)
     counts = [(int(np.sum(each)), len(each)) for each in correct]
     bounds = np.array([metrics.interval(*count) for count in counts]).reshape(-1, 2)
     value = np.array([successes / trials for successes, trials in counts])
@@ -106,7 +111,14 @@ def accuracy_curves(
         y = shares([curve[eps] for eps in radii])
         color = style.color(number)
         axes.fill_between(x, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(x, y.value, marker=style.marker(number), color=color, label=name, clip_on=False)
+        axes.plot(
+            x,
+            y.value,
+            marker=style.marker(number),
+            color=color,
+            label=style.name(name),
+            clip_on=False,
+        )
     if logarithmic:
         axes.set_xscale("log", base=2)
     else:
@@ -158,6 +170,8 @@ def certified_curves(
         [1.0, 0.5, 0.0]
     """
     style.check_some("curves", curves)
+    for name, found in curves.items():
+        style.check_some(f"curves[{name!r}].radius", found.radius)
     figure = style.new_figure(3.4)
     axes = figure.subplots()
     largest = max(float(np.max(found.radius)) for found in curves.values())
@@ -167,7 +181,7 @@ def certified_curves(
         y = shares([correct & (radius >= r) for r in radii])
         color = style.color(number)
         axes.fill_between(radii, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(radii, y.value, color=color, label=name)
+        axes.plot(radii, y.value, color=color, label=style.name(name))
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     style.percent(axes.yaxis)
@@ -209,12 +223,12 @@ def accuracy_bars(groups: Mapping[str, Mapping[str, Correct]]) -> Figure:
             yerr=np.maximum([y.value - y.low, y.high - y.value], 0),
             error_kw={"ecolor": style.GREY, "elinewidth": 0.8},
             color=style.color(number),
-            label=name,
+            label=style.name(name),
         )
     crowded = sum(len(name) + 2 for name in groups) > 75
     axes.set_xticks(
         range(len(groups)),
-        list(groups),
+        [style.name(group) for group in groups],
         rotation=30 if crowded else 0,
         ha="right" if crowded else "center",
         rotation_mode="anchor",
@@ -257,13 +271,20 @@ def accuracy_by_layers(
         k = np.arange(1, len(y.value) + 1)
         color = style.color(number)
         axes.fill_between(k, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(k, y.value, marker=style.marker(number), color=color, label=name, clip_on=False)
+        axes.plot(
+            k,
+            y.value,
+            marker=style.marker(number),
+            color=color,
+            label=style.name(name),
+            clip_on=False,
+        )
     for number, (name, correct) in enumerate((by_layer or {}).items(), len(by_depth)):
         y = shares(list(np.asarray(correct)[::-1]))
         k = np.arange(1, len(y.value) + 1)
         axes.plot(
             k, y.value, "--", marker=style.marker(number), color=style.color(number), linewidth=1,
-            label=f"{name}, each layer alone", clip_on=False,
+            label=f"{style.name(name)}, each layer alone", clip_on=False,
         )  # fmt: skip
     if threshold is not None:
         axes.axhline(threshold, color=style.GREY, linewidth=0.8, linestyle=":")

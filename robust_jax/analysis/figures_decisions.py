@@ -47,8 +47,9 @@ def confusion_matrix(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     if num_classes <= 20:
-        axes.set_xticks(range(num_classes), class_names, rotation=90)
-        axes.set_yticks(range(num_classes), class_names)
+        names = [style.name(each) for each in class_names]
+        axes.set_xticks(range(num_classes), names, rotation=90)
+        axes.set_yticks(range(num_classes), names)
     if num_classes <= 12:
         for row, column in np.argwhere(counts):
             value = share[row, column]
@@ -84,6 +85,7 @@ def margin_scatter(bounds: Mapping[str, Float[AnyArray, " b"]]) -> Figure:
     axes.axhline(0, color=style.GREY, linewidth=0.8)
     for number, (name, bound) in enumerate(bounds.items()):
         values = np.asarray(bound)
+        style.check_some(f"bounds[{name!r}]", values)
         axes.scatter(
             np.arange(len(values)),
             values,
@@ -92,7 +94,7 @@ def margin_scatter(bounds: Mapping[str, Float[AnyArray, " b"]]) -> Figure:
             facecolor="none",
             edgecolor=style.color(number),
             linewidth=0.9,
-            label=f"{name} ({np.mean(values > 0):.0%} above 0)",
+            label=f"{style.name(name)} ({np.mean(values > 0):.0%} above 0)",
         )
     axes.set(xlabel="example", ylabel="lower bound of the margin (logits)")
     style.legend(figure, axes)
@@ -120,7 +122,7 @@ def keep_rate_curves(rates: Mapping[str, LaplaceRates], *, largest: float = 3.0)
     z = jnp.linspace(0, largest, 301)
     for number, (name, each) in enumerate(rates.items()):
         y = np.asarray(keep_rate(each, z))
-        axes.plot(z, y, color=style.color(number), label=name)
+        axes.plot(z, y, color=style.color(number), label=style.name(name))
     axes.set_xlim(0, largest)
     axes.set_ylim(0, 1)
     style.percent(axes.yaxis)

@@ -75,7 +75,7 @@ def image_twins(
         for number, axes in enumerate(row):
             _show(axes, pictures[number])
             if titles:
-                axes.set_title(titles[number], fontsize=font, pad=2)
+                axes.set_title(style.name(titles[number]), fontsize=font, pad=2)
         row[0].set_ylabel(kind, rotation=0, ha="right", va="center", fontsize=8)
     return figure
 
@@ -115,7 +115,7 @@ def gradient_pictures(
     grid[0].set_title("image", fontsize=8)
     for axes, name, gradient in zip(grid[1:-1], names, np.asarray(gradients), strict=True):
         _show(axes, _signed(gradient))
-        axes.set_title(name, fontsize=8)
+        axes.set_title(style.name(name), fontsize=8)
     axes = grid[-1]
     axes.imshow(cosine, cmap=style.DIVERGING, vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(cosine):

@@ -38,7 +38,7 @@ def similarity_curves(
         y = np.array([curve[layer] for layer in layers])
         axes.plot(
             range(len(layers)), y, marker=style.marker(number), color=style.color(number),
-            label=f"{name} (mean {y.mean():.2f})", clip_on=False,
+            label=f"{style.name(name)} (mean {y.mean():.2f})", clip_on=False,
         )  # fmt: skip
     style.layer_ticks(axes, layers)
     axes.set_ylim(min(0, axes.get_ylim()[0]), 1)
@@ -80,7 +80,7 @@ def layer_curves(
         )
         places, color = np.arange(len(layers)), style.color(number)
         axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(places, middle, marker=style.marker(number), color=color, label=name)
+        axes.plot(places, middle, marker=style.marker(number), color=color, label=style.name(name))
     style.layer_ticks(axes, layers)
     if logarithmic:
         axes.set_yscale("log")
@@ -112,6 +112,7 @@ def layer_histograms(
 
     Args:
         series: by kind of image (clean, noisy, adversarial) and layer; all of the same layers.
+            What is not finite is left out.
         label: what is counted.
         num_bins: of each layer, from the smallest to the largest number of all series.
         num_columns: layers in a row.
@@ -129,12 +130,14 @@ def layer_histograms(
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes, layer in zip(grid, layers, strict=False):
         values = [np.asarray(each[layer]).ravel() for each in series.values()]
+        values = [found[np.isfinite(found)] for found in values]
         edges = np.histogram_bin_edges(np.concatenate(values), num_bins)
         for number, (name, found) in enumerate(zip(series, values, strict=True)):
-            density, _ = np.histogram(found, edges, density=True)
+            counts, _ = np.histogram(found, edges)
+            density = counts / (max(len(found), 1) * np.diff(edges))
             color = style.color(number)
             axes.stairs(density, edges, fill=True, color=color, alpha=0.25, linewidth=0)
-            axes.stairs(density, edges, color=color, linewidth=1, label=name)
+            axes.stairs(density, edges, color=color, linewidth=1, label=style.name(name))
         axes.set_title(style.short(layer), fontsize=8)
         axes.set_yticks([])
         axes.grid(visible=False)
@@ -188,6 +191,7 @@ def heat_map(
     values = np.asarray(values)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"Expected values.shape={values.shape} = {(len(rows), len(columns))}.")
+    style.check_some("values", values.ravel())
     most = max(values.shape)
     small = most <= 8
     size = (1.3 + 0.55 * len(rows), 2.4 + 0.6 * len(columns)) if small else (5.0, style.WIDTH)
@@ -262,7 +266,7 @@ def quartile_intervals(
         )  # fmt: skip
     if logarithmic:
         axes.set_xscale("log")
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), map(style.name, names))
     axes.set_ylim(len(names) - 0.5, -0.7)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"{label} (median, quartiles)")
@@ -290,6 +294,7 @@ def embedding_scatter(
         'both responses'
     """
     style.check_some("panels", panels)
+    style.check_some("labels", labels)
     figure = style.new_figure(style.WIDTH / len(panels) + 0.7 if len(panels) > 1 else 4.0)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     classes = np.asarray(labels)
@@ -298,9 +303,9 @@ def embedding_scatter(
             chosen = np.asarray(points)[classes == number]
             axes.scatter(
                 *chosen.T, s=14, color=style.color(number), marker=style.marker(number),
-                linewidth=0, alpha=0.8, label=class_names[number],
+                linewidth=0, alpha=0.8, label=style.name(class_names[number]),
             )  # fmt: skip
-        axes.set_title(title)
+        axes.set_title(style.name(title))
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(True)

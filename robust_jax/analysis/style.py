@@ -97,10 +97,19 @@ def percent(axis: Axis) -> None:
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
 
 
+def name(given: str) -> str:
+    """Returns what a series or a class is called so that matplotlib prints it letter by letter.
+
+    Between two dollars it sees mathematics, and no series with `_` first is put in a legend.
+    """
+    escaped = given.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def short(layer: str) -> str:
     """Returns a tap's name without its number."""
-    number, _, name = layer.partition(".")
-    return name if number.isdigit() and name else layer
+    number, _, rest = layer.partition(".")
+    return name(rest if number.isdigit() and rest else layer)
 
 
 def layer_ticks(axes: Axes, layers: Sequence[str], *, most: int = 30) -> None:

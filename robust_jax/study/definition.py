@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from robust_jax import checks
 from robust_jax.attacks import ThreatModel
 from robust_jax.evaluation.protocol import HONEST, PAPER
 
@@ -89,6 +90,7 @@ class Study:
 
     def __post_init__(self) -> None:
         names = list(self.rows)
+        checks.file_names(names)
         for name in (self.reference, *self.checkpoints):
             if name not in names:
                 raise ValueError(f"Expected {name!r} among rows={names}.")

@@ -53,8 +53,10 @@ def _kernels(subject: Subject) -> list[PyTree]:
     """Returns the kernels of convolutions of grey or colour images, or their shapes."""
     return [
         leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(subject.variables["params"])
-        if path[-1].key == "kernel" and len(leaf.shape) == 4 and leaf.shape[2] in (1, 3)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(subject.variables.get("params", {}))
+        if getattr(path[-1], "key", None) == "kernel"
+        and len(leaf.shape) == 4
+        and leaf.shape[2] in (1, 3)
     ]
 
 

@@ -303,7 +303,7 @@ def embedding_scatter(
             chosen = np.asarray(points)[classes == number]
             axes.scatter(
                 *chosen.T, s=14, color=style.color(number), marker=style.marker(number),
-                linewidth=0, alpha=0.8, label=style.name(class_names[number]),
+                linewidth=0, alpha=0.8, label=style.name(class_names[int(number)]),
             )  # fmt: skip
         axes.set_title(style.name(title))
         axes.set_xticks([])

@@ -21,10 +21,28 @@ def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Arr
         >>> round(metrics.accuracy(scores, jnp.asarray([0, 1, 0])).item(), 3)  # NaN is wrong
         0.667
     """
+    return jnp.mean(right(scores, labels).astype(jnp.float32))
+
+
+def right(scores: Float[Array, "*s b c"], labels: Int[Array, "*s b"]) -> Bool[Array, "*s b"]:
+    """Returns on which examples the largest score is at the label, and no score is NaN.
+
+    Args:
+        scores: logits, probabilities or votes: their largest decides.
+        labels: class of each example.
+
+    Raises:
+        ValueError: there is not one label per example.
+
+    Example:
+        >>> from robust_jax import metrics
+        >>> scores = jnp.asarray([[0.6, 0.4], [jnp.nan, 0.0]])  # argmax takes NaN for the largest
+        >>> metrics.right(scores, jnp.asarray([0, 0])).tolist()
+        [True, False]
+    """
     if labels.shape != scores.shape[:-1]:
         raise ValueError(f"Expected labels.shape={labels.shape} to be {scores.shape[:-1]}.")
-    right = (jnp.argmax(scores, axis=-1) == labels) & ~jnp.any(jnp.isnan(scores), axis=-1)
-    return jnp.mean(right.astype(jnp.float32))
+    return (jnp.argmax(scores, axis=-1) == labels) & ~jnp.any(jnp.isnan(scores), axis=-1)
 
 
 def top_classes(scores: Float[Array, "b c"], num_classes: int) -> Int[Array, "b n"]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from robust_jax import voting
+from robust_jax import metrics, voting
 from robust_jax.methods.base import Fit
 from robust_jax.methods.regroup_pass import Pass
 from robust_jax.methods.regroup_responses import SIGNS, Responses, divergence, log_responses
@@ -108,7 +108,7 @@ def fit_fns(
     ) -> tuple[Mixtures, tuple[Responses, Bool[Array, " b"]] | None]:
         logits, layers = run(variables, batch.image)
         tapped = log_responses(layers, mixtures.sums[signs[0]], signs, delta)
-        used = batch.mask & (jnp.argmax(logits, axis=-1) == batch.label)
+        used = batch.mask & metrics.right(logits, batch.label)
         member = jax.nn.one_hot(batch.label, num_classes, dtype=bool) & used[:, None]
         if images_per_class is not None:
             numbers = mixtures.counts[None, :] + jnp.cumsum(member, axis=0, dtype=jnp.int32)
@@ -117,7 +117,8 @@ def fit_fns(
         weights = jnp.where(member, probability, 0.0)
 
         def add(total: Array, log_response: Array) -> Array:
-            response = jnp.exp(log_response)
+            # Times no weight what is no number is none.
+            response = jnp.where(used[None, :, None], jnp.exp(log_response), 0)
             return total + jnp.einsum("bc,mbk->mck", weights, response, precision="highest")
 
         moved = Mixtures(
@@ -133,8 +134,7 @@ def fit_fns(
 
         def count(layer: str) -> Array:
             scores = [-divergence(fitted[sign][layer], tapped[sign][layer]) for sign in fitted]
-            decision = jnp.argmax(voting.borda(jnp.concatenate(scores)), axis=-1)
-            return jnp.sum(used & (decision == labels))
+            return jnp.sum(used & metrics.right(voting.borda(jnp.concatenate(scores)), labels))
 
         return {layer: count(layer) for layer in fitted[signs[0]]}
 

@@ -256,7 +256,7 @@ def _decode_dataclass(expected: type, value: object, name: str) -> object:
     if value["type"] not in known:
         raise ValueError(
             f"Expected {name} of type {value['type']!r} to be one of {sorted(known)} (a class of "
-            "one's own is known once its file is run)."
+            "one's own is known once its file is run: --define FILE)."
         )
     cls = known[value["type"]]
     _refuse_namesakes(cls, of=expected)

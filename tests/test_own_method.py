@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from robust_jax.commands import evaluate
+
 MINE = """
 import dataclasses
 from robust_jax.attacks import FGSM, ThreatModel
@@ -37,19 +39,39 @@ def test_its_file_is_named_beside_the_checkpoint(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
 
     def run(command, *words):
-        words = [sys.executable, "-m", f"robust_jax.commands.{command}", *words]
+        words = [sys.executable, "-m", f"robust_jax.{command}", *words]
         return subprocess.run(words, cwd=tmp_path, text=True, capture_output=True, check=False)
 
-    trained = run("train", "mine.py", "--workdir", "run", "--budget", "reduced")
+    trained = run("commands.train", "mine.py", "--workdir", "run", "--budget", "reduced")
     assert trained.returncode == 0, trained.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["budget"], summary["num_examples"]) == ("reduced", 64)
-    alone = run("evaluate", "--checkpoint", "run")
+    alone = run("commands.evaluate", "--checkpoint", "run")
     assert alone.returncode == 2
-    assert "known once its file is run" in alone.stderr + alone.stdout
+    assert "known once its file is run: --define FILE" in alone.stderr + alone.stdout
     # Of a run whose own evaluation was the reduced one all images are asked for.
-    judged = run("evaluate", "--checkpoint", "run", "--method", "mine.py", "--out", "judged",
-                 "--data.validation-size", "5")  # fmt: skip
+    flags = ("--define", "mine.py", "--out", "judged", "--data.validation-size", "5")
+    judged = run("commands.evaluate", "--checkpoint", "run", *flags)
     assert judged.returncode == 0, judged.stderr
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text())
     assert (summary["budget"], summary["num_examples"]) == ("full", 355)
+    # Whatever else reads a checkpoint comes as far as its own mistakes.
+    for command, message in (
+        ("commands.corruptions", "to hold"),
+        ("interop.export", "plain_cnn' to be"),
+    ):
+        others = {"commands.corruptions": ["--checkpoint", "run", "--data", "."]}
+        words = others.get(command, ["run", "--architecture", "plain_cnn", "--out", "x.pt"])
+        failed = run(command, *words, "--define", "mine.py")
+        assert failed.returncode == 2
+        assert message in failed.stderr + failed.stdout
+
+
+@pytest.mark.parametrize("words", [["--define", "{}", "--out", "x"], ["--define={}"]])
+def test_files_are_run_before_the_checkpoint_is_read(tmp_path, words):
+    file = tmp_path / "mine.py"
+    file.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
+    missing = ["--checkpoint", str(tmp_path / "run"), "--data.validation-size", "5"]
+    with pytest.raises(ValueError, match="to hold checkpoints"):
+        evaluate.parsed([*missing, *(word.format(file) for word in words)])
+    assert file.with_suffix(".ran").exists()

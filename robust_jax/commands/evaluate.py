@@ -49,8 +49,9 @@ class Arguments:
         eps: radius of the preset's ball, in pixel units: 8/255.
         method: configuration whose method is used on the checkpoint's weights, file[:variant]:
             other noise switches, another vote (table A6 of the KAP paper); None for the method
-            that the checkpoint was trained with. A method of one's own is known by its file too:
-            name the one that it was trained by.
+            that the checkpoint was trained with.
+        define: Python files that are run first: of classes of one's own (methods, networks) that
+            the checkpoint, or one that is transferred from, was made with.
         step: which checkpoint; None for the best.
         out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP, or for
             runs/evaluations/FILE-NAME-EVALUATION of a model of a file.
@@ -74,6 +75,7 @@ class Arguments:
     norm: Norm | None = None
     eps: float | None = None
     method: str | None = None
+    define: tuple[pathlib.Path, ...] = ()
     step: int | None = None
     out: pathlib.Path | None = None
     data: DataConfig | None = None
@@ -93,6 +95,7 @@ def main(arguments: Arguments) -> evaluation.Result:
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
+    config.define(arguments.define)
     subject = _subject(arguments, mesh)
     sources = {
         name: experiment.as_model(checkpoints.load(path, mesh))
@@ -152,7 +155,6 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
         file, _, name = pathlib.Path(arguments.model).name.partition(":")
         place = "-".join([file.removesuffix(".py"), name, *named])
         return Subject(model, data, None, pathlib.Path("runs") / "evaluations" / place)
-    # Run first: what it defines is known to the checkpoint that is read.
     method = None if arguments.method is None else config.load(arguments.method)
     checkpoint = checkpoints.load(arguments.checkpoint, mesh, step=arguments.step)
     own = checkpoint.config
@@ -194,16 +196,25 @@ def parsed(words: Sequence[str]) -> Arguments:
     data, elsewhere = DataConfig(), any(word.startswith("--data.") for word in words)
     if elsewhere:
         given = dict(itertools.pairwise(words))
-        joined = ("--checkpoint=", "--method=")
-        given |= dict(word.split("=", 1) for word in words if word.startswith(joined))
-        if "--method" in given:  # what it defines is known to the checkpoint that is read
-            config.load(given["--method"])
+        given |= dict(word.split("=", 1) for word in words if word.startswith("--checkpoint="))
+        config.define(_defining(words))  # before the checkpoint is read
         if "--checkpoint" in given:
             data = checkpoints.config_of(pathlib.Path(given["--checkpoint"]).expanduser()).data
     found = command_line.parse(
         Arguments, args=words, default=Arguments(data=data), description=__doc__, parts="data"
     )
     return found if elsewhere else dataclasses.replace(found, data=None)
+
+
+def _defining(words: Sequence[str]) -> list[str]:
+    """Returns the files after `--define`, before the words are read as a whole."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        flag, _, first = word.partition("=")
+        if flag == "--define":
+            rest = itertools.takewhile(lambda x: not x.startswith("--"), words[place + 1 :])
+            found += [first] if first else [*rest]
+    return found
 
 
 def run() -> None:

@@ -6,6 +6,7 @@ import pathlib
 import re
 import sys
 import types
+from collections.abc import Iterable
 from typing import TypeVar
 
 from robust_jax import serialization
@@ -190,6 +191,16 @@ def load_module(spec: str) -> tuple[types.ModuleType, str]:
     if variant not in module.VARIANTS:
         raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
     return module, variant
+
+
+def define(files: Iterable[str | pathlib.Path]) -> None:
+    """Runs Python files: the classes that they define are known to checkpoints that are read then.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    for file in files:
+        run_file(file)
 
 
 def run_file(file: str | pathlib.Path) -> types.ModuleType:

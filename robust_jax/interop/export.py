@@ -18,7 +18,7 @@ import pathlib
 import numpy as np
 from flax import traverse_util
 
-from robust_jax.experiment import checkpoints
+from robust_jax.experiment import checkpoints, config
 from robust_jax.interop.architecture import Architecture
 from robust_jax.interop.architectures import design_of
 from robust_jax.interop.arrays import expected, names, to_torch
@@ -160,12 +160,14 @@ class Arguments:
         architecture: in which layout, see above.
         out: new file to write.
         step: which checkpoint; None for the best.
+        define: Python files that are run first: of classes of one's own that it was made with.
     """
 
     directory: pathlib.Path
     architecture: str
     out: pathlib.Path
     step: int | None = None
+    define: tuple[pathlib.Path, ...] = ()
 
     def files(self, number: int) -> list[pathlib.Path]:
         """Returns the name of every file, of one or of several."""
@@ -177,6 +179,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Writes the file or files."""
     mesh = sharding.make_mesh(1)
+    config.define(arguments.define)
     checkpoint = checkpoints.load(arguments.directory, mesh, step=arguments.step)
     method = checkpoint.config.method
     acting = [change for change in method.all_changes if tuple(change.phases) != ("training",)]

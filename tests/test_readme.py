@@ -2,9 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from robust_jax.commands import train
+from robust_jax.methods import Standard
+from robust_jax.models import EnsembleConfig
 from tests import small
 
 PAGES = {
@@ -18,14 +21,24 @@ PAGES = {
 
 @pytest.mark.slow
 def test_python_blocks_run(repository, tmp_path):
-    train.main(train.Arguments(small.config(small.noisy(), max_steps=2), tmp_path))
+    ensemble = Standard(network=EnsembleConfig(small.NETWORK, 2))
+    for name, method in (("quickstart", small.noisy()), ("ensemble_digits", ensemble)):
+        config = small.config(method, max_steps=2)
+        train.main(train.Arguments(config, tmp_path / "runs" / name))
     shapes = {}
     for page, count in PAGES.items():
         blocks = re.findall(r"```python\n(.*?)```", (repository / page).read_text(), re.DOTALL)
         assert len(blocks) == count, page
         names: dict[str, object] = {}
         for block in blocks:
-            exec(re.sub(r"runs/\w+", str(tmp_path), block), names)
+            exec(block.replace("runs/", f"{tmp_path}/runs/"), names)
+        if page == "docs/gallery.md":
+            images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+            found, rounded = (
+                np.asarray(names["net"](x)) for x in (images, np.round(4 * images) / 4)
+            )
+            assert found.shape == (3, 10)
+            np.testing.assert_array_equal(found, rounded)
         shapes[page] = getattr(names.get("adversarial"), "shape", None)
     assert (4, 8, 8, 1) in shapes.values()
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,15 @@ def test_evaluate_reads_what_train_wrote(trained_once):
     assert (out / "report.html").is_file()
     with pytest.raises(ValueError, match=r"it has .evaluation.selection.num_examples: 90 != 50"):
         evaluate.main(evaluate.Arguments(workdir, num_examples=50, out=out, runtime=cfg.runtime))
+
+
+def test_the_folder_one_is_in_is_a_checkpoint(trained_once, monkeypatch):
+    workdir, cfg, out = trained_once
+    monkeypatch.chdir(workdir)
+    found = evaluate.main(evaluate.Arguments(pathlib.Path("."), runtime=cfg.runtime))
+    kept = json.loads((out / "summary.json").read_text())
+    assert found.summary["robust_accuracy"] == kept["robust_accuracy"]
+    assert [path.name for path in (workdir / "evaluations").iterdir()] == [out.name]
 
 
 @pytest.mark.slow

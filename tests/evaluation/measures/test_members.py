@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from robust_jax.attacks import ThreatModel
+from robust_jax.evaluation import Model
 from robust_jax.evaluation.measures import (
     Agreement,
     Gradients,
     LayerSimilarity,
     MemberTransfer,
     PrintedNumbers,
+    Subject,
 )
 from robust_jax.methods import BatchEnsemble, RandomLayerSampling, RandomSelfEnsemble, Standard
 from robust_jax.models import CNNConfig, EnsembleConfig
@@ -43,6 +45,22 @@ def test_agreement_of_networks(subject):
 
 
 @pytest.mark.slow
+def test_a_member_without_numbers_agrees_with_none():
+    """The argmax of scores that are none is class 0, which the other is right to say."""
+    sure = jnp.asarray([1.0, 0.0])
+
+    def members(images):
+        return jnp.stack([jnp.tile(sure, (len(images), 1)), jnp.full((len(images), 2), jnp.nan)])
+
+    model = Model.of(lambda images: members(images)[0], num_classes=2, members=members)
+    images, labels = jnp.zeros((4, 2, 2, 1)), jnp.zeros(4, jnp.int32)
+    asked = Subject(
+        model.method, model.config, model.variables, images, labels, ("a", "b"),
+        jax.random.key(0), batch_size=4,
+    )  # fmt: skip
+    assert Agreement()(asked).numbers["accuracy"] == [1.0, 0.0]
+
+
 def test_agreement_of_draws(subject):
     asked = subject(DRAWS)
     measure = Agreement(view="fresh", num_draws=4, num_repeats=3)

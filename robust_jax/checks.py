@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+import unicodedata
 from collections.abc import Callable, Collection, Iterable
 
 
@@ -90,6 +91,10 @@ def one_of(config: object, name: str, choices: Collection[object]) -> None:
         raise ValueError(f"Expected {name}={value!r} to be one of {tuple(choices)}.")
 
 
+_NO_FILE = {"con", "prn", "aux", "nul"}
+"""What Windows calls its devices."""
+
+
 def file_names(names: Iterable[str]) -> None:
     """Checks that files of one folder may be called so, on every system.
 
@@ -101,20 +106,24 @@ def file_names(names: Iterable[str]) -> None:
 
     Example:
         >>> from robust_jax import checks
-        >>> checks.file_names(["pgd", "eps 8/255"])
+        >>> checks.file_names(["pgd", "PGD"])
         Traceback (most recent call last):
-        ValueError: Expected name='eps 8/255' to name a file: at most 100 bytes, without / and @.
+        ValueError: Expected 'pgd' and 'PGD' to differ in more than capitals: they name files.
     """
     found: dict[str, str] = {}
     for name in names:
-        is_word = name.isprintable() and name == name.strip() and 0 < len(name.encode()) <= 100
-        if not is_word or name.startswith(".") or any(sign in name for sign in "/\\@"):
+        is_word = name.isprintable() and 0 < len(name.encode()) <= 100 and name.strip(" .") == name
+        if not is_word or set(name) & set('/\\@:*?"<>|') or name.lower() in _NO_FILE:
             raise ValueError(
-                f"Expected name={name!r} to name a file: at most 100 bytes, without / and @."
+                f"Expected name={name!r} to name a file: at most 100 bytes, no blank or dot at an "
+                'end, and none of /\\@:*?"<>|.'
             )
-        other = found.setdefault(name.casefold(), name)
+        # However its letters are put together.
+        other = found.setdefault(unicodedata.normalize("NFC", name).lower(), name)
         if other != name:
-            raise ValueError(f"Expected {other!r} and {name!r} to differ in more than capitals.")
+            raise ValueError(
+                f"Expected {other!r} and {name!r} to differ in more than capitals: they name files."
+            )
 
 
 def _check(

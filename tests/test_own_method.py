@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from robust_jax.commands import evaluate
+from robust_jax.runtime import python_file
 
 MINE = """
 import dataclasses
@@ -67,11 +67,21 @@ def test_its_file_is_named_beside_the_checkpoint(tmp_path):
         assert message in failed.stderr + failed.stdout
 
 
-@pytest.mark.parametrize("words", [["--define", "{}", "--out", "x"], ["--define={}"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--define", "{0}", "--out", "x", "--define", "{1}"], ["--define={0}", "--define={1}"]],
+)
 def test_files_are_run_before_the_checkpoint_is_read(tmp_path, words):
-    file = tmp_path / "mine.py"
-    file.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
-    missing = ["--checkpoint", str(tmp_path / "run"), "--data.validation-size", "5"]
-    with pytest.raises(ValueError, match="to hold checkpoints"):
-        evaluate.parsed([*missing, *(word.format(file) for word in words)])
-    assert file.with_suffix(".ran").exists()
+    files = [tmp_path / f"{name}.py" for name in "ab"]
+    for file in files:
+        file.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
+    given = [word.format(*files) for word in words]
+    left = python_file.defined(["run", *given, "--step", "3"])
+    assert left == ["run", *(["--out", "x"] if len(words) > 2 else []), "--step", "3"]
+    assert all(file.with_suffix(".ran").exists() for file in files)
+
+
+@pytest.mark.parametrize("words", [["--define"], ["--define", "--out", "x"], ["--define=no.py"]])
+def test_a_file_is_named_and_there(words):
+    with pytest.raises(ValueError, match=r"Expected (a file behind --define|'no.py' to be a file)"):
+        python_file.defined(words)

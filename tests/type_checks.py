@@ -29,6 +29,9 @@ R = TypeVar("R")
 
 _CHECKED: dict[CodeType, Callable] = {}
 
+# Filters of warnings are the process's: who restores them last must have changed them last.
+_ONE_AT_A_TIME = threading.RLock()
+
 
 class _Running(threading.local):
     """The functions whose checks are at work, the innermost last."""
@@ -48,7 +51,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def checks() -> Callable[P, R]:
         if has_shape:
             return jaxtyping.jaxtyped(function, typechecker=beartype.beartype)
-        with warnings.catch_warnings():
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
             # Of types that other packages write in the old way.
             warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)
             return beartype.beartype(function)

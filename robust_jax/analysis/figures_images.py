@@ -103,6 +103,7 @@ def gradient_pictures(
         >>> len(figure.axes)
         4
     """
+    style.check_some("gradients", gradients)
     statistics = gradient_statistics(jnp.asarray(gradients)[:, None])
     cosine = np.eye(len(gradients))
     first, second = np.triu_indices(len(gradients), 1)

@@ -74,6 +74,8 @@ def layer_curves(
     figure = style.new_figure(3.6)
     axes = figure.subplots()
     for number, (name, values) in enumerate(series.items()):
+        for layer in layers:
+            style.check_some(f"series[{name!r}][{layer!r}]", np.ravel(values[layer]))
         low, middle, high = (
             np.array([np.percentile(np.asarray(values[layer]), q) for layer in layers])
             for q in QUARTILES

@@ -97,12 +97,12 @@ def percent(axis: Axis) -> None:
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
 
 
-def name(given: str) -> str:
+def name(given: object) -> str:
     """Returns what a series or a class is called so that matplotlib prints it letter by letter.
 
     Between two dollars it sees mathematics, and no series with `_` first is put in a legend.
     """
-    escaped = given.replace("$", r"\$")
+    escaped = str(given).replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 

@@ -21,8 +21,14 @@ from jax.sharding import Mesh
 from robust_jax import evaluation, experiment
 from robust_jax.data import corrupted
 from robust_jax.evaluation import Evaluation, Model, Selection
-from robust_jax.experiment import checkpoints, config, models
-from robust_jax.runtime import command_line, compilation_cache, logging, sharding
+from robust_jax.experiment import checkpoints, models
+from robust_jax.runtime import (
+    command_line,
+    compilation_cache,
+    logging,
+    python_file,
+    sharding,
+)
 from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.runtime.wording import percent
 
@@ -38,8 +44,6 @@ class Arguments:
         data: folder of the corrupted test images.
         checkpoint: work directory of a run, or of an imported checkpoint; or a checkpoint's file.
         model: a model of a file in its place, FILE.py:NAME.
-        define: Python files that are run first: of classes of one's own that a checkpoint was made
-            with.
         reference: checkpoint that errors are relative to; None for no mean corruption error.
         num_classes: of the labels.
         num_examples: of each corruption and severity; None for all.
@@ -52,7 +56,6 @@ class Arguments:
     data: pathlib.Path
     checkpoint: pathlib.Path | None = None
     model: str | None = None
-    define: tuple[pathlib.Path, ...] = ()
     reference: pathlib.Path | None = None
     num_classes: int = 10
     num_examples: int | None = None
@@ -70,7 +73,6 @@ def main(arguments: Arguments) -> dict[str, object]:
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
-    config.define(arguments.define)
     if arguments.checkpoint is None:
         model = models.load(str(arguments.model), num_classes=arguments.num_classes)
     else:
@@ -167,7 +169,8 @@ def _show(title: str, found: Errors, written: dict[str, object]) -> None:
 def run() -> None:
     """Does what the command line says."""
     with command_line.one_line_errors():
-        main(command_line.parse(Arguments, args=sys.argv[1:], description=__doc__))
+        words = python_file.defined(sys.argv[1:])
+        main(command_line.parse(Arguments, args=words, description=python_file.described(__doc__)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from robust_jax.data import Data, DataConfig, open_data
 from robust_jax.evaluation import Evaluation, Model
 from robust_jax.evaluation.presets import Preset
 from robust_jax.experiment import catalogue, checkpoints, config, models
-from robust_jax.runtime import command_line, compilation_cache, sharding
+from robust_jax.runtime import command_line, compilation_cache, python_file, sharding
 from robust_jax.runtime.compilation import Precision
 from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.types import Budget, SplitName
@@ -50,8 +50,6 @@ class Arguments:
         method: configuration whose method is used on the checkpoint's weights, file[:variant]:
             other noise switches, another vote (table A6 of the KAP paper); None for the method
             that the checkpoint was trained with.
-        define: Python files that are run first: of classes of one's own (methods, networks) that
-            the checkpoint, or one that is transferred from, was made with.
         step: which checkpoint; None for the best.
         out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP, or for
             runs/evaluations/FILE-NAME-EVALUATION of a model of a file.
@@ -75,7 +73,6 @@ class Arguments:
     norm: Norm | None = None
     eps: float | None = None
     method: str | None = None
-    define: tuple[pathlib.Path, ...] = ()
     step: int | None = None
     out: pathlib.Path | None = None
     data: DataConfig | None = None
@@ -95,7 +92,6 @@ def main(arguments: Arguments) -> evaluation.Result:
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
-    config.define(arguments.define)
     subject = _subject(arguments, mesh)
     sources = {
         name: experiment.as_model(checkpoints.load(path, mesh))
@@ -197,24 +193,13 @@ def parsed(words: Sequence[str]) -> Arguments:
     if elsewhere:
         given = dict(itertools.pairwise(words))
         given |= dict(word.split("=", 1) for word in words if word.startswith("--checkpoint="))
-        config.define(_defining(words))  # before the checkpoint is read
         if "--checkpoint" in given:
             data = checkpoints.config_of(pathlib.Path(given["--checkpoint"]).expanduser()).data
     found = command_line.parse(
-        Arguments, args=words, default=Arguments(data=data), description=__doc__, parts="data"
-    )
+        Arguments, args=words, default=Arguments(data=data), parts="data",
+        description=python_file.described(__doc__),
+    )  # fmt: skip
     return found if elsewhere else dataclasses.replace(found, data=None)
-
-
-def _defining(words: Sequence[str]) -> list[str]:
-    """Returns the files after `--define`, before the words are read as a whole."""
-    found: list[str] = []
-    for place, word in enumerate(words):
-        flag, _, first = word.partition("=")
-        if flag == "--define":
-            rest = itertools.takewhile(lambda x: not x.startswith("--"), words[place + 1 :])
-            found += [first] if first else [*rest]
-    return found
 
 
 def run() -> None:
@@ -223,7 +208,7 @@ def run() -> None:
         if sys.argv[1:] == ["--list"]:
             catalogue.show(evaluations=True)
             return
-        main(parsed(sys.argv[1:]))
+        main(parsed(python_file.defined(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from robust_jax.runtime import (
     interrupt,
     locks,
     logging,
+    python_file,
     sharding,
 )
 from robust_jax.runtime.wording import gibibytes
@@ -222,15 +223,16 @@ def train(
 def run() -> None:
     """Does what the command line says."""
     with command_line.one_line_errors():
-        given = sys.argv[1:]
-        if given == ["--list"]:
+        if sys.argv[1:] == ["--list"]:
             catalogue.show(evaluations=False)
             return
+        given = python_file.defined(sys.argv[1:])
         spec = given.pop(0) if given and not given[0].startswith("-") else "configs/quickstart.py"
         default = Arguments(config.load(spec))
         arguments = command_line.parse(
-            Arguments, args=given, default=default, description=__doc__, flat="config"
-        )
+            Arguments, args=given, default=default, flat="config",
+            description=python_file.described(__doc__),
+        )  # fmt: skip
         named = config.renamed(arguments.config, default.config)
         main(dataclasses.replace(arguments, config=named))
 

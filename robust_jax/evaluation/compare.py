@@ -11,6 +11,7 @@ import dataclasses
 import json
 import pathlib
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -24,7 +25,7 @@ from robust_jax.evaluation.protocol import CLEAN, Evaluation, Judge
 from robust_jax.evaluation.report.page import Section, table, write_page
 from robust_jax.evaluation.report.terminal import COUNTED
 from robust_jax.evaluation.summary import Summary
-from robust_jax.runtime import command_line
+from robust_jax.runtime import command_line, python_file
 from robust_jax.runtime.wording import NOTHING, percent, text
 
 
@@ -328,5 +329,8 @@ class Arguments:
 
 if __name__ == "__main__":
     with command_line.one_line_errors():
-        given = command_line.parse(Arguments, description=__doc__, positional="directories")
+        given = command_line.parse(
+            Arguments, args=python_file.defined(sys.argv[1:]), positional="directories",
+            description=python_file.described(__doc__),
+        )  # fmt: skip
         compare(given.directories, given.out)

@@ -10,11 +10,13 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from robust_jax import checks
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import Split
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.harness import Evaluator
 from robust_jax.evaluation.model import Model
+from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
 from robust_jax.runtime.dry_run import dry_run
@@ -55,9 +57,12 @@ def check(
             out, but of a random method, whose earlier records may be set aside. None for all.
 
     Raises:
-        ValueError: a step or certificate fails on such shapes; names it in one line.
+        ValueError: a step or certificate fails on such shapes; names it in one line. Or what is
+            called so has no files: a stored evaluation of such names is read all the same.
     """
     config, mesh = evaluator.config, evaluator.mesh
+    for names in ([CLEAN, *config.attacks], config.certificates, config.sources):
+        checks.file_names(names)
 
     def split(dtype: DTypeLike, *shape: int) -> PyTree:
         # How it lies on the devices is part of what a trace is found by.

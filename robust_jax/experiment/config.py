@@ -1,18 +1,16 @@
 """Experiment configurations: what configs/*.py return, train.py runs and a checkpoint keeps."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import re
-import sys
 import types
-from collections.abc import Iterable
 from typing import TypeVar
 
 from robust_jax import serialization
 from robust_jax.data import DataConfig
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.methods import MethodConfig
+from robust_jax.runtime.python_file import run_file
 from robust_jax.runtime.sharding import RuntimeConfig
 from robust_jax.training.config import TrainingConfig
 from robust_jax.training.optimizers import OptimizerConfig
@@ -191,62 +189,3 @@ def load_module(spec: str) -> tuple[types.ModuleType, str]:
     if variant not in module.VARIANTS:
         raise ValueError(f"Expected variant={variant!r} of {path} in {list(module.VARIANTS)}.")
     return module, variant
-
-
-def define(files: Iterable[str | pathlib.Path]) -> None:
-    """Runs Python files: the classes that they define are known to checkpoints that are read then.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    for file in files:
-        run_file(file)
-
-
-def run_file(file: str | pathlib.Path) -> types.ModuleType:
-    """Returns the module of a Python file, run anew.
-
-    Raises:
-        ValueError: no such file.
-    """
-    found = pathlib.Path(file).expanduser().resolve()
-    if not found.is_file():
-        raise ValueError(f"Expected {str(file)!r} to be a file.")
-    return _run(_module_name(found), found)
-
-
-def _module_name(path: pathlib.Path) -> str:
-    """Returns the name of a file's module, or of a folder's, and imports the package around it.
-
-    A package that Python finds by its name has that name. What it does not find is named after its
-    place: two folders, or two files, with one name are two modules.
-    """
-    around = path.parent / "__init__.py"
-    if around.is_file():
-        package = _module_name(path.parent)
-        importlib.import_module(package)
-        return f"{package}.{path.stem}"
-    start = path / "__init__.py"
-    name = str(path.with_suffix("")).replace(".", "_")
-    if start.is_file():
-        known = importlib.util.find_spec(path.name) if path.name.isidentifier() else None
-        if known and known.origin and pathlib.Path(known.origin).resolve() == start:
-            return path.name
-        if name not in sys.modules:
-            _run(name, start)
-    return name
-
-
-def _run(name: str, path: pathlib.Path) -> types.ModuleType:
-    """Returns a file's module, run under a name that its relative imports go from."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]  # or a package that did not get to its end would be taken for whole
-        raise
-    return module

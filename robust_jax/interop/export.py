@@ -14,18 +14,19 @@ said in a line: by what images are normalised, where the layout has no place for
 
 import dataclasses
 import pathlib
+import sys
 
 import numpy as np
 from flax import traverse_util
 
-from robust_jax.experiment import checkpoints, config
+from robust_jax.experiment import checkpoints
 from robust_jax.interop.architecture import Architecture
 from robust_jax.interop.architectures import design_of
 from robust_jax.interop.arrays import expected, names, to_torch
 from robust_jax.interop.torch_file import check_new, save_state_dict
 from robust_jax.methods.network import NetworkMethod
 from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, member_variables
-from robust_jax.runtime import command_line, logging, sharding
+from robust_jax.runtime import command_line, logging, python_file, sharding
 from robust_jax.types import Variables
 
 
@@ -160,14 +161,12 @@ class Arguments:
         architecture: in which layout, see above.
         out: new file to write.
         step: which checkpoint; None for the best.
-        define: Python files that are run first: of classes of one's own that it was made with.
     """
 
     directory: pathlib.Path
     architecture: str
     out: pathlib.Path
     step: int | None = None
-    define: tuple[pathlib.Path, ...] = ()
 
     def files(self, number: int) -> list[pathlib.Path]:
         """Returns the name of every file, of one or of several."""
@@ -179,7 +178,6 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Writes the file or files."""
     mesh = sharding.make_mesh(1)
-    config.define(arguments.define)
     checkpoint = checkpoints.load(arguments.directory, mesh, step=arguments.step)
     method = checkpoint.config.method
     acting = [change for change in method.all_changes if tuple(change.phases) != ("training",)]
@@ -208,4 +206,8 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     with command_line.one_line_errors():
-        main(command_line.parse(Arguments, description=__doc__, positional="directory"))
+        asked = command_line.parse(
+            Arguments, args=python_file.defined(sys.argv[1:]), positional="directory",
+            description=python_file.described(__doc__),
+        )  # fmt: skip
+        main(asked)

@@ -69,7 +69,7 @@ def figure(study: Study, lines: Sequence[Line]) -> Figure:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(f"accuracy, {ball}")
         style.percent(axes.xaxis)
-    panels[0].set_yticks(range(len(shown)), [_name(line) for line in shown])
+    panels[0].set_yticks(range(len(shown)), [style.name(_name(line)) for line in shown])
     panels[0].set_ylim(-0.7, len(shown) - 0.3)
     drawn.legend(
         [

@@ -115,10 +115,12 @@ def test_box_shape_dtype_without_a_bound(name, digits):
     np.testing.assert_array_equal(changed, fooled)
 
 
-@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "attack",
-    [pytest.param(n, marks=slow_among((*SIBLINGS, "spsa"), n)) for n in [*BOUNDED, *UNBOUNDED]],
+    [
+        pytest.param(n, marks=slow_among((*SIBLINGS, "spsa", "fgsm", "apgd", "arc"), n))
+        for n in [*BOUNDED, *UNBOUNDED]
+    ],
     indirect=True,
 )
 def test_rows_are_independent(attack, victim):

@@ -155,7 +155,6 @@ def ranges(function, images, eps, monkeypatch):
     return said, values
 
 
-@pytest.mark.slow
 def test_no_value_is_outside(case, monkeypatch):
     said, values = ranges(*case, monkeypatch)
     assert said

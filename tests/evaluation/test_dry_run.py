@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from robust_jax import evaluation, experiment
+from robust_jax import evaluation, experiment, serialization
 from robust_jax.attacks import APGD, APGDT, FGSM, AutoAttack
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import open_data
@@ -64,6 +64,12 @@ CASES = {
         "attack 'late' to run on this model: Expected num_classes=10 to suffice for APGDT",
     ),
     "measure": ({"measures": {"broken": Broken()}}, "measures='broken' to run on this model: "),
+    "name": ({"attacks": {".03": GOOD["fgsm"]}}, "name='.03' to name a file"),
+    "names": ({"attacks": {"Clean": GOOD["fgsm"]}}, "'clean' and 'Clean' to differ in more than"),
+    "certificates": (
+        {"certificates": {"a": Margins(0.1), "A": Margins(0.2)}},
+        "'a' and 'A' to differ in more",
+    ),
 }
 
 
@@ -95,6 +101,8 @@ def test_nothing_is_attacked_before(case, model, tmp_path):
         )
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    # What is stored is read, whatever was refused since.
+    assert serialization.from_json(Evaluation, serialization.to_json(wanted)) == wanted
     assert not (tmp_path / "out").exists()
 
 

@@ -291,7 +291,7 @@ def test_suites_run_on_the_host(standard, data, tmp_path):
     ("fields", "message"),
     [
         ({"attacks": {"clean": AttackRun(FGSM(small.THREAT))}}, "to leave the name 'clean'"),
-        ({"attacks": {"a@b": AttackRun(FGSM(small.THREAT))}}, "name='a@b' to name a file"),
+        ({"attacks": {"a@b": AttackRun(FGSM(small.THREAT))}}, "name='a@b' without"),
         ({"worst_of": {"all": ("fgsm", "x")}}, r"to name attacks, found \['x'\]"),
         ({"judges": {}}, "Expected judges={} to name at least one"),
         ({"attacks": {"a": AttackRun(FGSM(small.THREAT), view="x")}}, "Expected view='x' to be"),

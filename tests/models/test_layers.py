@@ -127,7 +127,7 @@ def test_default_layers_pass_the_implementation_on():
     assert conv.implementation == "lax"
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("pads", [((3, 1), (3, 3)), ((1, 3), (0, 3)), ((3, 3), (1, 4))])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 def test_nothing_beyond_the_input_is_read(pads, dilation):

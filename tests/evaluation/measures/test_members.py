@@ -44,7 +44,6 @@ def test_agreement_of_networks(subject):
     assert found.numbers["entropy"]["deviation"] is None  # of one
 
 
-@pytest.mark.slow
 def test_a_member_without_numbers_agrees_with_none():
     """The argmax of scores that are none is class 0, which the other is right to say."""
     sure = jnp.asarray([1.0, 0.0])
@@ -61,6 +60,7 @@ def test_a_member_without_numbers_agrees_with_none():
     assert Agreement()(asked).numbers["accuracy"] == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_agreement_of_draws(subject):
     asked = subject(DRAWS)
     measure = Agreement(view="fresh", num_draws=4, num_repeats=3)

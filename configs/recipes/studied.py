@@ -134,9 +134,12 @@ def transferred(threat: ThreatModel, source: str) -> AttackRun:
     return AttackRun(attack, source=source)
 
 
-def last_of_ten(threat: ThreatModel) -> AttackRun:
-    """Returns the PGD of ADP's and LPD's papers: the point after ten steps."""
-    return AttackRun(PGD(threat, num_steps=10, step_size=threat.eps / 10, keep="last"))
+def last_of_ten(threat: ThreatModel, *, random_start: bool = True) -> AttackRun:
+    """Returns the PGD of ADP's, LPD's and RLS' papers: the point after ten steps."""
+    attack = PGD(
+        threat, num_steps=10, step_size=threat.eps / 10, random_start=random_start, keep="last"
+    )
+    return AttackRun(attack)
 
 
 def network(setting: Setting) -> Evaluation:
@@ -211,24 +214,27 @@ def random(
 
 
 def noise_off(setting: Setting) -> Evaluation:
-    """Returns the evaluation of KAP's paper: attacked, and judged, without noise.
+    """Returns the evaluation of KAP's paper: attacked, and judged, without noise."""
 
-    By the common PGD; the paper's steps are of eps / 4, and it keeps the last point.
-    """
+    def paper(threat: ThreatModel) -> AttackRun:
+        attack = PGD(threat, num_steps=20, step_size=threat.eps / 4, keep="last")
+        return AttackRun(attack, view="noise_off")
+
     return random(
         setting,
-        lambda threat: AttackRun(pgd(threat), view="noise_off"),
+        paper,
         "deployed",
         Judge(view="noise_off", rule="paper"),
     )
 
 
 def layers(setting: Setting) -> Evaluation:
-    """Returns the evaluation of RLS's paper: one sampled network is attacked.
+    """Returns the evaluation of RLS's paper: one sampled network is attacked, from the image on."""
 
-    By ten steps of the common PGD; the paper's begins at the image and keeps the last point.
-    """
-    return random(setting, lambda threat: AttackRun(pgd(threat, 10), view="frozen_1"), "fresh")
+    def paper(threat: ThreatModel) -> AttackRun:
+        return dataclasses.replace(last_of_ten(threat, random_start=False), view="frozen_1")
+
+    return random(setting, paper, "fresh")
 
 
 def one_draw(setting: Setting) -> Evaluation:

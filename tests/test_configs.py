@@ -17,6 +17,7 @@ import pytest
 from robust_jax import evaluation, serialization, training
 from robust_jax.attacks import MORA
 from robust_jax.certify import Margins
+from robust_jax.evaluation import dry_run
 from robust_jax.evaluation.protocol import Evaluation
 from robust_jax.experiment import config
 from robust_jax.experiment.config import Config
@@ -52,6 +53,7 @@ def test_config_comes_back_from_json(spec):
     assert serialization.from_json(Config, written) == found
     file, variant = identify(spec).split(":")
     assert found.name == (file if variant == "default" else f"{file}-{variant}")
+    dry_run.check_names(found.evaluation)
 
 
 def test_readme_lists_every_variant():
@@ -74,6 +76,7 @@ def test_evaluation_comes_back_from_json(spec):
     found = load_evaluation(spec)
     written = json.loads(json.dumps(serialization.to_json(found)))
     assert serialization.from_json(Evaluation, written) == found
+    dry_run.check_names(found)
 
 
 def test_mora_attacks_what_decides():

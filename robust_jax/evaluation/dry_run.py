@@ -16,7 +16,7 @@ from robust_jax.data import Split
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.harness import Evaluator
 from robust_jax.evaluation.model import Model
-from robust_jax.evaluation.protocol import CLEAN
+from robust_jax.evaluation.protocol import CLEAN, Evaluation
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
 from robust_jax.runtime.dry_run import dry_run
@@ -44,6 +44,15 @@ def trained(method: Method, task: Task, batch_size: int) -> Variables:
     return jax.eval_shape(method.fitted, variables, batch)
 
 
+def check_names(config: Evaluation) -> None:
+    """Raises ValueError where what is called so has no files.
+
+    A stored evaluation of such names is read all the same.
+    """
+    for names in ([CLEAN, *config.attacks], config.certificates, config.sources):
+        checks.file_names(names)
+
+
 def check(
     evaluator: Evaluator, models: Models, task: Task, *, directory: pathlib.Path | None = None
 ) -> None:
@@ -57,12 +66,11 @@ def check(
             out, but of a random method, whose earlier records may be set aside. None for all.
 
     Raises:
-        ValueError: a step or certificate fails on such shapes; names it in one line. Or what is
-            called so has no files: a stored evaluation of such names is read all the same.
+        ValueError: a step or certificate fails on such shapes, or cannot be called so; names it
+            in one line.
     """
     config, mesh = evaluator.config, evaluator.mesh
-    for names in ([CLEAN, *config.attacks], config.certificates, config.sources):
-        checks.file_names(names)
+    check_names(config)
 
     def split(dtype: DTypeLike, *shape: int) -> PyTree:
         # How it lies on the devices is part of what a trace is found by.

@@ -97,10 +97,25 @@ def public_checkpoints() -> pathlib.Path:
     return path
 
 
+QUICK_PROGRAMS = {}
+
+
 @pytest.fixture
 def quick_programs(monkeypatch):
-    """Programs that run for thousands of passes are compiled as a user's are."""
-    monkeypatch.setitem(compilation.CPU_OPTIONS, "xla_backend_optimization_level", 2)
+    """Programs that run for thousands of passes are compiled as a user's are.
+
+    A function keeps the options that it is first called with: these are beside it, and no later
+    test has them, which may compare bits.
+    """
+    options = {**compilation.CPU_OPTIONS, "xla_backend_optimization_level": 2}
+
+    def outermost(function):
+        if function not in QUICK_PROGRAMS:
+            run = jax.jit(function._function, compiler_options=options, **function._fields)
+            QUICK_PROGRAMS[function] = run
+        return QUICK_PROGRAMS[function]
+
+    monkeypatch.setattr(compilation.Jitted, "outermost", property(outermost))
 
 
 @pytest.fixture

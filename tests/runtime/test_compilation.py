@@ -60,3 +60,11 @@ def test_values_are_kept_on_the_cpu_alone(monkeypatch):
     assert primitives() == ["optimization_barrier"]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert primitives() == []
+
+
+@pytest.mark.usefixtures("quick_programs")
+def test_options_of_one_test_are_no_other_s():
+    """A function keeps what it is first compiled with: a later test may compare bits."""
+    doubled = compilation.jitted(lambda x: 2 * x)
+    assert doubled(jnp.ones(2)).tolist() == [2, 2]
+    assert "outermost" not in vars(doubled)

@@ -9,11 +9,11 @@ def accuracy(scores: Float[Array, "b c"], labels: Int[Array, " b"]) -> Float[Arr
     """Returns the fraction of examples whose largest score is at their label, and none NaN.
 
     Args:
-        scores: logits, probabilities or votes: their largest decides.
-        labels: class of each example.
+        scores: as `right` takes them.
+        labels: likewise.
 
     Raises:
-        ValueError: there is not one label per example.
+        ValueError: see `right`.
 
     Example:
         >>> from robust_jax import metrics

@@ -111,8 +111,7 @@ def quick_programs(monkeypatch):
 
     def outermost(function):
         if function not in QUICK_PROGRAMS:
-            run = jax.jit(function._function, compiler_options=options, **function._fields)
-            QUICK_PROGRAMS[function] = run
+            QUICK_PROGRAMS[function] = function.with_options(options)
         return QUICK_PROGRAMS[function]
 
     monkeypatch.setattr(compilation.Jitted, "outermost", property(outermost))

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -74,6 +75,15 @@ def shares(correct: Sequence[Correct]) -> Shares:
     return Shares(value, bounds[:, 0], bounds[:, 1])
 
 
+def _draw(
+    axes: Axes, x: np.ndarray, y: Shares, number: int, name: str, *, marked: bool = True
+) -> None:
+    """Draws the shares of a series, its number and name given, in the band of their intervals."""
+    color, marker = style.color(number), style.marker(number) if marked else None
+    axes.fill_between(x, y.low, y.high, color=color, alpha=0.15, linewidth=0)
+    axes.plot(x, y.value, marker=marker, color=color, label=style.name(name), clip_on=not marked)
+
+
 @style.quiet()
 def accuracy_curves(
     curves: Mapping[str, Mapping[float, Correct]],
@@ -109,16 +119,7 @@ def accuracy_curves(
         radii = sorted(curve)
         x = np.array(radii) * (255 if unit == "1/255" else 1)
         y = shares([curve[eps] for eps in radii])
-        color = style.color(number)
-        axes.fill_between(x, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(
-            x,
-            y.value,
-            marker=style.marker(number),
-            color=color,
-            label=style.name(name),
-            clip_on=False,
-        )
+        _draw(axes, x, y, number, name)
     if logarithmic:
         axes.set_xscale("log", base=2)
     else:
@@ -179,9 +180,7 @@ def certified_curves(
     for number, (name, found) in enumerate(curves.items()):
         radius, correct = np.asarray(found.radius), np.asarray(found.correct)
         y = shares([correct & (radius >= r) for r in radii])
-        color = style.color(number)
-        axes.fill_between(radii, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(radii, y.value, color=color, label=style.name(name))
+        _draw(axes, radii, y, number, name, marked=False)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     style.percent(axes.yaxis)
@@ -269,16 +268,7 @@ def accuracy_by_layers(
     for number, (name, correct) in enumerate(by_depth.items()):
         y = shares(list(np.asarray(correct)))
         k = np.arange(1, len(y.value) + 1)
-        color = style.color(number)
-        axes.fill_between(k, y.low, y.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(
-            k,
-            y.value,
-            marker=style.marker(number),
-            color=color,
-            label=style.name(name),
-            clip_on=False,
-        )
+        _draw(axes, k, y, number, name)
     for number, (name, correct) in enumerate((by_layer or {}).items(), len(by_depth)):
         y = shares(list(np.asarray(correct)[::-1]))
         k = np.arange(1, len(y.value) + 1)

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from robust_jax.data import Split
 from robust_jax.evaluation import certification
 from robust_jax.evaluation.harness import Evaluator
 from robust_jax.evaluation.model import Model
-from robust_jax.evaluation.protocol import CLEAN, Evaluation
+from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
 from robust_jax.runtime.dry_run import dry_run
@@ -44,12 +44,14 @@ def trained(method: Method, task: Task, batch_size: int) -> Variables:
     return jax.eval_shape(method.fitted, variables, batch)
 
 
-def check_names(config: Evaluation) -> None:
-    """Raises ValueError where what is called so has no files.
+def check_names(
+    attacks: Iterable[str], certificates: Iterable[str], sources: Iterable[str]
+) -> None:
+    """Raises ValueError where one of an evaluation's names is no file's.
 
     A stored evaluation of such names is read all the same.
     """
-    for names in ([CLEAN, *config.attacks], config.certificates, config.sources):
+    for names in ([CLEAN, *attacks], certificates, sources):
         checks.file_names(names)
 
 
@@ -70,7 +72,7 @@ def check(
             in one line.
     """
     config, mesh = evaluator.config, evaluator.mesh
-    check_names(config)
+    check_names(config.attacks, config.certificates, config.sources)
 
     def split(dtype: DTypeLike, *shape: int) -> PyTree:
         # How it lies on the devices is part of what a trace is found by.

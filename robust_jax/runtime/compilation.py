@@ -95,7 +95,10 @@ class Jitted(Generic[P, R]):
     @functools.cached_property
     def outermost(self) -> Compiled[P, R]:
         """Returns what is called at the top level; the device is known at the first call."""
-        options = dict(CPU_OPTIONS) if jax.default_backend() == "cpu" else None
+        return self.with_options(dict(CPU_OPTIONS) if jax.default_backend() == "cpu" else None)
+
+    def with_options(self, options: dict[str, int | str] | None) -> Compiled[P, R]:
+        """Returns the function compiled with these options, beside what it is called as."""
         return jax.jit(self._function, compiler_options=options, **self._fields)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -53,6 +53,7 @@ def test_members_are_plain_networks(built):
     np.testing.assert_allclose(jnp.exp(scores), jax.nn.softmax(members, axis=-1).mean(0), rtol=1e-4)
 
 
+@pytest.mark.quick_one_in(2)
 def test_bounds_are_of_one_member_at_a_time(built):
     """Their rows stand in one batch where they are computed together."""
     method, variables, _ = built

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from robust_jax.attacks import APGD, ARC, MORA, PGD, FrugalAttack, Square, ThreatModel
 from robust_jax.certify import Margins, Smoothing
+from robust_jax.evaluation.judges import REDUCED_DRAWS
 from robust_jax.evaluation.protocol import (
     PAPER,
     Adversary,
@@ -23,6 +24,7 @@ from robust_jax.evaluation.protocol import (
     side_by_side,
 )
 from robust_jax.study import CROWN, FRUGAL, TRANSFER, Row, in_ball
+from robust_jax.types import Budget
 from robust_jax.voting import Vote
 
 NUM_QUERIES = 1000
@@ -40,6 +42,7 @@ class Setting:
         plain: row whose adversarial examples are transferred; None for none.
         certified: bound the margins of the first hundred images?
         batch_size: of the evaluation.
+        budget: of every attack, the paper's too; "reduced" where a network's pass is dear.
     """
 
     threats: tuple[ThreatModel, ...]
@@ -48,6 +51,7 @@ class Setting:
     plain: str | None = None
     certified: bool = True
     batch_size: int = 128
+    budget: Budget = "full"
 
 
 ROWS = {
@@ -108,6 +112,7 @@ def judged(
         if setting.plain is not None:
             named[TRANSFER] = AttackRun(pgd(threat), source=setting.plain)
         for name, run in named.items():
+            run = run.reduced() if setting.budget == "reduced" else run
             attacks[in_ball(name, threat)] = dataclasses.replace(run, adaptive=name != PAPER)
     margins: dict[str, Smoothing | Margins] = {
         in_ball(CROWN, threat): Margins(threat.eps) for threat in setting.threats
@@ -199,14 +204,15 @@ def random(
     """
 
     def runs(threat: ThreatModel) -> dict[str, AttackRun]:
+        draws = REDUCED_DRAWS if setting.budget == "reduced" else 10
         apgd = APGD(threat, num_steps=50)
         margin = dataclasses.replace(apgd, loss="margin")
         query = Square(threat, num_queries=NUM_QUERIES)
         return {
             PAPER: paper(threat),
             FRUGAL: AttackRun(FrugalAttack(threat), view="noise_off"),
-            "apgd_eot10": AttackRun(apgd, view=one_draw, eot_samples=10),
-            "apgd_margin_eot10": AttackRun(margin, view=one_draw, eot_samples=10),
+            f"apgd_eot{draws}": AttackRun(apgd, view=one_draw, eot_samples=draws),
+            f"apgd_margin_eot{draws}": AttackRun(margin, view=one_draw, eot_samples=draws),
             "square_fixed": AttackRun(query, view=one_draw, eot_samples=5, draws="fixed"),
         }
 

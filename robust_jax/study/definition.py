@@ -64,6 +64,7 @@ class Study:
         threats: balls, the smallest first; a row's evaluation need not attack in each.
         reference: row that training times are relative to.
         checkpoints: rows whose best checkpoint is kept with the records, as one file.
+        note: what its reader has to know before the numbers, in a sentence; empty for nothing.
 
     Raises:
         ValueError: a row starts from one that is not there before it, or the reference or a
@@ -87,6 +88,7 @@ class Study:
     threats: tuple[ThreatModel, ...]
     reference: str = "plain"
     checkpoints: tuple[str, ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         names = list(self.rows)

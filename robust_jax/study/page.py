@@ -138,7 +138,7 @@ def write(
     drawn.savefig(out / "study.png", dpi=200)
     file = out / "study.html"
     missing = _missing(study, lines)
-    lead = f"<p>{_count(lines)}, {_images(lines)}.</p>"
+    lead = f"<p>{text(_first_words(study, lines))}</p>"
     if any(line.budget == "reduced" for line in lines):
         lead += f'<div class="stamp">{REDUCED}</div><br>'
     if outdated:
@@ -162,6 +162,10 @@ def _name(line: Line) -> str:
 def _missing(study: Study, lines: Sequence[Line]) -> str:
     done = {line.task.name for line in lines}
     return "; ".join(row.title for name, row in study.rows.items() if name not in done)
+
+
+def _first_words(study: Study, lines: Sequence[Line]) -> str:
+    return " ".join([f"{_count(lines)}, {_images(lines)}.", *filter(None, [study.note])])
 
 
 def _count(lines: Sequence[Line]) -> str:
@@ -282,7 +286,7 @@ def markdown(study: Study, lines: Sequence[Line]) -> str:
         lines: its rows.
     """
     missing = _missing(study, lines)
-    parts = [f"{_count(lines)}, {_images(lines)}. " + words(study, lines)]
+    parts = [f"{_first_words(study, lines)} {words(study, lines)}"]
     parts += [f"Not run yet: {missing}."] if missing else []
     for one in tables(study, lines):
         if one.heading is not None:

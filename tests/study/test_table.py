@@ -1,5 +1,7 @@
 """What stands in a study's tables and on its page."""
 
+import dataclasses
+
 from robust_jax.attacks import ThreatModel
 from robust_jax.study import Row, Study, page, run, table
 
@@ -61,6 +63,8 @@ def test_seeds_stand_beside_intervals():
     assert row[2].startswith("70.00 % to 90.00 %")
     assert row[3] == "10.00 % to 20.00 % <small>interval 0.0 to 20.0</small>"
     assert "2 rows and 1 of further seeds, 64 test images each" in page.markdown(STUDY, lines)
+    noted = dataclasses.replace(STUDY, note="By half the steps.")
+    assert "64 test images each. By half the steps. Acc" in page.markdown(noted, lines)
     axes = page.figure(STUDY, lines).axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["REGroup", "plain"]
 

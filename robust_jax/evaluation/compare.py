@@ -226,7 +226,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             )
             for r in runs
         ],
-        "draws of a random method": [(r.summary["draws"],) for r in runs],
+        "draws, if the method is random": [(r.summary["draws"],) for r in runs],
         "labels to move away from": [(r.config.adversary.labels,) for r in runs],
     }
     for words, values in kinds.items():

@@ -34,8 +34,8 @@ class Passes(NamedTuple):
     many images as are attacked, or the way back through it to the images. It counts for every image
     of the batch that it computes, fallen or not, and not for rows that pad a batch. What is
     asked of a view before an attack begins (`checks.check_logits`) is no part of it. What a view
-    computes inside a call is one pass whatever it is: the draws of a rule that votes over several
-    are not counted apart.
+    computes inside a call is one pass whatever it is: an ensemble's members, several sources
+    attacked together, the draws of a rule that votes over several are not counted apart.
 
     Attributes:
         forward: of each image.

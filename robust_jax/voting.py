@@ -21,6 +21,17 @@ Mask = Bool[Array, "m b"] | None
 Ties = Literal["lowest_class", "mean_probability"]
 
 
+def in_float32(logits: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns logits of 16 bits as float32, in which they are averaged and counted; others as is.
+
+    Example:
+        >>> from robust_jax import voting
+        >>> [str(voting.in_float32(jnp.zeros(1, kind)).dtype) for kind in ("bfloat16", "float32")]
+        ['float32', 'float32']
+    """
+    return logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+
+
 def mean_probability(
     member_logits: Float[Array, "m b c"], *, mask: Mask = None
 ) -> Float[Array, "b c"]:
@@ -38,7 +49,7 @@ def mean_probability(
         >>> [round(p, 2) for p in jnp.exp(voting.mean_probability(member_logits))[0].tolist()]
         [0.77, 0.23]
     """
-    log_probability = jax.nn.log_softmax(member_logits, axis=-1)
+    log_probability = jax.nn.log_softmax(in_float32(member_logits), axis=-1)
     if mask is None:
         return jax.nn.logsumexp(log_probability, axis=0) - jnp.log(member_logits.shape[0])
     total = jax.nn.logsumexp(log_probability, axis=0, where=mask[:, :, None])
@@ -58,6 +69,7 @@ def mean_logit(member_logits: Float[Array, "m b c"], *, mask: Mask = None) -> Fl
         >>> voting.mean_logit(member_logits).tolist()
         [[2.0, 1.0]]
     """
+    member_logits = in_float32(member_logits)
     if mask is None:
         return jnp.mean(member_logits, axis=0)
     total = jnp.sum(member_logits, axis=0, where=mask[:, :, None])
@@ -85,7 +97,7 @@ def borda(member_scores: Float[Array, "m b c"], *, mask: Mask = None) -> Float[A
         Tiwari et al., "Regroup: Rank-aggregating ensemble of generative classifiers for robust
         predictions", 2020, section 3.2.1, equation 6.
     """
-    num_classes = member_scores.shape[-1]
+    member_scores, num_classes = in_float32(member_scores), member_scores.shape[-1]
     order = jnp.argsort(-jax.lax.stop_gradient(member_scores), axis=-1, stable=True)
     # The position of each class in the order: an argsort of the argsort, by one scatter.
     positions = jnp.zeros_like(order)
@@ -121,6 +133,7 @@ def majority(
     """
     if ties not in get_args(Ties):
         raise ValueError(f"Expected ties={ties!r} to be one of {get_args(Ties)}.")
+    member_logits = in_float32(member_logits)
     num_members, _, num_classes = member_logits.shape
     ballots = jax.nn.one_hot(
         jnp.argmax(member_logits, axis=-1), num_classes, dtype=member_logits.dtype

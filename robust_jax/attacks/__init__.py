@@ -86,6 +86,7 @@ from robust_jax.attacks.views import (
     frozen,
     in_float64,
     straight_through,
+    with_gradient_of,
 )
 from robust_jax.attacks.wrapped import Averaged, Rescaled, standing_with_twice_the_draws
 
@@ -144,4 +145,5 @@ __all__ = [
     "standing_with_twice_the_draws",
     "straight_through",
     "trajectory",
+    "with_gradient_of",
 ]

@@ -39,11 +39,11 @@ class Attack(WithLeaves, abc.ABC):
     a caller's `jit` only shapes and dtypes can be checked, and values are the caller's.
 
     Guarantees:
-        The result has the images' shape and dtype and lies in the box; it is the clean image where
-        an attack loses itself in NaN. No gradient flows through
-        it. Calling is the same inside and outside `jit`. For a deterministic view row i depends
-        only on row i, its index and the key (up to the rounding of the view itself): not on
-        batch size, padding, order or sharding.
+        The result has the images' shape and dtype and lies in the box; it is the clean image, which
+        may lie outside by a rounding error of 1e-6, where nothing is found or an attack loses
+        itself in NaN. No gradient flows through it. Calling is the same inside and outside `jit`.
+        For a deterministic view row i depends only on row i, its index and the key (up to the
+        rounding of the view itself): not on batch size, padding, order or sharding.
 
     Attributes:
         needs_logits: is a view that gives probabilities an error? Not for attacks that only
@@ -74,6 +74,16 @@ class Attack(WithLeaves, abc.ABC):
 
     def __post_init__(self) -> None:
         """Raises ValueError for hyper-parameters that make no sense."""
+
+    def check_in_training(self) -> None:
+        """Checks that training can be on its images: made inside the step, away from the labels.
+
+        Raises:
+            ValueError: it runs on the host, or is targeted, which would take images to their class.
+        """
+        if self.on_host or self.targeted:
+            wanted = "run inside the step" if self.on_host else "be untargeted"
+            raise ValueError(f"Expected attack of class {type(self).__name__} to {wanted}.")
 
     @property
     @abc.abstractmethod

@@ -259,6 +259,11 @@ class EAD(ConstantSearchAttack):
         check_nonnegative(self, "beta")
         one_of(self, "decision", ("elastic_net", "l1"))
 
+    @property
+    def norm(self) -> Literal["l1", "l2"]:
+        """Returns the norm that is made small: of the elastic net L2, squared, more than L1."""
+        return "l1" if self.decision == "l1" else "l2"
+
     def size(self, points: Images, images: Images) -> Float[Array, " b"]:
         """Returns what the decision rule makes small."""
         l1 = distance("l1", points, images)

@@ -40,7 +40,7 @@ def decide(
     if rule == "softmax":
         return losses.decision(logits)
     if rule == "logits":
-        return jnp.mean(logits, axis=0)
+        return voting.mean_logit(logits)
     return voting.majority(logits, ties=ties)
 
 

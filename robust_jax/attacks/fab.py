@@ -155,7 +155,7 @@ class FAB(BoundedAttack):
             return jnp.sum(gap), gap
 
         gradient, gap = jax.grad(difference, has_aux=True)(points)
-        return gap, gradient
+        return gap.astype(points.dtype), gradient
 
 
 @dataclasses.dataclass(frozen=True)

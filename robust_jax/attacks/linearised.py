@@ -86,15 +86,15 @@ def nearest_of(
         target = candidates[:, number]
         other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
         gradient = pullback(other - own)
-        gap = jnp.sum(logits * (other - own), axis=1)
+        gap = jnp.sum(logits * (other - own), axis=1).astype(points.dtype)
         distance = jnp.abs(gap) / (dual_norm(norm, gradient) + _TINY)
         other = LinearBoundary(distance, gradient, gap, target)
         nearer = distance < nearest.distance
         return jax.tree.map(lambda a, b: jnp.where(expand(nearer, a), a, b), other, nearest)
 
     far = jnp.full(labels.shape, jnp.inf, points.dtype)
-    zeros = jnp.zeros(labels.shape, logits.dtype)
-    nothing = LinearBoundary(far, jnp.zeros_like(points), zeros, labels.astype(candidates.dtype))
+    label = labels.astype(candidates.dtype)
+    nothing = LinearBoundary(far, jnp.zeros_like(points), jnp.zeros_like(far), label)
     return jax.lax.fori_loop(0, candidates.shape[1], compare, nothing)
 
 
@@ -133,7 +133,7 @@ def nearest_classes(
 
     def distance(target: Labels) -> Float[Array, " b"]:
         other = jax.nn.one_hot(target, logits.shape[1], dtype=logits.dtype)
-        gap = jnp.sum(logits * (own - other), axis=1)
+        gap = jnp.sum(logits * (own - other), axis=1).astype(points.dtype)
         return gap / (dual_norm(norm, pullback(other - own)[0]) + _TINY)
 
     distances = jax.lax.map(distance, candidates.T).T

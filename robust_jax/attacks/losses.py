@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from robust_jax import voting
 from robust_jax.types import Labels, View
 
 
@@ -208,7 +209,7 @@ def decision(logits: Float[Array, "*s b c"]) -> Float[Array, "b c"]:
     """Returns the logits that a decision is taken on: of draws, the log of the mean probability."""
     if logits.ndim == 2:
         return logits
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
+    return voting.mean_probability(logits)
 
 
 def decided(scores: Float[Array, "*s b c"]) -> Int[Array, "*s b"]:
@@ -235,7 +236,8 @@ def evaluate(
     """Returns the loss of each example and the logits of the decision.
 
     Of a view that returns draws [s b c] the loss is the mean over the draws. Logits of 16 bits
-    are taken in float32, else a class that is almost sure has no gradient.
+    are taken in float32, else a class that is almost sure has no gradient. The loss has the images'
+    dtype, in which steps and distances are.
 
     Args:
         loss_fn: the loss.
@@ -246,13 +248,15 @@ def evaluate(
         decide_fn: for a view of an ensemble's members [m b c]: function of all of them to the
             scores [b c] that decide; the loss then sees all members too.
     """
-    logits = view(images, key=key)
-    logits = logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+    logits = voting.in_float32(view(images, key=key))
     if decide_fn is not None:
-        return loss_fn(logits, labels), decide_fn(logits)
-    if logits.ndim == 2:
-        return loss_fn(logits, labels), logits
-    return jnp.mean(jax.vmap(loss_fn, (0, None))(logits, labels), axis=0), decision(logits)
+        values, logits = loss_fn(logits, labels), decide_fn(logits)
+    elif logits.ndim == 2:
+        values = loss_fn(logits, labels)
+    else:
+        each = jax.vmap(loss_fn, (0, None))(logits, labels)
+        values, logits = jnp.mean(each, axis=0), decision(logits)
+    return values.astype(images.dtype), logits
 
 
 def gradient(

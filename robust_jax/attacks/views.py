@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from robust_jax import rng
+from robust_jax import rng, voting
 from robust_jax.attacks import losses
 from robust_jax.attacks.members import MemberFn
 from robust_jax.runtime.live import as_pytree
@@ -90,7 +90,7 @@ class ExpectationOverTransformation:
         if self.average == "gradients":
             return logits
         if self.average == "logits":
-            return jnp.mean(logits, axis=0)
+            return voting.mean_logit(logits)
         return losses.decision(logits)
 
     @property
@@ -169,7 +169,7 @@ class Ensemble:
         if len(set(counts)) > 1:
             raise ValueError(f"Expected views of one number of classes, found {counts}.")
         if self.average == "logits":
-            return jnp.mean(jnp.stack([losses.decision(logits) for logits in found]), axis=0)
+            return voting.mean_logit(jnp.stack([losses.decision(logits) for logits in found]))
         if self.average == "probabilities":
             return losses.decision(jnp.stack([losses.decision(logits) for logits in found]))
         return jnp.concatenate([logits if logits.ndim == 3 else logits[None] for logits in found])
@@ -220,10 +220,54 @@ class StraightThrough:
     backward: View
 
     def __call__(self, images: Array, *, key: KeyArray) -> Float[Array, "*s b c"]:
-        """Returns the forward view's logits with the backward view's gradient."""
+        """Returns the forward view's logits, to the last bit, with the backward view's gradient.
+
+        Raises:
+            ValueError: their logits are not of one shape.
+        """
         shadow = self.backward(images, key=rng.stream(key, "backward"))
-        truth = self.forward(images, key=rng.stream(key, "forward"))
-        return shadow + jax.lax.stop_gradient(truth - shadow)
+        still = jax.lax.stop_gradient(images)  # the forward view need have no gradient at all
+        return with_gradient_of(self.forward(still, key=rng.stream(key, "forward")), shadow)
+
+
+@jax.custom_jvp
+def _sloped(values: Array, shadow: Array) -> Array:
+    del shadow
+    return values
+
+
+@_sloped.defjvp
+def _slope_of_shadow(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    return primals[0], tangents[1].astype(primals[0].dtype)
+
+
+def with_gradient_of(
+    values: Float[Array, "..."], shadow: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Returns values as they are, whose gradient is another array's.
+
+    A sum of what cancels, `shadow + stop_gradient(values - shadow)`, is rounded at the size of the
+    shadow, and decides ties by that.
+
+    Args:
+        values: that are returned.
+        shadow: of the same shape, to which the whole gradient goes.
+
+    Raises:
+        ValueError: their shapes differ.
+
+    Example:
+        >>> from robust_jax.attacks import with_gradient_of
+        >>> def rounded(x):
+        ...     return with_gradient_of(jnp.round(x), 1e9 * x)
+        >>> rounded(jnp.asarray(0.6)).item(), jax.grad(rounded)(jnp.asarray(0.6)).item()
+        (1.0, 1000000000.0)
+    """
+    if values.shape != shadow.shape:
+        raise ValueError(f"Expected values {values.shape} and shadow {shadow.shape} of one shape.")
+    return _sloped(values, shadow)
 
 
 def straight_through(forward: View, backward: View) -> StraightThrough:

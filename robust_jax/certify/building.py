@@ -91,6 +91,19 @@ class Builder:
             self._multiples[product.node] = (x.node, float(np.asarray(coefficients)))
         return product
 
+    def gathered(self, x: Value, indices: Value, equation: JaxprEqn) -> Symbol | None:
+        """Returns what lies at places of a symbol; beyond its end lies a number, not a zero."""
+        if not isinstance(x, Symbol) or isinstance(indices, (Symbol, Term)):
+            return None
+
+        def linear(x: ArrayLike) -> Array:
+            return evaluated(equation, [x, indices])[0]
+
+        beyond = linear(jnp.zeros(self.nodes[x.node].shape, jnp.float32))
+        if is_zero(beyond):
+            return self.affine(linear, [x])
+        return self.affine(lambda x, y: jnp.where(beyond == 0, linear(x), 0) + y, [x, beyond])
+
     def sum(self, x: Value, y: Value) -> Symbol:
         """Returns the value of a sum of which one summand is a symbol."""
         return self.affine(lambda *x: jnp.add(*x), [x, y])
@@ -233,6 +246,13 @@ class Builder:
             return jnp.stack(found)
 
         return self._largest(self.affine(lambda *x: slices(*x), [padded]))
+
+    def pool(self, x: Value, equation: JaxprEqn) -> Symbol | None:
+        """Returns the maximum over windows, or the minimum."""
+        if equation.primitive.name == "reduce_window_max" or not isinstance(x, Symbol):
+            return self.max_pool(x, equation)
+        found = self.max_pool(self._opposite(x), equation)
+        return None if found is None else self._opposite(found)
 
     def _largest(self, x: Symbol) -> Symbol:
         return self._add(Maximum((x.node,), self.nodes[x.node].shape[1:]))

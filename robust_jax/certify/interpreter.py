@@ -38,8 +38,8 @@ from robust_jax.certify.values import (
 _MONOTONE = {
     **dict.fromkeys(("add", "add_any", "concatenate", "pad", "stack"), slice(None)),
     **dict.fromkeys(("broadcast_in_dim", "expand_dims", "reshape", "squeeze"), slice(1)),
-    **dict.fromkeys(("rev", "sharding_constraint", "transpose"), slice(1)),
-    **dict.fromkeys(("dynamic_slice", "gather", "slice", "split"), slice(1)),
+    **dict.fromkeys(("rev", "sharding_constraint", "tile", "transpose"), slice(1)),
+    **dict.fromkeys(("dynamic_slice", "slice", "split"), slice(1)),
     **dict.fromkeys(("cumsum", "reduce_sum", "reduce_window_sum"), slice(1)),
     "select_n": slice(1, None),
 }
@@ -197,8 +197,10 @@ class _Tracer(Builder):
                 return [self.reduce_max(operands[0], _axes(params))]
             case "reduce_min":
                 return [self.reduce_min(operands[0], _axes(params))]
-            case "reduce_window_max":
-                return [self.max_pool(operands[0], equation)]
+            case "reduce_window_max" | "reduce_window_min":
+                return [self.pool(operands[0], equation)]
+            case "gather":
+                return [self.gathered(*operands, equation)]
             case _:
                 outputs = self._linear(equation, operands)
                 if name in MOVES:

@@ -31,6 +31,7 @@ from robust_jax.runtime import (
     sharding,
 )
 from robust_jax.runtime.wording import gibibytes
+from robust_jax.training.dry_run import check_phases
 from robust_jax.training.plan import Plan, make_plan
 from robust_jax.types import Budget
 
@@ -100,6 +101,7 @@ def make_parts(
     step_fn = training.make_train_step(
         plan.in_run(method), optimizer, cfg.training, cfg.data.augmentation, mesh
     )
+    check_phases(step_fn, plan, method, optimizer, cfg.training, data, mesh)
     others = {name: source.method for name, source in sources.items()}
     evaluator = evaluation.make_evaluator(method, wanted, mesh, others)
     shapes = dry_run.trained(method, data.task, wanted.batch_size)
@@ -149,7 +151,7 @@ def train(
     last = checkpoints.resumable_step(workdir, cfg, data=data.fingerprint)
     image_shape = plan.image_shape_at(max(0, (last or 0) - 1), data.task)
     state = training.init_state(
-        experiment.init_variables(cfg, data, method, mesh),
+        experiment.init_variables(cfg, data, method, mesh, gone_on_with=last is not None),
         optimizer,
         cfg.training,
         mesh,
@@ -193,6 +195,7 @@ def train(
                 writer.write(step, line)
                 progress.update("train", step, plan.num_steps, status=logging.status(line))
             if validate or stop:
+                training.check_finite(state, last)
                 found = experiment.validate(validator, state, data) if validate else {}
                 writer.write(step, {f"validation/{name}": value for name, value in found.items()})
                 experiment.save(manager, state, config=cfg, data=data, metrics=found)

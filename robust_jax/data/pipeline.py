@@ -31,7 +31,8 @@ class DataConfig:
             256 and 224); None resizes both sides straight to `image_size`.
         pad_to: side of the square after zero padding (MNIST: 28 to 32); None pads nothing.
         augmentation: what is done to training images only.
-        seed: decides the validation split and the order of the batches.
+        seed: decides the validation split, and the order of `train_batches` where that is given
+            none. A run's order is of the run's seed.
         memory: where decoded images live: "device" (all of a split, once), "stream" (decoded
             batch by batch on the host), or "auto" = device up to 2 GiB a split. Random resized
             crops always stream. The batches are the same either way.
@@ -190,7 +191,8 @@ def open_data(config: DataConfig) -> Data:
 
     Raises:
         ValueError: the data is missing, a split is empty, `validation_size` leaves nothing to
-            train on, the first image does not decode, or its shape differs between the splits.
+            train on, the first image does not decode, is not uint8, or its shape differs between
+            the splits.
 
     Example:
         >>> from robust_jax.data import DataConfig, Digits, open_data
@@ -225,6 +227,11 @@ def open_data(config: DataConfig) -> Data:
             "(set image_size)."
         )
     height, width, channels = shapes[0]
+    for name, examples in (("train", splits.train), ("test", splits.test)):
+        if (dtype := examples[0][0].dtype) != np.uint8:
+            raise ValueError(
+                f"Expected {name} images of dtype uint8 from {config.source}, found {dtype}."
+            )
 
     def split(name: str, examples: Examples, rows: np.ndarray) -> Split:
         cropped = name == "train" and augmentation.random_resized_crop

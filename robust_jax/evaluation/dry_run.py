@@ -19,7 +19,7 @@ from robust_jax.evaluation.model import Model
 from robust_jax.evaluation.protocol import CLEAN
 from robust_jax.evaluation.targets import NUM_STARTS
 from robust_jax.methods import Method
-from robust_jax.runtime.dry_run import dry_run
+from robust_jax.runtime.dry_run import batch_of, dry_run
 from robust_jax.runtime.sharding import batched, replicated
 from robust_jax.types import Batch, Task, Variables
 
@@ -36,10 +36,7 @@ def trained(method: Method, task: Task, batch_size: int) -> Variables:
     variables = jax.eval_shape(method.init, key=jax.random.key(0))
     if method.fitted is None:
         return variables
-    images: PyTree = jax.ShapeDtypeStruct((batch_size, *task.input_shape), jnp.float32)
-    numbers: PyTree = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    mask: PyTree = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
-    batch = Batch(images, numbers, mask, numbers)
+    batch = batch_of((batch_size, *task.input_shape))
     dry_run(method.fitted, variables, batch, what="the fit")
     return jax.eval_shape(method.fitted, variables, batch)
 

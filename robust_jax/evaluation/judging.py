@@ -235,6 +235,7 @@ def _members(method: Method) -> Predictor:
             return jax.random.randint(rng.stream(key, "member"), (), 0, len(logits))
 
         order = (jnp.arange(len(logits))[:, None] + jax.vmap(drawn)(keys)[None]) % len(logits)
+        logits = voting.in_float32(logits)
         return jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order[..., None], axis=0)
 
     return members
@@ -307,7 +308,7 @@ def decide(scores: Float[Array, "s b c"], labels: Int[Array, " b"], num_deciding
         labels: classes.
         num_deciding: draws that decide together; a deterministic method has one.
     """
-    num_deciding = min(num_deciding, len(scores))
+    scores, num_deciding = voting.in_float32(scores), min(num_deciding, len(scores))
     num_judgements = len(scores) // num_deciding
     judged = scores[: num_judgements * num_deciding]
     means = jnp.mean(judged.reshape((num_judgements, num_deciding, *scores.shape[1:])), axis=1)

@@ -70,11 +70,12 @@ class Config:
             self._check_adversarial()
 
     def _check_adversarial(self) -> None:
-        attacking = [type(term).__name__ for term in self.method.all_terms if term.views]
-        if attacking:
+        moving = [term for term in self.method.all_terms if term.views or term.moves_images]
+        if moving:
             raise ValueError(
-                f"Expected training.adversarial to be None: {attacking[0]} of the method attacks "
-                "images itself, and would attack those of that attack, in a ball around a ball."
+                f"Expected training.adversarial to be None: {type(moving[0]).__name__} of the "
+                "method moves images itself, and would move those of that attack, in a ball around "
+                "a ball."
             )
         noise = self.data.augmentation.noise
         if noise:

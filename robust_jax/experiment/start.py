@@ -25,7 +25,9 @@ _HEAD = "linear"
 """A network's last linear layer: of all its arrays the classes shape these alone."""
 
 
-def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Variables:
+def init_variables(
+    config: Config, data: Data, method: Method, mesh: Mesh, *, gone_on_with: bool = False
+) -> Variables:
     """Returns the variables that training starts from, replicated over the mesh.
 
     Fresh ones from the seed, with the training images' statistics where the network normalises by
@@ -43,6 +45,8 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
         data: the dataset, for statistics.
         method: `config.method.make(data.task)`.
         mesh: devices.
+        gone_on_with: will a checkpoint's arrays take their places? Then `init_from`, which need not
+            be there any more, is not read.
 
     Example:
         >>> from robust_jax import experiment
@@ -66,7 +70,7 @@ def init_variables(config: Config, data: Data, method: Method, mesh: Mesh) -> Va
         return _with_statistics(variables, config.method.normalization, data, mesh)
 
     source = config.training.init_from
-    if source is None:
+    if source is None or gone_on_with:
         return fresh()
     expected = jax.eval_shape(method.init, key=jax.random.key(0))
     single, shapes = config.method, expected

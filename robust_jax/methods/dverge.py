@@ -143,7 +143,7 @@ class Distillation(_Symbols, Term):
         19
     """
 
-    pairs_of_members = epochs = one_by_one = True
+    pairs_of_members = epochs = one_by_one = moves_images = True
 
     def __post_init__(self) -> None:
         checks.at_least(self, 0, "eps", "momentum")

@@ -92,6 +92,7 @@ class WorstCase(_Symbols, Term):
 
     one_by_one: ClassVar[bool] = True
     tried: ClassVar[bool] = True
+    moves_images: ClassVar[bool] = True
 
     of: Literal["sum", "mean"] = "sum"
 

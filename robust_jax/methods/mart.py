@@ -83,6 +83,7 @@ class MisclassificationAware(_Symbols, Term):
 
     def __post_init__(self) -> None:
         checks.at_least(self, 0, "weight")
+        self.attack.check_in_training()
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -28,10 +28,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from robust_jax import checks, voting
+from robust_jax.attacks import with_gradient_of
 from robust_jax.methods import regroup_pass
 from robust_jax.methods.base import Method, MethodConfig
 from robust_jax.methods.network import network_method
@@ -189,7 +189,7 @@ class REGroup(Voters, MethodConfig):
                 del key
                 exact, smooth = voters(variables, images, self.delta, self.surrogate_delta)
                 soft, hard = soft_count(smooth, temperature), voting.borda(exact) / len(exact)
-                return centred(lax.stop_gradient(hard - soft) + soft)
+                return with_gradient_of(centred(hard), centred(soft))
 
             return view
 

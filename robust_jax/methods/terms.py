@@ -132,7 +132,11 @@ class Pass:
         No gradient flows through the images. Statistics move after those of the clean pass, and
         what is random has the draws of that. The view is of one pass of the network: where several
         vote (RSE, SAP), or layers do (REGroup), the attack does not see that.
+
+        Raises:
+            ValueError: an attack that runs on the host, or is targeted.
         """
+        attack.check_in_training()
         _ = self.members  # the clean pass comes first
         if (attack, view) not in self._adversarial:
             attacked = bind(self.view(view), jax.lax.stop_gradient(self.variables))
@@ -202,6 +206,8 @@ class Term(abc.ABC):
         one_by_one: does it ask `Pass.over_members`?
         tried: is the loss traced where it is made, since not every network's layers can be asked?
         pairs_of_members: is it of an ensemble of at least two members?
+        moves_images: does it look at other images of a ball around the batch's? A term that attacks
+            `views` need not say so.
 
     Example:
         >>> import dataclasses
@@ -217,6 +223,7 @@ class Term(abc.ABC):
     """
 
     pairs_of_members: ClassVar[bool] = False
+    moves_images: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
     epochs: ClassVar[bool] = False
     one_by_one: ClassVar[bool] = False

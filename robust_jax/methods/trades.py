@@ -78,6 +78,7 @@ class Divergence(_Symbols, Term):
 
     def __post_init__(self) -> None:
         checks.at_least(self, 0, "beta")
+        self.attack.check_in_training()
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class SmoothDissimilarity(_Symbols, Term):
         [0.1, 0.15, 0.2]
     """
 
-    pairs_of_members = gradients = epochs = True
+    pairs_of_members = gradients = epochs = moves_images = True
 
     def __post_init__(self) -> None:
         weights = ("scale", "coefficient", "smoothness")

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from robust_jax.runtime.compilation import Jitted
 from robust_jax.runtime.live import watched_for_host_draws
+from robust_jax.types import Batch
 
 _ASKS_FOR_NUMBERS = (
     jax.errors.ConcretizationTypeError,
@@ -42,3 +44,11 @@ def dry_run(
         if not isinstance(error, ValueError):
             reason = f"{type(error).__name__}: {reason}"
         raise ValueError(f"Expected {what} to run on this model: {reason}") from error
+
+
+def batch_of(shape: tuple[int, ...]) -> Batch:
+    """Returns the shapes of a batch, from those of its images [b h w k]."""
+    images: PyTree = jax.ShapeDtypeStruct(shape, jnp.float32)
+    numbers: PyTree = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    mask: PyTree = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
+    return Batch(images, numbers, mask, numbers)

@@ -7,7 +7,7 @@ from robust_jax.training.config import (
     Phase,
     TrainingConfig,
 )
-from robust_jax.training.loop import batches, fetch
+from robust_jax.training.loop import batches, check_finite, fetch
 from robust_jax.training.state import TrainState, init_state
 from robust_jax.training.step import Metrics, TrainStep, make_train_step, perturb_weights
 
@@ -21,6 +21,7 @@ __all__ = [
     "TrainStep",
     "TrainingConfig",
     "batches",
+    "check_finite",
     "fetch",
     "init_state",
     "make_train_step",

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from robust_jax import checks
 from robust_jax.attacks import APGD, BIM, FGSM, MIM, PGD, Attack, Spatial, ThreatModel
 from robust_jax.runtime.compilation import Precision
 
@@ -17,7 +18,7 @@ class Phase:
         image_size: side that training images are resized to; None for the dataset's own.
 
     Raises:
-        ValueError: no epoch, or no batch.
+        ValueError: no epoch, no batch, or no pixel.
 
     Example:
         >>> from robust_jax.training import Phase, TrainingConfig
@@ -32,10 +33,8 @@ class Phase:
     image_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise ValueError(f"Expected epochs={self.epochs} > 0.")
-        if self.batch_size < 1:
-            raise ValueError(f"Expected batch_size={self.batch_size} >= 1.")
+        checks.above(self, 0, "epochs")
+        checks.at_least(self, 1, "batch_size", "image_size")
 
 
 AttackChoice = PGD | FGSM | BIM | MIM | APGD | Spatial | Attack
@@ -55,7 +54,7 @@ class AdversarialTraining:
             of the adversarial batch.
 
     Raises:
-        ValueError: an attack that runs on the host.
+        ValueError: an attack that runs on the host, or is targeted.
 
     References:
         Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR
@@ -76,10 +75,7 @@ class AdversarialTraining:
     view: str = "train"
 
     def __post_init__(self) -> None:
-        if self.attack.on_host:
-            raise ValueError(
-                f"Expected attack of class {type(self.attack).__name__} to run inside the step."
-            )
+        self.attack.check_in_training()
 
 
 @dataclasses.dataclass(frozen=True)

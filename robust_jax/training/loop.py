@@ -5,13 +5,17 @@ import math
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, PyTree
 
 from robust_jax.data import Data, train_batches
 from robust_jax.methods.base import Metrics
+from robust_jax.runtime.compilation import jitted
 from robust_jax.runtime.sharding import batched
 from robust_jax.training.plan import Plan
+from robust_jax.training.state import TrainState
 from robust_jax.types import Batch
 
 
@@ -62,7 +66,8 @@ def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str
         last_good: step of the last checkpoint; None where there is none.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the step and the last good checkpoint.
+        FloatingPointError: a loss or a gradient is not finite; names the step and the last good
+            checkpoint.
 
     Example:
         >>> from robust_jax.training import fetch
@@ -76,10 +81,45 @@ def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str
     """
     values = jax.device_get([metrics for _, metrics in pending])
     for (step, _), value in zip(pending, values, strict=True):
-        if not np.isfinite(value["loss"]):
-            kept = "none yet" if last_good is None else f"that of step {last_good}"
-            raise FloatingPointError(
-                f"Expected loss={value['loss']} at step {step} to be finite; the last good "
-                f"checkpoint is {kept}."
-            )
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(value.get(name, 0.0)):
+                raise _not_finite(f"{name}={value[name]} at step {step}", last_good)
     return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+
+
+def check_finite(state: TrainState, last_good: int | None) -> None:
+    """Checks the arrays that a checkpoint would hold: a step's update is in no metric of its own.
+
+    Args:
+        state: of the run.
+        last_good: step of the last checkpoint; None where there is none.
+
+    Raises:
+        FloatingPointError: one holds a number that is not finite.
+
+    Example:
+        >>> import optax
+        >>> from robust_jax import training
+        >>> from robust_jax.runtime import sharding
+        >>> weights, config = {"params": {"kernel": jnp.ones(3)}}, training.TrainingConfig()
+        >>> state = training.init_state(weights, optax.sgd(0.1), config, sharding.make_mesh(1))
+        >>> training.check_finite(state, last_good=None)
+        >>> lost = state._replace(variables={"params": {"kernel": jnp.full(3, jnp.inf)}})
+        >>> training.check_finite(lost, last_good=5)
+        Traceback (most recent call last):
+            ...
+        FloatingPointError: Expected the weights after step 0 to be finite; the last good ...
+    """
+    if not _all_finite((state.variables, state.average)):
+        raise _not_finite(f"the weights after step {state.step}", last_good)
+
+
+def _not_finite(what: str, last_good: int | None) -> FloatingPointError:
+    kept = "none yet" if last_good is None else f"that of step {last_good}"
+    return FloatingPointError(f"Expected {what} to be finite; the last good checkpoint is {kept}.")
+
+
+@jitted
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

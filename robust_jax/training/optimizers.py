@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from robust_jax import checks
 from robust_jax.training import groups
 
 
@@ -39,6 +40,9 @@ class MultiStep(Schedule):
         factor: of each fall.
         warmup: epochs of linear growth from 0.
 
+    Raises:
+        ValueError: a number is negative.
+
     Example:
         >>> from robust_jax.training.optimizers import MultiStep
         >>> steps = MultiStep(epochs=(100.0, 150.0))
@@ -51,9 +55,14 @@ class MultiStep(Schedule):
     factor: float = 0.1
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        checks.at_least(self, 0, "epochs", "factor", "warmup")
+
     def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
         """Returns the factor as a function of the step."""
-        boundaries = {step_at(epoch): self.factor for epoch in self.epochs if epoch < num_epochs}
+        boundaries: dict[int, float] = {}
+        for step in (step_at(epoch) for epoch in self.epochs if epoch < num_epochs):
+            boundaries[step] = boundaries.get(step, 1.0) * self.factor
         steps, warmup = optax.piecewise_constant_schedule(1.0, boundaries), step_at(self.warmup)
         if warmup == 0:
             return steps
@@ -68,6 +77,9 @@ class Cosine(Schedule):
         warmup: epochs of linear growth from 0.
         final: factor at the end of the run.
 
+    Raises:
+        ValueError: a number is negative, or (of a run) it ends before the growth.
+
     Example:
         >>> from robust_jax.training.optimizers import Cosine
         >>> factor = Cosine().make(lambda epoch: int(390 * epoch), num_epochs=200.0)
@@ -78,12 +90,17 @@ class Cosine(Schedule):
     warmup: float = 0.0
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        checks.at_least(self, 0, "warmup", "final")
+
     def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
         """Returns the factor as a function of the step."""
         end = max(step_at(num_epochs), 1)
         warmup = step_at(self.warmup)
         if warmup == 0:
             return optax.cosine_decay_schedule(1.0, end, alpha=self.final)
+        if warmup >= end:
+            raise ValueError(f"Expected warmup={self.warmup} < {num_epochs}, the run's epochs.")
         return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, end, end_value=self.final)
 
 
@@ -96,7 +113,8 @@ class PiecewiseLinear(Schedule):
         factors: at each of them.
 
     Raises:
-        ValueError: epochs that do not ascend, or are not as many as the factors.
+        ValueError: epochs that do not ascend, or are not as many as the factors; there are none, or
+            one is negative.
 
     Example:
         >>> from robust_jax.training.optimizers import PiecewiseLinear
@@ -114,6 +132,9 @@ class PiecewiseLinear(Schedule):
             raise ValueError(
                 f"Expected epochs={self.epochs} to ascend, one for each of factors={self.factors}."
             )
+        if not self.epochs:
+            raise ValueError("Expected epochs=() to name one.")
+        checks.at_least(self, 0, "epochs", "factors")
 
     def make(self, step_at: Callable[[float], int], num_epochs: float) -> optax.Schedule:
         """Returns the factor as a function of the step."""

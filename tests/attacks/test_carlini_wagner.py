@@ -28,6 +28,7 @@ def test_exact_distance_of_a_linear_model(attack, norm, slack, assert_exact):
 
 def test_ead_with_a_large_beta_is_sparse(linear, exact):
     attack = EAD(**SEARCHES, beta=0.02, decision="l1")
+    assert [one.within(1.0).threat.norm for one in (attack, EAD())] == ["l1", "l2"]
     adversarial = attack(*linear, key=KEY)
     changed = jnp.sum(jnp.abs(adversarial - linear.images) > 1e-6, axis=(1, 2, 3))
     l2 = CarliniWagner(**SEARCHES)(*linear, key=KEY)

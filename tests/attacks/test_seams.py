@@ -5,15 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from robust_jax import voting
 from robust_jax.attacks import (
     APGD,
     APGDT,
+    ARC,
     FAB,
     FABT,
     FGSM,
+    FMN,
     AutoAttack,
     DeepFool,
     Square,
+    Suite,
     ThreatModel,
     TrustRegion,
     as_view,
@@ -118,9 +122,13 @@ def test_64_bits():
             DeepFool(num_steps=3),
             TrustRegion(num_steps=3),
             FAB(ThreatModel("l2", 0.5), num_steps=3),
+            FABT(ThreatModel("l2", 0.5), num_steps=3, num_targets=1),
+            FMN(num_steps=3),
+            ARC(THREAT, num_steps=2),
         ):
-            found = attack(as_view(logits), images, labels.astype(jnp.int32), key=KEY)
-            assert found.dtype == jnp.float32
+            for view in (logits, lambda images: logits(images).astype(jnp.float64)):
+                found = attack(as_view(view), images, labels.astype(jnp.int32), key=KEY)
+                assert found.dtype == jnp.float32
         votes = Smoothing(0.25, num_samples=10)(
             lambda images, *, key: logits(images), images, key=KEY
         )
@@ -151,6 +159,27 @@ def test_logits_of_16_bits_are_attacked_in_float32():
     found = FGSM(THREAT)(as_view(half), images, labels, key=KEY)
     full = as_view(lambda images: half(images).astype(jnp.float32))
     np.testing.assert_array_equal(found, FGSM(THREAT)(full, images, labels, key=KEY))
+
+
+def test_members_of_16_bits_are_judged_in_float32():
+    """Of an image that may not move nothing falls that the mean probability has right."""
+    members = jax.random.normal(jax.random.key(3), (20, 400, 3)).astype(jnp.bfloat16)
+    labels = jnp.argmax(voting.mean_probability(members.astype(jnp.float32)), axis=1)
+    index, still = jnp.arange(400.0)[:, None] / 400, ThreatModel("linf", 0.0)
+
+    def view(images, *, key):
+        del key
+        return members[:, jnp.round(400 * images[:, 0]).astype(int)] + 0 * images.sum().astype(
+            jnp.bfloat16
+        )
+
+    report = Suite(still, attacks=(FGSM(still),)).report(view, index, labels, key=KEY)
+    assert report.standing.all()
+    for rule in (voting.mean_probability, voting.mean_logit, losses.decision):
+        assert (rule(members) == rule(members.astype(jnp.float32))).all()
+    several = jnp.zeros((300, 1, 2), jnp.bfloat16).at[:, 0, 0].set(1)  # more than bfloat16 counts
+    assert voting.majority(several, ties="lowest_class").tolist() == [[1.0, 0.0]]
+    assert voting.borda(several).tolist() == [[300.0, 0.0]]
 
 
 def test_what_is_no_logits_is_said():

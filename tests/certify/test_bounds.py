@@ -69,6 +69,9 @@ LAYERS = {
         padding=((0, 0), (0, 1), (1, 1), (0, 0)),
         window_dilation=(1, 2, 1, 1),
     ),
+    "min pool": lambda x: jax.lax.reduce_window(
+        x, jnp.inf, jax.lax.min, (1, 2, 2, 1), (1, 2, 1, 1), "SAME"
+    ),
     "average pool": lambda x: jax.lax.reduce_window(
         x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"
     ),
@@ -81,6 +84,8 @@ LAYERS = {
     "shapes": lambda x: jnp.concatenate(
         [jnp.pad(x[:, ::2, 1:], ((0, 0), (1, 2), (0, 0), (0, 0))), jnp.flip(x, 1)[:, :, :5]], 1
     ).transpose(0, 2, 3, 1),
+    "tiles": lambda x: jnp.tile(x, (1, 2, 1, 1))[:, 1:] - 2 * jnp.tile(x[:, :1], (1, 11, 1, 1)),
+    "places beyond": lambda x: x.at[:, jnp.asarray([0, 9, 2])].get(mode="fill", fill_value=0.7),
     "parts": lambda x: jnp.where(
         jnp.arange(6)[None, :, None, None] % 2 == 0,
         jnp.split(x[..., jnp.asarray([2, 0, 3, 3])], 2, axis=3)[1],

@@ -1,5 +1,6 @@
 """Margins as a certificate: closed forms, intervals below CROWN, other checkpoints beside it."""
 
+import functools
 import json
 import math
 from typing import get_args
@@ -312,6 +313,24 @@ def test_values_inside_count_as_the_scores_do():
     # Of the same function in other units of its hidden values nothing is lost.
     other = Margins(1e-4)(lambda x: jax.nn.relu(x + 0.1) @ weights, images, labels)
     assert other.label.tolist() == [0]
+
+
+@pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
+@pytest.mark.parametrize("filled", [5.0, -3.0, 0.0, -jnp.inf, jnp.inf])
+def test_what_lies_beyond_an_array_is_the_number_that_is_filled_in(bound, filled):
+    weights, images = jnp.asarray([[1.0, 0.0], [0.0, 1.0]]), jnp.asarray([[0.5, 0.4]])
+
+    def logits(x, through=jax.nn.relu):
+        places = jnp.asarray([0, 3])
+        return through(through(x @ weights).at[:, places].get(mode="fill", fill_value=filled))
+
+    for through in (jax.nn.relu, lambda x: x):
+        network = functools.partial(logits, through=through)
+        found = Margins(0.05, bound=bound)(network, images, jnp.asarray([0]))
+        beyond = float(through(jnp.asarray(filled)))
+        assert (found.label.tolist() == [0]) == (jnp.isfinite(filled) and beyond < 0.45)
+        if jnp.isfinite(filled):
+            assert found.margin[0] == pytest.approx(0.45 - beyond, abs=1e-5)
 
 
 @pytest.mark.parametrize("bound", ["crown", "interval_elided"])

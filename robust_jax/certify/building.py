@@ -96,13 +96,16 @@ class Builder:
         if not isinstance(x, Symbol) or isinstance(indices, (Symbol, Term)):
             return None
 
-        def linear(x: ArrayLike) -> Array:
-            return evaluated(equation, [x, indices])[0]
+        def taken(*values: ArrayLike) -> Array:
+            return evaluated(equation, [*values, indices])[0]
 
-        beyond = linear(jnp.zeros(self.nodes[x.node].shape, jnp.float32))
-        if is_zero(beyond):
-            return self.affine(linear, [x])
-        return self.affine(lambda x, y: jnp.where(beyond == 0, linear(x), 0) + y, [x, beyond])
+        def taken_inside(*values: ArrayLike) -> Array:
+            return jnp.where(beyond == 0, taken(values[0]), 0) + values[1]
+
+        beyond = taken(jnp.zeros(self.nodes[x.node].shape, jnp.float32))
+        return (
+            self.affine(taken, [x]) if is_zero(beyond) else self.affine(taken_inside, [x, beyond])
+        )
 
     def sum(self, x: Value, y: Value) -> Symbol:
         """Returns the value of a sum of which one summand is a symbol."""

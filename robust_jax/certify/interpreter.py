@@ -200,7 +200,8 @@ class _Tracer(Builder):
             case "reduce_window_max" | "reduce_window_min":
                 return [self.pool(operands[0], equation)]
             case "gather":
-                return [self.gathered(*operands, equation)]
+                x, places = operands
+                return [self.gathered(x, places, equation)]
             case _:
                 outputs = self._linear(equation, operands)
                 if name in MOVES:

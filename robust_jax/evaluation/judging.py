@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from robust_jax import metrics, rng
+from robust_jax import metrics, rng, voting
 from robust_jax.attacks import Passes, eot, losses
 from robust_jax.attacks.threat import size
 from robust_jax.attacks.views import each_alone

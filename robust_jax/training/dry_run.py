@@ -42,8 +42,9 @@ def check_phases(
     for shape, phase in phases.items():
         if phase == 0:
             continue
-        if plan.image_sizes[phase] is not None:
-            data.train.resized(plan.image_sizes[phase])  # raises where there is no such size
+        size = plan.image_sizes[phase]
+        if size is not None:
+            data.train.resized(size)  # raises where there is no such size
 
         def state_at(variables: Variables, shape: tuple[int, ...] = shape) -> TrainState:
             return init_state(variables, optimizer, config, mesh, shape)

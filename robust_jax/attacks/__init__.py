@@ -39,11 +39,12 @@ A class is an attack's hyper-parameters and its one function: `run` of those ins
 From a call to the algorithm: `Attack.__call__`, `BoundedAttack.perturb`, `run`.
 
 What they share: the ball (`threat.py`; `sparsity.py` for few values), losses (`losses.py`), views
-made of views (`views.py`, `score_gradients.py`), which of several ends is kept (`runs.py`), suites
-(`suites.py`; `standing.py` for one attack on the examples that still stand), linearised boundaries
-(`linearised.py`), members computed alone (`members.py`), an attack's way (`trajectories.py`), what
-it costs in passes (`passes.py`), as many images as there are (`dataset.py`), several radii
-(`radii.py`; `leaves.py` for why they are one program), what is refused (`checks.py`).
+made of views (`views.py`, `surrogates.py`, `score_gradients.py`), which of several ends is kept
+(`runs.py`), suites (`suites.py`; `standing.py` for one attack on the examples that still stand),
+linearised boundaries (`linearised.py`), members computed alone (`members.py`), an attack's way
+(`trajectories.py`), what it costs in passes (`passes.py`), as many images as there are
+(`dataset.py`), several radii (`radii.py`; `leaves.py` for why they are one program), what is
+refused (`checks.py`).
 """
 
 from robust_jax.attacks.apgd import APGD, APGDT
@@ -74,6 +75,7 @@ from robust_jax.attacks.sparse_rs import SparseRS
 from robust_jax.attacks.spatial import Spatial
 from robust_jax.attacks.square import Square
 from robust_jax.attacks.suite import Suite
+from robust_jax.attacks.surrogates import straight_through, with_gradient_of
 from robust_jax.attacks.threat import ThreatModel
 from robust_jax.attacks.trajectories import Trajectory, trajectory
 from robust_jax.attacks.transfer import MDI2FGSM, MIM
@@ -85,8 +87,6 @@ from robust_jax.attacks.views import (
     eot,
     frozen,
     in_float64,
-    straight_through,
-    with_gradient_of,
 )
 from robust_jax.attacks.wrapped import Averaged, Rescaled, standing_with_twice_the_draws
 

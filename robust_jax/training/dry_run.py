@@ -1,8 +1,11 @@
 """A phase that cannot be trained is refused before the first, not after hours of it."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
 from robust_jax.data import Data
 from robust_jax.methods import Method
@@ -10,12 +13,12 @@ from robust_jax.runtime.dry_run import batch_of, dry_run
 from robust_jax.training.config import TrainingConfig
 from robust_jax.training.plan import Plan
 from robust_jax.training.state import TrainState, init_state
-from robust_jax.training.step import TrainStep
-from robust_jax.types import Variables
+from robust_jax.training.step import Metrics
+from robust_jax.types import Batch, Variables
 
 
 def check_phases(
-    step_fn: TrainStep,
+    step_fn: Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Metrics]],
     plan: Plan,
     method: Method,
     optimizer: optax.GradientTransformation,

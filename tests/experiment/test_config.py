@@ -89,7 +89,7 @@ def test_a_ball_around_a_ball_is_refused():
     """What attacks in its loss would attack images of the step's attack; noise leaves the box."""
     base = config.load("quickstart")
     adversarial = dataclasses.replace(base.training, adversarial=AdversarialTraining())
-    with pytest.raises(ValueError, match="Divergence of the method attacks images itself"):
+    with pytest.raises(ValueError, match="Divergence of the method moves images itself"):
         config.Config("t", base.data, TRADES(), training=adversarial)
     augmented = dataclasses.replace(base.data, augmentation=Augmentation(noise=0.1))
     with pytest.raises(ValueError, match=r"augmentation\.noise=0\.1 to be 0"):

@@ -139,6 +139,6 @@ def _check(
         value = getattr(config, name)
         if value is None and name in optional:
             continue
-        entries = value if isinstance(value, tuple) else (value,)
+        entries = value if isinstance(value, (tuple, list)) else (value,)
         if not all(entry is not None and holds(entry) for entry in entries):
             raise ValueError(f"Expected {low}{name}={value}{high}.")

@@ -24,9 +24,30 @@ class StraightThrough:
         Raises:
             ValueError: their logits are not of one shape.
         """
-        shadow = self.backward(images, key=rng.stream(key, "backward"))
-        still = jax.lax.stop_gradient(images)  # the forward view need have no gradient at all
-        return with_gradient_of(self.forward(still, key=rng.stream(key, "forward")), shadow)
+        return _through(self, images, key)
+
+
+@jax.custom_jvp
+def _through(view: StraightThrough, images: Array, key: KeyArray) -> Array:
+    return view.forward(images, key=rng.stream(key, "forward"))
+
+
+@_through.defjvp
+def _through_backward(
+    primals: tuple[StraightThrough, Array, KeyArray],
+    tangents: tuple[StraightThrough, Array, object],
+) -> tuple[Array, Array]:
+    """Returns the logits, and the backward view's slope: where none is asked it is not called."""
+    (view, images, key), (slopes, slope, _) = primals, tangents
+
+    def shadow(backward: View, images: Array) -> Array:
+        return backward(images, key=rng.stream(key, "backward"))
+
+    values = _through(view, images, key)
+    other, slope = jax.jvp(shadow, (view.backward, images), (slopes.backward, slope))
+    if values.shape != other.shape:
+        raise ValueError(f"Expected logits {values.shape} and {other.shape} of one shape.")
+    return values, slope.astype(values.dtype)
 
 
 @jax.custom_jvp

@@ -199,7 +199,8 @@ def _draws(
             def of_one(image, key):  # alone: a method that draws once a call draws for one row
                 return predict(variables, image[None], key=rng.stream(key, "draw", number))[0]
 
-            return jax.nn.softmax(jax.vmap(of_one, in_axes=(0, axis))(images, keys), axis=-1)
+            logits = jax.vmap(of_one, in_axes=(0, axis))(images, keys)
+            return jax.nn.softmax(voting.in_float32(logits), axis=-1)
 
         return jax.lax.map(draw, jnp.arange(num_draws))
 
@@ -308,7 +309,7 @@ def decide(scores: Float[Array, "s b c"], labels: Int[Array, " b"], num_deciding
         labels: classes.
         num_deciding: draws that decide together; a deterministic method has one.
     """
-    scores, num_deciding = voting.in_float32(scores), min(num_deciding, len(scores))
+    num_deciding = min(num_deciding, len(scores))
     num_judgements = len(scores) // num_deciding
     judged = scores[: num_judgements * num_deciding]
     means = jnp.mean(judged.reshape((num_judgements, num_deciding, *scores.shape[1:])), axis=1)

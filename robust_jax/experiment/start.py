@@ -45,8 +45,8 @@ def init_variables(
         data: the dataset, for statistics.
         method: `config.method.make(data.task)`.
         mesh: devices.
-        gone_on_with: will a checkpoint's arrays take their places? Then `init_from`, which need not
-            be there any more, is not read.
+        gone_on_with: will a checkpoint's arrays take their places? Then neither `init_from`, which
+            need not be there any more, is read, nor the images for their statistics.
 
     Example:
         >>> from robust_jax import experiment
@@ -67,6 +67,8 @@ def init_variables(
     def fresh() -> Variables:
         init_once = jitted(method.init, out_shardings=replicated(mesh))
         variables = init_once(key=rng.stream(jax.random.key(config.seed), "init"))
+        if gone_on_with:
+            return variables
         return _with_statistics(variables, config.method.normalization, data, mesh)
 
     source = config.training.init_from

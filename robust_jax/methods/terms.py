@@ -206,8 +206,9 @@ class Term(abc.ABC):
         one_by_one: does it ask `Pass.over_members`?
         tried: is the loss traced where it is made, since not every network's layers can be asked?
         pairs_of_members: is it of an ensemble of at least two members?
-        moves_images: does it look at other images of a ball around the batch's? A term that attacks
-            `views` need not say so.
+        moves_images: does it make other images of its own of the batch's, whose loss it sees? Such
+            a term has to say so, else adversarial training attacks its images first, in a ball
+            around a ball; one that attacks `views` need not.
 
     Example:
         >>> import dataclasses

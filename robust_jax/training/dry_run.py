@@ -41,13 +41,13 @@ def check_phases(
         ValueError: a phase has a size that the data has not, or no step can be taken in it.
     """
     begun = [start for start in plan.starts[:-1] if start < plan.num_steps]
+    for size in {plan.image_sizes[plan.phase_at(start)] for start in begun}:
+        if size is not None:
+            data.train.resized(size)  # raises where there is no such size
     phases = {plan.image_shape_at(start, data.task): plan.phase_at(start) for start in begun[::-1]}
     for shape, phase in phases.items():
         if phase == 0:
             continue
-        size = plan.image_sizes[phase]
-        if size is not None:
-            data.train.resized(size)  # raises where there is no such size
 
         def state_at(variables: Variables, shape: tuple[int, ...] = shape) -> TrainState:
             return init_state(variables, optimizer, config, mesh, shape)

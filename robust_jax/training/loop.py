@@ -88,14 +88,15 @@ def fetch(pending: list[tuple[int, Metrics]], last_good: int | None) -> dict[str
 
 
 def check_finite(state: TrainState, last_good: int | None) -> None:
-    """Checks the arrays that a checkpoint would hold: a step's update is in no metric of its own.
+    """Checks what a checkpoint of a step would hold: its update is in no metric of its own.
 
     Args:
         state: of the run.
         last_good: step of the last checkpoint; None where there is none.
 
     Raises:
-        FloatingPointError: one holds a number that is not finite.
+        FloatingPointError: the weights hold a number that is not finite, or what the next step goes
+            on from does: moments, an average, Free-AT's perturbation.
 
     Example:
         >>> import optax
@@ -108,10 +109,10 @@ def check_finite(state: TrainState, last_good: int | None) -> None:
         >>> training.check_finite(lost, last_good=5)
         Traceback (most recent call last):
             ...
-        FloatingPointError: Expected the weights after step 0 to be finite; the last good ...
+        FloatingPointError: Expected the state after step 0 to be finite; the last good ...
     """
-    if not _all_finite((state.variables, state.average)):
-        raise _not_finite(f"the weights after step {state.step}", last_good)
+    if not _all_finite(state):
+        raise _not_finite(f"the state after step {state.step}", last_good)
 
 
 def _not_finite(what: str, last_good: int | None) -> FloatingPointError:

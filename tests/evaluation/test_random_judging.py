@@ -11,7 +11,7 @@ from robust_jax import evaluation, rng
 from robust_jax.attacks import FGSM, ThreatModel
 from robust_jax.data import DataConfig, Digits, open_data
 from robust_jax.data.sources import ArrayExamples
-from robust_jax.evaluation import records, reductions
+from robust_jax.evaluation import Model, records, reductions
 from robust_jax.evaluation.judging import predictor
 from robust_jax.evaluation.protocol import Adversary, AttackRun, Evaluation, Judge, side_by_side
 from robust_jax.evaluation.reductions import all_right
@@ -188,6 +188,25 @@ def equations(jaxpr):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
+
+
+def test_draws_of_16_bits_are_averaged_in_float32():
+    """The softmax of a draw too, else two of 2,000 images have another class."""
+    members = jax.random.normal(jax.random.key(3), (20, 2000, 3)).astype(jnp.bfloat16)
+
+    def scores(images, *, key):
+        number = jax.random.randint(key, (), 0, 20)
+        return members[number, jnp.round(images[:, 0, 0, 0]).astype(int)]
+
+    model = Model.of(scores, num_classes=3, stochastic=True)
+    judge = predictor(model.method, Judge(num_draws=5), 0)
+    images = jnp.arange(2000.0).reshape(-1, 1, 1, 1)
+    half = judge(model.variables, images, key=jax.random.key(1))
+    assert half.dtype == jnp.float32
+    expected = jax.nn.softmax(members.astype(jnp.float32))
+    # Each is the softmax of one of the draws, unrounded.
+    nearest = jnp.abs(half[:, None] - expected[None]).max(-1).min(1)
+    assert nearest.max() < 1e-6
 
 
 def test_the_chance_of_many_draws_is_estimated_without_bias():

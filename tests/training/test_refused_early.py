@@ -3,7 +3,10 @@
 import dataclasses
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from robust_jax.attacks import PGD, ThreatModel
@@ -28,6 +31,8 @@ from robust_jax.training import (
     FreeAdversarialTraining,
     Phase,
     TrainingConfig,
+    check_finite,
+    init_state,
 )
 from robust_jax.training.optimizers import Cosine, MultiStep, OptimizerConfig, PiecewiseLinear
 
@@ -71,14 +76,32 @@ def test_what_moves_images_itself_is_not_trained_on_moved_ones(method, adversari
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     huge = PiecewiseLinear(factors=(1e30, 1e30))
     optimizer = OptimizerConfig(learning_rate=1e30, schedule=huge)
-    with pytest.raises(FloatingPointError, match=r"the weights after step 1 to be finite; .* none"):
+    with pytest.raises(FloatingPointError, match=r"the state after step 1 to be finite; .* none"):
         run(config(Phase(2.0, 8), optimizer=optimizer, max_steps=1), tmp_path)
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_what_a_run_goes_on_from_is_finite_too():
+    variables = {"params": {"kernel": jnp.ones(3)}}
+    state = init_state(
+        variables, optax.sgd(0.1, 0.9), TrainingConfig(adversarial=FREE), make_mesh(1), (2, 2, 2, 1)
+    )
+    check_finite(state, None)
+    assert state.perturbation is not None
+    for lost in (
+        state._replace(perturbation=state.perturbation.at[0, 0].set(jnp.nan)),
+        state._replace(optimizer=jax.tree.map(lambda x: x + jnp.inf, state.optimizer)),
+    ):
+        with pytest.raises(FloatingPointError, match="that of step 3"):
+            check_finite(lost, 3)
 
 
 LATER = {
     "no other size": (
         Phase(1.0, 8, image_size=6), BLOBS, Standard(NETWORK), "Expected image_size=6"
+    ),
+    "no size at all": (
+        Phase(1.0, 8, image_size=4), BLOBS, Standard(NETWORK), "Expected image_size=4"
     ),
     "a mean image": (
         Phase(1.0, 8, image_size=6),

@@ -63,7 +63,8 @@ class Study:
         rows: by variant, in the table's order.
         threats: balls, the smallest first; a row's evaluation need not attack in each.
         reference: row that training times are relative to.
-        checkpoints: rows whose best checkpoint is kept with the records, as one file.
+        checkpoints: rows whose best checkpoint, of the first seed, is kept with the records, as one
+            file.
         note: what its reader has to know before the numbers, in a sentence; empty for nothing.
 
     Raises:

@@ -51,13 +51,15 @@ def keep(
         tasks: of the study.
         out: the study's directory.
         into: directory, made where it is missing.
-        checkpoints: rows whose best checkpoint is kept too.
+        checkpoints: rows whose best checkpoint is kept too, of its first seed.
         rows: of the study; what the directory has of any other is removed. None leaves it there.
 
     Raises:
         ValueError: a summary that a later version wrote, or a checkpoint that is damaged.
     """
     into.mkdir(parents=True, exist_ok=True)
+    tasks = sorted(tasks, key=lambda task: task.seed)
+    first = {task.name: task for task in reversed(tasks)}
     for task in tasks:
         directory = task.workdir(out)
         if not (directory / "summary.json").is_file():
@@ -71,7 +73,7 @@ def keep(
                 member.size = len(content)
                 made.addfile(member, io.BytesIO(content))
         source = checkpoint_of(directory)
-        if source is None:  # a checkpoint of an earlier training is no longer this row's
+        if source is None or task != first[task.name]:  # one of an earlier training is not its own
             _named(into, task, ".safetensors").unlink(missing_ok=True)
         elif task.name in checkpoints:
             found = load(source, make_mesh(1))

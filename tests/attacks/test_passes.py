@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,10 +13,8 @@ from robust_jax.attacks import (
     Square,
     ThreatModel,
     TrustRegion,
-    as_view,
     eot,
     passes,
-    straight_through,
 )
 from robust_jax.attacks.views import each_alone
 
@@ -107,16 +104,3 @@ def test_a_view_in_what_is_not_known_is_refused(digits):
 
     with pytest.raises(ValueError, match="in the condition of a loop"):
         jax.jit(passes.counted(count, digits.images))(digits.images)
-
-
-def test_a_surrogate_costs_where_its_gradient_is_asked():
-    """Square asks none: it costs what it costs on the forward view alone."""
-    images, labels = jax.random.uniform(KEY, (2, 2, 2, 1)), jnp.asarray([0, 1])
-    forward = as_view(lambda x: jnp.round(9 * x.reshape(len(x), -1))[:, :2])
-    backward = as_view(lambda x: 9 * x.reshape(len(x), -1)[:, :2])
-    both, square = straight_through(forward, backward), Square(THREAT, num_queries=5)
-    alone, found = (square.counted(view, images, labels, key=KEY)[1] for view in (forward, both))
-    jax.tree.map(np.testing.assert_array_equal, found, alone)
-    found = QUICK.counted(both, images, labels, key=KEY)[1]
-    # Three steps ask both views, the last judgement the forward one.
-    assert (found.forward.tolist(), found.backward.tolist()) == ([7, 7], [3, 3])

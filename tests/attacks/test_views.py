@@ -87,49 +87,6 @@ def test_eot_rejects():
         attacks.eot(noisy, 0)
 
 
-def test_straight_through_has_one_views_logits_and_anothers_gradient():
-    def stairs(images, *, key):
-        del key
-        return jnp.round(10 * images @ WEIGHTS) / 10
-
-    def smooth(images, *, key):
-        del key
-        return images @ WEIGHTS
-
-    images = jax.random.uniform(jax.random.key(6), (5, 4))
-    labels = jnp.asarray([0, 1, 2, 0, 1])
-    both = attacks.straight_through(stairs, smooth)
-    np.testing.assert_array_equal(both(images, key=KEY), stairs(images, key=None))
-    slope, _, _ = losses.gradient(losses.margin, both, images, labels, key=KEY)
-    expected, _, _ = losses.gradient(losses.margin, smooth, images, labels, key=KEY)
-    np.testing.assert_allclose(slope, expected, atol=1e-6)
-    assert float(jnp.abs(expected).max()) > 0
-
-
-def test_no_surrogate_decides_ties_however_large_or_broken_its_logits_are():
-    images = jax.random.uniform(jax.random.key(6), (50, 4))
-
-    def counted(images):  # on the host, without a derivative
-        def count(images):
-            return np.repeat(np.asarray(images).round(1).sum(1, keepdims=True), 2, axis=1) / 3
-
-        shape = jax.ShapeDtypeStruct((len(images), 2), jnp.float32)
-        return jax.pure_callback(count, shape, images, vmap_method="sequential")
-
-    forward = attacks.as_view(counted)
-    for size in (9.0, 3e4, jnp.inf):
-        backward = attacks.as_view(lambda x, size=size: size * x[:, :2])
-        both = attacks.straight_through(forward, backward)
-        assert both(images, key=KEY).argmax(1).tolist() == [0] * 50
-    backward = attacks.as_view(lambda x: 3e4 * x[:, :2])
-    both = attacks.straight_through(forward, backward)
-    slope = jax.grad(lambda x: both(x, key=KEY)[:, 1].sum())(images)
-    np.testing.assert_array_equal(slope, np.tile([0, 3e4, 0, 0], (50, 1)))
-    other = attacks.straight_through(forward, attacks.as_view(lambda x: x))
-    with pytest.raises(ValueError, match=r"logits \(50, 2\) and \(50, 4\) of one shape"):
-        jax.grad(lambda x: other(x, key=KEY).sum())(images)
-
-
 def test_a_frozen_view_repeats_itself():
     images = jax.random.uniform(jax.random.key(6), (5, 4))
     view = attacks.frozen(noisy, key=KEY)

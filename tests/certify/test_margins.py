@@ -324,10 +324,9 @@ def test_what_lies_beyond_an_array_is_the_number_that_is_filled_in(bound, filled
         places = jnp.asarray([0, 3])
         return through(through(x @ weights).at[:, places].get(mode="fill", fill_value=filled))
 
-    for through in (jax.nn.relu, lambda x: x):
-        network = functools.partial(logits, through=through)
+    for through in (jax.nn.relu, jnp.asarray):
+        network, beyond = functools.partial(logits, through=through), float(through(filled))
         found = Margins(0.05, bound=bound)(network, images, jnp.asarray([0]))
-        beyond = float(through(jnp.asarray(filled)))
         assert (found.label.tolist() == [0]) == (jnp.isfinite(filled) and beyond < 0.45)
         if jnp.isfinite(filled):
             assert found.margin[0] == pytest.approx(0.45 - beyond, abs=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from robust_jax.commands import train
 from robust_jax.data import Blobs, DataConfig, open_data
 from robust_jax.data.sources import ArrayExamples
 from robust_jax.evaluation.protocol import Evaluation
+from robust_jax.experiment import checkpoints
 from robust_jax.experiment.config import Config
 from robust_jax.methods import (
     DVERGE,
@@ -25,6 +27,7 @@ from robust_jax.methods import (
     TransferabilityReducedSmooth,
 )
 from robust_jax.models import CNNConfig, EnsembleConfig, Normalization
+from robust_jax.runtime import interrupt
 from robust_jax.runtime.sharding import RuntimeConfig, make_mesh
 from robust_jax.training import (
     AdversarialTraining,
@@ -128,15 +131,20 @@ def test_a_later_phase_fails_before_the_first(case, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_without_what_it_started_from(tmp_path):
+def test_a_run_goes_on_without_what_it_started_from(tmp_path, monkeypatch):
     run(config(Phase(1.0, 8)), tmp_path / "first")
-    then = config(Phase(2.0, 8), init_from=str(tmp_path / "first"), validate_every=1.0)
-    half = dataclasses.replace(then, training=dataclasses.replace(then.training, max_steps=2))
+    then = config(Phase(2.0, 8), init_from=str(tmp_path / "first"))
     run(then, tmp_path / "whole")
-    run(half, tmp_path / "half")
+    with monkeypatch.context() as patched:
+        patched.setattr(interrupt.Watch, "requested", lambda self, step: step == 1)
+        run(then, tmp_path / "stopped")
+    assert checkpoints.resumable_step(tmp_path / "stopped", then) == 1
     shutil.rmtree(tmp_path / "first")
     run(then, tmp_path / "whole")  # it is trained
-    run(half, tmp_path / "half")
+    run(then, tmp_path / "stopped")
+    ends = [checkpoints.load(tmp_path / name, make_mesh(1)) for name in ("whole", "stopped")]
+    assert [one.step for one in ends] == [4, 4]
+    chex.assert_trees_all_equal(*(one.variables for one in ends))
 
 
 @dataclasses.dataclass(frozen=True)

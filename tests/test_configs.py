@@ -46,6 +46,7 @@ from tests.configurations import (
 )
 
 
+@pytest.mark.quick_one_in(4)
 @parametrize("spec", CONFIGS)
 def test_config_comes_back_from_json(spec):
     found = load(spec)
@@ -72,6 +73,7 @@ def test_readme_lists_every_variant():
     assert {n for n in listed if not grid.match(n)} == {n for n in found if not grid.match(n)}
 
 
+@pytest.mark.quick_one_in(4)
 @parametrize("spec", EVALUATIONS)
 def test_evaluation_comes_back_from_json(spec):
     found = load_evaluation(spec)
@@ -80,6 +82,7 @@ def test_evaluation_comes_back_from_json(spec):
     dry_run.check_names(found.attacks, found.certificates, found.sources)
 
 
+@pytest.mark.slow
 def test_mora_attacks_what_decides():
     """Of every configuration; one of another vote would leave too much standing."""
     seen = set()
@@ -170,6 +173,7 @@ def test_method_is_built(spec):
     assert (scores.shape, scores.dtype) == ((2, task.num_classes), jnp.float32)
 
 
+@pytest.mark.quick_one_in(4)
 @parametrize("spec", CONFIGS)
 def test_training_and_evaluation_are_built(spec):
     found, task = load(spec), task_of(spec)
@@ -187,6 +191,7 @@ def test_training_and_evaluation_are_built(spec):
     assert found.training.best_by == ("robust_accuracy" if attacked else "accuracy")
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("method", [Standard(), KAP()], ids=["standard", "kap"])
 @parametrize("spec", EVALUATIONS)
 def test_evaluation_is_built(spec, method):

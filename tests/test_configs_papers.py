@@ -151,6 +151,7 @@ def test_every_layer_votes(name, num_layers):
         jax.eval_shape(more.init, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_table_a6_is_a_grid():
     cells = set()
     for training_noise in ("none", "input", "activation", "both"):

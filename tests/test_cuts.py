@@ -195,7 +195,7 @@ def get_config(variant):
 """
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_cut_files(run, tmp_path, kind):
     check_cuts(run, tmp_path / "kap", kind, range(NUM_QUICK))

@@ -52,6 +52,7 @@ def test_evaluate_reads_what_train_wrote(trained_once):
         evaluate.main(evaluate.Arguments(workdir, num_examples=50, out=out, runtime=cfg.runtime))
 
 
+@pytest.mark.slow
 def test_the_folder_one_is_in_is_a_checkpoint(trained_once, monkeypatch):
     workdir, cfg, out = trained_once
     monkeypatch.chdir(workdir)

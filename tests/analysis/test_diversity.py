@@ -122,6 +122,7 @@ def test_quartiles_are_numpys_and_leave_nan_out():
     np.testing.assert_allclose(found, [1.5, 2, 2.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [Standard, pytest.param(KAP, marks=pytest.mark.slow)])
 def test_gradients_of_a_methods_members(config):
     """Of a convolutional ensemble, random or not, against a plain gradient of each member."""

@@ -47,6 +47,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.quick_one_in(5)
 @pytest.mark.parametrize("name", FIGURES)
 def test_names_are_letters(name):
     stream = io.StringIO()

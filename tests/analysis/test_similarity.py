@@ -58,6 +58,7 @@ def taps(images):
     return {"00.conv": spatial, "01.head": jnp.tanh(hidden) + 10}
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("sizes", [(13,), (5, 8), (4, 4, 4, 1)])
 def test_batches_give_what_all_images_at_once_give(sizes):
     batches = np.split(IMAGES, np.cumsum(sizes)[:-1])

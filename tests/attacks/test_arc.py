@@ -96,6 +96,7 @@ def ensemble(many_digits):
     return bind(Members(), variables), images, many_digits.labels[:12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_it_never_rises_and_is_what_a_judge_finds(norm, ensemble):
     view, images, labels = ensemble
@@ -112,6 +113,7 @@ def test_it_never_rises_and_is_what_a_judge_finds(norm, ensemble):
     assert float(threat.distance(way.images, images).max()) <= threat.eps + 1e-6
 
 
+@pytest.mark.slow
 def test_one_member_is_a_pass_and_computed_alone_gives_the_same(ensemble):
     view, images, labels = ensemble
     together = as_view(lambda images: view(images, key=KEY))

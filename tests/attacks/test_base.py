@@ -29,6 +29,7 @@ def test_names_are_checked(make):
         make()
 
 
+@pytest.mark.slow
 def test_labels_of_every_integer_dtype(digits):
     # Both carry classes through a loop.
     threat = ThreatModel("l2", 0.5)

@@ -74,6 +74,7 @@ def goals(attack, victim):
     return (victim.labels + 1) % 10 if attack.targeted else victim.labels
 
 
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize(
     ("norm", "name"),
     [
@@ -100,6 +101,7 @@ def test_box_ball_shape_dtype(name, norm, digits):
     assert float(distance.max()) > 0.2 * attack.threat.eps
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("name", UNBOUNDED)
 def test_box_shape_dtype_without_a_bound(name, digits):
     attack = UNBOUNDED[name]
@@ -115,6 +117,7 @@ def test_box_shape_dtype_without_a_bound(name, digits):
     np.testing.assert_array_equal(changed, fooled)
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize(
     "attack",
     [
@@ -195,6 +198,7 @@ def test_targeted_attacks_say_so():
         assert attack.targeted
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "name",
     [

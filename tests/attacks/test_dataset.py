@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from robust_jax import attacks
@@ -15,6 +16,7 @@ from tests.compilations import count_compilations
 KEY = jax.random.key(1)
 
 
+@pytest.mark.slow
 def test_over_dataset_is_one_program_and_any_batch_size(digits):
     attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
     fields = {"key": KEY, "batch_size": 7, "progress": False}
@@ -31,6 +33,7 @@ def test_over_dataset_is_one_program_and_any_batch_size(digits):
     assert empty.shape == (0, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_over_dataset_over_devices(digits):
     attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

@@ -9,6 +9,7 @@ from robust_jax.attacks import DeepFool, TrustRegion
 KEY = jax.random.key(19)
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize(
     ("attack", "norm", "slack"),
     [

@@ -73,6 +73,7 @@ def test_what_succeeds_is_what_the_vote_gets_wrong(vote):
     np.testing.assert_array_equal(found, jnp.argmax(voting.scores(logits, vote), axis=1))
 
 
+@pytest.mark.slow
 def test_a_vote_stands_or_falls_at_every_radius():
     """Two members of three are wrong from .05 on, unsurely: the mean probability never is."""
 

@@ -10,6 +10,7 @@ from robust_jax.attacks import FAB, FABT, ThreatModel, losses
 KEY = jax.random.key(11)
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("make", [FAB, FABT])
 def test_fab_finds_the_exact_distance_of_a_linear_model(make, norm, linear):

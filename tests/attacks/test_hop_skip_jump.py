@@ -5,7 +5,7 @@ import pytest
 from robust_jax.attacks import HopSkipJump
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_it_comes_near_the_exact_distance(norm, assert_exact):
     assert_exact(HopSkipJump(distance_norm=norm, num_steps=15), norm, 0.15)

@@ -12,6 +12,7 @@ from robust_jax.attacks.threat import distance
 KEY = jax.random.key(19)
 
 
+@pytest.mark.slow
 def test_failure_gives_the_clean_image(digits):
     def one_class(images, *, key):
         return digits.view(images, key=key).at[:, 0].add(1e4)

@@ -38,6 +38,7 @@ def no_numbers_far_away(images):
 LABELS = jnp.argmax(linear(IMAGES), axis=1)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "attack",
     [

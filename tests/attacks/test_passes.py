@@ -23,6 +23,7 @@ THREAT = ThreatModel("linf", 0.14)
 QUICK = PGD(THREAT, num_steps=3)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("attack", "forward", "backward"),
     [
@@ -42,6 +43,7 @@ def test_of_a_plan(attack, forward, backward, digits):
     np.testing.assert_allclose(images, attack(*digits, key=KEY), rtol=2.5e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_draw_is_a_pass_and_those_of_a_gradient_are_made_twice(digits, parallel):
     def noisy(images, *, key):
@@ -83,6 +85,7 @@ def test_a_gradient_alone_is_both_passes(digits):
     assert (found.forward[0], found.backward[0]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_loop_counts_as_it_ran(digits):
     attack = Square(ThreatModel("linf", 0.6), num_queries=50)
     alone = [

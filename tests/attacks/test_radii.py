@@ -67,6 +67,7 @@ def test_a_radius_as_an_argument_gives_the_bits_of_one_in_the_program(name, norm
         np.testing.assert_array_equal(attack(VIEW, IMAGES, LABELS, key=KEY), constant)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("name", of_kinds("pgd", "pgd_of_a_step", "square"))
 def test_another_radius_compiles_nothing(name):
     threats = [ThreatModel("l2", eps) for eps in (0.05, 1.0, 0.0)]
@@ -81,6 +82,7 @@ def test_another_radius_compiles_nothing(name):
     np.testing.assert_array_equal(found[2], IMAGES)
 
 
+@pytest.mark.slow
 def test_another_step_and_a_traced_radius():
     threat = ThreatModel("linf", 0.1)
     long, short = (PGD(threat, num_steps=4, step_size=length) for length in (0.05, 0.01))
@@ -108,6 +110,7 @@ def suites(threat):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["apgd", *(pytest.param(n, marks=pytest.mark.slow) for n in suites(ThreatModel("l2", 0.1)))],
@@ -136,6 +139,7 @@ def test_over_radii(name):
     np.testing.assert_array_equal(found.images[:, 0], np.stack([IMAGES[0]] * 4))
 
 
+@pytest.mark.slow
 def test_over_radii_compiles_once_and_refuses():
     attack = PGD(ThreatModel("linf", 0.1), num_steps=3)
 

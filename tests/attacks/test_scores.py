@@ -31,6 +31,7 @@ def test_the_estimate_points_along_the_gradient(noise, linear):
     assert float(jnp.min(jnp.sum(flat * known, axis=1) / size)) > 0.95
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("attack", [NES, SPSA])
 def test_a_lucky_draw_is_no_end(attack):
     """Gradients are exact of noise that a call shares: the last point is the corner of the ball."""

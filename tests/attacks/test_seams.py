@@ -41,6 +41,7 @@ def linear(shape, num_classes=3, dtype=jnp.float32):
     return logits, images, jnp.argmax(logits(images), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 12, 1), pytest.param((9, 2, 2), marks=pytest.mark.slow)])
 def test_square_on_oblong_images(shape):
     logits, images, labels = linear(shape)
@@ -50,6 +51,7 @@ def test_square_on_oblong_images(shape):
     assert not np.array_equal(found, images)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
 @pytest.mark.parametrize("version", ["standard", "rand"])
 def test_few_classes_suffice(version, num_classes):
@@ -103,6 +105,7 @@ def test_too_few_classes_are_refused_before_any_work(attack, num_classes):
     assert not done
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", list])
 def test_labels_as_people_have_them(dtype):
     logits, images, labels = linear((2, 3, 1))
@@ -161,6 +164,7 @@ def test_logits_of_16_bits_are_attacked_in_float32():
     np.testing.assert_array_equal(found, FGSM(THREAT)(full, images, labels, key=KEY))
 
 
+@pytest.mark.slow
 def test_members_of_16_bits_are_judged_in_float32():
     """Of an image that may not move nothing falls that the mean probability has right."""
     members = jax.random.normal(jax.random.key(3), (20, 400, 3)).astype(jnp.bfloat16)

@@ -8,6 +8,7 @@ import pytest
 from robust_jax.attacks import SmallestEps
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("attack", "norm", "slack"),
     [

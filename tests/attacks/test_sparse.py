@@ -37,6 +37,7 @@ def by_a_loop(image, weights, target, theta, gamma, saliency):
     return point
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("saliency", ["pair", "target"])
 @pytest.mark.parametrize(("theta", "gamma"), [(0.1, 1.0), (0.3, 0.34), (-0.2, 0.5)])
 def test_a_linear_model_is_attacked_as_by_a_loop(saliency, theta, gamma):
@@ -80,6 +81,7 @@ def as_art(image, weights, target, theta, gamma, max_iterations):
     return point
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(("theta", "gamma"), [(0.1, 0.34), (-0.2, 0.5), (0.4, 1.0)])
 def test_the_toolbox_and_its_copy_are_other_attacks(theta, gamma):
     weights = jax.random.normal(jax.random.key(3), (12, 3))

@@ -58,6 +58,7 @@ def test_rejects():
         SparseRS(ThreatModel("l0", 3.0), initial_share=0.0)
 
 
+@pytest.mark.slow
 def test_all_pixels_have_other_colours_in_turn():
     """Where every pixel may change none is there to be exchanged for: colours are."""
 

@@ -14,6 +14,7 @@ THREAT = ThreatModel("linf", 0.12)
 SMALL = PGD(THREAT, num_steps=80, step_size=0.006)
 
 
+@pytest.mark.slow
 def test_pgd_that_goes_in_circles_ends_early_with_the_same_verdict(digits):
     whole = Suite(THREAT, attacks=(SMALL,), batch_size=16)
     cut = dataclasses.replace(whole, drop_every=5)
@@ -30,7 +31,7 @@ def test_pgd_that_goes_in_circles_ends_early_with_the_same_verdict(digits):
     assert np.all((stood % 5 == 0) | (stood == 81))
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "num_points"), [(0.0, 5), (0.01, 81)])
 def test_what_draws_goes_on_where_it_came_back(digits, scale, num_points):
     def masked(images, *, key):

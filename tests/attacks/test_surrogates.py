@@ -57,6 +57,7 @@ def test_no_surrogate_decides_ties_however_large_or_broken_its_logits_are():
         jax.grad(lambda x: other(x, key=KEY).sum())(images)
 
 
+@pytest.mark.slow
 def test_a_surrogate_costs_where_its_gradient_is_asked():
     """Square asks none: it costs what it costs on the forward view alone."""
     images, labels = jax.random.uniform(KEY, (2, 2, 2, 1)), jnp.asarray([0, 1])

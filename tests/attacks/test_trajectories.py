@@ -32,6 +32,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize(
     "name",
     [

@@ -16,6 +16,7 @@ from robust_jax.attacks.transfer import DiverseView
 KEY = jax.random.key(31)
 
 
+@pytest.mark.slow
 def test_white_images_shrink_to_the_share_drawn():
     images, index = jnp.ones((64, 8, 8, 1)), jnp.arange(64)
     view = attacks.as_view(lambda images: jnp.mean(images, axis=(1, 2)))

@@ -39,6 +39,7 @@ lines = jax.jit(lines_of, static_argnums=0)
 open_of = jax.jit(leaves_open, static_argnums=0)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "clip"])
 def test_curves_are_what_they_say(name):
     """Value, slope, where the curvature turns, and the least value."""

@@ -125,7 +125,7 @@ VARIANTS = (
 )
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(9)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in VARIANTS else n for n in LAYERS]
 )

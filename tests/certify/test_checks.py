@@ -73,6 +73,7 @@ def test_scores_are_one_array():
             Smoothing(0.1)(lambda x, *, key, f=wrapped: f(x), IMAGES, key=KEY)
 
 
+@pytest.mark.slow
 def test_labels_of_a_dtype_without_minus_one():
     """Who abstains has -1."""
     found = Margins(0.3)(logits, IMAGES, LABELS.astype(np.uint8))

@@ -45,6 +45,7 @@ def test_a_transpose_reads_nothing_beyond_its_input(pads, dilation):
     )
 
 
+@pytest.mark.slow
 def test_margins_behind_such_padding_are_exact_where_the_function_is_linear():
     pads, eps = PADS[0], 0.01
     images = jax.random.uniform(jax.random.key(4), (2, 4, 7, 5), minval=0.2, maxval=0.8)

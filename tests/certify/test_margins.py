@@ -30,6 +30,7 @@ EPS = 0.02
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
 def test_a_linear_function_against_the_closed_form(bound):
     images = np.random.default_rng(1).uniform(0.1, 0.9, (20, 6)).astype(np.float32)
@@ -108,6 +109,7 @@ def test_evaluated_beside_other_checkpoints(tmp_path):
         evaluation.make_evaluator(noisy, wanted, mesh, {"plain": other})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_images_are_certified_some_at_once_and_gone_on_with(tmp_path, num_devices):
     data, mesh = open_data(DataConfig(Digits())), sharding.make_mesh(num_devices)
@@ -181,7 +183,7 @@ def outvoted(images):
     return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     "bound",
     ["crown", *[pytest.param(n, marks=pytest.mark.slow) for n in ("interval", "interval_elided")]],
@@ -296,6 +298,7 @@ def test_margins_of_votes_hold_on_twenty_ensembles():
         assert 4 < holds.sum() <= stands.sum() < NUM_ENSEMBLES * NUM_IMAGES, vote
 
 
+@pytest.mark.slow
 def test_values_inside_count_as_the_scores_do():
     """Of sums of 20,000 the last digit is a five-hundredth: as much as the margin is."""
     weights = jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
@@ -315,6 +318,7 @@ def test_values_inside_count_as_the_scores_do():
     assert other.label.tolist() == [0]
 
 
+@pytest.mark.quick_one_in(5)
 @pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
 @pytest.mark.parametrize("filled", [5.0, -3.0, 0.0, -jnp.inf, jnp.inf])
 def test_what_lies_beyond_an_array_is_the_number_that_is_filled_in(bound, filled):
@@ -332,6 +336,7 @@ def test_what_lies_beyond_an_array_is_the_number_that_is_filled_in(bound, filled
             assert found.margin[0] == pytest.approx(0.45 - beyond, abs=1e-5)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("bound", ["crown", "interval_elided"])
 def test_what_is_no_number_is_above_nothing(bound):
     """A class that lies beyond the end of an array is NaN whatever the images are."""

@@ -39,6 +39,7 @@ def test_lines_hold(size):
     np.testing.assert_allclose(middle, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_margin_that_a_constant_misses():
     """Of max(x, 1/2) - x over [.2, .8] the maximum is .3; the line's is .3, a constant's .6."""
 
@@ -50,7 +51,7 @@ def test_a_margin_that_a_constant_misses():
     np.testing.assert_allclose(found, [[0, -0.3]], atol=1e-6)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "largest",
     [np.finfo(np.float32).max, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e6, 17.0))],

@@ -50,7 +50,7 @@ def convolved(x):
     return perceptron(features.reshape(len(x), -1), [WEIGHTS[0][:8]])
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize("intermediate", ["crown", "interval"])
 @pytest.mark.parametrize(
     "function", [perceptron, convolved, functools.partial(perceptron, precision="default")]
@@ -89,7 +89,7 @@ def test_smoothing_takes_products_in_float32(alone):
     assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_float32_adds_less_than_the_tolerance(scale):
     """Of a ball of no size the exact margin is that of float64; logits of some units and 1e6."""
@@ -106,6 +106,7 @@ def test_float32_adds_less_than_the_tolerance(scale):
     assert np.all(excess < TOLERANCE * size / 10)
 
 
+@pytest.mark.slow
 def test_a_margin_counts_above_the_tolerance_alone():
     margins = jnp.asarray([[0.0, 2 * TOLERANCE], [0.0, TOLERANCE / 2]])
     assert certified(margins, [0, 0]).tolist() == [True, False]
@@ -135,6 +136,7 @@ def no_number(x):
     return jnp.concatenate([1 + 0 * x[:, :1], nn.relu(broken)], axis=1)
 
 
+@pytest.mark.slow
 def test_no_number_is_no_bound():
     """A NaN says nothing of a value: not that a rectifier is off, nor that a margin is none."""
     image, label = IMAGES[:1], jnp.asarray([0])

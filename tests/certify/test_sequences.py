@@ -65,6 +65,7 @@ def test_bounds_hold_at_all_looks_at_once(probability):
 ASKED = [{"radius": 0.2}, {"radius": 0.8}, {"tolerance": 0.0}, {"tolerance": 0.1}]
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize(
     "probability",

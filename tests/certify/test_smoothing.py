@@ -54,6 +54,7 @@ def radius_of(probability: float, num_samples: int, alpha: float, spread: float 
     return SIGMA * special.ndtri(stats.beta.ppf(alpha, count, num_samples - count + 1))
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("predict", "share"), [(half_space, 1.0), (noisy_half_space, 1 / np.hypot(1, 0.8))]
 )
@@ -78,6 +79,7 @@ def test_abstains_at_the_border():
     assert certificate.radius.tolist() == [0.0]
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_counts_every_vote_once(batch_size):
     smoothing = Smoothing(1.0, num_selection=10, num_samples=100, batch_size=batch_size)
@@ -108,6 +110,7 @@ def test_votes_depend_on_key_and_index_alone():
     assert (other.radius != expected.radius[1:]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [{"radius": 0.2}, pytest.param({"tolerance": 0.2}, marks=pytest.mark.slow)]
 )
@@ -244,6 +247,7 @@ def test_own_draws_of_a_call_depend_on_the_vote_alone():
     assert 1 not in sizes
 
 
+@pytest.mark.slow
 def test_confidence_bound():
     """It is Clopper and Pearson's, and lies above the truth as seldom as alpha says."""
     for successes, trials in ((0, 10), (1, 10), (7, 10), (10, 10), (99_990, 100_000)):
@@ -278,6 +282,7 @@ def test_numbers_of_certificates():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("certified", [0.2, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_intervals_of_certificates_cover_the_truth(certified):
     """Of samples of 200 images whose radii have a known distribution."""

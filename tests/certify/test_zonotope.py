@@ -155,6 +155,7 @@ def ranges(function, images, eps, monkeypatch):
     return said, values
 
 
+@pytest.mark.slow
 def test_no_value_is_outside(case, monkeypatch):
     said, values = ranges(*case, monkeypatch)
     assert said

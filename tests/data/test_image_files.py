@@ -313,6 +313,7 @@ def test_damaged_tfds_files_are_named(tiny_tfds, tmp_path):
         open_data(DataConfig(source=TFDS("cifar100", str(tmp_path))))
 
 
+@pytest.mark.slow
 def test_reading_imports_no_tensorflow(tiny_tfds):
     code = (
         "import sys; from robust_jax.data import TFDS; "

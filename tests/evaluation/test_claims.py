@@ -64,7 +64,7 @@ LEAVES = [(name, None) for name in FIELDS if name not in ("type", *GROUPS)]
 LEAVES += [(group, name) for group in GROUPS for name in FIELDS[group] if name != "type"]
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize(("field", "part"), LEAVES)
 def test_every_field_but_those_that_ask_for_more_is_held_against_each_file(kap, field, part):
     kept = {file: file.read_bytes() for file in kap.rglob("*.jsonl")}

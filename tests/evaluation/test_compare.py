@@ -57,6 +57,7 @@ def directories(tmp_path_factory):
     return [root / name for name in ("first", "second", "wider")]
 
 
+@pytest.mark.slow
 def test_seeds_are_one_column_and_other_settings_another_row(directories, tmp_path, capsys):
     runs = [compare.read(directory) for directory in directories]
     columns = compare.columns(runs)

@@ -86,6 +86,7 @@ def decisions(records):
     }
 
 
+@pytest.mark.slow
 @BOTH_MODELS
 def test_records_do_not_depend_on_devices_or_batch_size(model, data):
     one = records_of(model, data)
@@ -95,6 +96,7 @@ def test_records_do_not_depend_on_devices_or_batch_size(model, data):
         assert decisions(records_of(model, data, batch_size=64)) == decisions(one)
 
 
+@pytest.mark.quick_one_in(2)
 def test_the_harness_keeps_the_ball_and_measures(model, data):
     found = records_of(model, data)
     attacked = [r for r in found["pgd"].values() if r.linf > 0]
@@ -141,6 +143,7 @@ def test_predicted_labels_are_what_the_attack_leaves(standard, data):
     assert any(not record.headline().correct for record in found["clean"].values())
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("cut", ["in a line", "in a batch", "between batches"])
 def test_stopped_evaluation_goes_on(model, data, tmp_path, cut):
     expected = records_of(model, data, directory=tmp_path)
@@ -232,6 +235,7 @@ def test_columns_judge_the_same_images(data):
     assert len(shares) > 2
 
 
+@pytest.mark.slow
 def test_transfer_is_attacked_on_the_source_and_judged_by_the_model(standard, data):
     method, variables = standard
     source = jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
@@ -271,6 +275,7 @@ def test_selections(standard, data):
     assert list(clean(selection=wanted)) == firsts
 
 
+@pytest.mark.slow
 def test_suites_run_on_the_host(standard, data, tmp_path):
     apgd = APGD(small.THREAT, num_steps=3)
     suite = AutoAttack(small.THREAT, version="custom", attacks=(apgd,), batch_size=40)

@@ -42,6 +42,7 @@ def captured(scale):
     return Model.of(lambda images: logits(weights, images), num_classes=2)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("made", [model(), captured(1.0)], ids=["given", "captured"])
 @pytest.mark.parametrize("images", [IMAGES, IMAGES / 255], ids=["uint8", "fractions"])
 def test_a_function_is_judged_as_a_checkpoint_is(made, images):
@@ -111,6 +112,7 @@ def test_another_way_to_decide_is_another_function(fields, tmp_path):
         judged(model(**fields), out=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_function_is_what_it_is_at_each_evaluation():
     """Judge and probe of one model whose captured arrays change in between."""
     weights = {"scale": jnp.float32(1)}
@@ -165,6 +167,7 @@ def of_scale(scale):
 SEVERAL = {"opposite": of_scale(-1.0), "sure": of_scale(3.0), "weak": of_scale(0.1)}
 
 
+@pytest.mark.slow
 def test_attacks_are_transferred_from_several_functions_at_once():
     """The mean of a source that sees the opposite and of a surer one sees what the model does."""
     attack = FGSM(ThreatModel("linf", EPS))
@@ -182,6 +185,7 @@ def test_attacks_are_transferred_from_several_functions_at_once():
         assert serialization.from_json(AttackRun, serialization.to_json(run)) == run
 
 
+@pytest.mark.slow
 def test_a_suite_is_given_images_to_begin_at():
     """Half of the images are found a way to the other half; noise is of no class."""
     images = np.concatenate([np.full((4, 4, 4, 1), 0.85), np.ones((4, 4, 4, 1))])
@@ -252,6 +256,7 @@ def test_scores_of_other_classes_are_refused():
         judged(model()._replace(num_classes=3))
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_images():
     """One that is wrong of the darkest image, and not moved by the attack."""
     darkest = int(np.argmin(BRIGHTNESS))

@@ -98,6 +98,7 @@ def test_no_foreign_or_absent_directory(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("torn_reads")
 def test_truncated_arrays_are_found(tmp_path, variables):
     write(tmp_path, variables, {1: None})

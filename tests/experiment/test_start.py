@@ -52,6 +52,7 @@ def logits(variables, data, images):
     return METHOD.make(data.task).predict(variables, images)
 
 
+@pytest.mark.slow
 def test_another_run_s_arrays(places, data, capsys):
     """Kernel pooling over a plain network's arrays is to be trained on, and a line says so."""
     (name,) = places("a")
@@ -71,6 +72,7 @@ def test_another_run_s_arrays(places, data, capsys):
         started(pooled, data, name, phases=())
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "method",
     [
@@ -96,6 +98,7 @@ def test_members_are_the_networks(places, data, method, capsys):
     assert "Warning" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_several_are_held_against_the_method(places, data, tmp_path):
     ensemble = Standard(network=EnsembleConfig(NETWORK, 3), normalization=NORMALIZED)
     other = dataclasses.replace(NETWORK, widths=(8,))

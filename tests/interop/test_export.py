@@ -41,7 +41,7 @@ NAMES = {
 WHOLE = dict(ARCHITECTURES)
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize("architecture", NAMES)
 def test_every_array_has_one_name(architecture):
     number, *some = NAMES[architecture]
@@ -222,6 +222,7 @@ def test_the_numbers_that_a_network_goes_on_with_are_exported():
         np.testing.assert_array_equal(file["sigma"].reshape(-1), own["std"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 def test_commands_read_what_they_write(tmp_path, capsys, suffix, monkeypatch):
     if suffix == ".safetensors":
@@ -254,6 +255,7 @@ def test_commands_read_what_they_write(tmp_path, capsys, suffix, monkeypatch):
         importer.main(importer.Arguments((), name, tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_a_network_that_a_method_changes_is_not_exported(tmp_path):
     name = "preact_resnet18_wong2020"
     importer.main(_written(tmp_path, name))

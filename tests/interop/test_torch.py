@@ -159,6 +159,7 @@ def test_published_accuracies(
     assert num_correct(voting.scores(logits, "mean_probability")) == mean_probability
 
 
+@pytest.mark.slow
 def test_command_writes_a_checkpoint_that_is_read_back(public_checkpoints, tmp_path):
     file, architecture = FILES["parl5"]
     arguments = importer.Arguments(

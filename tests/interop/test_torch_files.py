@@ -157,6 +157,7 @@ def command(file, architecture, out, *words):
     )
 
 
+@pytest.mark.slow
 def test_normalisation_is_the_architectures_or_given(tmp_path, caplog):
     file = tmp_path / "net.pth"
     torch.save({"net": state("vgg16_cifar")}, file)

@@ -128,6 +128,7 @@ def check(module, architecture, size):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "arguments", "size"),
     [
@@ -153,6 +154,7 @@ VGG19_LAYOUTS = {
 }
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("architecture", VGG19_LAYOUTS)
 def test_vggs(architecture, monkeypatch):
     """The layouts of the public files, in narrow networks: theirs have up to 144 M parameters."""

@@ -76,6 +76,7 @@ def reference(arrays, x):
     return linear(torch.relu(linear(x.flatten(1), "linear1")), "linear2")
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("name", FILES)
 def test_it_is_the_function_that_pytorch_computes(load, name):
     state_dict, normalization, logits = load(name)

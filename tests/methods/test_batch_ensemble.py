@@ -38,7 +38,7 @@ def member_of(variables, i):
     return {**variables, "params": {"backbone": params}}
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 def test_members_are_plain_networks(built):
     method, variables, _ = built
     members = jax.jit(method.views["members"])(variables, IMAGES)
@@ -53,7 +53,7 @@ def test_members_are_plain_networks(built):
     np.testing.assert_allclose(jnp.exp(scores), jax.nn.softmax(members, axis=-1).mean(0), rtol=1e-4)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 def test_bounds_are_of_one_member_at_a_time(built):
     """Their rows stand in one batch where they are computed together."""
     method, variables, _ = built
@@ -77,6 +77,7 @@ def test_bounds_are_of_one_member_at_a_time(built):
     np.testing.assert_allclose(certified.margin, same.margin, rtol=1e-4)
 
 
+@pytest.mark.quick_one_in(4)
 def test_initial_factors(built):
     _, variables, std = built
     factors = jnp.concatenate(

@@ -323,7 +323,7 @@ def test_devices_do_not_matter(built, batch):
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 def test_adversarial_training(built, batch):
     """Every method can be trained on its own adversarial examples, by a field of the training."""
     mesh = sharding.make_mesh(1)

@@ -21,6 +21,7 @@ FROZEN = Deployment(3, "frozen", seed=5)
 RLS = methods.RandomLayerSampling(network=NETWORK, frozen=(2,), frozen_seed=7)
 
 
+@pytest.mark.slow
 def test_draws_are_passes_whose_vote_decides():
     single, several = (dataclasses.replace(KAP, deployment=d).make(TASK)
                        for d in (None, Deployment(3)))  # fmt: skip
@@ -44,6 +45,7 @@ def test_draws_are_passes_whose_vote_decides():
     assert several.stochastic
 
 
+@pytest.mark.slow
 def test_a_paper_s_draws_are_a_deployment():
     ways = ({"num_draws": 3}, {"num_draws": 1, "deployment": Deployment(3)})
     first, second = (methods.RandomSelfEnsemble(network=NETWORK, **way).make(TASK) for way in ways)

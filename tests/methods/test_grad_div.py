@@ -59,6 +59,7 @@ def test_von_mises_fisher_concentration_is_estimated():
     assert float(found[0]) == pytest.approx(5.24, rel=0.02)
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_and_the_penalty():
     config = GradDiv(network=CNNConfig(widths=(4,), strides=(2,)), num_samples=3, weight=0.7)
     task = Task((6, 6, 1), 4, 100)

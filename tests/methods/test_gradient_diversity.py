@@ -63,6 +63,7 @@ def test_gradient_through_the_norms_is_tangential():
     np.testing.assert_allclose(constant[0], vectors[1] / jnp.prod(norms), rtol=1e-5)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("strategy", ["map", "unroll", "vmap"])
 def test_members_one_by_one_are_the_ensemble(strategy):
     member = CNNConfig(widths=(3,), strides=(2,))

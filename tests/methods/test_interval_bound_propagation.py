@@ -55,6 +55,7 @@ def by_hand(params, images, labels):
     return KAPPA * clean + (1 - KAPPA) * cross_entropy(worst, labels)
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_those_of_the_equations():
     method = IBP(network=TWO_LAYERS, **AT_ONCE).make(TASK)
 

@@ -133,6 +133,7 @@ def test_strong_features_share_the_last_interval():
     assert float(rates[0, 0, 1]) == pytest.approx(float(rates[0, 0, 2]))
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("rates", [LaplaceRates(), PriorityRates()])
 def test_constant_features_have_rates(rates):
     for value in (0.0, 0.5):
@@ -232,6 +233,7 @@ def test_no_gradient_goes_through_the_rates():
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_deg_is_the_sum_of_the_cosines_of_loss_gradients():
     # Rates that keep everything, so that the members' losses are those of a plain ensemble.
     keep_all = LaplaceRates(gamma=0.0, alpha=1.0, beta=0.0, laplace_lambda=0.5)

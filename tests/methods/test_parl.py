@@ -130,6 +130,7 @@ def test_a_normalised_batch_has_no_summed_gradient(variables):
     assert float(jnp.min(jnp.abs(constant))) > 0.1
 
 
+@pytest.mark.slow
 def test_constant_statistics_keep_examples_apart(variables):
     """With them G of an image is its own; differentiated statistics mix the batch in."""
     alone = member_variables(variables, 2)

@@ -30,6 +30,7 @@ def make(**fields):
     return method, jax.jit(lambda key: method.init(key=key))(jax.random.key(1))
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("sigmas", "tap"), [((0.2, 0.0), "00.conv1"), ((0.0, 0.1), "01.conv2")], ids=["init", "inner"]
 )

@@ -39,6 +39,7 @@ def test_layers_are_chosen_by_their_accuracy():
         choose(accuracy, 0.95)
 
 
+@pytest.mark.slow
 def test_an_image_without_numbers_is_no_class_s_response():
     """The argmax of scores that are none is their first class."""
     config = REGroup(network=CNNConfig(widths=(4, 4), strides=(2, 1)), num_layers=2)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from robust_jax.methods.regroup_responses import affinity, divergence, log_responses, soft_count
 
@@ -14,6 +15,7 @@ def test_affinity_is_a_distance_of_square_roots():
     np.testing.assert_allclose(1 - found[0], squares / 2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_soft_count_is_the_borda_count_when_cold():
     scores = jax.random.normal(jax.random.key(0), (3, 5, 4))
     expected = np.zeros((5, 4))

@@ -73,6 +73,7 @@ def test_one_draw_alone_has_nothing_to_scatter_from():
         method.loss(method.init(key=KEY), BATCH, key=KEY, step=0)
 
 
+@pytest.mark.slow
 def test_statistics_gathered_without_noise_are_of_changed_images():
     plain = methods.KAP(network=NETWORK, pool=None, noise_off_statistics="reestimated")
     gathered = []
@@ -97,6 +98,7 @@ def test_gradients_with_running_statistics_are_without_draws():
     assert batch(drawn).shape == running(drawn).shape
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "config",
     [
@@ -144,6 +146,7 @@ def test_a_member_s_passes_of_one_step_draw_apart():
     assert jnp.max(jnp.abs(first - second)) > 0.01
 
 
+@pytest.mark.slow
 def test_dropout_before_hidden_layers_is_drawn_in_every_pass():
     network = dataclasses.replace(NETWORK, hidden=(6,))
     method = methods.MonteCarloDropout(network=network, num_draws=2).make(TASK)

@@ -96,6 +96,7 @@ def test_epochs_are_those_of_the_plan(variables):
     assert float(term.eps_at(Epoch(jnp.asarray(7), None))) == 0  # no run, no growth
 
 
+@pytest.mark.slow
 def test_ascent_finds_larger_gradients(variables):
     """60 images are 10 batches of 6: step 55 is in the sixth of ten epochs."""
     _, (_, still) = loss(variables, jnp.asarray(0))

@@ -70,6 +70,7 @@ def results(strategy):
     return fresh, run(variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [pytest.param(s, marks=pytest.mark.slow) if s == "unroll" else s for s in STRATEGIES[1:]],

@@ -16,7 +16,7 @@ from tests.convolutions import by_sums
 MODE = {"train": False, "deterministic": True}
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize(
     "channels", [3, pytest.param(6, marks=pytest.mark.slow)]
 )  # an image's, whose gradient has a path of its own
@@ -127,7 +127,7 @@ def test_default_layers_pass_the_implementation_on():
     assert conv.implementation == "lax"
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize("pads", [((3, 1), (3, 3)), ((1, 3), (0, 3)), ((3, 3), (1, 4))])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 def test_nothing_beyond_the_input_is_read(pads, dilation):
@@ -178,6 +178,7 @@ def test_strided_padding_of_each_framework(framework, rows):
     np.testing.assert_array_equal(output[0, :, 0, 0], np.array(rows, np.float32))
 
 
+@pytest.mark.slow
 def test_initial_scales_of_both_frameworks():
     x = jnp.zeros((1, 4, 4, 64))
 

@@ -116,7 +116,7 @@ def test_gradients_are_the_modules(make):
     np.testing.assert_allclose(found, jax.grad(expected)(IMAGES), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(4)
 @each_kind
 def test_an_evaluation_is_that_of_the_function(make):
     attack = AttackRun(PGD(ThreatModel("linf", 0.1), num_steps=5))

@@ -75,6 +75,7 @@ def compare(dtype, rtol, *, train, statistics_gradient):
     jax.tree.map(close, ours, theirs)
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("train", "statistics_gradient"), [(True, True), (True, False), (False, True)]
 )
@@ -83,6 +84,7 @@ def test_derivatives_are_those_of_the_plain_formula(train, statistics_gradient):
     compare(jnp.float32, 2e-4, train=train, statistics_gradient=statistics_gradient)
 
 
+@pytest.mark.slow
 def test_derivatives_in_float64():
     with jax.enable_x64(True):
         for mode in ((True, True), (True, False), (False, True)):
@@ -90,6 +92,7 @@ def test_derivatives_in_float64():
             compare(jnp.float64, 1e-10, train=train, statistics_gradient=statistics_gradient)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("train", [True, False])
 def test_derivatives_are_those_of_all_devices_rows(train):
     """Eight rows on four devices give the derivatives of eight rows on one."""

@@ -24,7 +24,7 @@ def num_parameters(variables):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(9)
 @pytest.mark.parametrize(
     ("config", "size", "num_classes", "expected"),
     [
@@ -124,6 +124,7 @@ def test_switches_of_public_resnet20s():
     assert set(variables["params"]["layer2_0"]) == {"conv1", "norm1", "conv2", "norm2"}
 
 
+@pytest.mark.slow
 def test_a_zero_branch_leaves_the_shortcut():
     """With every convolution at zero the network is what its shortcuts alone make of the stem."""
     config = ResNetConfig(depth=20, shortcut="A", stem_norm=False, conv_bias=True)
@@ -149,6 +150,7 @@ def test_a_zero_branch_leaves_the_shortcut():
     np.testing.assert_array_equal(total[..., 8], images[:, ::2, ::2, 0])
 
 
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize("start", ["activated", "raw"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_where_a_projection_starts(start, size):
@@ -173,6 +175,7 @@ def test_where_a_projection_starts(start, size):
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     "block",
     [

@@ -19,6 +19,7 @@ def shapes(config, size, num_classes=10):
     return jax.eval_shape(run, jax.random.key(0), images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "size", "num_classes", "expected"),
     [

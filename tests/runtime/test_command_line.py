@@ -157,6 +157,7 @@ def test_adversarial_training_by_flags(repository, monkeypatch):
         trained("training.validation-attack:attack")
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -166,6 +166,7 @@ def test_seeds_and_names_of_parameters(repository, monkeypatch):
     assert one.config.training.init_from == "a"
 
 
+@pytest.mark.quick_one_in(3)
 @pytest.mark.parametrize("file", ["README.md", "docs/how_to/train.md", "configs/README.md"])
 def test_commands_of_the_pages_are_understood(repository, monkeypatch, file):
     monkeypatch.chdir(repository)

@@ -28,6 +28,7 @@ def test_what_xla_flags_names_stays_as_it_says():
 VIEWS = [lambda x, *, key: x[:, :2], bind(lambda v, x, *, key: x @ v["w"], {"w": jnp.eye(3, 2)})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS, ids=["a function", "bound"])
 def test_options_reach_an_attack_that_is_called_at_the_top_level_alone(monkeypatch, request, view):
     def attacked(images, labels):

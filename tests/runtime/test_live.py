@@ -153,7 +153,7 @@ def test_every_public_callable_that_takes_a_function_is_here():
     assert found | {"bind"} == set(MADE)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(5)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n == "AutoAttack" else n for n in MADE]
 )
@@ -248,7 +248,7 @@ def a_numpy_array_in_place():
     return as_view(lambda images: linear(weights)(images)), lambda new: np.copyto(weights, new)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(5)
 @pytest.mark.parametrize(
     "make",
     [

@@ -21,7 +21,7 @@ def convolved(x, pads, strides, dilation):
     return lax.conv_general_dilated(x, KERNEL, strides, pads, dilation, dimension_numbers=LAYOUT)
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize(
     ("pads", "strides", "dilation"),
     [
@@ -57,6 +57,7 @@ def test_what_is_within_reach_is_as_it_was():
     assert found[1:] == (((1, 2), (0, 1)), (2, 1))
 
 
+@pytest.mark.slow
 def test_every_convolution_asks(repository):
     """A function that calls JAX's convolution has brought its padding within reach before."""
     calling = []

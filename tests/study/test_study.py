@@ -65,6 +65,7 @@ def test_files_that_are_no_study_are_refused(tmp_path):
         run.load(str(tmp_path / "mine.py"))
 
 
+@pytest.mark.slow
 def test_rows_of_mnist_train_alike():
     study = run.load(MNIST)
     assert len(study.rows) == 26
@@ -84,6 +85,7 @@ def test_rows_of_mnist_train_alike():
         assert list(one.evaluation.judges)[:2] == ["paper", "honest"]
 
 
+@pytest.mark.slow
 def test_training_times_are_of_turns(tmp_path):
     file, out = tmp_path / "small.py", tmp_path / "out"
     file.write_text(SMALL)

@@ -93,6 +93,7 @@ def test_batches_are_replayed_and_resumed():
     chex.assert_trees_all_equal(resumed, found[7:])
 
 
+@pytest.mark.slow
 def test_perturbation_is_saved_and_restored(tmp_path):
     free = FreeAdversarialTraining(ThreatModel("linf", 0.1), num_replays=2)
     cfg = config(adversarial=free)

@@ -30,6 +30,7 @@ def logits(subject, images=None):
     return subject.method.view("members")(subject.variables, images, key=jax.random.key(9))
 
 
+@pytest.mark.slow
 def test_agreement_of_networks(subject):
     asked = subject(ENSEMBLE)
     right = np.asarray(jnp.argmax(logits(asked), axis=-1) == asked.labels[None])
@@ -150,7 +151,7 @@ def test_batches_change_nothing(subject, data):
                      whole, parts)  # fmt: skip
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(4)
 @pytest.mark.parametrize(
     ("config", "networks", "members"),
     [

@@ -35,6 +35,7 @@ def test_filters_lie_where_kernels_are_pooled(subject):
     assert len(FilterSheet(pooled_only=False)(subject(PLAIN)).figures) == 1
 
 
+@pytest.mark.slow
 def test_embedding_by_sign(subject):
     asked = subject(PLAIN)
     (figure, words) = Embedding(by_sign=True)(asked).figures[0]
@@ -147,6 +148,7 @@ class Told(Boundary):
         return found.at[:, 0, 0, 0].set(given.labels / 16)
 
 
+@pytest.mark.slow
 def test_attacks_of_a_measure_have_targets_and_images_to_begin_at(subject):
     asked = subject(PLAIN, num_images=30)._replace(batch_size=16)
     for targeted in (False, True):

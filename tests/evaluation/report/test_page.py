@@ -166,6 +166,7 @@ def test_tables():
     assert re.findall(r">(\w+)</th>", page) == ["attack", "some"]
 
 
+@pytest.mark.slow
 def test_figures_take_the_width_of_the_page():
     curve = analysis.accuracy_curves({"a": {0.0: np.ones(3, bool), 0.1: np.zeros(3, bool)}})
     before = tuple(curve.get_size_inches())

@@ -32,7 +32,7 @@ def fixed(params, images, *, key):
     return network(params, images)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize("number", [0, 5, 40])
 @pytest.mark.parametrize("name", ["pgd", "square"])
 def test_a_part_stands_as_it_does_in_the_whole(digits, name, number):
@@ -66,6 +66,7 @@ def test_few_images_make_a_small_batch(digits):
     assert set(sizes) == {64}
 
 
+@pytest.mark.slow
 def test_all_images_of_a_view_that_draws_are_attacked(digits):
     def noisy(params, images, *, key):
         return network(params, images + 0.05 * jax.random.normal(key, images.shape))

@@ -150,6 +150,7 @@ def test_a_masked_model_is_flagged(model, plain, data):
     assert expected <= found, found
 
 
+@pytest.mark.slow
 def test_a_model_without_numbers_off_the_grid_is_flagged(plain, data):
     """By the records, of attacks that all succeed."""
     made = method(lambda v, x, *, key=None: no_number_off_the_grid(v, x))

@@ -160,33 +160,33 @@ def pytest_itemcollected(item):
 
 def pytest_addoption(parser):
     """Adds what leaves tests out besides marks: nightly they all run."""
-    parser.addoption("--thin", type=int, default=1, help="one of N parameters of each test")
     parser.addoption("--every", type=int, default=1, help="one of N tests of each file")
+    parser.addoption("--turn", type=int, default=0, help="which of the N: one number, one choice")
 
 
-def one_of(n, items, group):
-    """Returns one of n items of each group, first another in another group, and those left out."""
-    groups = [group(item) for item in items]
-    counts, seen = Counter(groups), Counter()
+def one_of(n, turn, items):
+    """Returns one of n items of each file, in each turn another, and those left out.
+
+    Every file has one at least: n turns in a row take each of its items once or more.
+    """
+    counts, seen = Counter(item.location[0] for item in items), Counter()
     kept, left_out = [], []
-    for item, name in zip(items, groups, strict=True):
+    for item in items:
+        file = item.location[0]
         # Tests of one list of methods or attacks take others of it.
-        first = zlib.crc32(name.encode()) % min(n, counts[name])
-        (kept if seen[name] % n == first else left_out).append(item)
-        seen[name] += 1
+        step = min(n, counts[file])
+        first = (zlib.crc32(file.encode()) + turn) % step
+        (kept if seen[file] % step == first else left_out).append(item)
+        seen[file] += 1
     return kept, left_out
 
 
 @pytest.hookimpl(trylast=True)  # of what is left by then
 def pytest_collection_modifyitems(config, items):
     """Files of few tests come first: the long ones are among them, and short ones fill the end."""
-    for n, group in (
-        (config.option.thin, lambda item: f"{item.location[0]}::{item.originalname}"),
-        (config.option.every, lambda item: item.location[0]),
-    ):
-        if n > 1:
-            items[:], left_out = one_of(n, items, group)
-            config.hook.pytest_deselected(items=left_out)
+    if config.option.every > 1:
+        items[:], left_out = one_of(config.option.every, config.option.turn, items)
+        config.hook.pytest_deselected(items=left_out)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])
 

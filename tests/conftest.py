@@ -7,7 +7,6 @@ import os
 import pathlib
 import time
 import types
-import zlib
 from collections import Counter
 
 os.environ["XLA_FLAGS"] = (
@@ -160,32 +159,17 @@ def pytest_itemcollected(item):
 
 def pytest_addoption(parser):
     """Adds what leaves tests out besides marks: nightly they all run."""
-    parser.addoption("--every", type=int, default=1, help="one of N tests of each file")
-    parser.addoption("--turn", type=int, default=0, help="which of the N: one number, one choice")
-
-
-def one_of(n, turn, items):
-    """Returns one of n items of each file, in each turn another, and those left out.
-
-    Every file has one at least: n turns in a row take each of its items once or more.
-    """
-    counts, seen = Counter(item.location[0] for item in items), Counter()
-    kept, left_out = [], []
-    for item in items:
-        file = item.location[0]
-        # Tests of one list of methods or attacks take others of it.
-        step = min(n, counts[file])
-        first = (zlib.crc32(file.encode()) + turn) % step
-        (kept if seen[file] % step == first else left_out).append(item)
-        seen[file] += 1
-    return kept, left_out
+    parser.addoption("--every", type=int, default=1, help="one of N tests")
+    parser.addoption("--turn", type=int, default=0, help="which: N turns in a row run all of them")
 
 
 @pytest.hookimpl(trylast=True)  # of what is left by then
 def pytest_collection_modifyitems(config, items):
     """Files of few tests come first: the long ones are among them, and short ones fill the end."""
-    if config.option.every > 1:
-        items[:], left_out = one_of(config.option.every, config.option.turn, items)
+    every, first = config.option.every, config.option.turn % config.option.every
+    left_out = [item for number, item in enumerate(items) if number % every != first]
+    items[:] = items[first::every]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
     counts = Counter(item.path for item in items)
     items.sort(key=lambda item: counts[item.path])

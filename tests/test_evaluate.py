@@ -168,15 +168,17 @@ def get_config(variant):
 def test_a_function_is_judged_by_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
-    words = ["--preset", "quick", "--eps", "8/255", "--budget", "reduced", "--num-examples", "16"]
+    words = ["--budget", "reduced", "--num-examples", "16"]  # what is not said: quick, 8/255
     found = judged("--model", "mine.py:net", *words, "--data.source", "digits")
     assert found.summary["worst_case_accuracy"].keys() == {"linf eps 0.03137"}
-    assert (tmp_path / "runs/evaluations/mine-net-quick-reduced/report.html").is_file()
+    assert (
+        tmp_path / "runs/evaluations/mine-net-quick-linf0.0313725-reduced/report.html"
+    ).is_file()
 
 
 def test_a_preset_is_of_the_split_that_is_named(tmp_path):
     data = open_data(DataConfig(Digits(), validation_size=100))
-    model = Model.of(lambda images: images[:, 0, :3, 0], num_classes=10)
+    model = Model.of(lambda images: images[:, :2, :5, 0].reshape(-1, 10), num_classes=10)
     subject = evaluate.Subject(model, data, None, tmp_path)
     asked = evaluate.Arguments(model="mine.py:net", preset="quick", eps=0.1)
     for split, number in (("validation", 100), ("test", 256), (None, 256)):
@@ -210,9 +212,9 @@ def test_a_function_of_a_file_is_judged(tmp_path, monkeypatch):
     [
         ([], "--checkpoint DIR or --model"),
         (["--checkpoint", "x", "--model", "x.py:y"], "one of them"),
-        (["--model", "x.py:y"], "--preset or --config beside --model"),
-        (["--model", "x.py:y", "--preset", "quick"], "--preset and --eps together"),
-        (["--checkpoint", "x", "--eps", "8/255"], "--preset and --eps together"),
+        (["--model", "x.py:y", "--config", "z", "--eps", "8/255"], "--eps beside --preset"),
+        (["--model", "x.py:y", "--norm", "l2"], "--eps beside --norm l2"),
+        (["--checkpoint", "x", "--eps", "8/255"], "--eps beside --preset"),
         (["--checkpoint", "x", "--norm", "l2"], "--norm beside --preset"),
         (["--model", "x.py:y", "--config", "x", "--step", "3"], "--step beside --checkpoint"),
         (["--checkpoint", "x", "--config", "x", "--preset", "quick", "--eps", "1"], "not both"),

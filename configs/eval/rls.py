@@ -14,7 +14,7 @@ BMVC 2020.
   member of `ensemble3` and `ensemble5`;
 * table4: FGSM, PGD and C&W on the mean of 1, 5, 10 and 15 frozen draws;
 * honest: beside the paper's FGSM and PGD, at eps .01 and .02 (the paper's) and 8/255: PGD-50 on
-  what is deployed (fresh draws at every step) and on the pure sub-models, APGD on means of 20
+  what is deployed (fresh draws at every step) and on the pure members, APGD on means of 20
   fresh draws (of probabilities, and of the losses' gradients), ARC on one of 8 drawn models, APGD
   and Square on the predictor under fixed draws (two predictions, 2 N models). Columns: the paper's
   rule, the mean of ten fresh predictions, and the predictor under fixed draws;

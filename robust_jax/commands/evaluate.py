@@ -7,6 +7,7 @@ and attack), summary.json and report.html. An evaluation that was stopped goes o
     python evaluate.py --checkpoint runs/kap_cifar10 --config configs/eval/kap.py:table1
     python evaluate.py --checkpoint runs/kap_cifar10 --preset honest --eps 8/255
     python evaluate.py --model mine.py:net --preset standard --eps 8/255 --data.source Digits
+    python evaluate.py --model mine.py:net --data.source Digits
 """
 
 import dataclasses
@@ -45,14 +46,15 @@ class Arguments:
             own configuration names.
         preset: evaluation in the place of a file's: "quick" for a first look, "standard" for
             AutoAttack and long PGD, "honest" for all that suits what the model says of itself.
+            A model of a file has "quick" where neither is said.
         norm: of the preset's ball; None for linf.
-        eps: radius of the preset's ball, in pixel units: 8/255.
+        eps: radius of the preset's ball, in pixel units; None for 8/255, in linf alone.
         method: configuration whose method is used on the checkpoint's weights, file[:variant]:
             other noise switches, another vote (table A6 of the KAP paper); None for the method
             that the checkpoint was trained with.
         step: which checkpoint; None for the best.
         out: where records and summary go; None for CHECKPOINT/evaluations/NAME-STEP, or for
-            runs/evaluations/FILE-NAME-EVALUATION of a model of a file.
+            runs/evaluations/FILE-NAME-EVALUATION of a model of a file; a preset's has its ball.
         data: the dataset; None for that of the checkpoint's training.
         data_dir: where the dataset lies on this machine; None for the place that training used.
         split: another split than the evaluation names.
@@ -89,6 +91,8 @@ class Arguments:
 def main(arguments: Arguments) -> evaluation.Result:
     """Judges what the arguments name, and returns what `experiment.judge` does."""
     _check(arguments)
+    if arguments.model is not None and arguments.config is None and arguments.preset is None:
+        arguments = dataclasses.replace(arguments, preset="quick")
     sharding.start_processes(arguments.runtime)
     compilation_cache.use(arguments.runtime.compilation_cache)
     mesh = sharding.make_mesh(arguments.runtime.num_devices)
@@ -109,13 +113,15 @@ def _check(arguments: Arguments) -> None:
     models.check_named(arguments.checkpoint, arguments.model)
     if arguments.config is not None and arguments.preset is not None:
         raise ValueError("Expected --config or --preset, not both.")
-    if (arguments.preset is None) != (arguments.eps is None):
-        raise ValueError("Expected --preset and --eps together: the ball is the preset's.")
-    if arguments.norm is not None and arguments.preset is None:
-        raise ValueError("Expected --norm beside --preset only: the ball is the preset's.")
+    if arguments.preset is None and (arguments.model is None or arguments.config is not None):
+        for name in ("eps", "norm"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(
+                    f"Expected --{name} beside --preset only: the ball is the preset's."
+                )
+    if arguments.eps is None and arguments.norm not in (None, "linf"):
+        raise ValueError(f"Expected --eps beside --norm {arguments.norm}.")
     if arguments.model is not None:
-        if arguments.config is None and arguments.preset is None:
-            raise ValueError("Expected --preset or --config beside --model.")
         for name in ("method", "step"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"Expected --{name} beside --checkpoint only.")
@@ -143,6 +149,9 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
              for spec in (arguments.config or arguments.preset or "default", arguments.method)
              if spec]  # fmt: skip
     named += [path.name for path in arguments.sources.values()]
+    if arguments.preset is not None:
+        threat = _threat(arguments)
+        named.append(f"{threat.norm}{threat.eps:g}")
     named += ["reduced"] if arguments.budget == "reduced" else []
     if arguments.checkpoint is None:
         assert arguments.model is not None
@@ -164,10 +173,16 @@ def _subject(arguments: Arguments, mesh: Mesh) -> Subject:
     return Subject(experiment.as_model(checkpoint), data, own.evaluation, place)
 
 
+def _threat(arguments: Arguments) -> ThreatModel:
+    """Returns the ball of a preset."""
+    eps = 8 / 255 if arguments.eps is None else arguments.eps
+    return ThreatModel(arguments.norm or "linf", eps)
+
+
 def _wanted(arguments: Arguments, subject: Subject) -> Evaluation:
     """Returns the evaluation that the arguments ask for."""
-    if arguments.preset is not None and arguments.eps is not None:
-        threat = ThreatModel(arguments.norm or "linf", arguments.eps)
+    if arguments.preset is not None:
+        threat = _threat(arguments)
         split = subject.data.split(arguments.split or "test")
         wanted = evaluation.preset(arguments.preset, threat, subject.model, split)
     elif arguments.config is not None:

@@ -19,6 +19,9 @@ _CONVERTIBLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", 
 }
 # How Pillow names stored values of more than 8 bits: it opens "RGB;16B" as RGB, cut to 8.
 _DEEP = re.compile(r";(9|[1-9]\d)[A-Z]+$")
+CHANNELS, MOST_CHANNELS = (1, 3), 4
+"""Of grey and of coloured images; of what a last axis is not taken for a width."""
+
 _NUM_ATTEMPTS = 10
 NUM_CROP_DRAWS = 4 * _NUM_ATTEMPTS
 
@@ -31,7 +34,8 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
         name: what the error calls it.
 
     Raises:
-        ValueError: the rank, the dtype or a value is wrong (NaN counts as outside).
+        ValueError: the rank, the dtype or a value is wrong (NaN counts as outside), or the second
+            axis looks like channels and the last like a width: PyTorch's [b k h w].
 
     Example:
         >>> from robust_jax.data import check_images
@@ -44,6 +48,11 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
     images = np.asarray(images)
     if images.ndim != 4:
         raise ValueError(f"Expected {name} of shape {images.shape} to be [b h w k].")
+    if images.shape[1] in CHANNELS and images.shape[3] > MOST_CHANNELS:
+        raise ValueError(
+            f"Expected {name} of shape {images.shape} to be [b h w k], not [b k h w]: "
+            "images.transpose(0, 2, 3, 1)."
+        )
     if images.dtype == np.uint8:
         return
     if not np.issubdtype(images.dtype, np.floating) and images.dtype.name != "bfloat16":

@@ -10,6 +10,9 @@ from robust_jax.attacks.radii import check_rising
 from robust_jax.attacks.views import Average, check_average
 from robust_jax.evaluation.judges import REDUCED_DRAWS
 
+STRENGTHS = ("num_steps", "num_restarts", "num_queries")
+"""Fields of an attack that a line on it says."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AttackRun:
@@ -87,12 +90,18 @@ class AttackRun:
 
     @property
     def described(self) -> str:
-        """Returns a line on it: the attack's class, ball and steps, and what it is aimed at."""
+        """Returns a line on it: the attack's class, ball, steps and loss, and what it is aimed at.
+
+        The loss where it is not the attack's own.
+        """
         fields = serialization.to_json(self.attack)
         words = [type(self.attack).__name__]
         if isinstance(self.attack, BoundedAttack):
             words.append(str(self.attack.threat))
-        words += [f"{k} {v}" for k, v in fields.items() if k in ("num_steps", "num_restarts")]
+        words += [f"{name} {fields[name]}" for name in STRENGTHS if name in fields]
+        own = {field.name: field.default for field in dataclasses.fields(self.attack)}
+        if fields.get("loss") != own.get("loss"):
+            words.append(f"loss {fields['loss']}")
         words.append(f"on {self.view}")
         if self.draws == "fixed":
             words.append(f"{self.eot_samples} fixed draws")

@@ -95,7 +95,8 @@ def certify(
         seed: root of the noise.
         directory: where certificates/ is kept and gone on with.
         other: name of the checkpoint, where it is not the one that is judged.
-        on_image: told (certifier, images done, images) after each, or some at once.
+        on_image: told (certifier, images done, images) at the start, and after each, or some at
+            once.
     """
     decide = jitted(at_precision(_decision(method), precision))
     root = rng.stream(jax.random.key(seed), "certification")
@@ -108,6 +109,8 @@ def certify(
         key = rng.stream(root, name)
         count = min(certifier.images_at_once, max(1, len(rows) - len(lines)))
         size = -(-count // mesh.size) * mesh.size
+        if len(lines) < len(rows):
+            on_image(name, len(lines), len(rows))
         for start in range(len(lines), len(rows), count):
             began = time.perf_counter()
             chosen = rows[start : start + count].astype(np.int32)

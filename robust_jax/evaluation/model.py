@@ -19,6 +19,7 @@ from robust_jax.methods import Method, MethodConfig
 from robust_jax.methods.base import MethodView
 from robust_jax.models import modules
 from robust_jax.models.modules import Given, Layout
+from robust_jax.runtime.dry_run import dry_run
 from robust_jax.runtime.sharding import replicated, whole
 from robust_jax.serialization import to_json
 from robust_jax.types import Task, Variables
@@ -112,11 +113,12 @@ class Model(NamedTuple):
         """Checks that a function gives a score for each class, of images of this shape.
 
         Raises:
-            ValueError: it gives something else.
+            ValueError: it gives something else, or does not run on them; in one line.
         """
         if self.config is None:
             images: PyTree = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
             predict = functools.partial(self.method.predict, key=jax.random.key(0))
+            dry_run(predict, self.variables, images, what="a pass")
             scores = jax.eval_shape(predict, self.variables, images).shape
             if scores != (1, self.num_classes):
                 raise ValueError(
@@ -235,7 +237,11 @@ def _view(
         images = jnp.moveaxis(images, -1, -3) if first else images
         # Fixed draws are asked of one key again and again, which is for that function to use once.
         key = None if key is None else jax.random.fold_in(key, 0)
-        return function.call(variables[function.arrays_of or role], images, key)
+        scores = function.call(variables[function.arrays_of or role], images, key)
+        if not hasattr(scores, "dtype") or not jnp.issubdtype(scores.dtype, jnp.inexact):
+            found = type(scores).__name__ if not hasattr(scores, "dtype") else scores.dtype
+            raise ValueError(f"{role!r} is to give one floating array of scores, found {found}.")
+        return scores
 
     return view
 

@@ -73,7 +73,8 @@ def preset(
         data: what it is judged on, as `run` takes it; fewer images are all taken.
 
     Raises:
-        ValueError: no such preset.
+        ValueError: no such preset, images of another rank, fewer than two classes, or a function
+            that does not run on such images.
 
     Example:
         >>> from robust_jax.attacks import ThreatModel
@@ -90,8 +91,13 @@ def preset(
     makers = {"quick": _quick, "standard": _standard, "honest": _honest}
     if name not in makers:
         raise ValueError(f"Expected preset={name!r} to be one of {list(makers)}.")
+    if len(shape) != 3:
+        raise ValueError(f"Expected images of shape {(count, *shape)} to be [b h w k].")
+    if model.num_classes < 2:
+        raise ValueError(f"Expected num_classes={model.num_classes} >= 2: one is always right.")
     height, width, channels = shape
     shape = height, width, channels
+    model.check(shape)
     draws, several = model.method.stochastic, num_members(model, shape) > 1
     if threat.norm in SparseRS.norms:
         attacks = {"sparse_rs": AttackRun(SparseRS(threat), view="decision")}

@@ -186,7 +186,7 @@ class Evaluation:
         batch_size: global batch size; the last batch is padded and masked.
         sanity: probe the model for the automatic checks (`sanity/`); those that need the records
             alone always run.
-        budget: "reduced" for the small stand-in of `reduced()`, whose numbers are not comparable.
+        budget: "reduced" for the small evaluation of `reduced()`, whose numbers are not comparable.
         printed: what the paper prints for the checkpoints of its table; changes no number of ours.
         precision: of products of float32 in attacks, judges, measures and probes, where they do
             not say otherwise themselves, in JAX's names. It changes results on GPUs and TPUs.

@@ -294,14 +294,21 @@ def _kept(
         name: certification.summarize(wanted.certificates[name.partition("@")[0]], *one)
         for name, one in certificates.items()
     }
-    with jax.default_matmul_precision(wanted.precision):
+    measured = {}
+    with (
+        jax.default_matmul_precision(wanted.precision),
+        logging.Progress(enabled=progress) as shown,
+    ):
         if wanted.sanity:
-            findings += sanity.probe_split(
-                model.method, model.variables, split, of_all, wanted.attacks,
-                judge=wanted.judges[wanted.deciding], seed=wanted.seed,
-                skip_misclassified=wanted.adversary.skip_misclassified,
-            )  # fmt: skip
-        measured = measurement.measure(questions, model, split, list(of_all[CLEAN]))
+            with shown.during("sanity checks"):
+                findings += sanity.probe_split(
+                    model.method, model.variables, split, of_all, wanted.attacks,
+                    judge=wanted.judges[wanted.deciding], seed=wanted.seed,
+                    skip_misclassified=wanted.adversary.skip_misclassified,
+                )  # fmt: skip
+        if questions.measures:
+            with shown.during("measures"):
+                measured = measurement.measure(questions, model, split, list(of_all[CLEAN]))
     summary["measures"] = {name: one.numbers for name, one in measured.items()}
     summary["sanity"] = [finding._asdict() for finding in findings]
     if jax.process_index() == 0:

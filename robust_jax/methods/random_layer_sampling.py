@@ -108,8 +108,8 @@ class RandomLayerSampling(MethodConfig):
         fresh: one fresh draw at every call (with `eot_samples` an honest attack).
         frozen_S for S in `frozen`: the mean of S draws that never change, whatever the key: the
             paper's attackers (S = 1 in tables 1 and 2, 1 to 15 in table 4).
-        noise_off: the mean of the M pure sub-models, model m having the m-th weights everywhere.
-        members: logits of the pure sub-models [m b c].
+        noise_off: the mean of the M pure members, member m having the m-th weights everywhere.
+        members: logits of the pure members [m b c].
         train: the mean of the K draws of a training step, with batch statistics.
         taps: of one fresh draw; none of a frozen deployment.
 

@@ -91,12 +91,9 @@ def named(given: object) -> str:
 
 def _called(function: Given, stochastic: bool) -> Given:
     """Returns a function that is called with its arrays, where it has some, and a key or None."""
-
-    def call(*given: object) -> Array:
-        *arrays, key = given
-        return function(*arrays, key=key) if stochastic else function(*arrays)
-
-    return call
+    if stochastic:
+        return lambda *given: function(*given[:-1], key=given[-1])
+    return lambda *given: function(*given[:-1])
 
 
 def _without_variables(function: Given) -> Given:

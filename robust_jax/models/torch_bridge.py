@@ -38,7 +38,8 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
 
     Args:
         module: images [b k h w] -> logits [b c], rows independent of each other. It is put into
-            evaluation mode, unless it is random, which leaves it in its own.
+            evaluation mode, unless it is random, which leaves it in its own. Images come as it
+            computes, in float64 or 16 bits too; one without gradients has those of a constant.
         stochastic: does it draw? Then the function takes `key=`, from which PyTorch's generators
             are seeded for the pass alone. A module that draws must say so.
 
@@ -174,6 +175,8 @@ class _Calls:
         kept = self._graphs.pop(int(ticket), None)
         given, scores = self._graph(images, seed) if kept is None else kept
         by = self._given(cotangent).to(scores.dtype)
+        if not scores.requires_grad:  # computed without gradients, as by a decision: it has none
+            return np.zeros_like(images)
         (gradient,) = torch.autograd.grad(scores, given, by, materialize_grads=True)
         return _array(gradient)
 
@@ -182,14 +185,18 @@ class _Calls:
 
         with torch.enable_grad():
             given = self._given(images).requires_grad_()
-            return given, self._pass(given, seed)
+            # A copy: a module may write into what it is given.
+            return given, self._pass(given.clone(), seed)
 
     def _given(self, values: np.ndarray) -> "torch.Tensor":
-        """Returns an array on the module's device."""
+        """Returns an array on the module's device, as a number of the kind that it takes."""
         import torch
 
-        one = next(itertools.chain(self._module.parameters(), self._module.buffers()), None)
-        return torch.tensor(np.asarray(values), device=None if one is None else one.device)
+        held = itertools.chain(self._module.parameters(), self._module.buffers())
+        one = next((each for each in held if each.is_floating_point()), None)
+        if one is None:
+            return torch.tensor(np.asarray(values))
+        return torch.tensor(np.asarray(values), device=one.device, dtype=one.dtype)
 
     def _pass(self, images: "torch.Tensor", seed: np.ndarray) -> "torch.Tensor":
         import torch

@@ -10,6 +10,7 @@ import operator
 import os
 import pathlib
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -185,7 +186,7 @@ def _one_line(box: str) -> str:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns a user's mistake into one line on stderr and exit status 2.
+    """Turns a user's mistake into one line on stderr and exit status 2, Ctrl-C into one and 130.
 
     JAX_TRACEBACK_FILTERING=off shows the whole traceback, as it does for JAX's own errors.
     """
@@ -197,3 +198,8 @@ def one_line_errors() -> Iterator[None]:
         text = str(error).strip().splitlines() or [type(error).__name__]
         print(f"error: {text[0]}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
+            raise
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import pathlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
@@ -120,7 +121,8 @@ class Rate:
 class Progress:
     """How far tasks are: bars where somebody watches, lines where nobody does.
 
-    Without a terminal a line is printed as a task ends, and one a minute until then.
+    Without a terminal a line is printed as a task ends, and one a minute until then, also while
+    nothing is told (a batch that takes minutes, a program that is compiled).
     """
 
     def __init__(self, *, enabled: bool) -> None:
@@ -140,13 +142,34 @@ class Progress:
         self._tasks: dict[str, rich.progress.TaskID] = {}
         self._begun: dict[str, float] = {}
         self._last = self._said = time.monotonic()
+        self._now = ""
+        self._lock, self._over = threading.Lock(), threading.Event()
 
     def __enter__(self) -> "Progress":
         self._bar.__enter__()
+        if self._in_lines:
+            threading.Thread(target=self._keep_saying, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._bar.stop()
+
+    def _keep_saying(self) -> None:
+        """Says once a minute what is going on, where nobody has said anything for so long."""
+        while not self._over.wait(max(self._said + MINUTE - time.monotonic(), MINUTE / 60)):
+            with self._lock:
+                now = time.monotonic()
+                if self._now and now - self._said >= MINUTE:
+                    self._said = now
+                    say(f"{self._now}, at work for {now - self._last:.0f} s")
+
+    @contextlib.contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """Says what is going on, and that it is done."""
+        self.update(name, 0, 1)
+        yield
+        self.update(name, 1, 1)
 
     def update(self, name: str, done: int, total: int, *, status: str = "") -> None:
         """Says that so much of a task is done."""
@@ -154,11 +177,13 @@ class Progress:
             self._tasks[name] = self._bar.add_task(name, total=total, status="")
             self._begun[name] = self._last
         self._bar.update(self._tasks[name], completed=done, total=total, status=status)
-        self._last = now = time.monotonic()
-        if self._in_lines and (done >= total or now - self._said >= MINUTE):
-            self._said = now
-            took = now - self._begun[name]
-            say(f"{name}: {done:,} of {total:,} in {took:.0f} s  {status}".rstrip())
+        with self._lock:
+            self._last = now = time.monotonic()
+            self._now = f"{name}: {done:,} of {total:,}"
+            if self._in_lines and (done >= total or now - self._said >= MINUTE):
+                self._said = now
+                took = now - self._begun[name]
+                say(f"{self._now} in {took:.0f} s  {status}".rstrip())
 
 
 def status(metrics: Mapping[str, float]) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+import traceback
 import types
 from collections.abc import Sequence
 
@@ -44,12 +45,27 @@ def run_file(file: str | pathlib.Path) -> types.ModuleType:
     """Returns the module of a Python file, run anew.
 
     Raises:
-        ValueError: no such file.
+        ValueError: no such file, or what it raises; in one line.
     """
     found = pathlib.Path(file).expanduser().resolve()
     if not found.is_file():
         raise ValueError(f"Expected {str(file)!r} to be a file.")
-    return _run(_module_name(found), found)
+    try:
+        return _run(_module_name(found), found)
+    except ValueError:
+        raise
+    except Exception as error:  # a file of the user's, of every kind
+        reason = (str(error).strip().splitlines() or [""])[0]
+        place = ":".join([found.name, *_line(error, found)])
+        raise ValueError(f"Expected {place} to run: {type(error).__name__}: {reason}") from error
+
+
+def _line(error: Exception, file: pathlib.Path) -> list[str]:
+    """Returns the line of a file that an error comes from, the innermost, if there is one."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines.append(error.lineno)
+    return [str(lines[-1])] if lines else []
 
 
 def _module_name(path: pathlib.Path) -> str:

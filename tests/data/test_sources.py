@@ -133,6 +133,10 @@ def test_check_images():
         check_images(np.array([-0.25, 0.0]).reshape(1, 1, 2, 1))
     with pytest.raises(ValueError, match="of dtype bool"):
         check_images(np.zeros((1, 4, 4, 3), bool))
+    for channels in (1, 3):  # PyTorch's order would be read as height, width and channels
+        with pytest.raises(ValueError, match=r"\[b h w k\], not \[b k h w\]"):
+            check_images(np.zeros((2, channels, 8, 8), np.uint8))
+    check_images(np.zeros((2, 3, 8, 2)))  # of images three pixels high
 
 
 def test_check_labels():

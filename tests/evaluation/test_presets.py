@@ -1,5 +1,7 @@
 """Presets: what is asked of which model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +28,12 @@ def mean(variables, images):
     return of_members(variables, images).mean(0)
 
 
-def noisy(variables, images, *, key):
-    return mean(variables, images + 0.05 * jax.random.normal(key, images.shape))
+def of_ten(variables, images):
+    return jnp.tile(mean(variables, images), (1, 4))[:, :10]
+
+
+def noisy(variables, images, *, key, function=mean):
+    return function(variables, images + 0.05 * jax.random.normal(key, images.shape))
 
 
 VARIABLES = {"weights": WEIGHTS}
@@ -59,7 +65,10 @@ def test_honest_is_what_suits_the_model(kind, attacks, judges, certified):
     assert bool(found.certificates) == certified
     version = "rand" if kind == "random" else "standard"
     many = np.zeros((5000, 4, 4, 1)), np.zeros(5000, int)
-    ten = preset("honest", LINF, MODELS[kind]._replace(num_classes=10), many)
+    draws = kind == "random"
+    function = functools.partial(noisy, function=of_ten) if draws else of_ten
+    wide = Model.of(function, VARIABLES, num_classes=10, stochastic=draws)
+    ten = preset("honest", LINF, wide, many)
     assert ten.attacks["autoattack"].attack.version == version
     assert ten.selection.num_examples == (200 if kind == "random" else 1000)
     assert found.selection.num_examples == 64
@@ -82,6 +91,38 @@ def test_every_ball_has_its_attacks(norm):
     for name in ("quick", "standard", "honest"):
         found = preset(name, threat, MODELS["ensemble"], DATA)
         assert {run.attack.threat for run in found.attacks.values()} == {threat}
+
+
+def raises(images):
+    raise RuntimeError("boom\nand more")
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        (raises, "RuntimeError: boom"),
+        (lambda images: images.nope(), "AttributeError: .*nope"),
+        (lambda images: images.reshape(len(images), -1) @ WEIGHTS[0, :3], "TypeError: "),
+        (lambda images: (mean(VARIABLES, images), 1), "one floating array of scores, found tuple"),
+        (lambda images: 3.0, "one floating array of scores, found float"),
+        (lambda images: mean(VARIABLES, images).astype(int), "of scores, found int32"),
+        (lambda images: np.asarray(images), "TracerArrayConversionError"),
+        (lambda images: mean(VARIABLES, images)[:, :2], r"\[b 3\] of scores, found \(1, 2\)"),
+    ],
+    ids=["raises", "attribute", "shape", "tuple", "number", "integers", "numpy", "classes"],
+)  # fmt: skip
+def test_a_function_that_does_not_work_is_one_line(function, match):
+    with pytest.raises(ValueError, match=match) as error:
+        preset("quick", LINF, Model.of(function, num_classes=3), DATA)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_attacked_is_refused():
+    one = Model.of(lambda images: mean(VARIABLES, images)[:, :1], num_classes=1)
+    with pytest.raises(ValueError, match="num_classes=1 >= 2"):
+        preset("quick", LINF, one, DATA)
+    with pytest.raises(ValueError, match=r"\(64, 4, 4\) to be \[b h w k\]"):
+        preset("quick", LINF, MODELS["plain"], (IMAGES[..., 0], DATA[1]))
 
 
 def test_members_are_counted():

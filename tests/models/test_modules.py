@@ -245,3 +245,49 @@ def test_libraries_are_not_imported_for_others(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch.nn", raising=False)
     Model.of(plain, num_classes=4)
     assert "equinox" not in sys.modules
+
+
+def torch_kinds():
+    """Returns modules that are no plain network of float32, by name; all compute the same."""
+    torch = pytest.importorskip("torch")
+
+    class Kind(torch.nn.Module):
+        def __init__(self, dtype=torch.float32):
+            super().__init__()
+            self.weights = torch.nn.Parameter(torch.tensor(WEIGHTS).to(dtype))
+
+        def forward(self, images):
+            return images.flatten(1) @ self.weights
+
+    class InPlace(Kind):
+        def forward(self, images):
+            return super().forward(images.mul_(2).div_(2))
+
+    class NoGradient(Kind):
+        @torch.no_grad()
+        def forward(self, images):
+            return super().forward(images)
+
+    return {
+        "float64": Kind(torch.float64), "bfloat16": Kind(torch.bfloat16), "in place": InPlace(),
+        "no gradient": NoGradient(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float64", "bfloat16", "in place", "no gradient"])
+def test_torch_modules_of_every_kind(kind):
+    model = Model.of(torch_kinds()[kind], num_classes=4)
+    before = IMAGES.copy()
+
+    def total(images):
+        scores = model.method.predict(model.variables, images)
+        return scores[:, 0].sum(), scores
+
+    gradient, scores = jax.grad(total, has_aux=True)(jnp.asarray(IMAGES))
+    atol = 0.05 if kind == "bfloat16" else 1e-5  # eight bits
+    np.testing.assert_allclose(scores, EXPECTED, atol=atol)
+    expected = jax.grad(lambda images: plain(images)[:, 0].sum())(jnp.asarray(IMAGES))
+    if kind == "no gradient":
+        expected = jnp.zeros_like(expected)
+    np.testing.assert_allclose(gradient, expected, atol=atol)
+    np.testing.assert_array_equal(IMAGES, before)

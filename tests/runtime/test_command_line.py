@@ -12,7 +12,7 @@ from robust_jax import serialization
 from robust_jax.attacks import APGD, BIM, MIM, PGD, ThreatModel
 from robust_jax.commands import train
 from robust_jax.experiment import config
-from robust_jax.runtime import command_line
+from robust_jax.runtime import command_line, python_file
 
 
 @pytest.fixture
@@ -179,3 +179,27 @@ def test_bad_overrides_are_one_line(repository, monkeypatch, arguments, message)
     with pytest.raises(ValueError, match=message) as error:
         parsed(*arguments)
     assert "\n" not in str(error.value)
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("JAX_TRACEBACK_FILTERING", raising=False)
+    with pytest.raises(SystemExit) as ended, command_line.one_line_errors():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted: what was finished is kept\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("x = 1\nx = = 2", r"mine.py:2 to run: SyntaxError: "),
+        ("import nothing_of_this_name", r"mine.py:1 to run: ModuleNotFoundError: No module"),
+        ("def f():\n    return 1 / 0\nf()", r"mine.py:2 to run: ZeroDivisionError: division"),
+        ("raise ValueError('its own')", r"^its own$"),
+    ],
+    ids=["syntax", "import", "inside", "value"],
+)
+def test_a_file_that_does_not_run_is_one_line(tmp_path, text, match):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        python_file.run_file(tmp_path / "mine.py")

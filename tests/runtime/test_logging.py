@@ -1,6 +1,8 @@
 """What a run writes: one line a step, also after it was stopped; a table with the numbers."""
 
 import json
+import re
+import time
 
 from robust_jax.evaluation.report import terminal
 from robust_jax.runtime import logging
@@ -86,3 +88,20 @@ def test_progress_without_a_terminal_is_in_lines(capsys, monkeypatch):
     with logging.Progress(enabled=False) as progress:
         progress.update("a", 4, 4)
     assert capsys.readouterr().out == ""
+
+
+def test_a_minute_of_silence_is_broken(capsys, monkeypatch):
+    """By a task that tells nothing: a batch that takes minutes, checks that count nothing."""
+    monkeypatch.setattr(logging, "MINUTE", 0.1)
+    with logging.Progress(enabled=True) as progress:
+        progress.update("square", 0, 4)
+        time.sleep(0.5)
+        with progress.during("checks"):
+            time.sleep(0.5)
+    lines = capsys.readouterr().out.splitlines()
+    silent = [line for line in lines if re.fullmatch(r"square: 0 of 4, at work for \d+ s", line)]
+    assert 2 <= len(silent) <= 6
+    assert re.fullmatch(r"checks: 0 of 1, at work for \d+ s", lines[-2])
+    assert re.fullmatch(r"checks: 1 of 1 in \d+ s", lines[-1])
+    time.sleep(0.3)
+    assert capsys.readouterr().out == ""  # it is over

@@ -195,7 +195,7 @@ def _without_ball(run: AttackRun) -> str:
     assert isinstance(run.attack, BoundedAttack)
     loss = getattr(run.attack, "loss", None)
     words = dataclasses.replace(run, after=None, adaptive=False).described.split(", ")
-    words = [one for one in words if one != str(run.attack.threat)]
+    words = [one for one in words if one not in (str(run.attack.threat), f"loss {loss}")]
     return ", ".join(words if loss is None else [*words, str(loss)])
 
 

@@ -108,11 +108,12 @@ def details(summary: Summary) -> str:
         "none was left out because it was wrong.</p>"
     ]
     headings = ["attack", "given clean right", "one draw", "top 5", "#S", "right of #S"]
-    for name, judge in summary["judges"].items():
+    for position, (name, judge) in enumerate(summary["judges"].items()):
         rows = [_counted(judge, attack) for attack in attacks if attack in judge["robust_accuracy"]]
+        shown = len(headings) if position else -1  # of those the first judge has none right
         top5 = percent(judge["top5_accuracy"][CLEAN])
         parts.append(f"<h3>{text(name)}</h3><p>Top 5 of the clean images: {top5}.</p>")
-        parts.append(filled_table(headings, rows))
+        parts.append(filled_table(headings[:shown], [row[:shown] for row in rows]))
     parts.append(
         "<h3>Changes and costs</h3><p>Linf, L2, L1 and changed pixels (L0): medians over the "
         "images of #S. Passes: forward and backward ones of the network on an image, the mean of "

@@ -47,15 +47,20 @@ def test_examples(name, tmp_path, monkeypatch):
     assert not found.failed
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_has_an_example(package):
-    module = importlib.import_module(f"robust_jax.{package}")
+def own_names(module):
+    """Returns the public names of a package, or of a module that does not list them."""
     own = [
         name
         for name, one in vars(module).items()
         if getattr(one, "__module__", None) == module.__name__ and not name.startswith("_")
     ]
-    public = {name: getattr(module, name) for name in getattr(module, "__all__", own)}
+    return getattr(module, "__all__", own)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_an_example(package):
+    module = importlib.import_module(f"robust_jax.{package}")
+    public = {name: getattr(module, name) for name in own_names(module)}
     called = {
         name: one
         for name, one in public.items()
@@ -64,6 +69,39 @@ def test_every_public_name_has_an_example(package):
     assert called
     lacking = {name for name, one in called.items() if ">>> " not in (inspect.getdoc(one) or "")}
     assert lacking == WITHOUT.get(package, set())
+
+
+def of_it(cls: type, name: str) -> str:
+    """Returns the docstrings of a method, its own and those of what it overrides."""
+    found = (vars(base).get(name) for base in cls.__mro__)
+    return "\n".join(inspect.getdoc(one) or "" for one in found if one is not None)
+
+
+def public_functions(package):
+    """Yields name, function, its docstring, whether it is a method: what is public in a package."""
+    module = importlib.import_module(f"robust_jax.{package}")
+    for name in own_names(module):
+        one = getattr(module, name)
+        if inspect.isclass(one):
+            for part, held in vars(one).items():
+                function = getattr(held, "__func__", held)
+                if inspect.isfunction(function) and not part.startswith("_") and part != "setup":
+                    yield f"{name}.{part}", function, of_it(one, part), True
+        elif inspect.isfunction(one):
+            yield name, one, inspect.getdoc(one) or "", False
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_say_what_is_given_returned_and_raised(package):
+    """Arguments where a function has several: the first line says what the only one is."""
+    for name, function, words, is_method in public_functions(package):
+        signature = inspect.signature(function)
+        if signature.return_annotation not in (None, "None", inspect.Signature.empty):
+            assert re.search("Returns|Yields", words), name
+        if not is_method and len(signature.parameters) > 1:
+            assert "Args:" in words, name
+        if "raise ValueError" in inspect.getsource(function):
+            assert "Raises" in words, name
 
 
 def test_words_of_an_example_are_shown_as_one():

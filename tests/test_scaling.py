@@ -7,6 +7,7 @@ from robust_jax.models import CNNConfig
 from robust_jax.runtime import sharding
 
 
+@pytest.mark.slow
 def test_a_step_exchanges_gradients_and_batch_statistics():
     network = CNNConfig(widths=(8, 16), strides=(2, 2))
     found = scaling.exchanged(network, sharding.make_mesh(4), local_batch=2)

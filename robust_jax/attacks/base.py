@@ -163,6 +163,9 @@ class Attack(WithLeaves, abc.ABC):
         """Returns the arguments of a call as compiled parts take them, checked.
 
         Of arrays that are being traced only shapes and dtypes are.
+
+        Raises:
+            ValueError: see `__call__`.
         """
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         index = jnp.arange(labels.size) if index is None else jnp.asarray(index)

@@ -66,6 +66,11 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
 def check_labels(labels: ArrayLike, num_classes: int, name: str = "labels") -> None:
     """Returns nothing if `labels` is a vector of integers in [0, num_classes).
 
+    Args:
+        labels: a concrete array, [b].
+        num_classes: how many there are.
+        name: what the error calls it.
+
     Raises:
         ValueError: the rank, the dtype or a value is wrong; the first bad row is named.
 

@@ -54,6 +54,10 @@ Plan = TrainPlan | EvalPlan
 def select(split: Split, indices: Indices = None) -> np.ndarray:
     """Returns the chosen rows of a split as int32: all (None), the first n, or those given.
 
+    Args:
+        split: the examples.
+        indices: how many, or which.
+
     Raises:
         ValueError: nothing is chosen, a row is outside the split, or one is chosen twice.
 

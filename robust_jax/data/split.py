@@ -79,7 +79,11 @@ class Split:
         return {n: v for n, v in self.__dict__.items() if n != "arrays"} | emptied
 
     def read(self, row: int, epoch: int | None) -> tuple[np.ndarray, int]:
-        """Returns the image of a row as an epoch sees it (None: no random crop), and its label."""
+        """Returns the image of a row as an epoch sees it (None: no random crop), and its label.
+
+        Raises:
+            ValueError: the image has another shape than the split, or the label is none.
+        """
         image, label = self.examples[int(self.rows[row])]
         draws = None
         if epoch is not None and self.transform.crop_scale is not None:
@@ -133,7 +137,11 @@ class Split:
         return images, labels
 
     def resized(self, image_size: int) -> "Split":
-        """Returns the same examples at another `image_size`; `resize_to` keeps its proportion."""
+        """Returns the same examples at another `image_size`; `resize_to` keeps its proportion.
+
+        Raises:
+            ValueError: the images are not resized, or padded.
+        """
         old = self.transform
         if old.image_size == image_size:
             return self

@@ -29,6 +29,13 @@ FEW = 1000
 def header(config: Config, data: Data, plan: Plan, state: TrainState, mesh: Mesh) -> list[str]:
     """Returns the lines that say what a run is about to do.
 
+    Args:
+        config: of the run.
+        data: what it trains on.
+        plan: its phases in steps.
+        state: from `init_state`.
+        mesh: its devices.
+
     Example:
         >>> import optax
         >>> from robust_jax import experiment, training
@@ -127,6 +134,11 @@ def validate(
 ) -> dict[str, float]:
     """Returns accuracy, and accuracy under the validation attack; nothing without a split.
 
+    Args:
+        validator: from `make_validator`; None without a validation split.
+        state: of the training; its averaged weights are judged, where it has them.
+        data: whose validation split is taken.
+
     Example:
         >>> import optax
         >>> from robust_jax import experiment, training
@@ -160,6 +172,10 @@ def validate(
 
 def overfits(config: TrainingConfig, workdir: str | pathlib.Path) -> str | None:
     """Returns a line that says so where the last checkpoint lies far below the best; None else.
+
+    Args:
+        config: its `overfitting` says how far below is too far; None for never.
+        workdir: of the run, whose checkpoints kept their validation accuracies.
 
     Example:
         >>> import dataclasses
@@ -209,7 +225,7 @@ def judge(
     evaluator: evaluation.Evaluator | None = None,
     progress: bool = True,
 ) -> evaluation.Result:
-    """Judges a model; prints the table, writes summary and report.
+    """Returns what an evaluation finds of a model; prints the table, writes summary and report.
 
     Args:
         model: what is evaluated, `as_model` of a checkpoint.

@@ -159,6 +159,11 @@ def import_ensemble(
 ) -> tuple[NetworkConfig, Normalization | None, dict[str, PyTree]]:
     """Returns, as `import_state_dict` does, the ensemble of networks from a state dict each.
 
+    Args:
+        state_dicts: of the networks, one each.
+        architecture: name in `ARCHITECTURES`, of each of them.
+        normalization: of all of them; None for the files' or the architecture's.
+
     Raises:
         ValueError: as there; fewer than two state dicts; an architecture that is an ensemble
             itself; members that normalise images in different ways.
@@ -264,7 +269,11 @@ class Arguments:
     entry: str | None = None
 
     def normalization(self) -> Normalization | None:
-        """Returns the normalisation that is given; None where none is."""
+        """Returns the normalisation that is given; None where none is.
+
+        Raises:
+            ValueError: it is not three numbers in [0, 1] each.
+        """
         if not self.mean and not self.std:
             return None
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -275,7 +284,11 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Writes the imported checkpoint."""
+    """Writes the imported checkpoint.
+
+    Raises:
+        ValueError: no file, or see `import_state_dict`.
+    """
     given = arguments.normalization()
     if not arguments.files:
         raise ValueError("Expected files=() to name a checkpoint.")

@@ -87,6 +87,10 @@ class CNNConfig(NetworkConfig):
 def strided_cnn(num_layers: int, *, expansion: int = 1) -> CNNConfig:
     """Returns KAP's Single-, Double- or TripleConv: 3 x 3, stride 2, widths 64, 144, 256 times e^2.
 
+    Args:
+        num_layers: 1, 2 or 3.
+        expansion: e, whose square all widths are multiplied by.
+
     References:
         Bashivan et al., "Kernel average pooling", 2022, appendix (figure A2a, A2b).
 

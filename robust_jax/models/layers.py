@@ -333,6 +333,10 @@ def default_layers(*, implementation: Implementation = "auto") -> Layers:
 def changed(layers: Layers, changes: Sequence[LayerChange]) -> Layers:
     """Returns factories whose layers are changed, in this order.
 
+    Args:
+        layers: the factories.
+        changes: what is done in their layers.
+
     Example:
         >>> from robust_jax.models import CNNConfig, InputNoise, changed, default_layers
         >>> layers = changed(default_layers(), (InputNoise(0.1),))

@@ -125,6 +125,11 @@ def verification_resnet(num_stages: int, *, width: int, positions: int) -> ResNe
     images ResNet-2B is `verification_resnet(1, width=16, positions=8)`, ResNet-4B
     `verification_resnet(2, width=32, positions=4)`.
 
+    Args:
+        num_stages: of two blocks each.
+        width: channels of all of them.
+        positions: side of the last map, which is flattened.
+
     References:
         Wang et al., "Beta-CROWN", 2021; VNN-COMP 2021, benchmark cifar10_resnet.
 

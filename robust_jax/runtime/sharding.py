@@ -153,7 +153,9 @@ class Device(Protocol):
     @property
     def process_index(self) -> int: ...
 
-    def memory_stats(self) -> dict[str, int] | None: ...
+    def memory_stats(self) -> dict[str, int] | None:
+        """Returns the device's counts of bytes, by name; None where it does not count."""
+        ...
 
 
 def peak_bytes(devices: Iterable[Device]) -> int | None:
@@ -190,6 +192,10 @@ def on_host(tree: PyTree) -> PyTree:
 def spread(images: jax.Array, mesh: Mesh) -> jax.Array:
     """Returns images that every host holds whole, split over all devices.
 
+    Args:
+        images: [b ...]; b is a multiple of the number of devices.
+        mesh: from `make_mesh`.
+
     Example:
         >>> from robust_jax.runtime import sharding
         >>> mesh = sharding.make_mesh(1)
@@ -204,6 +210,10 @@ def spread(images: jax.Array, mesh: Mesh) -> jax.Array:
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Checks that a global batch splits evenly over the mesh.
+
+    Args:
+        batch_size: of all devices together.
+        mesh: from `make_mesh`.
 
     Raises:
         ValueError: it does not.

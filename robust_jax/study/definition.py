@@ -21,6 +21,10 @@ and ball: see `in_ball`."""
 def in_ball(name: str, threat: ThreatModel) -> str:
     """Returns what an attack or certificate of a kind is called in a ball.
 
+    Args:
+        name: the kind.
+        threat: the ball.
+
     Example:
         >>> from robust_jax.attacks import ThreatModel
         >>> from robust_jax.study import in_ball

@@ -42,6 +42,7 @@ def expected_accuracy(view, images, labels, weights=None):
     return np.average(decided == np.asarray(labels)[None], axis=0, weights=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_a_classifier_that_cannot_fall_hides_one_that_can_from_the_mean_loss(norm):
     # The second has ten times the gradient and just out of reach its boundary; the first opposes

@@ -147,7 +147,7 @@ def test_rows_are_independent(attack, victim):
     np.testing.assert_allclose(spread[:6], together[rows], atol=2e-5)
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize(
     "attack",
     [pytest.param(n, marks=slow_among((*VARIANTS, *SEARCHES), n)) for n in [*BOUNDED, *UNBOUNDED]],

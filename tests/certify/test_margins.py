@@ -183,7 +183,7 @@ def outvoted(images):
     return OUTVOTED[:, None] + 1e-3 * jnp.sum(images, axis=-1)[None, :, None]
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.quick_one_in(6)
 @pytest.mark.parametrize(
     "bound",
     ["crown", *[pytest.param(n, marks=pytest.mark.slow) for n in ("interval", "interval_elided")]],
@@ -336,7 +336,7 @@ def test_what_lies_beyond_an_array_is_the_number_that_is_filled_in(bound, filled
             assert found.margin[0] == pytest.approx(0.45 - beyond, abs=1e-5)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["crown", "interval_elided"])
 def test_what_is_no_number_is_above_nothing(bound):
     """A class that lies beyond the end of an array is NaN whatever the images are."""

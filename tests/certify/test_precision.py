@@ -50,7 +50,7 @@ def convolved(x):
     return perceptron(features.reshape(len(x), -1), [WEIGHTS[0][:8]])
 
 
-@pytest.mark.quick_one_in(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("intermediate", ["crown", "interval"])
 @pytest.mark.parametrize(
     "function", [perceptron, convolved, functools.partial(perceptron, precision="default")]

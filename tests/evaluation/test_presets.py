@@ -97,6 +97,7 @@ def raises(images):
     raise RuntimeError("boom\nand more")
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize(
     ("function", "match"),
     [

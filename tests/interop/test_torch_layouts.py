@@ -154,7 +154,7 @@ VGG19_LAYOUTS = {
 }
 
 
-@pytest.mark.quick_one_in(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", VGG19_LAYOUTS)
 def test_vggs(architecture, monkeypatch):
     """The layouts of the public files, in narrow networks: theirs have up to 144 M parameters."""

@@ -279,7 +279,7 @@ def test_what_a_network_does_not_have(config, words, data):
         config.make(data.task)
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [16, 2])  # of the larger kernels are pooled, of the smaller not
 def test_changes_act_in_their_order(side):
     """A pool after the noise averages it: a third of its deviation, or less, is left."""

@@ -169,6 +169,7 @@ def few(batch) -> Batch:
     return jax.tree.map(lambda leaf: leaf[:8], batch)
 
 
+@pytest.mark.quick_one_in(3)
 def test_shapes_and_dtypes(built, batch, few):
     if built.method.fit is not None:
         chex.assert_trees_all_equal_shapes_and_dtypes(built.variables, built.fitted)

@@ -274,6 +274,7 @@ def torch_kinds():
     }  # fmt: skip
 
 
+@pytest.mark.quick_one_in(2)
 @pytest.mark.parametrize("kind", ["float64", "bfloat16", "in place", "no gradient"])
 def test_torch_modules_of_every_kind(kind):
     model = Model.of(torch_kinds()[kind], num_classes=4)

@@ -9,8 +9,9 @@ import pytest
 
 PACKAGES = (
     "analysis", "attacks", "certify", "data", "evaluation", "evaluation.measures",
-    "evaluation.protocol", "experiment", "interop.torch", "methods", "metrics", "models",
-    "models.torch_bridge",    "runtime.sharding", "study", "training", "voting",
+    "evaluation.protocol", "experiment", "experiment.checkpoints", "interop.export",
+    "interop.torch", "methods", "metrics", "models", "models.torch_bridge", "runtime.sharding",
+    "study", "training", "voting",
 )  # fmt: skip
 """What has a page of its own in docs/api."""
 

@@ -27,6 +27,8 @@ from robust_jax.experiment.weights import check_architecture, check_arrays, chec
 from robust_jax.runtime import logging
 from robust_jax.types import Task, Variables
 
+__all__ = ["load", "save_file", "save_model"]
+
 T = TypeVar("T")
 
 Manager = ocp.CheckpointManager
@@ -143,6 +145,19 @@ def save_file(file: str | pathlib.Path, checkpoint: Checkpoint) -> None:
 
     Raises:
         ValueError: the file's name ends otherwise.
+
+    Example:
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.runtime import sharding
+        >>> from robust_jax.types import Task
+        >>> config, task = load("quickstart"), Task((8, 8, 1), 10, 1242)
+        >>> variables = config.method.make(task).init(key=jax.random.key(0))
+        >>> checkpoints.save_model("runs/fresh", variables, config=config, task=task)
+        >>> checkpoint = checkpoints.load("runs/fresh", sharding.make_mesh(1))
+        >>> checkpoints.save_file("fresh.safetensors", checkpoint)
+        >>> checkpoints.load("fresh.safetensors", sharding.make_mesh(1)).step
+        0
     """
     if jax.process_index() == 0:
         portable.write(
@@ -160,8 +175,27 @@ def save_model(
 ) -> None:
     """Writes variables that no run of train.py made as the checkpoint of a new work directory.
 
+    Args:
+        workdir: the directory.
+        variables: as `config.method.make(task).init` gives them.
+        config: what they are: its method is evaluated.
+        task: of the images that they are for.
+        class_names: of the classes, in order; none where nobody names them.
+
     Raises:
         ValueError: the directory holds checkpoints already.
+
+    Example:
+        >>> from robust_jax.experiment import checkpoints
+        >>> from robust_jax.experiment.config import load
+        >>> from robust_jax.types import Task
+        >>> config, task = load("quickstart"), Task((8, 8, 1), 10, 1242)
+        >>> variables = config.method.make(task).init(key=jax.random.key(0))
+        >>> checkpoints.save_model("runs/mine", variables, config=config, task=task)
+        >>> checkpoints.save_model("runs/mine", variables, config=config, task=task)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected out='runs/mine' to hold no checkpoints yet.
     """
     if reading.steps_of(workdir):
         raise ValueError(f"Expected out={str(workdir)!r} to hold no checkpoints yet.")

@@ -29,6 +29,8 @@ from robust_jax.models import EnsembleConfig, NetworkConfig, Normalization, memb
 from robust_jax.runtime import command_line, logging, python_file, sharding
 from robust_jax.types import Variables
 
+__all__ = ["export_state_dicts"]
+
 
 def export_state_dicts(
     network: NetworkConfig,

@@ -160,9 +160,9 @@ class Progress:
         while not self._over.wait(max(self._said + MINUTE - time.monotonic(), MINUTE / 60)):
             with self._lock:
                 now = time.monotonic()
-                if self._now and now - self._said >= MINUTE:
+                if now - self._said >= MINUTE:
                     self._said = now
-                    say(f"{self._now}, at work for {now - self._last:.0f} s")
+                    say(f"{self._now}at work for {now - self._last:.0f} s")
 
     @contextlib.contextmanager
     def during(self, name: str) -> Iterator[None]:
@@ -179,11 +179,11 @@ class Progress:
         self._bar.update(self._tasks[name], completed=done, total=total, status=status)
         with self._lock:
             self._last = now = time.monotonic()
-            self._now = f"{name}: {done:,} of {total:,}"
+            self._now = f"{name}: {done:,} of {total:,}, "
             if self._in_lines and (done >= total or now - self._said >= MINUTE):
                 self._said = now
                 took = now - self._begun[name]
-                say(f"{self._now} in {took:.0f} s  {status}".rstrip())
+                say(f"{name}: {done:,} of {total:,} in {took:.0f} s  {status}".rstrip())
 
 
 def status(metrics: Mapping[str, float]) -> str:

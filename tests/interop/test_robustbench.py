@@ -1,7 +1,8 @@
 """RobustBench's networks of random weights: the same logits as ours, its names on the way back.
 
-Its wheel is no extra of this package, for it brings much along: `pip install --no-deps robustbench`
-is enough, or ROBUSTBENCH in the environment names the folder `robustbench` of an unpacked one.
+Its wheel is no extra of this package, for it brings much along, a package `tests` too. It is read
+from a folder of its own: `pip install --no-deps --target zoo robustbench`, and ROBUSTBENCH names
+`zoo/robustbench`.
 """
 
 import importlib.abc
@@ -78,7 +79,7 @@ def zoo():
     """RobustBench's `model_zoo.cifar10`."""
     found = folder()
     if found is None:
-        pytest.skip("needs RobustBench's files: pip install --no-deps robustbench")
+        pytest.skip("needs RobustBench's files, which this file's head says how to get")
     with pytest.MonkeyPatch.context() as patch:
         for name in [each for each in sys.modules if each.split(".")[0] in ("robustbench", "timm")]:
             patch.delitem(sys.modules, name)

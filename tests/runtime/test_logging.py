@@ -94,11 +94,13 @@ def test_a_minute_of_silence_is_broken(capsys, monkeypatch):
     """By a task that tells nothing: a batch that takes minutes, checks that count nothing."""
     monkeypatch.setattr(logging, "MINUTE", 0.1)
     with logging.Progress(enabled=True) as progress:
+        time.sleep(0.3)  # while the first program is compiled
         progress.update("square", 0, 4)
         time.sleep(0.5)
         with progress.during("checks"):
             time.sleep(0.5)
     lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"at work for \d+ s", lines[0])
     silent = [line for line in lines if re.fullmatch(r"square: 0 of 4, at work for \d+ s", line)]
     assert 2 <= len(silent) <= 6
     assert re.fullmatch(r"checks: 0 of 1, at work for \d+ s", lines[-2])

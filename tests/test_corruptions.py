@@ -41,7 +41,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_errors_by_severity(folder, capsys):
     assert corrupted.found(folder) == ["fog", "brightness"]
     out = folder / "not there yet" / "numbers.json"

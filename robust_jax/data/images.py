@@ -20,7 +20,7 @@ _CONVERTIBLE_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", 
 # How Pillow names stored values of more than 8 bits: it opens "RGB;16B" as RGB, cut to 8.
 _DEEP = re.compile(r";(9|[1-9]\d)[A-Z]+$")
 CHANNELS, MOST_CHANNELS = (1, 3), 4
-"""Of grey and of coloured images; of what a last axis is not taken for a width."""
+"""Of grey and of coloured images; of what an axis is not taken for a side of one."""
 
 _NUM_ATTEMPTS = 10
 NUM_CROP_DRAWS = 4 * _NUM_ATTEMPTS
@@ -35,7 +35,7 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
 
     Raises:
         ValueError: the rank, the dtype or a value is wrong (NaN counts as outside), or the second
-            axis looks like channels and the last like a width: PyTorch's [b k h w].
+            axis looks like channels and the last two like sides: PyTorch's [b k h w].
 
     Example:
         >>> from robust_jax.data import check_images
@@ -48,11 +48,7 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
     images = np.asarray(images)
     if images.ndim != 4:
         raise ValueError(f"Expected {name} of shape {images.shape} to be [b h w k].")
-    if images.shape[1] in CHANNELS and images.shape[3] > MOST_CHANNELS:
-        raise ValueError(
-            f"Expected {name} of shape {images.shape} to be [b h w k], not [b k h w]: "
-            "images.transpose(0, 2, 3, 1)."
-        )
+    check_layout(images.shape, name)
     if images.dtype == np.uint8:
         return
     if not np.issubdtype(images.dtype, np.floating) and images.dtype.name != "bfloat16":
@@ -61,6 +57,15 @@ def check_images(images: ArrayLike, name: str = "images") -> None:
         low, high = float(images.min()), float(images.max())
         if not (low >= 0.0 and high <= 1.0):
             raise ValueError(f"Expected {name} with values in [{low:g}, {high:g}] in [0, 1].")
+
+
+def check_layout(shape: tuple[int, ...], name: str = "images") -> None:
+    """Raises ValueError where four axes look like PyTorch's [b k h w]."""
+    if shape[1] in CHANNELS and min(shape[2:]) > MOST_CHANNELS:
+        raise ValueError(
+            f"Expected {name} of shape {tuple(shape)} to be [b h w k], not [b k h w]: "
+            "images.transpose(0, 2, 3, 1)."
+        )
 
 
 def check_labels(labels: ArrayLike, num_classes: int, name: str = "labels") -> None:

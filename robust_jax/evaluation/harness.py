@@ -154,7 +154,7 @@ def evaluate(
         split: the examples.
         sources: arrays of the checkpoints that attacks are transferred from.
         directory: where records/ is kept and gone on with; None keeps nothing.
-        on_batch: told (attack, examples done, examples) after each batch.
+        on_batch: told (attack, examples done, examples) at the start, and after each batch.
 
     Guarantees:
         Every chosen example once. Records do not depend on the number of devices; for a

@@ -125,6 +125,13 @@ class Model(NamedTuple):
                     f"Expected {self.name!r} to give one array [b {self.num_classes}] of scores, "
                     f"found {scores} of one image."
                 )
+            members = functools.partial(self.method.view("members"), key=jax.random.key(0))
+            dry_run(members, self.variables, images, what="members")
+            found = jax.eval_shape(members, self.variables, images).shape
+            if len(found) != 3 or found[1:] != scores:
+                raise ValueError(
+                    f"Expected members to give [m b {self.num_classes}], found {found} of an image."
+                )
 
     def on(self, mesh: Mesh) -> "Model":
         """Returns the model as an evaluation takes it: a function as it is now, on all devices.
@@ -238,7 +245,7 @@ def _view(
         # Fixed draws are asked of one key again and again, which is for that function to use once.
         key = None if key is None else jax.random.fold_in(key, 0)
         scores = function.call(variables[function.arrays_of or role], images, key)
-        if not hasattr(scores, "dtype") or not jnp.issubdtype(scores.dtype, jnp.inexact):
+        if not hasattr(scores, "dtype") or not jnp.issubdtype(scores.dtype, jnp.floating):
             found = type(scores).__name__ if not hasattr(scores, "dtype") else scores.dtype
             raise ValueError(f"{role!r} is to give one floating array of scores, found {found}.")
         return scores

@@ -24,6 +24,7 @@ from robust_jax.attacks import (
 )
 from robust_jax.certify import Margins, Smoothing
 from robust_jax.data import Split
+from robust_jax.data.images import check_layout
 from robust_jax.evaluation import dry_run
 from robust_jax.evaluation.attack_runs import AttackRun
 from robust_jax.evaluation.judges import HONEST, Judge
@@ -95,6 +96,7 @@ def preset(
         raise ValueError(f"Expected images of shape {(count, *shape)} to be [b h w k].")
     if model.num_classes < 2:
         raise ValueError(f"Expected num_classes={model.num_classes} >= 2: one is always right.")
+    check_layout((count, *shape))
     height, width, channels = shape
     shape = height, width, channels
     model.check(shape)

@@ -8,6 +8,7 @@ from typing import cast
 from robust_jax.evaluation import Model
 from robust_jax.experiment import config
 from robust_jax.models.modules import Given
+from robust_jax.runtime import python_file
 
 
 def check_named(checkpoint: pathlib.Path | None, model: str | None) -> None:
@@ -36,7 +37,8 @@ def load(spec: str, *, num_classes: int) -> Model:
         raise ValueError(f"Expected {file} to define {name!r}.")
     found: object = getattr(module, name)
     if isinstance(found, types.FunctionType) and not inspect.signature(found).parameters:
-        found = found()
+        with python_file.in_one_line(pathlib.Path(file).expanduser().resolve()):
+            found = found()
     if isinstance(found, Model):
         return found
     if not callable(found) or isinstance(found, type):

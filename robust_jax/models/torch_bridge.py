@@ -38,8 +38,9 @@ def bridge(module: "torch.nn.Module", *, stochastic: bool = False) -> Logits:
 
     Args:
         module: images [b k h w] -> logits [b c], rows independent of each other. It is put into
-            evaluation mode, unless it is random, which leaves it in its own. Images come as it
-            computes, in float64 or 16 bits too; one without gradients has those of a constant.
+            evaluation mode, unless it is random, which leaves it in its own. Images are
+            float32, or what all its parameters are where it refuses that (float64, 16 bits); one
+            without gradients has those of a constant.
         stochastic: does it draw? Then the function takes `key=`, from which PyTorch's generators
             are seeded for the pass alone. A module that draws must say so.
 
@@ -118,6 +119,7 @@ class _Calls:
 
     def __init__(self, module: "torch.nn.Module", *, seeded: bool) -> None:
         self._module, self._seeded = module, seeded
+        self._dtype: torch.dtype | None = None
         self._tickets = itertools.count(1)
         self._graphs: collections.OrderedDict[int, tuple[torch.Tensor, torch.Tensor]] = (
             collections.OrderedDict()
@@ -130,7 +132,7 @@ class _Calls:
             ValueError: two passes over the same images differ, of a module that is not to draw.
         """
         images = np.random.default_rng(0).random((2, *shape), np.float32)
-        first = self.logits(images, np.zeros((), np.uint32))
+        first = self._first(images)
         if not self._seeded:
             again = self.logits(images, np.ones((), np.uint32))
             limit = 1e-3 * np.nanmax(np.abs(first), initial=0)
@@ -189,14 +191,24 @@ class _Calls:
             return given, self._pass(given.clone(), seed)
 
     def _given(self, values: np.ndarray) -> "torch.Tensor":
-        """Returns an array on the module's device, as a number of the kind that it takes."""
+        """Returns an array on the module's device, in the dtype that it takes."""
         import torch
 
-        held = itertools.chain(self._module.parameters(), self._module.buffers())
-        one = next((each for each in held if each.is_floating_point()), None)
-        if one is None:
-            return torch.tensor(np.asarray(values))
-        return torch.tensor(np.asarray(values), device=one.device, dtype=one.dtype)
+        one = next(itertools.chain(self._module.parameters(), self._module.buffers()), None)
+        device = None if one is None else one.device
+        return torch.tensor(np.asarray(values), device=device, dtype=self._dtype)
+
+    def _first(self, images: np.ndarray) -> np.ndarray:
+        """Returns the logits of the first pass: in float32, or the dtype of the parameters."""
+        seed = np.zeros((), np.uint32)
+        try:
+            return self.logits(images, seed)
+        except RuntimeError:  # what PyTorch says of two dtypes that do not meet
+            held = {each.dtype for each in self._module.parameters() if each.is_floating_point()}
+            if self._dtype is not None or len(held) != 1:
+                raise
+            (self._dtype,) = held
+            return self.logits(images, seed)
 
     def _pass(self, images: "torch.Tensor", seed: np.ndarray) -> "torch.Tensor":
         import torch

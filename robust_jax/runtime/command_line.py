@@ -201,5 +201,5 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
             raise
-        print("interrupted: what was finished is kept", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

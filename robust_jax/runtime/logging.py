@@ -144,23 +144,26 @@ class Progress:
         self._last = self._said = time.monotonic()
         self._now = ""
         self._lock, self._over = threading.Lock(), threading.Event()
+        self._says = threading.Thread(target=self._keep_saying, daemon=True)
 
     def __enter__(self) -> "Progress":
         self._bar.__enter__()
         if self._in_lines:
-            threading.Thread(target=self._keep_saying, daemon=True).start()
+            self._says.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if self._in_lines:
+            self._says.join()
         self._bar.stop()
 
     def _keep_saying(self) -> None:
-        """Says once a minute what is going on, where nobody has said anything for so long."""
-        while not self._over.wait(max(self._said + MINUTE - time.monotonic(), MINUTE / 60)):
+        """Says once a minute what is going on, where nobody has told anything for so long."""
+        while not self._over.wait(MINUTE / 20):
             with self._lock:
                 now = time.monotonic()
-                if now - self._said >= MINUTE:
+                if now - max(self._said, self._last) >= MINUTE and not self._over.is_set():
                     self._said = now
                     say(f"{self._now}at work for {now - self._last:.0f} s")
 

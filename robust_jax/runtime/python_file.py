@@ -1,11 +1,12 @@
 """Python files of one's own: run under names that their relative imports and classes go by."""
 
+import contextlib
 import importlib.util
 import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 FLAG = "--define"
 
@@ -50,22 +51,30 @@ def run_file(file: str | pathlib.Path) -> types.ModuleType:
     found = pathlib.Path(file).expanduser().resolve()
     if not found.is_file():
         raise ValueError(f"Expected {str(file)!r} to be a file.")
-    try:
+    with in_one_line(found):
         return _run(_module_name(found), found)
-    except ValueError:
-        raise
-    except Exception as error:  # a file of the user's, of every kind
+
+
+@contextlib.contextmanager
+def in_one_line(file: pathlib.Path) -> Iterator[None]:
+    """Raises ValueError, in one line with its place, for what a user's file raises."""
+    try:
+        yield
+    except Exception as error:  # of every kind
         reason = (str(error).strip().splitlines() or [""])[0]
-        place = ":".join([found.name, *_line(error, found)])
+        place = ":".join([file.name, *_line(error, file)])
+        if isinstance(error, ValueError):
+            raise ValueError(f"{reason} ({place})") from error
         raise ValueError(f"Expected {place} to run: {type(error).__name__}: {reason}") from error
 
 
 def _line(error: Exception, file: pathlib.Path) -> list[str]:
     """Returns the line of a file that an error comes from, the innermost, if there is one."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    called = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in called if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         lines.append(error.lineno)
-    return [str(lines[-1])] if lines else []
+    return [str(lines[-1])] if lines and lines[-1] else []
 
 
 def _module_name(path: pathlib.Path) -> str:

@@ -97,7 +97,6 @@ def ensemble(many_digits):
     return bind(Members(), variables), images, many_digits.labels[:12]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_it_never_rises_and_is_what_a_judge_finds(norm, ensemble):
     view, images, labels = ensemble

@@ -16,7 +16,6 @@ from tests.compilations import count_compilations
 KEY = jax.random.key(1)
 
 
-@pytest.mark.slow
 def test_over_dataset_is_one_program_and_any_batch_size(digits):
     attack = PGD(ThreatModel("linf", 0.12), num_steps=2)
     fields = {"key": KEY, "batch_size": 7, "progress": False}

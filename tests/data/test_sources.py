@@ -137,6 +137,7 @@ def test_check_images():
         with pytest.raises(ValueError, match=r"\[b h w k\], not \[b k h w\]"):
             check_images(np.zeros((2, channels, 8, 8), np.uint8))
     check_images(np.zeros((2, 3, 8, 2)))  # of images three pixels high
+    check_images(np.zeros((8, 1, 1, 8)))  # features
 
 
 def test_check_labels():

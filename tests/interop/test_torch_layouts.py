@@ -128,7 +128,6 @@ def check(module, architecture, size):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "arguments", "size"),
     [

@@ -186,7 +186,7 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended, command_line.one_line_errors():
         raise KeyboardInterrupt
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted: what was finished is kept\n"
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,11 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
         ("x = 1\nx = = 2", r"mine.py:2 to run: SyntaxError: "),
         ("import nothing_of_this_name", r"mine.py:1 to run: ModuleNotFoundError: No module"),
         ("def f():\n    return 1 / 0\nf()", r"mine.py:2 to run: ZeroDivisionError: division"),
-        ("raise ValueError('its own')", r"^its own$"),
+        ("import json\njson.loads('')", r"^Expecting value: .* \(mine.py:2\)$"),
+        ("raise ValueError('its own\\nlines')", r"^its own \(mine.py:1\)$"),
+        ("# coding: nonsense", r"mine.py to run: SyntaxError: "),
     ],
-    ids=["syntax", "import", "inside", "value"],
+    ids=["syntax", "import", "inside", "value", "own", "coding"],
 )
 def test_a_file_that_does_not_run_is_one_line(tmp_path, text, match):
     (tmp_path / "mine.py").write_text(text)

@@ -107,3 +107,15 @@ def test_a_minute_of_silence_is_broken(capsys, monkeypatch):
     assert re.fullmatch(r"checks: 1 of 1 in \d+ s", lines[-1])
     time.sleep(0.3)
     assert capsys.readouterr().out == ""  # it is over
+
+
+def test_who_tells_often_is_not_interrupted(capsys, monkeypatch):
+    """The line of the minute is the task's own, with its status."""
+    monkeypatch.setattr(logging, "MINUTE", 0.2)
+    with logging.Progress(enabled=True) as progress:
+        for step in range(20):
+            time.sleep(0.05)
+            progress.update("train", step, 100, status="loss 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 <= len(lines) <= 6
+    assert all(line.endswith("loss 1") for line in lines)

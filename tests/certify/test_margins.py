@@ -30,7 +30,7 @@ EPS = 0.02
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 
-@pytest.mark.quick_one_in(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", ["crown", "interval", "interval_elided"])
 def test_a_linear_function_against_the_closed_form(bound):
     images = np.random.default_rng(1).uniform(0.1, 0.9, (20, 6)).astype(np.float32)

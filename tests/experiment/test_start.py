@@ -72,7 +72,7 @@ def test_another_run_s_arrays(places, data, capsys):
         started(pooled, data, name, phases=())
 
 
-@pytest.mark.quick_one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

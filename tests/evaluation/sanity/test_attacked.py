@@ -32,7 +32,7 @@ def fixed(params, images, *, key):
     return network(params, images)
 
 
-@pytest.mark.quick_one_in(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 5, 40])
 @pytest.mark.parametrize("name", ["pgd", "square"])
 def test_a_part_stands_as_it_does_in_the_whole(digits, name, number):

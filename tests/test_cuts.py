@@ -15,6 +15,7 @@ from robust_jax.commands import evaluate, train
 from robust_jax.evaluation import certification, claims, compare, records, report
 from robust_jax.evaluation.protocol import Selection
 from robust_jax.experiment import checkpoints
+from robust_jax.experiment.state import restore_optimizer
 from robust_jax.runtime import logging, sharding
 from tests.fixtures.runs import CONFIGS, NUM_STEPS
 
@@ -96,7 +97,7 @@ def restored(path):
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), found
         )
-        state = checkpoints.restore_optimizer(manager, NUM_STEPS, {"trace": shapes})
+        state = restore_optimizer(manager, NUM_STEPS, {"trace": shapes})
     return steps, checkpoints.fingerprint(state)
 
 

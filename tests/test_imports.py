@@ -80,7 +80,7 @@ def test_few_are_given_a_whole_evaluation(repository):
                     given.add(path.relative_to(repository / "robust_jax").as_posix())
     folder = "evaluation"
     assert given == {
-        "experiment/run.py",
+        "experiment/judging.py",
         *(f"{folder}/{name}.py" for name in ("run", "harness", "reductions", "descriptions")),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import Array, Float, TypeCheckError
 
 from robust_jax.checks import at_least
-from robust_jax.models import layers
+from robust_jax.models import initializers
 from tests.type_checks import checked_once
 
 pytestmark = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def test_arguments_and_results_are_checked_every_time():
 def test_functions_inside_those_of_the_package_are_checked():
     for _ in range(2):
         with pytest.raises(TypeCheckError, match="parameter 'key'"):
-            layers._uniform_fan_in(9)("no key", (3, 4))
+            initializers.uniform_fan_in(9)("no key", (3, 4))
 
 
 def test_functions_without_shapes_are_checked():

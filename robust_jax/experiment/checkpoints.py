@@ -295,20 +295,6 @@ def with_method(checkpoint: Checkpoint, config: Config) -> Checkpoint:
     return checkpoint._replace(config=changed)
 
 
-def restore_optimizer(manager: Manager, step: int, abstract: PyTree) -> PyTree:
-    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    directory, workdir = manager.directory, str(manager.directory.parent)
-    args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
-    found = reading.readable(lambda: manager.restore(step, args=args)["optimizer"], directory, step)
-    kept = reading.read_meta(workdir, step).optimizer
-    check_arrays(found, kept, name=f"checkpoint {workdir!r}, step {step}, optimizer,")
-    return found
-
-
 def resumable_step(
     workdir: str | pathlib.Path, config: Config, *, data: str | None = None
 ) -> int | None:

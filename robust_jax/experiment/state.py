@@ -4,12 +4,14 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
+import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from robust_jax.data import Data
-from robust_jax.experiment import checkpoints
+from robust_jax.experiment import checkpoints, reading
 from robust_jax.experiment.config import Config
+from robust_jax.experiment.weights import check_arrays
 from robust_jax.training import TrainState
 
 
@@ -114,7 +116,7 @@ def restore(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         _resumed(state),
     )
-    found = checkpoints.restore_optimizer(manager, step, abstract)
+    found = restore_optimizer(manager, step, abstract)
     model = {name: model[name] for name in state.variables}
     return TrainState(
         step=found["step"],
@@ -123,3 +125,17 @@ def restore(
         average=model if state.average else {},
         perturbation=found.get("perturbation"),
     )
+
+
+def restore_optimizer(manager: checkpoints.Manager, step: int, abstract: PyTree) -> PyTree:
+    """Returns the `optimizer` item of a checkpoint in the structure and sharding of `abstract`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    directory, workdir = manager.directory, str(manager.directory.parent)
+    args = ocp.args.Composite(optimizer=ocp.args.StandardRestore(abstract))
+    found = reading.readable(lambda: manager.restore(step, args=args)["optimizer"], directory, step)
+    kept = reading.read_meta(workdir, step).optimizer
+    check_arrays(found, kept, name=f"checkpoint {workdir!r}, step {step}, optimizer,")
+    return found

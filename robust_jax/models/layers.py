@@ -27,42 +27,24 @@ batch is the same.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from robust_jax.models.changes import LayerChange, Mode
 from robust_jax.models.convolution import Implementation, Padding, Pair, convolution
+from robust_jax.models.initializers import (
+    HE_NORMAL_FAN_OUT,
+    HE_NORMAL_KERAS,
+    Initializer,
+    uniform_fan_in,
+)
 from robust_jax.models.norm import BatchNorm, Framework
 from robust_jax.runtime.compilation import computed_once
-
-
-@runtime_checkable
-class Initializer(Protocol):
-    """Returns the array that a parameter begins as."""
-
-    def __call__(
-        self, key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike, /
-    ) -> Array: ...
-
-
-def _uniform_fan_in(fan_in: int) -> Initializer:
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-_he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-_he_normal_keras = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
 class Conv(nn.Module):
@@ -108,12 +90,12 @@ class Conv(nn.Module):
 
     def weights(self, in_channels: int) -> tuple[Array, Array | None]:
         """Returns the kernel and the bias (None without one); call it from a compact method."""
-        bias_init = _uniform_fan_in(self.kernel_size[0] * self.kernel_size[1] * in_channels)
-        kernel_init: Initializer = _he_normal_fan_out
+        bias_init = uniform_fan_in(self.kernel_size[0] * self.kernel_size[1] * in_channels)
+        kernel_init: Initializer = HE_NORMAL_FAN_OUT
         if self.framework == "torch_default":
             kernel_init = bias_init
         if self.framework == "keras":
-            kernel_init, bias_init = _he_normal_keras, nn.initializers.zeros
+            kernel_init, bias_init = HE_NORMAL_KERAS, nn.initializers.zeros
         shape = (*self.kernel_size, in_channels, self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         if not self.use_bias:
@@ -179,9 +161,9 @@ class Dense(nn.Module):
         """Returns x @ kernel + bias in the dtype of x, as it is changed."""
         for change in self.changes:
             x = change.before_dense(self, x, Mode(train, deterministic))
-        kernel_init = bias_init = _uniform_fan_in(x.shape[-1])
+        kernel_init = bias_init = uniform_fan_in(x.shape[-1])
         if self.framework == "keras":
-            kernel_init, bias_init = _he_normal_keras, nn.initializers.zeros
+            kernel_init, bias_init = HE_NORMAL_KERAS, nn.initializers.zeros
         shape = (x.shape[-1], self.features)
         output = x @ self.param("kernel", kernel_init, shape, jnp.float32).astype(x.dtype)
         if self.use_bias:

@@ -176,9 +176,9 @@ class _Calls:
 
         kept = self._graphs.pop(int(ticket), None)
         given, scores = self._graph(images, seed) if kept is None else kept
-        by = self._given(cotangent).to(scores.dtype)
         if not scores.requires_grad:  # computed without gradients, as by a decision: it has none
             return np.zeros_like(images)
+        by = self._given(cotangent).to(scores.dtype)
         (gradient,) = torch.autograd.grad(scores, given, by, materialize_grads=True)
         return _array(gradient)
 
@@ -200,12 +200,14 @@ class _Calls:
 
     def _first(self, images: np.ndarray) -> np.ndarray:
         """Returns the logits of the first pass: in float32, or the dtype of the parameters."""
+        import torch
+
         seed = np.zeros((), np.uint32)
         try:
             return self.logits(images, seed)
         except RuntimeError:  # what PyTorch says of two dtypes that do not meet
             held = {each.dtype for each in self._module.parameters() if each.is_floating_point()}
-            if self._dtype is not None or len(held) != 1:
+            if self._dtype is not None or len(held) != 1 or held == {torch.float32}:
                 raise
             (self._dtype,) = held
             return self.logits(images, seed)

@@ -12,6 +12,7 @@ import pytest
 import robust_jax
 from robust_jax import formats
 from robust_jax.experiment import checkpoints
+from robust_jax.experiment.state import restore_optimizer
 from robust_jax.experiment.weights import check_function
 from robust_jax.methods import (
     KAP,
@@ -122,7 +123,7 @@ def test_arrays_that_are_not_those_that_were_saved_are_found(tmp_path, variables
     with checkpoints.open_manager(tmp_path, best_by="accuracy") as manager, refused:
         if item == "weights":
             checkpoints.load(tmp_path, sharding.make_mesh(1))
-        checkpoints.restore_optimizer(manager, 1, wanted)
+        restore_optimizer(manager, 1, wanted)
 
 
 def test_interrupted_save_leaves_the_previous_one(tmp_path, variables):

@@ -223,7 +223,7 @@ def test_the_numbers_that_a_network_goes_on_with_are_exported():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_commands_read_what_they_write(tmp_path, capsys, suffix, monkeypatch):
     if suffix == ".safetensors":
         monkeypatch.delattr(torch_file, "_torch")  # neither side needs it
